@@ -1,0 +1,1 @@
+"""Measurements against public peers and physical floors: `python -m benchmarks.<subject>`."""

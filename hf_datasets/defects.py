@@ -1,0 +1,88 @@
+"""What can be wrong with a recording: every kind of defect by name, with its unit and meaning.
+
+A builder never drops or repairs a bad input. It keeps the row and says in the row's `defects` column what it found;
+`prepare` counts the same list and writes it to `defects.csv`. What to leave out is the experiment's decision.
+"""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DefectKind:
+    """One kind of defect. `refused` kinds are not published by `prepare` unless the user says `--keep_unreadable`."""
+
+    name: str
+    unit: str
+    meaning: str
+    refused: bool = False
+
+
+KINDS: dict[str, DefectKind] = {
+    kind.name: kind
+    for kind in (
+        DefectKind("unreadable_audio", "bytes", "the sound file does not decode; its bytes are kept as found", True),
+        DefectKind("unreadable_eda", "bytes", "the EDA file does not parse or has no usable time column", True),
+        DefectKind("non_numeric_cell", "cells", "text in a number column; the cell is kept as NaN or null", True),
+        DefectKind("audio_missing", "", "no sound file for this song"),
+        DefectKind("eda_missing", "", "no EDA file for this song"),
+        DefectKind("missing_annotation", "", "no static arousal and valence (27 short clips in the real PMEmo)"),
+        DefectKind("missing_dynamic_annotation", "", "no arousal and valence over time"),
+        DefectKind("missing_annotation_file", "", "a whole annotation file is not there; its values are null"),
+        DefectKind("clip_shorter_than_annotation", "s", "length of a clip that ends before ratings start (15.5 s)"),
+        DefectKind("chorus_duration_mismatch", "s", "audio length minus (chorus_end_time - chorus_start_time)"),
+        DefectKind("eda_longer_than_audio", "s", "EDA goes on after the sound ends, by more than half a sample"),
+        DefectKind("eda_shorter_than_audio", "s", "EDA stops before the sound ends, by more than half a sample"),
+        DefectKind("irregular_time", "s", "largest deviation of a time step from the median step, above 1 ms"),
+        DefectKind("unexpected_rate", "Hz", "EDA rate by the time column, when not the data set's rate within 0.2 %"),
+        DefectKind("too_short_trial", "s", "seconds with a number in them, below 10 s"),
+        DefectKind("nan_run", "s", "longest stretch without numbers"),
+        DefectKind("negative_eda", "uS", "smallest value, below zero: physically impossible, an offset"),
+        DefectKind("out_of_range", "uS", "largest value, above 60 uS"),
+        DefectKind("steep_slope", "uS/s", "steepest step between two samples, above 10 uS/s"),
+        DefectKind("flat_eda", "uS", "range over the whole trial, below 0.1 uS"),
+        DefectKind("few_levels", "levels", "number of different values, below 50: mostly quantisation steps"),
+        DefectKind("duplicate_listener", "", "the listener has more than one column in this file; all are kept"),
+        DefectKind("odd_listener_id", "", "the listener's column name is not a 6-digit number"),
+        DefectKind("stray_blanks_in_header", "columns", "column names with blanks around them (stripped)"),
+        DefectKind("not_in_metadata", "", "files or annotations for a song that metadata.csv does not list"),
+        DefectKind("duplicate_metadata_row", "rows", "rows of metadata.csv for this song; the first is taken"),
+        DefectKind("duplicate_annotation_row", "rows", "annotation rows for one song and time; the first is taken"),
+        DefectKind("unexpected_file", "", "a file that belongs to no song by its name; it is left out"),
+    )
+}
+
+
+def make_defect(what: str, how_much: float | None = None, listener: str | None = None, detail: str = "") -> dict:
+    """One entry of a row's `defects` column; the unit is the kind's."""
+    assert what in KINDS, what
+    how_much = None if how_much is None else round(float(how_much), 6)  # float noise helps nobody
+    return {"listener": listener, "what": what, "how_much": how_much, "unit": KINDS[what].unit, "detail": detail}
+
+
+def defects_csv(rows: Iterable[tuple[str, dict]]) -> str:
+    """The text of `defects.csv` for (song, defect) pairs, in the order given."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["song", "listener", "what", "how_much", "unit", "detail"])
+    for song, defect in rows:
+        how_much = "" if defect["how_much"] is None else repr(defect["how_much"])
+        listener = defect["listener"] or ""
+        writer.writerow([song, listener, defect["what"], how_much, defect["unit"], defect["detail"]])
+    return text.getvalue()
+
+
+def defects_table(rows: Iterable[tuple[str, dict]]) -> str:
+    """Counts by kind, one line a kind that occurs, with the number of songs and what the kind means."""
+    pairs = [(defect["what"], song) for song, defect in rows]
+    counts = Counter(what for what, _ in pairs)
+    songs = Counter(what for what, _ in set(pairs))
+    lines = [f"{'count':>7} {'songs':>6}  what"]
+    for name, kind in KINDS.items():
+        if counts[name]:
+            unit = f" [{kind.unit}]" if kind.unit else ""
+            lines.append(f"{counts[name]:>7} {songs[name]:>6}  {name}{unit}: {kind.meaning}")
+    return "\n".join(lines) if counts else "no defects found"

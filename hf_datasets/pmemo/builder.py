@@ -1,0 +1,164 @@
+"""PMEmo 2019 as a builder: a raw tree (see raw.py) in, one row a song out. Licence and columns: see README.md.
+
+It works alone, `PmemoBuilder(raw_dir="/data/PMEmo2019").download_and_prepare()`, and for `hf_datasets.prepare`.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+from datasets.builder import Key
+
+from media.audio import AudioError, read_audio
+
+from ..defects import make_defect
+from ..signals import FEATURES, RATINGS, check_ends, check_listeners, check_time, check_trial
+from .raw import RawSong, read_bytes, read_eda, read_tree
+
+EDA_RATE = 50.0  # Hz, as exported upstream; a row's own rate comes from its time column
+LISTENER_ID = r"\d{6}"
+RATINGS_START = 15.5  # s; the first 15 s of each clip were not rated
+CHORUS_TOLERANCE = 0.5  # s, between the clip and metadata's chorus times
+SCHEMA = FEATURES.arrow_schema
+
+# Songs of the real data whose clips are too short to be rated (HuiZhangDB/PMEmo, issue 6).
+KNOWN_UNRATED = frozenset(
+    "11 64 85 95 101 110 118 205 206 226 264 278 291 311 320 352 359 371 384 392 404 459 464 596 610 687 866".split()
+)
+
+
+@dataclass
+class PmemoConfig(datasets.BuilderConfig):
+    """`raw_dir` is the folder that PMEmo2019 was unpacked to, at any depth."""
+
+    name: str = "full"
+    raw_dir: str | None = None
+
+
+class PmemoBuilder(datasets.ArrowBasedBuilder):
+    """A row a song: the sound's bytes, everyone's EDA in uS, ratings, and what is wrong with them.
+
+    Arrow-based, because encoding an `Audio` column row by row needs torchcodec. The `hash` covers this version, the
+    columns and the content of every raw file, so that changed data are never served from a stale cache.
+    """
+
+    BUILDER_CONFIG_CLASS = PmemoConfig
+    VERSION = datasets.Version("1.0.0")
+    SHARD_INPUTS = 16  # songs a Parquet file: some 11 MB of the real data
+
+    def __init__(self, raw_dir: str | Path | None = None, hash: str | None = None, **kwargs) -> None:
+        if raw_dir is None:
+            raise ValueError("PmemoBuilder needs raw_dir, the folder that PMEmo2019 was unpacked to")
+        self.tree = read_tree(raw_dir)
+        if not self.tree.songs:
+            raise ValueError(f"{self.tree.root} holds no songs: no rows in metadata.csv, no files in EDA/ and chorus/")
+        self.raw_defects, self.raw_bytes = self.tree.defects, self.tree.size  # what `prepare` asks for
+        parts = [str(self.VERSION), self.SHARD_INPUTS, FEATURES.to_dict(), self.tree.digest]
+        hash = hash or hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
+        defaults = {"dataset_name": "pmemo", "config_id": "full"}  # the hash tells trees apart, not their folder
+        super().__init__(hash=hash, raw_dir=str(raw_dir), **defaults | kwargs)
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(
+            description="PMEmo 2019: song choruses, arousal and valence, and the skin conductance of their listeners.",
+            features=FEATURES,
+            homepage="https://github.com/HuiZhangDB/PMEmo",
+            license="research only, not redistributable",
+        )
+
+    def _split_generators(self, dl_manager: datasets.DownloadManager | None) -> list[datasets.SplitGenerator]:
+        inputs = {"songs": self.tree.songs, "root": str(self.tree.root), "synthetic": self.tree.synthetic}
+        return [datasets.SplitGenerator("train", gen_kwargs=inputs)]
+
+    @staticmethod  # so that `prepare` can send it to its workers without the builder
+    def _generate_tables(songs: list[RawSong], root: str, synthetic: bool) -> Iterator[tuple[Key, pa.Table]]:
+        for i, song in enumerate(songs):
+            row = read_song(song, Path(root)) | {"synthetic": synthetic}
+            yield Key(0, i), pa.Table.from_pylist([row], schema=SCHEMA)
+
+
+def read_song(song: RawSong, root: Path) -> dict:
+    """One row (without `synthetic`), with every defect that this song's files show."""
+    defects = list(song.defects)
+    audio, seconds = _read_sound(song, root, defects)
+    rate, trials = _read_trials(song, root, seconds, defects)
+    if seconds is not None and seconds < RATINGS_START:
+        defects.append(make_defect("clip_shorter_than_annotation", seconds))
+    if seconds is not None and song.chorus_seconds is not None:
+        excess = seconds - song.chorus_seconds
+        if abs(excess) > CHORUS_TOLERANCE:
+            defects.append(make_defect("chorus_duration_mismatch", excess))
+    if not any(song.ratings.get(name) is not None for name in ("arousal_mean", "valence_mean")):
+        known = "known: the clip is too short to be rated" if song.song_id in KNOWN_UNRATED else ""
+        defects.append(make_defect("missing_annotation", detail=known))
+    if not song.dynamic:
+        defects.append(make_defect("missing_dynamic_annotation"))
+    return {
+        "song_id": song.song_id,
+        "title": song.title,
+        "artist": song.artist,
+        "audio": audio,
+        "audio_seconds": seconds,
+        "eda_rate": rate,
+        "trials": trials,
+        **{name: song.ratings.get(name) for name in RATINGS},
+        "dynamic": [
+            {"time_seconds": time, **{name: ratings.get(name) for name in RATINGS}}
+            for time, ratings in sorted(song.dynamic.items())
+        ],
+        "defects": defects,
+    }
+
+
+def _read_sound(song: RawSong, root: Path, defects: list[dict]) -> tuple[dict | None, float | None]:
+    """The file's bytes and its length in seconds as decoded; the bytes stay also when they do not decode."""
+    if song.audio is None:
+        defects.append(make_defect("audio_missing"))
+        return None, None
+    data, seconds = b"", None
+    try:
+        data = read_bytes(root, song.audio)
+        samples, sampling_rate = read_audio(data, name=song.audio)
+        seconds = len(samples) / sampling_rate
+    except (AudioError, OSError) as error:
+        defects.append(make_defect("unreadable_audio", len(data), detail=_located(song.audio, error)))
+    return {"bytes": data, "path": Path(song.audio).name}, seconds
+
+
+def _read_trials(
+    song: RawSong, root: Path, audio_seconds: float | None, defects: list[dict]
+) -> tuple[float | None, list[dict]]:
+    """The EDA rate in Hz and a trial a column, in the file's order; none when the file cannot be understood."""
+    if song.eda is None:
+        defects.append(make_defect("eda_missing"))
+        return None, []
+    data = b""
+    try:
+        data = read_bytes(root, song.eda)
+        listeners, columns, found = read_eda(data)
+        rate, odd = check_time(columns[:, 0], EDA_RATE)
+    except (ValueError, OSError) as error:
+        defects.append(make_defect("unreadable_eda", len(data), detail=_located(song.eda, error)))
+        return None, []
+    defects += found + odd + check_listeners(listeners, LISTENER_ID)
+    first = float(columns[0, 0])
+    if audio_seconds is not None:
+        defects += check_ends(first, len(columns), rate, audio_seconds)
+    trials = []
+    for i, listener in enumerate(listeners):
+        eda = np.where(np.isfinite(columns[:, i + 1]), columns[:, i + 1], np.nan)
+        defects += check_trial(eda, rate, listener)
+        again = listeners[:i].count(listener)
+        trial = f"{song.song_id}_{listener}" + (f"_{again + 1}" if again else "")
+        trials.append({"listener": listener, "trial": trial, "offset_seconds": first, "eda": eda.astype(np.float32)})
+    return rate, trials
+
+
+def _located(name: str, error: Exception) -> str:
+    reason = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
+    return reason if reason.startswith(name) else f"{name}: {reason}"

@@ -1,0 +1,338 @@
+"""The raw PMEmo tree as it is found on disk: where its root is, what belongs to which song, and how a file is read.
+
+    PMEmo2019/                       found at any depth below the folder given, by metadata.csv beside EDA/
+      metadata.csv                   musicId,fileName,title,artist,album,duration,chorus_start_time,chorus_end_time
+      chorus/<fileName>              also chorus/wav/<same stem>.wav
+      EDA/<musicId>_EDA.csv          time(s),<listener>,<listener>,...       50 Hz, microsiemens
+      annotations/{static,dynamic}_annotations{,_std}.csv       in some copies beside metadata.csv
+
+Names of columns are compared without blanks around them and without case. Nothing here decides what is good data:
+what is odd is noted as a defect, what cannot be understood at all raises a ValueError that names the file.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from ..defects import make_defect
+
+AUDIO_SUFFIXES = (".mp3", ".wav", ".flac", ".ogg", ".opus")  # in order of preference
+EDA_NAME = re.compile(r"(.+)_EDA\.csv")
+SYNTHETIC_MARKER = "SYNTHETIC"  # a file of this name beside metadata.csv: nobody was recorded
+MISSING = ("", "nan", "na", "n/a", "null", "none")  # cells that say "no number", in any case
+HASH_THREADS = 8
+
+
+@dataclass
+class RawSong:
+    """One song of the tree: paths are relative to the root, None where there is no such file."""
+
+    song_id: str
+    title: str | None = None
+    artist: str | None = None
+    chorus_seconds: float | None = None  # by metadata.csv
+    audio: str | None = None
+    eda: str | None = None
+    ratings: dict[str, float | None] = field(default_factory=dict)
+    dynamic: dict[float, dict[str, float | None]] = field(default_factory=dict)  # by time in s
+    defects: list[dict] = field(default_factory=list)
+
+
+@dataclass
+class RawTree:
+    """A whole tree: songs in order of their ids, defects that belong to no song, and the bytes it all rests on."""
+
+    root: Path
+    songs: list[RawSong]
+    defects: list[dict]
+    synthetic: bool
+    digest: str  # of the path, size and content of every file used
+    size: int  # bytes of every file used
+
+
+def read_bytes(root: Path, name: str) -> bytes:
+    """The content of one raw file; every read of raw data goes through here."""
+    return (root / name).read_bytes()
+
+
+def list_files(root: Path, folder: str) -> list[str]:
+    """Files below a folder of the tree, as sorted paths relative to the root; hidden ones are left out."""
+    if not (root / folder).is_dir():
+        return []
+    found = []
+    for here, folders, names in os.walk(root / folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [os.path.join(here, name) for name in names if not name.startswith(".")]
+    return sorted(Path(path).relative_to(root).as_posix() for path in found)
+
+
+def find_root(raw_dir: str | Path) -> Path:
+    """The one folder at or below `raw_dir` that holds metadata.csv and EDA/; anything else is a ValueError."""
+    raw_dir = Path(raw_dir)
+    if not raw_dir.exists():
+        raise ValueError(f"--raw_dir {raw_dir} does not exist; give the folder that PMEmo2019 was unpacked to")
+    if not raw_dir.is_dir():
+        raise ValueError(f"--raw_dir {raw_dir} is a file; unpack it and give the folder")
+    found, tables = [], []
+    for here, folders, names in os.walk(raw_dir):
+        if "metadata.csv" in names:
+            tables.append(Path(here))
+        if "metadata.csv" in names and "EDA" in folders:
+            found.append(Path(here))
+            folders.clear()
+        folders.sort()
+    if len(found) > 1:
+        raise ValueError(f"--raw_dir {raw_dir} holds several trees ({_some(found)}); give one of them")
+    if not found and not any(raw_dir.iterdir()):
+        raise ValueError(f"--raw_dir {raw_dir} is empty; give the folder that PMEmo2019 was unpacked to")
+    if not found and tables and (tables[0] / "EDA").exists():
+        raise ValueError(f"{tables[0] / 'EDA'} is a file; it should be the folder of <musicId>_EDA.csv files")
+    if not found:
+        seen = f"metadata.csv is in {_some(tables)} without EDA/ beside it" if tables else "neither was found"
+        raise ValueError(f"--raw_dir {raw_dir} should hold metadata.csv and EDA/ at some depth, but {seen}")
+    for folder in ("chorus", "annotations"):
+        if (found[0] / folder).is_file():
+            raise ValueError(f"{found[0] / folder} is a file; it should be a folder (see the card's layout)")
+    return found[0]
+
+
+def read_tree(raw_dir: str | Path) -> RawTree:
+    """Read the tables, and list and hash every file used; sound and EDA are read later, a song at a time."""
+    root = find_root(raw_dir)
+    tree_defects: list[dict] = []
+    songs = _read_metadata(root, tree_defects)
+    listed = set(songs)
+    used = ["metadata.csv"]
+
+    def song_of(song_id: str, source: str) -> RawSong:
+        if song_id not in songs:
+            songs[song_id] = RawSong(song_id)
+        if song_id not in listed and not any(d["what"] == "not_in_metadata" for d in songs[song_id].defects):
+            songs[song_id].defects.append(make_defect("not_in_metadata", detail=source))
+        return songs[song_id]
+
+    used += _assign_audio(list_files(root, "chorus"), songs, song_of, tree_defects)
+    for name in list_files(root, "EDA"):
+        match = EDA_NAME.fullmatch(name.removeprefix("EDA/"))
+        if match:
+            song_of(match[1].strip(), name).eda = name
+            used.append(name)
+        else:
+            tree_defects.append(make_defect("unexpected_file", detail=name))
+    used += _read_annotations(root, song_of, tree_defects)
+    synthetic = (root / SYNTHETIC_MARKER).exists()
+    used += [SYNTHETIC_MARKER] if synthetic else []
+    ordered = sorted(songs.values(), key=lambda song: _id_order(song.song_id))
+    return RawTree(root, ordered, tree_defects, synthetic, *digest_of(root, used))
+
+
+def digest_of(root: Path, names: Iterable[str]) -> tuple[str, int]:
+    """A digest of the path, size and content of the named files, wherever the tree lies; and their bytes in all."""
+
+    def entry(name: str) -> list:
+        data = read_bytes(root, name)
+        return [name, len(data), hashlib.blake2b(data, digest_size=16).hexdigest()]
+
+    with ThreadPoolExecutor(HASH_THREADS) as pool:
+        entries = list(pool.map(entry, sorted(set(names))))
+    return hashlib.blake2b(json.dumps(entries).encode(), digest_size=16).hexdigest(), sum(e[1] for e in entries)
+
+
+def read_eda(data: bytes) -> tuple[list[str], np.ndarray, list[dict]]:
+    """Listener names, the numbers (rows, 1 + listeners) with the time column first, and defects of the text.
+
+    Raises ValueError when the text is not a table of equally long rows under a header.
+    """
+    head, newline, body = data.partition(b"\n")
+    try:
+        names = next(csv.reader([head.decode("utf-8-sig").strip("\r")]), [])
+    except UnicodeDecodeError:
+        raise ValueError("the header is not text") from None
+    if len(names) < 2:
+        raise ValueError(f"{len(names)} columns, where a time column and listeners should be")
+    if not body.strip():
+        raise ValueError("no rows below the header")
+    defects = blank_defects(names, "")
+    columns, text_cells = _parse_numbers(body, len(names))
+    stripped = [name.strip() for name in names]
+    for name, cells in zip(stripped, text_cells, strict=True):
+        if cells:
+            defects.append(make_defect("non_numeric_cell", len(cells), name, f"first: {cells[0][:40]!r}"))
+    return stripped[1:], columns, defects
+
+
+def blank_defects(names: list[str], detail: str) -> list[dict]:
+    """A defect when column names have blanks around them."""
+    blank = sum(name != name.strip() for name in names)
+    return [make_defect("stray_blanks_in_header", blank, detail=detail)] if blank else []
+
+
+def _parse_numbers(body: bytes, width: int) -> tuple[np.ndarray, list[list[str]]]:
+    def parse(kind: pa.DataType) -> pa.Table:
+        names = [str(i) for i in range(width)]
+        return pa.csv.read_csv(
+            io.BytesIO(body),
+            read_options=pa.csv.ReadOptions(column_names=names, use_threads=False),
+            convert_options=pa.csv.ConvertOptions(
+                column_types=dict.fromkeys(names, kind), null_values=["", "NaN", "nan", "NA", "null"]
+            ),
+        )
+
+    try:
+        table = parse(pa.float64())
+        return np.column_stack([column.to_numpy() for column in table.columns]), [[]] * width
+    except pa.ArrowInvalid:
+        pass  # text somewhere, or rows of different lengths: the slow way tells which
+    try:
+        table = parse(pa.string())
+    except pa.ArrowInvalid as error:
+        raise ValueError(str(error).splitlines()[0]) from None
+    columns, text_cells = np.full((table.num_rows, width), np.nan), []
+    for i, column in enumerate(table.columns):
+        texts = []
+        for row, cell in enumerate(column.to_pylist()):
+            try:
+                columns[row, i] = parse_number(cell)
+            except ValueError:
+                texts.append(cell)
+        text_cells.append(texts)
+    return columns, text_cells
+
+
+def parse_number(cell: str | None) -> float:
+    """The number in a cell, NaN for a cell that says there is none; ValueError for text."""
+    if cell is None or cell.strip().lower() in MISSING:
+        return math.nan
+    return float(cell)
+
+
+def parse_clock(cell: str) -> float | None:
+    """Seconds from "75.5" or "1:15.5" or "0:01:15.5"; None for an empty cell; ValueError for text."""
+    parts = [parse_number(part) for part in cell.split(":")]
+    seconds = sum(part * 60**place for place, part in enumerate(reversed(parts)))
+    return None if math.isnan(seconds) else seconds
+
+
+def _read_table(root: Path, name: str, needed: tuple[str, ...], defects: list[dict]) -> list[dict[str, str]]:
+    try:
+        text = read_bytes(root, name).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{root / name} is not UTF-8 text (byte {error.start}); save it again as UTF-8") from None
+    reader = csv.reader(io.StringIO(text))
+    header = next(reader, [])
+    defects += blank_defects(header, name)
+    names = [column.strip().lower() for column in header]
+    lacking = [column for column in needed if column.lower() not in names]
+    if lacking:
+        raise ValueError(f"{root / name} lacks the columns {lacking}; it has {header}")
+    rows = [dict(zip(names, (cell.strip() for cell in row), strict=False)) for row in reader if any(row)]
+    return [dict.fromkeys(names, "") | row for row in rows]
+
+
+def _read_metadata(root: Path, tree_defects: list[dict]) -> dict[str, RawSong]:
+    songs: dict[str, RawSong] = {}
+    repeats: dict[str, int] = {}
+    for row in _read_table(root, "metadata.csv", ("musicId", "fileName"), tree_defects):
+        song_id = row["musicid"]
+        if song_id in songs:
+            repeats[song_id] = repeats.get(song_id, 1) + 1
+            continue
+        song = RawSong(song_id, row.get("title") or None, row.get("artist") or None, audio=row["filename"] or None)
+        try:
+            start, end = (parse_clock(row.get(f"chorus_{edge}_time", "")) for edge in ("start", "end"))
+            song.chorus_seconds = None if start is None or end is None else end - start
+        except ValueError:
+            song.defects.append(make_defect("non_numeric_cell", 1, detail="metadata.csv: chorus times"))
+        songs[song_id] = song
+    for song_id, count in repeats.items():
+        songs[song_id].defects.append(make_defect("duplicate_metadata_row", count))
+    return songs
+
+
+def _assign_audio(
+    names: list[str], songs: dict[str, RawSong], song_of: Callable[[str, str], RawSong], tree_defects: list[dict]
+) -> list[str]:
+    """Give each song its sound file: the one that metadata names, else the same stem, mp3 and shallow first."""
+    sounds = [name for name in names if Path(name).suffix.lower() in AUDIO_SUFFIXES]
+    tree_defects += [make_defect("unexpected_file", detail=name) for name in names if name not in set(sounds)]
+    by_stem: dict[str, list[str]] = {}
+    for name in sorted(sounds, key=lambda n: (AUDIO_SUFFIXES.index(Path(n).suffix.lower()), len(Path(n).parts), n)):
+        by_stem.setdefault(Path(name).stem, []).append(name)
+    used, stems, present = [], set(), set(sounds)
+    for song in songs.values():
+        file_name = song.audio or song.song_id
+        stem = Path(file_name).stem
+        exact = f"chorus/{file_name}"
+        song.audio = exact if exact in present else next(iter(by_stem.get(stem, [])), None)
+        stems.add(stem)
+        used += [song.audio] if song.audio else []
+    for stem in sorted(by_stem.keys() - stems):
+        song = song_of(stem, by_stem[stem][0])
+        song.audio = song.audio or by_stem[stem][0]
+        used.append(song.audio)
+    return used
+
+
+def _read_annotations(root: Path, song_of: Callable[[str, str], RawSong], tree_defects: list[dict]) -> list[str]:
+    used = []
+    for timing in ("static", "dynamic"):
+        for kind in ("mean", "std"):
+            name = f"{timing}_annotations{'_std' if kind == 'std' else ''}.csv"
+            paths = [path for path in (f"annotations/{name}", name) if (root / path).is_file()]
+            if not paths:
+                tree_defects.append(make_defect("missing_annotation_file", detail=f"annotations/{name}"))
+                continue
+            used.append(paths[0])
+            _read_annotation_file(root, paths[0], timing, kind, song_of, tree_defects)
+    return used
+
+
+def _read_annotation_file(
+    root: Path,
+    name: str,
+    timing: str,
+    kind: str,
+    song_of: Callable[[str, str], RawSong],
+    tree_defects: list[dict],
+) -> None:
+    columns = {f"{scale.lower()}_{kind}": f"{scale}({kind})" for scale in ("Arousal", "Valence")}
+    needed = ("musicId", *(("frameTime",) if timing == "dynamic" else ()), *columns.values())
+    for row in _read_table(root, name, needed, tree_defects):
+        song = song_of(row["musicid"], name)
+        time = _cell(row, "frameTime", name, song) if timing == "dynamic" else 0.0
+        if time is None:
+            continue
+        target = song.dynamic.setdefault(time, {}) if timing == "dynamic" else song.ratings
+        if columns.keys() & target.keys():
+            song.defects.append(make_defect("duplicate_annotation_row", 2, detail=f"{name}: time {time:g} s"))
+            continue
+        target.update({key: _cell(row, column, name, song) for key, column in columns.items()})
+
+
+def _cell(row: dict[str, str], column: str, name: str, song: RawSong) -> float | None:
+    try:
+        value = parse_number(row[column.lower()])
+    except ValueError:
+        song.defects.append(make_defect("non_numeric_cell", 1, detail=f"{name} {column}: {row[column.lower()]!r}"))
+        return None
+    return None if math.isnan(value) else value
+
+
+def _id_order(song_id: str) -> tuple[int, int, str]:
+    return (0, int(song_id), "") if song_id.isdecimal() else (1, 0, song_id)
+
+
+def _some(paths: list[Path]) -> str:
+    return ", ".join(map(str, paths[:3])) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")

@@ -1,0 +1,331 @@
+"""Turn a raw corpus into Parquet that `load_dataset("hf_datasets/<name>")` serves from then on.
+
+    python -m hf_datasets.prepare pmemo --raw_dir /data/PMEmo2019 --num_proc 8
+    python -m hf_datasets.prepare pmemo --raw_dir /data/PMEmo2019 --check_only
+
+What is written, in this order, so that nothing half is ever loadable:
+
+1. `data/<split>-<digest>-00003-of-00040.parquet`: each complete or not there. The digest covers the builder and the
+   content of every raw file; a shard is a fixed number of inputs. A finished shard is kept when the run is repeated.
+2. `defects.csv`: every defect found, a line each.
+3. `.huggingface.yaml`: makes these files the default config `full`. `datasets` reads it over the card's YAML.
+
+Only then are the files of older digests removed. Writing elsewhere (`--output_dir`) puts a copy of the card there.
+
+What it needs of a data set: `builder.py` with `<Name>Builder(raw_dir=..., cache_dir=...)`, an `ArrowBasedBuilder` with
+a `hash` over its raw files, `SHARD_INPUTS`, `raw_defects` (those that belong to no row) and `raw_bytes`, a static
+`_generate_tables`, and rows that start with an id and have a `defects` column; `synthesize.py` with
+`synthesize(folder, **options)` and `SAMPLES`, the options of each committed config.
+"""
+
+import argparse
+import errno
+import importlib
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow.parquet as pq
+import yaml
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from .defects import KINDS, defects_csv, defects_table
+from .shards import (
+    TEMPORARY,
+    WriteError,
+    collect_defects,
+    cut_inputs,
+    defects_of,
+    map_in_processes,
+    write_atomically,
+    write_parquet,
+    write_shard,
+    write_text,
+)
+
+HERE = Path(__file__).resolve().parent
+CARD, POINTER = "README.md", ".huggingface.yaml"
+SHARD_NAME = re.compile(r"\w+-(?P<digest>[0-9a-f]{16})-\d{5}-of-\d{5}\.parquet")
+UNFINISHED = "unfinished-run-prepare-again.parquet"  # never exists: loading a folder that points to it says so
+NAMED_INPUTS = 3  # unreadable inputs named in the error; --check_only counts them all
+
+
+def data_set_names() -> list[str]:
+    """Every data set of this folder."""
+    return sorted(path.parent.name for path in HERE.glob("*/builder.py"))
+
+
+def builder_class(name: str) -> type[datasets.ArrowBasedBuilder]:
+    """The builder of a data set: `PmemoBuilder` in `hf_datasets/pmemo/builder.py`."""
+    return getattr(importlib.import_module(f"hf_datasets.{name}.builder"), f"{name.capitalize()}Builder")
+
+
+def prepare(
+    name: str, raw_dir: str, output_dir: str | None = None, num_proc: int = 1, keep_unreadable: bool = False
+) -> list[tuple[str, dict]]:
+    """Build and publish a data set; returns its defects as (song, defect) pairs. Bad input is a ValueError."""
+    output = Path(output_dir) if output_dir else HERE / name
+    data = output / "data"
+    _check_arguments(name, num_proc)
+    for folder in (output, data):
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file, where the output folder should be; move it or give --output_dir")
+    with _open_builder(name, raw_dir) as builder:
+        data.mkdir(parents=True, exist_ok=True)
+        with _only_one_prepare(data):
+            _hide_unfinished(output)
+            _remove(path for path in data.glob(f".*{TEMPORARY}"))
+            shards = _plan_shards(builder, data)
+            try:
+                _write_shards(shards, name, num_proc)
+            except WriteError as error:
+                raise _explained(error, shards, builder.raw_bytes) from error
+            found = [("", defect) for defect in builder.raw_defects] + _stored_defects(shards)
+            if not keep_unreadable:
+                _refuse_unreadable(found)
+            _publish(name, output, builder.hash, shards, found)
+    return found
+
+
+def check(name: str, raw_dir: str, num_proc: int = 1) -> list[tuple[str, dict]]:
+    """Read every raw file and return the defects as (song, defect) pairs; nothing is written."""
+    _check_arguments(name, num_proc)
+    with _open_builder(name, raw_dir) as builder:
+        found = [("", defect) for defect in builder.raw_defects]
+        jobs = [(builder._generate_tables, cut) for _, cuts in _cut_splits(builder) for cut in cuts]
+        done = map_in_processes(collect_defects, jobs, num_proc, [builder.__module__])
+        parts = dict(tqdm(done, total=len(jobs), desc=f"checking {name}", unit="shard"))
+    return found + [pair for i in range(len(jobs)) for pair in parts[i]]
+
+
+def build_sample(name: str, config: str, folder: Path) -> list[Path]:
+    """Build one of the committed synthetic configs from nothing into `folder`, a Parquet file a split."""
+    synthesize = importlib.import_module(f"hf_datasets.{name}.synthesize")
+    written = []
+    with tempfile.TemporaryDirectory() as raw_dir:
+        origin = synthesize.synthesize(Path(raw_dir), **synthesize.SAMPLES[config])
+        with _open_builder(name, raw_dir) as builder:
+            schema = builder.info.features.arrow_schema
+            schema = schema.with_metadata(schema.metadata | {"synthesized_by": origin})
+            for split in builder._split_generators(None):
+                tables = [table for _, table in builder._generate_tables(**split.gen_kwargs)]
+                written.append(folder / f"{config}-{split.name}-{builder.hash}.parquet")
+                write_atomically(written[-1], lambda file, tables=tables: write_parquet(file, tables, schema))
+    return written
+
+
+def rebuild_samples(name: str) -> None:
+    """Write the committed sample configs of a data set anew and name them in its card."""
+    configs, kept = [], []
+    folder = HERE / name / "sample"
+    folder.mkdir(exist_ok=True)
+    for config in importlib.import_module(f"hf_datasets.{name}.synthesize").SAMPLES:
+        paths = build_sample(name, config, folder)
+        files = [{"split": path.name.split("-")[1], "path": f"sample/{path.name}"} for path in paths]
+        configs.append({"config_name": config, "data_files": files} | ({} if configs else {"default": True}))
+        kept += paths
+    card = HERE / name / CARD
+    write_text(card, _with_configs(card.read_text(), configs))
+    pointer = HERE / name / POINTER
+    if pointer.exists():  # prepared here: it repeats the names of the samples
+        full = [config for config in yaml.safe_load(pointer.read_text())["configs"] if config["config_name"] == "full"]
+        samples = [{key: value for key, value in config.items() if key != "default"} for config in configs]
+        write_text(pointer, yaml.safe_dump({"configs": full + samples}, sort_keys=False))
+    _remove(path for path in folder.glob("*.parquet") if path not in kept)
+
+
+def _check_arguments(name: str, num_proc: int) -> None:
+    if name not in data_set_names():
+        raise ValueError(f"there is no data set {name!r}; there are {data_set_names()}")
+    if num_proc < 1:
+        raise ValueError(f"--num_proc {num_proc}: give 1 or more processes")
+
+
+@contextmanager
+def _open_builder(name: str, raw_dir: str | Path) -> Iterator[Any]:
+    """The builder of a raw folder, with a throw-away folder for the cache that `datasets` makes for every builder."""
+    with tempfile.TemporaryDirectory() as cache:
+        yield builder_class(name)(raw_dir=raw_dir, cache_dir=cache)
+
+
+@contextmanager
+def _only_one_prepare(data: Path) -> Iterator[None]:
+    """Two prepares of one folder take turns; the lock goes with its process, also when that is killed."""
+    lock = FileLock(data / ".prepare.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another prepare is writing to {data}; waiting for it", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _cut_splits(builder: Any) -> Iterator[tuple[str, list[dict]]]:
+    for split in builder._split_generators(None):
+        yield split.name, cut_inputs(split.gen_kwargs, builder.SHARD_INPUTS)
+
+
+def _plan_shards(builder: Any, data: Path) -> list[tuple[Path, Any, dict]]:
+    return [
+        (data / f"{split}-{builder.hash}-{i:05d}-of-{len(cuts):05d}.parquet", builder._generate_tables, cut)
+        for split, cuts in _cut_splits(builder)
+        for i, cut in enumerate(cuts)
+    ]
+
+
+def _write_shards(shards: list[tuple[Path, Any, dict]], name: str, num_proc: int) -> None:
+    missing = [shard for shard in shards if not shard[0].exists()]
+    module = builder_class(name).__module__
+    with tqdm(total=len(shards), initial=len(shards) - len(missing), desc=f"preparing {name}", unit="shard") as bar:
+        for _ in map_in_processes(write_shard, missing, num_proc, [module]):
+            bar.update()
+
+
+def _stored_defects(shards: list[tuple[Path, Any, dict]]) -> list[tuple[str, dict]]:
+    found = []
+    for path, _, _ in shards:
+        id_column = pq.read_schema(path).names[0]
+        found += defects_of(pq.read_table(path, columns=[id_column, "defects"]))
+    return found
+
+
+def _refuse_unreadable(found: list[tuple[str, dict]]) -> None:
+    refused = [f"{song} {d['what']} ({d['detail']})" for song, d in found if KINDS[d["what"]].refused]
+    if refused:
+        more = f"; and {len(refused) - NAMED_INPUTS} more" if len(refused) > NAMED_INPUTS else ""
+        raise ValueError(
+            f"{len(refused)} inputs cannot be read: {'; '.join(refused[:NAMED_INPUTS])}{more}. Mend them and run this "
+            "again, or add --keep_unreadable to publish them flagged (nothing is published now, finished work is kept)"
+        )
+
+
+def _publish(name: str, output: Path, digest: str, shards: list[tuple[Path, Any, dict]], found: list) -> None:
+    write_text(output / "defects.csv", defects_csv(found))
+    splits = dict.fromkeys(path.name.split("-")[0] for path, _, _ in shards)
+    files = [{"split": split, "path": f"data/{split}-{digest}-*.parquet"} for split in splits]
+    # `full` comes first: `datasets` takes the file type of all configs from the first one, which must exist
+    configs = [{"config_name": "full", "default": True, "data_files": files}, *_sample_configs(output)]
+    if output.resolve() != HERE / name:
+        card = output / CARD if (output / CARD).exists() else HERE / name / CARD
+        write_text(output / CARD, _with_configs(card.read_text(), configs))
+    write_text(output / POINTER, yaml.safe_dump({"configs": configs}, sort_keys=False))
+    _remove(
+        path
+        for path in (output / "data").iterdir()
+        if (match := SHARD_NAME.fullmatch(path.name)) and match["digest"] != digest
+    )
+
+
+def _sample_configs(output: Path) -> list[dict]:
+    """The card's other configs, as far as their files are in this folder."""
+    front, _ = _split_card((output / CARD).read_text()) if (output / CARD).exists() else ({}, "")
+    return [
+        {key: value for key, value in config.items() if key != "default"}
+        for config in front.get("configs", [])
+        if config["config_name"] != "full" and all((output / f["path"]).exists() for f in config["data_files"])
+    ]
+
+
+def _hide_unfinished(output: Path) -> None:
+    """Keep `load_dataset` from taking the shards of a first, unfinished run for the data set.
+
+    A folder without a card's configs would be loaded by what lies in it.
+    """
+    if (output / POINTER).exists():
+        return
+    if (output / CARD).exists() and _split_card((output / CARD).read_text())[0].get("configs"):
+        return
+    write_text(output / POINTER, yaml.safe_dump({"configs": [{"config_name": "full", "data_files": UNFINISHED}]}))
+
+
+def _split_card(text: str) -> tuple[dict, str]:
+    match = re.match(r"---\n(.*?)\n---\n(.*)", text, re.DOTALL)
+    return (yaml.safe_load(match[1]) or {}, match[2]) if match else ({}, text)
+
+
+def _with_configs(card: str, configs: list[dict]) -> str:
+    front, body = _split_card(card)
+    front = yaml.safe_dump(front | {"configs": configs}, sort_keys=False, allow_unicode=True)
+    return f"---\n{front}---\n{body}"
+
+
+def _remove(paths: Iterator[Path]) -> None:
+    for path in list(paths):
+        path.unlink(missing_ok=True)
+
+
+def _explained(error: WriteError, shards: list[tuple[Path, Any, dict]], raw_bytes: int) -> ValueError:
+    finished = [path.stat().st_size for path, _, _ in shards if path.exists()]
+    needed = max(raw_bytes - sum(finished), 0) / 1e6
+    room = "free space or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    return ValueError(
+        f"cannot write {error.filename}: {error.strerror}; {len(finished)} of {len(shards)} shards are finished and "
+        f"kept, up to {needed:.0f} MB more are needed there; {room}give another --output_dir, then run this again"
+    )
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m hf_datasets.prepare",
+        description="Turn a raw corpus into Parquet files that load_dataset('hf_datasets/<name>') serves.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("name", help=f"the data set: one of {', '.join(data_set_names())}")
+    parser.add_argument("--raw_dir", metavar="FOLDER", help="the folder that the corpus was unpacked to, at any depth")
+    parser.add_argument(
+        "--output_dir", metavar="FOLDER", help="where data/, defects.csv and the card go; None is hf_datasets/<name>"
+    )
+    parser.add_argument(
+        "--num_proc", metavar="N", type=int, default=1, help="processes; the result is always the same"
+    )
+    parser.add_argument(
+        "--check_only",
+        action="store_true",
+        help="read everything, write nothing, print the defects by kind; exit 1 if something is unreadable",
+    )
+    parser.add_argument(
+        "--keep_unreadable", action="store_true", help="publish rows of unreadable inputs too, flagged as such"
+    )
+    parser.add_argument(
+        "--rebuild_samples", action="store_true", help="write the committed synthetic sample configs anew, then stop"
+    )
+    parsed = parser.parse_args(arguments)
+    if not parsed.rebuild_samples and parsed.raw_dir is None:
+        parser.error("--raw_dir is needed: the folder that the corpus was unpacked to")
+    return parsed
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line; bad input ends in one line on stderr and exit code 1."""
+    args = _parse(arguments)
+    try:
+        if args.rebuild_samples:
+            _check_arguments(args.name, 1)
+            return rebuild_samples(args.name)
+        if args.check_only:
+            found = check(args.name, args.raw_dir, args.num_proc)
+            print(defects_table(found))
+            sys.exit(int(any(KINDS[defect["what"]].refused for _, defect in found)))
+        found = prepare(args.name, args.raw_dir, args.output_dir, args.num_proc, args.keep_unreadable)
+        print(defects_table(found))
+    except (ValueError, OSError) as error:
+        sys.exit(f"prepare {args.name}: {' '.join(str(error).split())}")
+    except BrokenProcessPool:
+        sys.exit(
+            f"prepare {args.name}: a worker process was killed (out of memory?); finished work is kept, "
+            "run this again with a smaller --num_proc"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""What data sets of sounds and skin conductance share: the columns of a row, and the checks of one trial.
+
+A row is a song with its sound and everyone who heard it; EDA is electrodermal activity in microsiemens (uS).
+"""
+
+import re
+
+import numpy as np
+from datasets import Audio, Features, List, Value
+
+from .defects import make_defect
+
+FLAT_RANGE = 0.1  # uS: real near-flat trials span 0.04-0.05 uS, 25-30 quantisation steps
+FEW_LEVELS = 50  # different values in a whole trial
+LARGEST_EDA = 60.0  # uS
+STEEPEST_SLOPE = 10.0  # uS/s
+SHORTEST_TRIAL = 10.0  # s: a response takes some 5 s to rise and fall
+TIME_TOLERANCE = 1e-3  # s, of one step of the time column
+RATE_TOLERANCE = 2e-3  # of the expected rate
+
+RATINGS = {name: Value("float64") for name in ("arousal_mean", "valence_mean", "arousal_std", "valence_std")}
+FEATURES = Features(
+    {
+        "song_id": Value("string"),
+        "title": Value("string"),
+        "artist": Value("string"),
+        "audio": Audio(decode=False),  # the file as found; decoding is media.audio's, which needs no torchcodec
+        "audio_seconds": Value("float64"),
+        "eda_rate": Value("float64"),
+        "trials": List(
+            {
+                "listener": Value("string"),
+                "trial": Value("string"),
+                "offset_seconds": Value("float64"),
+                "eda": List(Value("float32")),
+            }
+        ),
+        **RATINGS,
+        "dynamic": List({"time_seconds": Value("float64"), **RATINGS}),
+        "defects": List(
+            {
+                "listener": Value("string"),
+                "what": Value("string"),
+                "how_much": Value("float64"),
+                "unit": Value("string"),
+                "detail": Value("string"),
+            }
+        ),
+        "synthetic": Value("bool"),
+    }
+)
+
+
+def check_time(times: np.ndarray, expected_rate: float) -> tuple[float, list[dict]]:
+    """Rate in Hz of a time column (s), and what is odd about it. Raises ValueError when it gives no rate.
+
+    The rate is (n - 1) / (last - first): n samples enclose n - 1 steps.
+    """
+    if len(times) < 2:
+        raise ValueError(f"{len(times)} rows are too few to tell a rate")
+    if not np.isfinite(times).all():
+        raise ValueError(f"{np.count_nonzero(~np.isfinite(times))} cells of the time column are not numbers")
+    if times[-1] <= times[0]:
+        raise ValueError(f"time goes from {times[0]} to {times[-1]} s")
+    rate = float((len(times) - 1) / (times[-1] - times[0]))
+    steps = np.diff(times)
+    deviation = float(np.abs(steps - np.median(steps)).max())
+    found = []
+    if deviation > TIME_TOLERANCE:
+        found.append(make_defect("irregular_time", deviation))
+    if abs(rate / expected_rate - 1) > RATE_TOLERANCE:
+        found.append(make_defect("unexpected_rate", rate, detail=f"expected {expected_rate:g} Hz"))
+    return rate, found
+
+
+def check_ends(first: float, samples: int, rate: float, audio_seconds: float) -> list[dict]:
+    """Whether EDA of `samples` values, the first at `first` s on the sound's clock, ends with the sound.
+
+    Each sample stands for 1 / rate seconds. Nothing is cut or stretched here.
+    """
+    excess = first + samples / rate - audio_seconds
+    if abs(excess) <= 0.5 / rate:
+        return []
+    return [make_defect("eda_longer_than_audio" if excess > 0 else "eda_shorter_than_audio", abs(excess))]
+
+
+def check_trial(eda: np.ndarray, rate: float, listener: str) -> list[dict]:
+    """What is odd about one listener's EDA (samples,) in uS at `rate` Hz; NaN where the file had no number."""
+    found = []
+    valid = np.isfinite(eda)
+    seconds = np.count_nonzero(valid) / rate
+    if seconds < SHORTEST_TRIAL:
+        found.append(make_defect("too_short_trial", seconds, listener))
+    if not valid.all():
+        edges = np.flatnonzero(np.diff(np.concatenate(([0], ~valid, [0]))))
+        found.append(make_defect("nan_run", (edges[1::2] - edges[::2]).max() / rate, listener))
+    if not valid.any():
+        return found
+    values = eda[valid]
+    low, high = values.min(), values.max()
+    if low < 0:
+        found.append(make_defect("negative_eda", low, listener))
+    if high > LARGEST_EDA:
+        found.append(make_defect("out_of_range", high, listener))
+    if high - low < FLAT_RANGE:
+        found.append(make_defect("flat_eda", high - low, listener))
+    levels = len(np.unique(values.astype(np.float32)))  # float32 takes away noise like 8.706660000000001
+    if levels < FEW_LEVELS:
+        found.append(make_defect("few_levels", levels, listener))
+    slopes = np.abs(np.diff(eda)) * rate
+    slope = np.nanmax(slopes) if np.isfinite(slopes).any() else 0.0
+    if slope > STEEPEST_SLOPE:
+        found.append(make_defect("steep_slope", slope, listener))
+    return found
+
+
+def check_listeners(listeners: list[str], pattern: str) -> list[dict]:
+    """Listener names that do not look like `pattern`, and those that come more than once."""
+    odd = [make_defect("odd_listener_id", None, name) for name in listeners if not re.fullmatch(pattern, name)]
+    repeated = sorted({name for name in listeners if listeners.count(name) > 1})
+    return odd + [make_defect("duplicate_listener", None, name) for name in repeated]

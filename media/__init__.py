@@ -1,0 +1,1 @@
+"""Bytes to arrays: audio, video, biosignals and the storage they come from."""

@@ -1,0 +1,168 @@
+"""Sound files to arrays: soundfile decodes wav, flac, ogg, opus and mp3, soxr resamples, nothing else is needed.
+
+The rule of this file is that a sound is read right or not at all. What cannot be decoded raises `AudioError`, which
+names the source; it never becomes silence. How each format behaves when the file is cut off or damaged:
+
+- wav: a file cut off at the end gives the samples that are there.
+- flac: a damaged or cut off file does not decode (checksums), so it raises.
+- ogg (vorbis, opus): a file cut off at the end gives the whole pages that are there. One that lost a page in the
+  middle raises, because libsndfile would close the gap and move all that follows to an earlier time.
+- mp3: a file cut off at the end gives the frames that are there, with a logged warning when the file announces more.
+  A damaged stretch is skipped by the decoder (warned about in the same way) or, beyond 1024 bytes, raises.
+"""
+
+import logging
+from io import BytesIO
+from pathlib import Path
+
+import av
+import numpy as np
+import soundfile
+import soxr
+
+logger = logging.getLogger(__name__)
+
+FORMATS = "wav, flac, ogg, opus or mp3"
+EXACT_HEADERS = ("WAV", "WAVEX", "RF64", "AIFF", "FLAC")  # a header's frame count is what decodes, or nothing decodes
+ID3_HEADER = 10  # bytes
+LENGTH_TAGS = (b"Xing", b"Info", b"VBRI")  # in an mp3's first frame: the number of frames that follow
+LENGTH_TAG_REACH = 64  # bytes of the first frame that hold a length tag if there is one (it starts at 36 or before)
+
+
+class AudioError(ValueError):
+    """A sound that cannot be read: the message is one line that names the source, what came, and what to do."""
+
+
+def read_audio(source: str | Path | bytes, sampling_rate: int | None = None, name: str = "") -> tuple[np.ndarray, int]:
+    """Decode a whole sound to mono; returns float32 samples (samples,) and their rate in Hz.
+
+    Integer formats are scaled so that full scale is 1.0 (int16 -32768 is -1.0); float formats are returned as stored,
+    also beyond 1.0. Channels are averaged. With `sampling_rate` (Hz) the mono sound is resampled by soxr at its HQ
+    setting, to round(samples * new / old) samples; without it the file's own rate is kept.
+    `name` is what an error calls a sound that comes as bytes.
+
+    >>> audio, rate = read_audio("song.mp3", sampling_rate=22050)
+    >>> audio.shape, audio.dtype, rate
+    ((661500,), dtype('float32'), 22050)
+    """
+    where = _describe(source, name)
+    if sampling_rate is not None and not (isinstance(sampling_rate, int | np.integer) and sampling_rate > 0):
+        raise ValueError(f"sampling_rate = {sampling_rate!r}: give a whole number of Hz above 0, or None to keep it")
+    frames, rate = _decode(_read_bytes(source, where), where)
+    audio = frames[:, 0] if frames.shape[1] == 1 else frames.mean(axis=1, dtype=np.float32)
+    bad = np.count_nonzero(~np.isfinite(audio))
+    if bad:
+        raise AudioError(f"{where}: {bad} of {len(audio)} samples are NaN or infinite; export the sound again")
+    if sampling_rate is not None and sampling_rate != rate:
+        audio, rate = soxr.resample(audio, rate, int(sampling_rate), quality="HQ"), int(sampling_rate)
+        if not len(audio):
+            raise AudioError(f"{where}: {len(frames)} samples are less than one at {rate} Hz; leave the file out")
+    return np.ascontiguousarray(audio), rate
+
+
+def audio_seconds(source: str | Path | bytes, name: str = "") -> float:
+    """Length in seconds at the file's own rate, exactly as long as what `read_audio` returns for the same source.
+
+    For wav and flac the header says it (for a damaged flac, which `read_audio` refuses, it is the announced length).
+    An mp3's or ogg's header may be an estimate or announce what is no longer there, so those are decoded and counted.
+    """
+    where = _describe(source, name)
+    if isinstance(source, bytes):
+        data = _read_bytes(source, where)
+        header = _open(BytesIO(data), where)
+    else:
+        try:
+            file = open(source, "rb")
+        except OSError as error:
+            raise _unopened(where, error) from None
+        with file:
+            header = _open(file, where)
+    if header.format in EXACT_HEADERS and header.frames:
+        return header.frames / header.samplerate
+    frames, rate = _decode(_read_bytes(source, where), where)
+    return len(frames) / rate
+
+
+def _describe(source: str | Path | bytes, name: str) -> str:
+    if isinstance(source, bytes):
+        return name or f"sound of {len(source)} bytes"
+    if not isinstance(source, str | Path):
+        raise AudioError(f"{name or 'sound'}: came as {type(source).__name__}; give a path or the file's bytes")
+    return str(source)
+
+
+def _unopened(where: str, error: OSError) -> AudioError:
+    if isinstance(error, FileNotFoundError):
+        return AudioError(f"{where}: no such file; check the path")
+    if isinstance(error, IsADirectoryError):
+        return AudioError(f"{where}: is a folder; give one {FORMATS} file")
+    return AudioError(f"{where}: cannot be opened ({error.strerror}); check its permissions")
+
+
+def _read_bytes(source: str | Path | bytes, where: str) -> bytes:
+    try:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    except OSError as error:
+        raise _unopened(where, error) from None
+    if not data:
+        raise AudioError(f"{where}: is empty (0 bytes); fetch it again or leave it out")
+    return data
+
+
+def _open(file: BytesIO, where: str) -> soundfile.SoundFile:
+    try:
+        return soundfile.SoundFile(file)
+    except (soundfile.LibsndfileError, TypeError) as error:
+        size = file.seek(0, 2)
+        if not size:
+            raise AudioError(f"{where}: is empty (0 bytes); fetch it again or leave it out") from None
+        reason = getattr(error, "error_string", str(error)).rstrip(".")
+        raise AudioError(f"{where}: {size} bytes are not a readable sound ({reason}); give a {FORMATS} file") from None
+
+
+def _decode(data: bytes, where: str) -> tuple[np.ndarray, int]:
+    """All samples (samples, channels) in float32 with their rate; at least one sample."""
+    header = _open(BytesIO(data), where)
+    if header.format == "MP3" and not _announces_length(data):
+        # libsndfile takes the first frame's bit rate for the whole and stops at that length: it can lose half a song
+        frames, rate = _decode_by_av(data, where), header.samplerate
+    else:
+        try:
+            frames, rate = header.read(dtype="float32", always_2d=True), header.samplerate
+        except soundfile.LibsndfileError as error:
+            reason = error.error_string.rstrip(".") or f"libsndfile error {error.code}"
+            raise AudioError(
+                f"{where}: {header.format} data are damaged or cut off ({reason}); fetch it again or leave it out"
+            ) from None
+        if 0 < len(frames) < header.frames:
+            _report_missing(header, len(frames), where)
+    if not len(frames):
+        raise AudioError(f"{where}: {len(data)} bytes hold no whole frame of sound; fetch it again or leave it out")
+    return frames, rate
+
+
+def _report_missing(header: soundfile.SoundFile, decoded: int, where: str) -> None:
+    came, announced = decoded / header.samplerate, header.frames / header.samplerate
+    if header.format != "MP3":
+        raise AudioError(f"{where}: only {came:.3f} of {announced:.3f} s decode, with a gap inside; fetch it again")
+    logger.warning("%s: only %.3f of %.3f announced s decode; the file is cut off or damaged", where, came, announced)
+
+
+def _announces_length(mp3: bytes) -> bool:
+    start = 0
+    while mp3[start : start + 3] == b"ID3":
+        sizes = mp3[start + 6 : start + ID3_HEADER]  # 7 bits each
+        start += ID3_HEADER + sum((byte & 127) << 7 * place for place, byte in enumerate(reversed(sizes)))
+    first_frame = mp3[start : start + LENGTH_TAG_REACH]
+    return any(tag in first_frame for tag in LENGTH_TAGS)
+
+
+def _decode_by_av(data: bytes, where: str) -> np.ndarray:
+    try:
+        with av.open(BytesIO(data), format="mp3") as container:
+            planes = [frame.to_ndarray() for frame in container.decode(audio=0)]
+    except av.error.FFmpegError as error:
+        raise AudioError(
+            f"{where}: MP3 data are damaged or cut off ({error.strerror}); fetch it again or leave it out"
+        ) from None
+    return np.concatenate(planes, axis=1).T if planes else np.empty((0, 1), np.float32)

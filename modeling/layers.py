@@ -1,0 +1,375 @@
+"""Pieces that the sequence models share: dilated convolution, norm, dropout, frame masks, heads and losses.
+
+Everything between layers has shape (B, T, C): its memory is what convolutions call "channels last", so nothing is ever
+transposed. A frame mask is (B, T, 1) bool, True where a frame is real, or None where all are.
+"""
+
+# B batch, T frames, C channels, F features
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import weight_norm
+from transformers import PreTrainedConfig
+from transformers import initialization as init
+from transformers.utils import ModelOutput, logging
+
+NORMS = ("weight", "layer", "none")
+LOSSES = ("mse", "l1", "huber", "ccc", "gaussian")
+IGNORE_LABEL = -100.0  # a label of this value is not scored; the Trainer pads labels and counts items by it
+MAX_LOG_VARIANCE = 10.0  # either side of 0: a standard deviation between 0.7 % and 150 times the target's unit
+CCC_EPSILON = 1e-8  # target units squared; keeps the concordance of two constant signals at 0 instead of 0 / 0
+LONG_PADDING = 32  # frames; from here on oneDNN's fast weight gradient does not take a convolution's own padding
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class SignalRegressionOutput(ModelOutput):
+    """What a model that predicts a signal returns.
+
+    Args:
+        loss: scalar, when labels were given.
+        predictions: (B, T, channels) in the target's unit; 0 in padding.
+        log_variance: (B, T, channels), natural logarithm of the target's unit squared, with a Gaussian head.
+        hidden_states: the backbone's input and the output of each block, (B, T, C) each, when asked for.
+    """
+
+    loss: torch.Tensor | None = None
+    predictions: torch.Tensor | None = None
+    log_variance: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+
+
+def frame_mask(attention_mask: torch.Tensor | None, frames: torch.Tensor) -> torch.Tensor | None:
+    """A (B, T) mask of ints or bools as a (B, T, 1) bool one for `frames` (B, T, C); None when nothing is padding.
+
+    Looking whether all frames are real is free on the CPU; elsewhere it would make the host wait for the device.
+    """
+    if attention_mask is None:
+        return None
+    if attention_mask.shape != frames.shape[:2]:
+        raise ValueError(
+            f"attention_mask.shape = {tuple(attention_mask.shape)} must be (B, T) = {tuple(frames.shape[:2])}, "
+            "one number a frame of the input"
+        )
+    valid = attention_mask.bool()
+    if valid.device.type == "cpu" and not torch.compiler.is_compiling() and valid.all():
+        return None
+    return valid.unsqueeze(-1)
+
+
+def mask_frames(x: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+    """x (B, T, C) with zeros in padding, whatever stood there: a product would keep NaN and infinity."""
+    return x if valid is None else x.masked_fill(~valid, 0.0)
+
+
+class DilatedConv1d(nn.Conv1d):
+    """A dilated convolution over time, (B, T, C_in) -> (B, T, C_out), with zeros beyond both ends.
+
+    The parameters are those of `nn.Conv1d`. It runs as a 2-D convolution of height 1, which reads the (B, T, C) layout
+    as it is: on a CPU, forward and backward take 0.55 to 0.85 of conv1d's time (B 8, T 1024, C 64, dilations 1-128).
+
+    Args:
+        dilation: frames between two taps.
+        causal: put all the padding before the first frame, so that no frame sees a later one.
+        init_gain: what a new layer's outputs are multiplied with, beyond He's initialisation.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        dilation: int,
+        causal: bool,
+        init_gain: float = 1.0,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, dilation=dilation)
+        self.causal = causal
+        self.init_gain = init_gain
+        self.reach = (kernel_size - 1) * dilation  # frames from the first tap to the last
+
+    def forward(self, x: torch.Tensor, gain: float = 1.0) -> torch.Tensor:
+        """Convolve x; `gain` multiplies the output, by way of the few weights rather than the many outputs."""
+        weight, bias = self.weight, self.bias
+        if gain != 1.0:
+            weight, bias = weight * gain, bias * gain
+        (dilation,) = self.dilation
+        padding = self.reach // 2
+        if self.causal:
+            x, padding = F.pad(x, (0, 0, self.reach, 0)), 0
+        frames = x.shape[1]
+        if x.device.type == "cpu" and padding >= LONG_PADDING and frames % dilation == 0:
+            # Every `dilation`-th frame is a row of an undilated image, without a copy: 0.85 of the time of the rest.
+            image = x.unflatten(1, (frames // dilation, dilation)).permute(0, 3, 1, 2)
+            taps = weight.unsqueeze(3)
+            return F.conv2d(image, taps, bias, padding=(padding // dilation, 0)).permute(0, 2, 3, 1).flatten(1, 2)
+        image = x.transpose(1, 2).unsqueeze(2)
+        out = F.conv2d(image, weight.unsqueeze(2), bias, padding=(0, padding), dilation=(1, dilation))
+        return out.squeeze(2).transpose(1, 2)
+
+
+class NormedConv1d(nn.Module):
+    """A dilated convolution with its norm, (B, T, C_in) -> (B, T, C_out).
+
+    Args:
+        norm: "weight" (the length of each output channel's filter is a parameter of its own), "layer" (over the
+            channels of one frame, so that neither padding nor other frames matter) or "none".
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        dilation: int,
+        causal: bool,
+        norm: str,
+        init_gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.conv = DilatedConv1d(in_channels, out_channels, kernel_size, dilation, causal, init_gain)
+        if norm == "weight":
+            weight_norm(self.conv)
+        self.norm = nn.LayerNorm(out_channels) if norm == "layer" else None
+
+    def forward(self, x: torch.Tensor, gain: float = 1.0) -> torch.Tensor:
+        """Convolve and normalise x; `gain` (> 0) multiplies the output."""
+        if self.norm is None:
+            return self.conv(x, gain)
+        norm = self.norm
+        return F.layer_norm(self.conv(x), norm.normalized_shape, norm.weight * gain, norm.bias * gain, norm.eps)
+
+
+def init_weights(module: nn.Module) -> None:
+    """He's N(0, 2 / fan_in) for a dilated convolution, N(0, 1 / fan_in) for a linear map, bias 0; for `_init_weights`.
+
+    Values that were loaded stay: `transformers.initialization` leaves them alone. It visits only modules that own a
+    parameter or buffer, so a weight-normed layer has to have a bias, and a block cannot initialise its layers.
+    """
+    if isinstance(module, nn.LayerNorm):
+        init.ones_(module.weight)
+        init.zeros_(module.bias)
+    elif isinstance(module, DilatedConv1d):
+        _init_normal(module, module.init_gain * math.sqrt(2 / module.weight[0].numel()))
+    elif isinstance(module, nn.Linear):
+        _init_normal(module, math.sqrt(1 / module.in_features))
+
+
+def _init_normal(module: nn.Module, std: float) -> None:
+    """N(0, std^2) for the weight, weight-normed or not, and 0 for the bias."""
+    if parametrize.is_parametrized(module, "weight"):
+        length, direction = module.parametrizations.weight.original0, module.parametrizations.weight.original1
+        init.normal_(direction, std=std)
+        init.copy_(length, torch.norm_except_dim(direction, 2, 0))
+    else:
+        init.normal_(module.weight, std=std)
+    init.zeros_(module.bias)
+
+
+def remove_weight_norm(model: nn.Module) -> None:
+    """Turn weight-normed layers into plain ones with the same outputs, in place, for export."""
+    for module in model.modules():
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight")
+
+
+def _keep(like: torch.Tensor, dropped: int) -> torch.Tensor:
+    """Ones with probability 1 - dropped / 256 and zeros otherwise, uint8 of the shape of `like`, on the CPU.
+
+    Compares random bytes, eight from each 64-bit draw of torch's global CPU generator, whose state checkpoints hold:
+    a tenth of the time of as many Bernoulli draws.
+    """
+    count = like.numel()
+    words = torch.empty((count + 7) // 8, dtype=torch.int64).random_(-(2**63), None)  # all 64 bits
+    return words.view(torch.uint8)[:count].view(like.shape).ge_(dropped)
+
+
+class _Dropout(torch.autograd.Function):
+    """Dropout that keeps one byte an element for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: torch.Tensor, dropped: int) -> torch.Tensor:
+        keep = _keep(x, dropped)
+        ctx.save_for_backward(keep)
+        ctx.scale = 256 / (256 - dropped)
+        return (x * keep).mul_(ctx.scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (keep,) = ctx.saved_tensors
+        return (grad * keep).mul_(ctx.scale), None
+
+
+class _ReluDropout(torch.autograd.Function):
+    """ReLU and dropout without its scale, in the memory of the input.
+
+    The output alone tells the backward pass where both let something through, so there is no mask to keep.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, x: torch.Tensor, dropped: int, valid: torch.Tensor | None
+    ) -> torch.Tensor:
+        keep = _keep(x, dropped)
+        if valid is not None:
+            keep.mul_(valid)
+        out = x.detach().relu_().mul_(keep)
+        ctx.save_for_backward(out)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (out,) = ctx.saved_tensors
+        return torch.ops.aten.threshold_backward(grad, out, 0), None, None
+
+
+class Dropout(nn.Module):
+    """Inverted dropout, alone or fused with the ReLU before it.
+
+    On the CPU outside `torch.compile` it compares random bytes, so the probability is realised in steps of 1/256 (at
+    least 1/256 and at most 255/256), and the scale is that of the realised one, so nothing is biased. Elsewhere it is
+    `F.dropout`.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+        self.dropped = min(max(round(256 * probability), 1), 255)  # byte values of 256 that drop
+
+    def by_bytes(self, x: torch.Tensor) -> bool:
+        """Whether dropout of x compares random bytes."""
+        return self.training and self.probability > 0 and x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+    def gain(self, x: torch.Tensor) -> float:
+        """What the layer before `relu_` has to multiply its output with: dropout's scale commutes with the ReLU."""
+        return 256 / (256 - self.dropped) if self.by_bytes(x) else 1.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Dropout of x, of any shape."""
+        if self.by_bytes(x):
+            return _Dropout.apply(x, self.dropped)
+        return F.dropout(x, self.probability, self.training)
+
+    def relu_(self, x: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+        """Dropout of the ReLU of x (B, T, C), which has `gain` in it already; zeros in padding. Takes x's memory."""
+        if self.by_bytes(x):
+            return _ReluDropout.apply(x, self.dropped, valid)
+        return mask_frames(F.dropout(F.relu(x), self.probability, self.training), valid)
+
+
+class SignalHead(nn.Module):
+    """One linear map a frame from the backbone's states to the mean, and to a log variance if asked for."""
+
+    def __init__(self, num_channels: int, output_size: int, gaussian: bool) -> None:
+        super().__init__()
+        self.mean = nn.Linear(num_channels, output_size)
+        self.log_variance = nn.Linear(num_channels, output_size) if gaussian else None
+
+    def forward(self, states: torch.Tensor, valid: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(B, T, C) -> mean and log variance, (B, T, channels) each; 0 in padding."""
+        mean = mask_frames(self.mean(states), valid)
+        if self.log_variance is None:
+            return mean, None
+        log_variance = self.log_variance(states).clamp(-MAX_LOG_VARIANCE, MAX_LOG_VARIANCE)
+        return mean, mask_frames(log_variance, valid)
+
+
+def loss_weights(loss: str | dict[str, float]) -> dict[str, float]:
+    """A loss by its name as a sum of one."""
+    return {loss: 1.0} if isinstance(loss, str) else loss
+
+
+def check_loss(loss: str | dict[str, float], gaussian_head: bool) -> None:
+    """Refuse a loss that cannot be computed, in one line that says what can."""
+    weights = loss_weights(loss)
+    if not isinstance(weights, dict) or not weights or not set(weights) <= set(LOSSES):
+        raise ValueError(f"loss={loss!r} must be one of {list(LOSSES)}, or weights of some of them by name")
+    if not all(isinstance(weight, int | float) and 0 < weight < math.inf for weight in weights.values()):
+        raise ValueError(f"loss={loss!r}: weights must be finite numbers above 0; leave out what is not wanted")
+    if "gaussian" in weights and not gaussian_head:
+        raise ValueError(f"loss={loss!r} needs a predicted variance; set gaussian_head=True")
+
+
+def signal_loss(
+    predictions: torch.Tensor,
+    labels: torch.Tensor,
+    loss: str | dict[str, float],
+    valid: torch.Tensor | None = None,
+    log_variance: torch.Tensor | None = None,
+    huber_delta: float = 1.0,
+    num_items: torch.Tensor | int | None = None,
+) -> torch.Tensor:
+    """The weighted sum of losses over the scored numbers, divided by how many there are.
+
+    A number is scored when its label is not IGNORE_LABEL and its frame is not padding. Each part is a sum over scored
+    numbers, the concordance (one number a trial and channel) counted once for every scored number of its trial. So
+    with `num_items`, the count over all batches of a step, the parts of a split batch add up to the whole.
+
+    Args:
+        predictions, log_variance: (B, T, channels).
+        labels: (B, T, channels), or (B, T) for one channel.
+        valid: (B, T, 1) bool or None.
+    """
+    if labels.dim() == 2:
+        labels = labels.unsqueeze(-1)
+    if labels.shape != predictions.shape:
+        raise ValueError(
+            f"labels.shape = {tuple(labels.shape)} must be (B, T, channels) = {tuple(predictions.shape)}, "
+            "or (B, T) where there is one channel"
+        )
+    scored = labels != IGNORE_LABEL
+    if valid is not None:
+        scored = scored & valid
+    predictions = predictions.float() if predictions.dtype in (torch.float16, torch.bfloat16) else predictions
+    labels = labels.to(predictions.dtype)
+    # Where nothing is scored both are 0, so that neither the sums nor their gradients see those frames.
+    predictions, labels = predictions.masked_fill(~scored, 0.0), labels.masked_fill(~scored, 0.0)
+
+    total = predictions.new_zeros(())
+    for name, weight in loss_weights(loss).items():
+        if name == "mse":
+            part = F.mse_loss(predictions, labels, reduction="sum")
+        elif name == "l1":
+            part = F.l1_loss(predictions, labels, reduction="sum")
+        elif name == "huber":
+            part = F.huber_loss(predictions, labels, reduction="sum", delta=huber_delta)
+        elif name == "ccc":
+            counts = scored.sum(1)
+            part = ((1 - concordance(predictions, labels, scored)) * counts).sum()
+        else:
+            log_var = log_variance.to(predictions.dtype).masked_fill(~scored, 0.0)
+            part = 0.5 * (log_var + (labels - predictions).square() * torch.exp(-log_var)).sum()
+        total = total + weight * part
+    return total / (scored.sum().clamp_min(1) if num_items is None else num_items)
+
+
+def concordance(predictions: torch.Tensor, labels: torch.Tensor, scored: torch.Tensor) -> torch.Tensor:
+    """Lin's concordance of each trial and channel over its scored frames, (B, T, channels) -> (B, channels).
+
+    2 cov / (var + var + (difference of means)^2), which is 0 where a signal is constant or nothing is scored.
+    """
+    counts = scored.sum(1, keepdim=True).clamp_min(1)
+    mean_p = (predictions * scored).sum(1, keepdim=True) / counts
+    mean_l = (labels * scored).sum(1, keepdim=True) / counts
+    p, y = (predictions - mean_p) * scored, (labels - mean_l) * scored
+    spread = ((p.square() + y.square()).sum(1, keepdim=True) / counts) + (mean_p - mean_l).square()
+    return (2 * (p * y).sum(1, keepdim=True) / counts / spread.clamp_min(CCC_EPSILON)).squeeze(1)
+
+
+def warn_if_receptive_field_exceeds(config: PreTrainedConfig, longest_frames: int) -> None:
+    """Say once when a model sees further than the longest clip (in frames) goes: the outer taps only learn zeros."""
+    if config.receptive_field > longest_frames:
+        logger.warning_once(
+            f"The receptive field of {config.receptive_field} frames ({config.receptive_field_seconds:.1f} s) exceeds "
+            f"the longest clip ({longest_frames} frames, {longest_frames / config.frame_rate:.1f} s): weights at its "
+            "ends meet nothing but padding. Take fewer or smaller blocks, a smaller kernel, or longer clips."
+        )

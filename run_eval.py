@@ -1,0 +1,33 @@
+"""Score a saved model on a data set: predictions.parquet and metrics.json in a folder.
+
+python run_eval.py outputs/eda_tcn hf_datasets/pmemo
+python run_eval.py outputs/eda_tcn hf_datasets/pmemo --dataset_config sample_null --side all
+"""
+
+import sys
+
+from reporting.card import results_table
+from training.arguments import one_line_errors
+from training.build import build_trainer, load_rows, set_up_process
+from training.prediction import load_model
+from training.scoring import parse_eval, read_record, save_scores, saved_run
+
+
+def main(argv: list[str]) -> None:
+    """The settings of the model's own run, another data set, no training."""
+    arguments = parse_eval(argv)
+    run = saved_run(arguments)
+    set_up_process(run)
+    rows = load_rows(run.arguments)
+    model, extractor = load_model(arguments.model, run.training.device)
+    data = run.task.prepare(rows, extractor, run, saved=read_record(arguments.model, "metrics.json"))
+    trainer = build_trainer(run, model, extractor, data)
+    results, predictions = run.task.evaluate(trainer, data, arguments.side)
+    if trainer.is_world_process_zero():
+        print(results_table(results))
+        print(f"scores and predictions: {save_scores(arguments, run, rows, data, results, predictions)}")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(sys.argv[1:])

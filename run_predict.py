@@ -1,0 +1,47 @@
+"""What a saved model predicts for your own sounds: a CSV of values over time, and a plot.
+
+python run_predict.py outputs/eda_tcn song.mp3 another.wav --output predictions.csv --plot predictions.png
+python run_predict.py outputs/eda_tcn folder_of_sounds --output predictions.csv
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from reporting.plots import plot_predictions
+from training.arguments import one_line_errors
+from training.prediction import find_sounds, load_model, predict_sounds, write_predictions
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="run_predict.py",
+        description="Predict signals for sounds.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("model", help="A folder that run_train.py wrote, or a name on the Hub.")
+    parser.add_argument("sounds", nargs="+", type=Path, help="Audio files, or folders that are searched for them.")
+    parser.add_argument("--output", type=Path, default=Path("predictions.csv"), help="The CSV: file, time, channels.")
+    parser.add_argument("--plot", type=Path, default=None, help="A picture of all predictions, .png or .pdf.")
+    parser.add_argument("--listener", default=None, help="Whose level and spread to use, under listener scaling.")
+    parser.add_argument("--device", default="cpu", help="Where the model runs: cpu, cuda, cuda:1, ...")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> None:
+    """Find, predict, write, plot."""
+    arguments = parse(argv)
+    sounds = find_sounds(arguments.sounds)
+    model, extractor = load_model(arguments.model, arguments.device)
+    predictions = predict_sounds(model, extractor, sounds, arguments.listener)
+    write_predictions(predictions, arguments.output)
+    print(f"{len(sounds)} sounds, {', '.join(predictions[0].channels)} in {predictions[0].unit}: {arguments.output}")
+    if arguments.plot:
+        plot_predictions(predictions, arguments.plot)
+        print(f"plot: {arguments.plot}")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(sys.argv[1:])

@@ -1,0 +1,49 @@
+"""Train a model on what a config names, score it once on songs or people that it never met, and save all of it.
+
+accelerate launch --config_file accelerate_configs/cpu.yaml run_train.py configs/eda_tcn.json
+accelerate launch run_train.py configs/eda_tcn.json --learning_rate 3e-4
+"""
+
+import sys
+
+from reporting.card import model_card, results_table
+from training.arguments import one_line_errors, parse_run
+from training.build import (
+    build_extractor,
+    build_model,
+    build_trainer,
+    checkpoint_to_resume,
+    load_rows,
+    set_up_process,
+)
+from training.saving import describe_run, push_run, save_run
+
+
+def main(argv: list[str]) -> None:
+    """One stage a line; what each does stands, and is tested, elsewhere."""
+    run = parse_run(argv)
+    set_up_process(run)
+    checkpoint = checkpoint_to_resume(run)
+    rows = load_rows(run.arguments)
+    extractor = build_extractor(run.arguments, **run.task.feature_settings(run))
+    data = run.task.prepare(rows, extractor, run)
+    model = build_model(run.arguments, run.task.model_settings(data, extractor, run))
+    run.task.initialise(model, data, new=run.arguments.model_name_or_path is None)
+
+    trainer = build_trainer(run, model, extractor, data)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    results, predictions = run.task.evaluate(trainer, data, "test")
+
+    if trainer.is_world_process_zero():
+        facts = describe_run(run, rows, data, trainer, results)
+        records = {"metrics.json": facts, "splits.json": data.split.record()}
+        folder = save_run(run, trainer.model, extractor, model_card(facts), records, predictions)
+        print(results_table(facts["test"]))
+        print(f"model, card and scores: {folder}")
+        if run.push_to_hub:
+            print(f"shared: {push_run(folder, run.training.hub_model_id or run.name, run.training.hub_private_repo)}")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(sys.argv[1:])

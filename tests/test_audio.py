@@ -1,0 +1,198 @@
+"""Reading sound files: every format comes back as it went in, and what cannot be read says so in one line."""
+
+import logging
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from media.audio import AudioError, audio_seconds, read_audio
+
+RATE = 44100  # Hz
+MP3_DELAY = 1152 + 1105  # samples before the sound: the frame that held the tag, and what encoder and decoder add
+FORMATS = [
+    ("WAV", "PCM_U8", 1e-2), ("WAV", "PCM_16", 1e-4), ("WAV", "PCM_24", 1e-6), ("WAV", "FLOAT", 0.0),
+    ("FLAC", "PCM_16", 1e-4), ("OGG", "VORBIS", 0.1), ("MP3", "MPEG_LAYER_III", 0.1),
+]  # fmt: skip
+
+
+def tone(seconds: float, rate: int = RATE, hertz: float = 440.0) -> np.ndarray:
+    time = np.arange(round(seconds * rate)) / rate
+    return (0.5 * np.sin(2 * np.pi * hertz * time)).astype(np.float32)
+
+
+def encode(audio: np.ndarray, container: str, subtype: str, rate: int = RATE, **options: float | str) -> bytes:
+    file = BytesIO()
+    soundfile.write(file, audio, rate, format=container, subtype=subtype, **options)
+    return file.getvalue()
+
+
+def without_length(mp3: bytes) -> bytes:
+    """The same mp3 without the tag of its first frame that tells how long it is."""
+    for tag in (b"Xing", b"Info"):
+        mp3 = mp3.replace(tag, b"\0\0\0\0", 1)
+    return mp3
+
+
+def quiet_then_loud() -> np.ndarray:
+    """A sound whose variable bit rate mp3 begins with frames that say nothing about the rest."""
+    noise = np.random.default_rng(0).normal(0, 0.1, 4 * RATE).astype(np.float32)
+    return np.concatenate([np.zeros(2 * RATE, np.float32), noise])
+
+
+@pytest.mark.parametrize("container, subtype, tolerance", FORMATS)
+def test_a_sound_comes_back_at_its_length_and_scale(container, subtype, tolerance):
+    audio = tone(1.0)
+    decoded, rate = read_audio(encode(audio, container, subtype))
+    assert (rate, decoded.shape, decoded.dtype) == (RATE, audio.shape, np.float32)
+    np.testing.assert_allclose(decoded, audio, atol=tolerance)
+
+
+def test_opus_comes_back_at_its_length():
+    decoded, rate = read_audio(encode(tone(1.0, 48000), "OGG", "OPUS", 48000))
+    assert (rate, len(decoded)) == (48000, 48000)
+    assert 0.3 < np.sqrt(2) * decoded.std() < 0.6  # the codec is free in detail, not in loudness
+
+
+def test_path_text_and_bytes_are_the_same_sound(tmp_path):
+    data = encode(tone(0.1), "FLAC", "PCM_16")
+    path = tmp_path / "tone"  # no suffix: the content tells the format
+    path.write_bytes(data)
+    for source in (path, str(path)):
+        np.testing.assert_array_equal(read_audio(source)[0], read_audio(data)[0])
+        assert audio_seconds(source) == audio_seconds(data) == 0.1
+
+
+def test_full_scale_integers_are_one_and_floats_are_kept_beyond_one():
+    integers, _ = read_audio(encode(np.array([-32768, 0, 16384], np.int16), "WAV", "PCM_16"))
+    np.testing.assert_array_equal(integers, [-1.0, 0.0, 0.5])
+    floats, _ = read_audio(encode(np.array([-3.0, 2.5], np.float32), "WAV", "FLOAT"))
+    np.testing.assert_array_equal(floats, [-3.0, 2.5])
+
+
+def test_channels_are_averaged():
+    stereo = np.stack([np.full(8, 0.5), np.full(8, -0.25)], axis=1)
+    np.testing.assert_array_equal(read_audio(encode(stereo, "WAV", "FLOAT"))[0], np.full(8, 0.125))
+
+
+@given(samples=st.integers(4, 5000), new_rate=st.sampled_from([8000, 16000, 22050, 32000, 48000]))
+@settings(max_examples=30, deadline=None)
+def test_resampling_keeps_the_duration_to_half_a_sample(samples, new_rate):
+    decoded, rate = read_audio(encode(np.zeros(samples), "WAV", "PCM_16"), new_rate)
+    assert rate == new_rate
+    assert abs(len(decoded) - samples * new_rate / RATE) <= 0.5 + 1e-9
+
+
+def test_resampling_keeps_a_tone_and_drops_what_the_new_rate_cannot_hold():
+    data = encode(tone(1.0) + tone(1.0, hertz=15000.0), "WAV", "FLOAT")
+    resampled, _ = read_audio(data, 16000)
+    inner = slice(1600, -1600)
+    np.testing.assert_allclose(resampled[inner], tone(1.0, 16000)[inner], atol=1e-3)
+
+
+@pytest.mark.parametrize("container, subtype, _", FORMATS)
+@pytest.mark.parametrize("kept", [1.0, 0.7])
+def test_audio_seconds_is_the_length_of_what_is_read(container, subtype, _, kept):
+    audio = quiet_then_loud()
+    data = encode(audio, container, subtype)
+    data = data[: round(len(data) * kept)]
+    if container == "FLAC" and kept < 1:
+        with pytest.raises(AudioError, match="FLAC data are damaged or cut off"):
+            read_audio(data)
+    else:
+        decoded, rate = read_audio(data)
+        assert audio_seconds(data) == len(decoded) / rate
+        assert 2 * rate < len(decoded)
+        assert len(decoded) == len(audio) if kept == 1 else len(decoded) < len(audio)
+
+
+def test_a_cut_off_mp3_gives_its_frames_and_a_warning(caplog):
+    data = encode(tone(3.0), "MP3", "MPEG_LAYER_III")
+    with caplog.at_level(logging.WARNING):
+        decoded, rate = read_audio(data[: len(data) // 2], name="half.mp3")
+    assert 1.0 < len(decoded) / rate < 1.5
+    assert "half.mp3" in caplog.text and "announced" in caplog.text
+    whole, _ = read_audio(data)
+    agreeing = len(decoded) - 1152  # the last frame lacks what the cut took
+    np.testing.assert_array_equal(decoded[:agreeing], whole[:agreeing])
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_variable_mp3_that_does_not_tell_its_length_is_read_to_its_end(channels):
+    audio = quiet_then_loud()
+    frames = np.stack([audio] * channels, axis=1)
+    data = encode(frames, "MP3", "MPEG_LAYER_III", bitrate_mode="VARIABLE", compression_level=0.5)
+    decoded, rate = read_audio(without_length(data))
+    assert 0 <= len(decoded) - len(audio) < 4 * 1152  # encoder delay and padding stay, as no tag tells them
+    assert audio_seconds(without_length(data)) == len(decoded) / rate
+    told, _ = read_audio(data)
+    np.testing.assert_allclose(decoded[MP3_DELAY : MP3_DELAY + len(told)], told, atol=1e-4)
+
+
+def test_a_large_picture_in_an_mp3_changes_nothing():
+    mp3 = encode(quiet_then_loud(), "MP3", "MPEG_LAYER_III", bitrate_mode="VARIABLE", compression_level=0.5)
+    size = 20 << 14  # bytes, in the tag's 7-bit digits: 0, 20, 0, 0
+    tagged = b"ID3\x03\x00\x00" + bytes([0, 20, 0, 0]) + bytes(size) + mp3
+    for plain, pictured in ((mp3, tagged), (without_length(mp3), without_length(tagged))):
+        np.testing.assert_array_equal(read_audio(pictured)[0], read_audio(plain)[0])
+
+
+def test_an_ogg_that_lost_a_page_is_refused_because_the_rest_would_move():
+    data = bytearray(encode(quiet_then_loud(), "OGG", "VORBIS"))
+    middle = len(data) // 2
+    data[middle : middle + 3000] = bytes(3000)
+    with pytest.raises(AudioError, match="gap inside"):
+        read_audio(bytes(data))
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (b"", r"is empty \(0 bytes\)"),
+        (b"no sound at all\n" * 100, "1600 bytes are not a readable sound"),
+        (encode(np.zeros(0), "WAV", "PCM_16"), "hold no whole frame of sound"),
+        (encode(tone(3.0), "OGG", "VORBIS")[:4400], "hold no whole frame|not a readable sound"),
+        (encode(tone(1.0), "MP3", "MPEG_LAYER_III")[:100], "not a readable sound"),
+        (encode(np.array([0.0, np.nan, np.inf, 0.5]), "WAV", "FLOAT"), "2 of 4 samples are NaN or infinite"),
+        (None, "came as NoneType"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line_that_names_the_source(data, message):
+    with pytest.raises(AudioError, match=message) as caught:
+        read_audio(data, name="song 17")
+    assert str(caught.value).startswith("song 17: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("function", [read_audio, audio_seconds])
+def test_a_bad_path_is_named(function, tmp_path):
+    empty = tmp_path / "empty.mp3"
+    empty.touch()
+    for path, message in (
+        (tmp_path / "nowhere.wav", "no such file"),
+        (tmp_path, "is a folder"),
+        (empty, "is empty"),
+    ):
+        with pytest.raises(AudioError, match=message) as caught:
+            function(path)
+        assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("rate", [0, -1, 22050.5, "22050"])
+def test_a_rate_that_is_no_rate_is_refused(rate):
+    with pytest.raises(ValueError, match="sampling_rate"):
+        read_audio(encode(tone(0.1), "WAV", "PCM_16"), rate)
+
+
+def test_real_recordings_are_read_whole(real_data: Path):
+    paths = sorted((real_data / "esc10").rglob("*.ogg"))
+    if not paths:
+        pytest.skip(f"no recordings under {real_data}/esc10")
+    for path in paths[::8]:
+        decoded, rate = read_audio(path)
+        assert len(decoded) == soundfile.info(path).frames
+        assert audio_seconds(path) == len(decoded) / rate

@@ -1,0 +1,52 @@
+"""What a run finds on its machine."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from training.environment import threads_for_this_process, torch_mismatch, versions
+
+CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, CORES),
+        ({"OMP_NUM_THREADS": "3"}, None),  # the user's
+        ({"OMP_NUM_THREADS": "1"}, None),  # the user's, without accelerate
+        ({"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no"}, CORES),  # accelerate's, nobody's choice
+        ({"OMP_NUM_THREADS": "4", "ACCELERATE_MIXED_PRECISION": "no"}, None),
+        ({"LOCAL_WORLD_SIZE": "2"}, max(1, CORES // 2)),
+        ({"LOCAL_WORLD_SIZE": "1000"}, 1),
+    ],
+)
+def test_threads(monkeypatch: pytest.MonkeyPatch, environment: dict, expected: int | None) -> None:
+    for name in ("OMP_NUM_THREADS", "ACCELERATE_MIXED_PRECISION", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert threads_for_this_process() == expected
+
+
+def test_the_installed_torch_fits_its_companions() -> None:
+    assert torch_mismatch() is None
+    assert versions()["torch"].startswith("2.")
+
+
+def test_a_torchvision_that_does_not_load_is_named_with_what_to_install(tmp_path: Path) -> None:
+    """What a torchvision built for another torch does at import, without one: a module that raises the same."""
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
+    run = subprocess.run(
+        [sys.executable, REPOSITORY / "run_train.py", "--help"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1
+    (line,) = run.stderr.strip().splitlines()
+    assert "torchvision" in line and "operator torchvision::nms" in line and "pip install 'torch>=2.11,<2.13'" in line

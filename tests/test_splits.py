@@ -1,0 +1,148 @@
+"""Splits: no id on two sides, and nobody moves when somebody joins."""
+
+import itertools
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evaluation.splits import DROPPED, SIDES, SPLIT_BY, Split, SplitSettings, id_hash, split_trials
+
+SONGS, LISTENERS = [f"{n}" for n in range(40)], [f"{100000 + n}" for n in range(25)]
+
+
+def split_grid(songs: list[str], listeners: list[str], **settings: object) -> Split:
+    """Every listener hears every song; each artist has two songs."""
+    pairs = list(itertools.product(songs, listeners))
+    return split_trials(
+        [song for song, _ in pairs],
+        [listener for _, listener in pairs],
+        ["0"] * len(pairs),
+        [f"artist {int(song) // 2}" for song, _ in pairs],
+        SplitSettings(**settings),
+    )
+
+
+def sides_of(split: Split, part: int) -> dict[str, set[int]]:
+    """The sides on which each id stands; part 0 is the song, 1 the listener."""
+    sides: dict[str, set[int]] = {}
+    for trial, side in zip(split.trials, split.sides, strict=True):
+        if side != DROPPED:
+            sides.setdefault(trial.split("/")[part], set()).add(int(side))
+    return sides
+
+
+@pytest.mark.parametrize("folds", [0, 3, 5])
+@pytest.mark.parametrize(
+    ("split_by", "parts"), [("song", [0]), ("artist", [0]), ("listener", [1]), ("song_listener", [0, 1])]
+)
+def test_no_id_is_on_two_sides(split_by: str, parts: list[int], folds: int) -> None:
+    split = split_grid(SONGS, LISTENERS, split_by=split_by, folds=folds)
+    assert all(len(split.indices(side)) for side in SIDES)
+    for part in parts:
+        assert all(len(sides) == 1 for sides in sides_of(split, part).values())
+
+
+def test_an_artist_is_on_one_side() -> None:
+    split = split_grid(SONGS, LISTENERS[:1], split_by="artist")
+    sides = sides_of(split, 0)
+    assert all(sides[str(n)] == sides[str(n + 1)] for n in range(0, len(SONGS), 2))
+
+
+def test_artists_are_the_same_whatever_their_spelling() -> None:
+    for seed in range(20):
+        split = split_trials(
+            ["1", "2"], ["a", "a"], ["0", "0"], ["The  Band", "the band "], SplitSettings("artist", split_seed=seed)
+        )
+        assert split.sides[0] == split.sides[1]
+
+
+def test_song_listener_drops_exactly_the_pairs_between_sides() -> None:
+    both = split_grid(SONGS, LISTENERS, split_by="song_listener")
+    song, listener = split_grid(SONGS, LISTENERS), split_grid(SONGS, LISTENERS, split_by="listener")
+    assert both.dropped == int((song.sides != listener.sides).sum()) > 0
+    assert both.record()["counts"]["dropped"] == both.dropped
+    assert sum(both.record()["counts"].values()) == len(SONGS) * len(LISTENERS)
+
+
+def test_the_listener_left_out_is_the_whole_test() -> None:
+    split = split_grid(SONGS, LISTENERS, split_by="leave_one_listener_out", held_out_listener="100003")
+    assert {split.trials[i].split("/")[1] for i in split.indices("test")} == {"100003"}
+    assert len(split.indices("test")) == len(SONGS)
+    assert all(len(sides) == 1 for sides in sides_of(split, 1).values())
+
+
+def test_every_song_is_tested_in_exactly_one_fold() -> None:
+    splits = [split_grid(SONGS, LISTENERS[:1], folds=4, fold=fold) for fold in range(4)]
+    tested = [trial for split in splits for trial in (split.trials[i] for i in split.indices("test"))]
+    assert sorted(tested) == sorted(splits[0].trials)
+
+
+def test_random_pairs_leaks_and_says_so() -> None:
+    split = split_grid(SONGS, LISTENERS, split_by="random_pairs")
+    assert any(len(sides) > 1 for sides in sides_of(split, 0).values())
+    assert "flattering" in split.record()["warning"]
+    assert split_grid(SONGS, LISTENERS).record()["warning"] is None
+
+
+@given(st.lists(st.text(min_size=1), unique=True, min_size=1, max_size=30), st.integers(0, 2**31), st.text(min_size=1))
+def test_a_song_that_joins_moves_no_other(songs: list[str], seed: int, newcomer: str) -> None:
+    def sides(songs: list[str]) -> dict[str, int]:
+        split = split_trials(
+            songs, ["a"] * len(songs), ["0"] * len(songs), [None] * len(songs), SplitSettings(split_seed=seed)
+        )
+        return dict(zip(songs, split.sides.tolist(), strict=True))
+
+    before, after = sides(songs), sides([newcomer, *(song for song in songs if song != newcomer)])
+    assert before.items() <= after.items()
+
+
+def test_fractions_are_kept_over_many_ids() -> None:
+    positions = [id_hash(str(n), seed=0) for n in range(20_000)]
+    assert sum(position < 0.15 for position in positions) / 20_000 == pytest.approx(0.15, abs=0.01)
+
+
+def test_the_hash_does_not_depend_on_the_order_of_the_data() -> None:
+    one, other = split_grid(SONGS, LISTENERS), split_grid(SONGS[::-1], LISTENERS[::-1])
+    assert one.sha256 == other.sha256
+    assert one.sha256 != split_grid(SONGS, LISTENERS, split_seed=1).sha256
+
+
+def test_known_sides() -> None:
+    """Recorded once: a change of the hash would silently move songs between training and test."""
+    split = split_grid([str(n) for n in range(20)], ["100000"])
+    assert "".join("tvT"[side] for side in split.sides) == "tttttttTtvtttvtTTTtt"
+
+
+def test_the_record_is_json_and_names_every_trial() -> None:
+    record = json.loads(json.dumps(split_grid(SONGS, LISTENERS).record()))
+    assert sum(len(trials) for trials in record["trials"].values()) == len(SONGS) * len(LISTENERS)
+    assert record["settings"]["split_by"] in SPLIT_BY
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"split_by": "songs"}, "takes one of song"),
+        ({"validation_fraction": 0.6, "test_fraction": 0.5}, "below 1"),
+        ({"test_fraction": -0.1}, "0 or more"),
+        ({"folds": 2}, "3 or more"),
+        ({"folds": 5, "fold": 5}, "0 to folds - 1"),
+        ({"split_by": "leave_one_listener_out"}, "needs a held_out_listener"),
+        ({"held_out_listener": "100001"}, "only it takes one"),
+    ],
+)
+def test_settings_that_make_no_split_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SplitSettings(**settings)
+
+
+def test_an_unknown_listener_is_refused() -> None:
+    with pytest.raises(ValueError, match="'999999' has no trial"):
+        split_grid(SONGS, LISTENERS, split_by="leave_one_listener_out", held_out_listener="999999")
+
+
+def test_trials_that_cannot_be_told_apart_are_refused() -> None:
+    with pytest.raises(ValueError, match="1 trials share song, listener and trial"):
+        split_trials(["1", "1"], ["a", "a"], ["0", "0"], [None, None], SplitSettings())

@@ -1,0 +1,7 @@
+"""From rows to a trained model: tasks, samplers, collators, arguments and the Trainer."""
+
+from training.environment import torch_mismatch
+
+# Before anything imports transformers' Trainer, which would fail with a riddle.
+if (problem := torch_mismatch()) is not None:
+    raise SystemExit(f"feltsound: {problem}")

@@ -1,0 +1,326 @@
+"""One flat JSON an experiment; the command line wins over it, and a key that nobody reads is an error.
+
+A run's settings are a few dataclasses whose fields are the keys: RunArguments, those of the task, and Trainer's own.
+The same fields make the parser, `--help` and the table of keys in the README.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import importlib
+import json
+import os
+import sys
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from transformers import HfArgumentParser, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+TASKS = tuple(sorted(path.stem for path in (Path(__file__).parent / "tasks").glob("[a-z]*.py")))
+# Beside those of transformers: torch's own, which count optimizer steps like all schedulers of Trainer.
+TORCH_SCHEDULERS = ("step", "exponential")
+OPTIMIZER_ALIASES = {"adamw": "adamw_torch_fused"}
+SECRET_KEYS = ("hub_token",)
+
+
+def setting(default: Any, meaning: str) -> Any:
+    """A field that is a key of the config: its default, and what `--help` says of it."""
+    return field(default=default, metadata={"help": meaning})
+
+
+@dataclass
+class RunArguments:
+    """What is trained, on what, from where."""
+
+    task: str = setting("eda", f"What is learnt: {', '.join(TASKS)}.")
+    model_type: str = setting("tcn", "Architecture of a new model: a name known to modeling.")
+    model_config: dict = field(
+        default_factory=dict,
+        metadata={"help": "Settings of a new model; on the command line --model_config.num_channels 32."},
+    )
+    feature_config: dict = field(
+        default_factory=dict,
+        metadata={"help": "Settings of the audio features; on the command line --feature_config.num_mel_bins 64."},
+    )
+    model_name_or_path: str | None = setting(
+        None, "Fine-tune this saved model, a folder or a name on the Hub, with its features."
+    )
+    dataset: str = setting("hf_datasets/pmemo", "Data set: a folder or a name on the Hub.")
+    dataset_config: str | None = setting(
+        None, "Configuration of the data set, `sample` for instance; by default its default."
+    )
+    preprocessing_processes: int = setting(1, "Processes that make the features (Dataset.map's num_proc).")
+    num_threads: int | None = setting(
+        None, "Threads torch takes; by default OMP_NUM_THREADS, or cores / processes of this host."
+    )
+
+
+@dataclass
+class RunTrainingArguments(TrainingArguments):
+    """Trainer's arguments with the defaults of this project, and the schedulers and optimizers that it lacks."""
+
+    output_dir: str | None = setting(None, "Folder of the run; by default outputs/<name of the config>.")
+    optim: str = setting(
+        "adamw", "Optimizer: adamw, adam, sgd (optim_args momentum=0.9), or any name of transformers."
+    )
+    lr_scheduler_type: str = setting(
+        "cosine",
+        "Schedule: cosine, linear, constant, reduce_lr_on_plateau, any other of transformers, step "
+        "(lr_scheduler_kwargs step_size, gamma) or exponential (gamma); the latter count optimizer steps.",
+    )
+    learning_rate: float = setting(1e-3, "Peak learning rate.")
+    num_train_epochs: float = setting(30.0, "Passes over the training trials.")
+    per_device_eval_batch_size: int = setting(32, "Trials of an evaluation batch, a process.")
+    eval_strategy: IntervalStrategy | str = setting("epoch", "Validate each: no, steps, epoch.")
+    save_strategy: SaveStrategy | str = setting("epoch", "Checkpoint each: no, steps, epoch, best.")
+    save_total_limit: int | None = setting(2, "Checkpoints kept, the best always among them.")
+    load_best_model_at_end: bool = setting(True, "End with the best on validation.")
+    metric_for_best_model: str | None = setting("loss", "The validation metric that decides.")
+    early_stopping_patience: int = setting(
+        0, "Stop after so many validations without a better one; 0 never stops early."
+    )
+    logging_steps: float = setting(10, "Log each so many optimizer steps.")
+    report_to: None | str | list[str] = setting("tensorboard", "Trackers: tensorboard, wandb, mlflow, ..., or none.")
+    remove_unused_columns: bool = setting(False, "Leave false: items are not table rows.")
+    dataloader_pin_memory: bool = setting(False, "Pinned memory; true helps on a GPU.")
+    seed: int = setting(0, "Seed of weights, order, windows and dropout.")
+
+    def __post_init__(self) -> None:
+        # TrainingArguments turns both into its enums, which know neither torch's schedulers nor plain Adam.
+        scheduler, optimizer = self.lr_scheduler_type, self.optim
+        self.lr_scheduler_type = "constant" if scheduler in TORCH_SCHEDULERS else scheduler
+        self.optim = "adamw_torch" if optimizer == "adam" else OPTIMIZER_ALIASES.get(optimizer, optimizer)
+        super().__post_init__()
+        if scheduler in TORCH_SCHEDULERS:
+            self.lr_scheduler_type = scheduler
+        if optimizer == "adam":
+            self.optim = optimizer
+        if scheduler == "reduce_lr_on_plateau" and self.warmup_steps:
+            raise ValueError("lr_scheduler_type reduce_lr_on_plateau takes no warmup_steps; set one of the two")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that a run was asked for."""
+
+    name: str
+    arguments: RunArguments
+    training: RunTrainingArguments
+    task: ModuleType
+    task_settings: dict[type, Any]  # one instance of each of the task's dataclasses
+    push_to_hub: bool  # by us, at the end: Trainer would push every checkpoint, under a card of its own
+
+    def settings(self, kind: type) -> Any:
+        """The settings of one of the task's dataclasses."""
+        return self.task_settings[kind]
+
+    def resolved(self) -> dict[str, Any]:
+        """All keys with their values: a config that repeats this run."""
+        values = dataclasses.asdict(self.arguments)
+        for settings in self.task_settings.values():
+            values |= dataclasses.asdict(settings)
+        training = self.training.to_dict()
+        values |= {key: training[key] for key in sorted(training) if not key.endswith("_token")}
+        return values | {"push_to_hub": self.push_to_hub}
+
+
+def parse_run(argv: list[str]) -> Run:
+    """Read `[config.json] [--key value ...]`; an unknown key or a wrong value ends the program with one line."""
+    config, place, rest = {}, "command line", list(argv)
+    if rest and not rest[0].startswith("-"):
+        place = rest.pop(0)
+        config = read_config(Path(place))
+    try:
+        return build_run(config, place, rest)
+    except ValueError as error:
+        raise SystemExit(f"{place}: {error}") from error
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """What a user can cause ends the program with its message alone; FELTSOUND_TRACEBACK=1 shows where it arose."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if os.environ.get("FELTSOUND_TRACEBACK"):
+            raise
+        raise SystemExit(f"{Path(sys.argv[0]).name}: {error}") from error
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The keys of a JSON file."""
+    if not path.is_file():
+        found = ", ".join(sorted(str(file) for file in path.parent.glob("*.json"))) or "no .json file beside it"
+        raise SystemExit(f"{path}: no such config file; there is {found}")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise SystemExit(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
+    if not isinstance(config, dict):
+        raise SystemExit(f"{path}: expected one JSON object of keys and values, got {type(config).__name__}")
+    return config
+
+
+def build_run(config: dict[str, Any], place: str, rest: list[str]) -> Run:
+    """Merge the file's keys and the command line's."""
+    rest, nested = take_nested(rest)
+    task = load_task(command_line_value(rest, "task") or config.get("task", "eda"))
+    kinds = (RunArguments, *task.ARGUMENTS, RunTrainingArguments)
+    parser = make_parser(kinds)
+    check_keys(config, parser, task=task.__name__.rpartition(".")[2])
+    defaults = {"output_dir": str(Path("outputs") / Path(place).stem) if place.endswith(".json") else "outputs/run"}
+    hints = {key: hint for kind in kinds for key, hint in typing.get_type_hints(kind).items()}
+    parser.set_defaults(**defaults | {key: convert(parser, hints, key, value) for key, value in config.items()})
+    arguments, *task_settings, training = parser.parse_args_into_dataclasses(rest, look_for_args_file=False)
+    for key, values in nested.items():
+        setattr(arguments, key, getattr(arguments, key) | values)
+    push_to_hub, training.push_to_hub = training.push_to_hub, False
+    settings = dict(zip(task.ARGUMENTS, task_settings, strict=True))
+    return Run(Path(training.output_dir).name, arguments, training, task, settings, push_to_hub)
+
+
+def load_task(name: str) -> ModuleType:
+    """The module of a task."""
+    if name not in TASKS:
+        raise ValueError(f"task = {name!r} is not known; it takes one of {', '.join(TASKS)}")
+    return importlib.import_module(f"training.tasks.{name}")
+
+
+def command_line_value(rest: list[str], key: str) -> str | None:
+    """The last value given to --key, before there is a parser."""
+    values = [value for flag, value in zip(rest, rest[1:], strict=False) if flag == f"--{key}"]
+    return values[-1] if values else None
+
+
+def take_nested(rest: list[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """Take `--model_config.dropout 0.2` and its like out of the command line; values are JSON, else text."""
+    kept, nested = [], {}
+    tokens = iter(rest)
+    for token in tokens:
+        flag, dot, key = token.partition(".")
+        if not (dot and flag in ("--model_config", "--feature_config")):
+            kept.append(token)
+            continue
+        value = next(tokens, None)
+        if value is None:
+            raise ValueError(f"{token} needs a value")
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            pass  # a bare word: the text itself
+        nested.setdefault(flag.removeprefix("--"), {})[key] = value
+    return kept, nested
+
+
+def make_parser(kinds: tuple[type, ...]) -> HfArgumentParser:
+    """A parser over all keys; one line a mistake."""
+    parser = RunParser(
+        kinds,
+        prog="run_train.py",
+        usage="accelerate launch run_train.py [config.json] [--key value ...]",
+        description="Train a model on what a config names. A key on the command line wins over the file.",
+        allow_abbrev=False,
+    )
+    for action in parser._actions:
+        if action.dest in ("model_config", "feature_config"):
+            action.type = json_object
+    return parser
+
+
+class RunParser(HfArgumentParser):
+    """An argument parser whose mistakes are errors of ours: one line with the nearest valid key."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        raise ValueError(message)
+
+    def parse_args_into_dataclasses(self, args: list[str], **options: Any) -> tuple[Any, ...]:
+        """As in transformers, but a flag that nobody reads is named with its nearest neighbour."""
+        *settings, unknown = super().parse_args_into_dataclasses(args, return_remaining_strings=True, **options)
+        flags = [token for token in unknown if token.startswith("--")]
+        if flags:
+            key = flags[0].removeprefix("--").partition("=")[0]
+            raise ValueError(unknown_key(key, {action.dest for action in self._actions}))
+        if unknown:
+            raise ValueError(f"unexpected {' '.join(unknown)!r}; settings are given as --key value")
+        return tuple(settings)
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """A dict written as JSON."""
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, got {text}")
+    return value
+
+
+def check_keys(config: dict[str, Any], parser: HfArgumentParser, task: str) -> None:
+    """Refuse keys that nobody reads, and secrets."""
+    known = {action.dest for action in parser._actions} - {"help"}
+    for key in config:
+        if key in SECRET_KEYS:
+            raise ValueError(f"{key} is a secret and does not belong in a file; run `hf auth login` or set HF_TOKEN")
+        if key not in known:
+            raise ValueError(f"{unknown_key(key, known)} (task {task!r})")
+
+
+def unknown_key(key: str, known: typing.Iterable[str]) -> str:
+    """A message that names the nearest valid key."""
+    nearest = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
+    advice = f"did you mean {nearest[0]!r}?" if nearest else "run_train.py --help lists all keys"
+    return f"unknown key {key!r}; {advice}"
+
+
+def convert(parser: HfArgumentParser, hints: dict[str, Any], key: str, value: Any) -> Any:
+    """Check a JSON value against the field's type, and read text as the command line would."""
+    kinds = {typing.get_origin(kind) or kind for kind in (hints[key], *typing.get_args(hints[key]))}
+    for kind, name in ((type(None), "null"), (dict, "an object"), (list, "a list")):
+        if isinstance(value, kind) and kind not in kinds:
+            raise ValueError(f"{key} = {json.dumps(value)} is not valid: {name} does not fit here")
+    if value is None or isinstance(value, (dict, list)):
+        return value
+    if dict in kinds and str not in kinds:
+        raise ValueError(f"{key} = {value!r} is not valid: it takes an object of names and values")
+    if isinstance(value, bool) and bool not in kinds:
+        raise ValueError(f"{key} = {json.dumps(value)} is not valid: true and false do not fit here")
+    action = next(action for action in parser._actions if action.dest == key)
+    if action.type is None or action.type is str:
+        return value
+    try:
+        return action.type(str(value))
+    except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
+        raise ValueError(f"{key} = {value!r} is not valid: {error}") from error
+
+
+def key_table(kinds: tuple[type, ...]) -> str:
+    """The keys of some dataclasses as a Markdown table; of Trainer's own, those whose default differs."""
+    lines = ["| key | default | meaning |", "|---|---|---|"]
+    inherited = {item.name: item.default for item in dataclasses.fields(TrainingArguments)}
+    for kind in kinds:
+        for item in dataclasses.fields(kind):
+            default = item.default_factory() if item.default is dataclasses.MISSING else item.default
+            if kind is RunTrainingArguments and inherited.get(item.name, dataclasses.MISSING) == default:
+                continue
+            lines.append(f"| `{item.name}` | `{json.dumps(default)}` | {item.metadata['help']} |")
+    return "\n".join(lines)
+
+
+def write_key_table(readme: Path) -> None:
+    """Put the table of keys between its two marks in the README."""
+    start, end = "<!-- keys: made by `python -m training.arguments` -->\n", "<!-- /keys -->"
+    head, rest = readme.read_text(encoding="utf-8").split(start)
+    tail = rest.split(end)[1]
+    kinds = [RunArguments]
+    for name in TASKS:
+        kinds += [kind for kind in load_task(name).ARGUMENTS if kind not in kinds]
+    table = key_table((*kinds, RunTrainingArguments))
+    readme.write_text(f"{head}{start}{table}\n{end}{tail}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_key_table(Path(sys.argv[1] if len(sys.argv) > 1 else "README.md"))

@@ -1,0 +1,171 @@
+"""From settings to objects: rows, feature extractor, model, Trainer; and back from a saved run."""
+
+import difflib
+import hashlib
+import inspect
+import logging
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import datasets
+import torch
+from datasets import load_dataset
+from transformers import AutoModel, EarlyStoppingCallback, PreTrainedConfig, PreTrainedModel
+
+from modeling import SIGNAL_MODELS
+from modeling.feature_extraction_audio import AudioFeatureExtractor
+from training.arguments import Run, RunArguments
+from training.environment import threads_for_this_process
+from training.trainer import SignalTrainer, last_whole_checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+def code_digest(*modules: ModuleType) -> str:
+    """A digest of some modules' source: a cache that depends on it is not served after the code has changed."""
+    return hashlib.sha256("".join(inspect.getsource(module) for module in modules).encode()).hexdigest()[:16]
+
+
+def set_up_process(run: Run) -> None:
+    """Logging on the main process, and torch's share of the cores."""
+    main = run.training.process_index == 0
+    logging.basicConfig(level=logging.INFO if main else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    for library in ("httpx", "fsspec", "datasets", "matplotlib"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    threads = run.arguments.num_threads or threads_for_this_process()
+    if threads:
+        torch.set_num_threads(threads)
+    logger.info("%s: torch on %s, %d threads", run.name, run.training.device, torch.get_num_threads())
+
+
+def load_rows(arguments: RunArguments) -> datasets.Dataset:
+    """The rows of a data set's only split; loud when they are synthetic."""
+    name, config = arguments.dataset, arguments.dataset_config
+    try:
+        rows = load_dataset(name, config, split="train")
+    except (FileNotFoundError, datasets.exceptions.DatasetNotFoundError) as error:
+        raise SystemExit(
+            f"dataset = {name!r}: {error}. It takes a folder such as hf_datasets/pmemo or a name on the Hub; "
+            "raw data becomes one with `python -m hf_datasets.prepare`"
+        ) from error
+    except ValueError as error:
+        raise SystemExit(f"dataset = {name!r}, dataset_config = {config!r}: {error}") from error
+    if any(rows["synthetic"]):
+        logger.warning(
+            "SYNTHETIC DATA: %s (%s) was made by a program, not recorded. Nothing learnt from it is about people.",
+            name,
+            rows.config_name,
+        )
+    return rows
+
+
+def data_record(arguments: RunArguments, rows: datasets.Dataset) -> dict[str, Any]:
+    """What identifies the data of a run: its name, its configuration, and its files, whose names hold a digest."""
+    files = sorted(Path(path).name for path in rows.info.download_checksums or {})
+    return {
+        "dataset": arguments.dataset,
+        "config": rows.config_name,
+        "files": files,
+        "rows": len(rows),
+        "synthetic": bool(any(rows["synthetic"])),
+    }
+
+
+def build_extractor(arguments: RunArguments, **settings: Any) -> AudioFeatureExtractor:
+    """The audio features: those of the model that is fine-tuned, else new ones. `settings` come from the task."""
+    if arguments.model_name_or_path:
+        if arguments.feature_config:
+            raise ValueError(
+                f"feature_config = {arguments.feature_config} beside model_name_or_path: "
+                "a saved model brings its own features; leave feature_config out"
+            )
+        return AudioFeatureExtractor.from_pretrained(arguments.model_name_or_path)
+    clash = sorted(settings.keys() & arguments.feature_config.keys())
+    if clash:
+        raise ValueError(f"feature_config sets {clash}, which follow from the task's settings; leave them out")
+    return AudioFeatureExtractor(**settings, **arguments.feature_config)
+
+
+def build_model(arguments: RunArguments, settings: dict[str, Any]) -> PreTrainedModel:
+    """A new model, or a saved one to go on from. `settings` follow from the data and may not be set in the config."""
+    if arguments.model_name_or_path:
+        if arguments.model_config:
+            raise ValueError(
+                f"model_config = {arguments.model_config} beside model_name_or_path: "
+                "a saved model has its settings; leave model_config out"
+            )
+        model = AutoModel.from_pretrained(arguments.model_name_or_path)
+        check_fit(model, settings, arguments.model_name_or_path)
+        model.config.update({name: settings[name] for name in ("target_scaling", "target_unit")})
+        return model
+    return AutoModel.from_config(new_config(arguments, settings))
+
+
+def new_config(arguments: RunArguments, settings: dict[str, Any]) -> PreTrainedConfig:
+    """The config of a new model; a key that the model does not have is an error that names the nearest one."""
+    kinds = {kind.model_type: kind for kind, _ in SIGNAL_MODELS}
+    if arguments.model_type not in kinds:
+        raise ValueError(f"model_type = {arguments.model_type!r} is not known; it takes one of {', '.join(kinds)}")
+    kind = kinds[arguments.model_type]
+    known = set(inspect.signature(kind).parameters)
+    for key in arguments.model_config:
+        if key in settings:
+            raise ValueError(f"model_config.{key} follows from the data ({settings[key]!r}); leave it out")
+        if key not in known:
+            nearest = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
+            advice = f"did you mean {nearest[0]!r}?" if nearest else f"it takes {sorted(known)}"
+            raise ValueError(f"unknown key 'model_config.{key}' for model_type {arguments.model_type!r}; {advice}")
+    return kind(**settings, **arguments.model_config)
+
+
+def check_fit(model: PreTrainedModel, settings: dict[str, Any], name: str) -> None:
+    """Refuse to fine-tune a model on features or targets of another shape."""
+    for key in ("input_size", "output_size", "frame_rate"):
+        if getattr(model.config, key) != settings[key]:
+            raise ValueError(
+                f"{name}: {key} = {getattr(model.config, key)}, but the data gives {settings[key]}; "
+                "choose the settings that the model was trained with"
+            )
+
+
+def build_trainer(run: Run, model: PreTrainedModel, extractor: AudioFeatureExtractor, data: Any) -> SignalTrainer:
+    """Trainer over the task's items, order and metrics."""
+    return SignalTrainer(
+        model=model,
+        args=run.training,
+        train_dataset=data.train,
+        eval_dataset=data.validation,
+        data_collator=run.task.collator(),
+        sampler=run.task.sampler(data, run.training.seed),
+        compute_metrics=run.task.validation_metrics,
+        processing_class=extractor,
+        callbacks=early_stopping(run),
+    )
+
+
+def early_stopping(run: Run) -> list[EarlyStoppingCallback]:
+    """The callback that stops a run whose validation no longer improves, if it was asked for."""
+    patience = run.training.early_stopping_patience
+    return [EarlyStoppingCallback(early_stopping_patience=patience)] if patience else []
+
+
+def checkpoint_to_resume(run: Run) -> str | None:
+    """The checkpoint that --resume_from_checkpoint names: a folder, or `true` for the newest whole one.
+
+    A folder with an unfinished run in it is not started over by accident.
+    """
+    folder, wanted = Path(run.training.output_dir), run.training.resume_from_checkpoint
+    last = last_whole_checkpoint(folder) if folder.is_dir() else None
+    if wanted in (None, "false"):
+        if last is not None and not (folder / "metrics.json").exists():
+            raise SystemExit(
+                f"{folder} holds an unfinished run ({last.name}): add --resume_from_checkpoint true to go on from it, "
+                "or name another --output_dir"
+            )
+        return None
+    if wanted != "true":
+        return wanted
+    if last is None:
+        logger.warning("nothing to resume: %s has no whole checkpoint; starting at the beginning", folder)
+    return str(last) if last else None

@@ -1,0 +1,53 @@
+"""The machine a run finds: whether torch and its companions fit together, and how many cores are its share."""
+
+import importlib
+import os
+import sys
+from importlib import metadata
+
+INSTALL = "pip install 'torch>=2.11,<2.13' 'torchvision>=0.26,<0.28' 'torchaudio>=2.11,<2.12'"
+
+
+def torch_mismatch() -> str | None:
+    """What is wrong between torch, torchvision and torchaudio, and what to install; None when they fit.
+
+    A torchvision built for another torch, or for another CUDA, fails only when it is imported, deep inside
+    `from transformers import Trainer`, with a message about a missing operator.
+    """
+    try:
+        for name in ("torch", "torchvision", "torchaudio"):
+            importlib.import_module(name)
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        found = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "torchaudio"))
+        reason = str(error).strip().splitlines()[0]
+        return f"{name} does not load beside the others ({found}): {reason}. Install a triple that fits: {INSTALL}"
+    return None
+
+
+def version(package: str) -> str:
+    """The installed version of a package, or 'missing'."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "missing"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on, for the record beside a model."""
+    packages = ("torch", "torchaudio", "transformers", "datasets", "accelerate", "librosa", "scipy", "numpy", "soxr")
+    return {package: version(package) for package in ("feltsound", *packages)}
+
+
+def threads_for_this_process() -> int | None:
+    """How many threads torch should take: the cores divided by the processes on this host.
+
+    None leaves torch alone, because the user chose with OMP_NUM_THREADS. `accelerate launch` without a config sets it
+    to 1 for its children, which is nobody's choice; there only another value counts as chosen.
+    """
+    chosen = os.environ.get("OMP_NUM_THREADS")
+    set_by_accelerate = chosen == "1" and "ACCELERATE_MIXED_PRECISION" in os.environ
+    if chosen is not None and not set_by_accelerate:
+        return None
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, cores // processes)

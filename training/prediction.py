@@ -1,0 +1,87 @@
+"""A saved model on sounds of one's own: no labels, no data set."""
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import AutoModel, PreTrainedModel
+
+from media.audio import read_audio
+from media.scaling import Scaling
+from modeling.feature_extraction_audio import AudioFeatureExtractor
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says about one sound."""
+
+    file: Path
+    times: np.ndarray  # (T,) seconds
+    values: np.ndarray  # (T, C)
+    channels: tuple[str, ...]
+    unit: str
+
+
+def find_sounds(paths: Sequence[Path]) -> list[Path]:
+    """The audio files among files and folders, in order; a name that is not there is an error."""
+    sounds = []
+    for path in paths:
+        if path.is_dir():
+            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+            if not found:
+                raise ValueError(f"{path}: no audio file in this folder; it is searched for {' '.join(SUFFIXES)}")
+            sounds += found
+        elif path.is_file():
+            sounds.append(path)
+        else:
+            raise ValueError(f"{path}: no such file or folder")
+    return sounds
+
+
+def load_model(name: str, device: str) -> tuple[PreTrainedModel, AudioFeatureExtractor]:
+    """A model and its features, from a folder or the Hub."""
+    if not Path(name).exists() and name.count("/") != 1:
+        raise ValueError(f"{name}: no such folder, and not a name on the Hub (user/model)")
+    model = AutoModel.from_pretrained(name).to(device).eval()
+    return model, AudioFeatureExtractor.from_pretrained(name)
+
+
+@torch.inference_mode()
+def predict_sounds(
+    model: PreTrainedModel, extractor: AudioFeatureExtractor, sounds: Sequence[Path], listener: str | None
+) -> list[Prediction]:
+    """Predictions on the model's time grid, in the unit of its target, one sound at a time."""
+    scaling = Scaling.from_dict(model.config.target_scaling)
+    if listener is not None and scaling.falls_back(listener):
+        known = ", ".join(sorted(scaling.listeners)[:8])
+        raise ValueError(f"listener {listener!r} was not in the training; among those who were: {known}")
+    predictions = []
+    for sound in tqdm(sounds, desc="predicting", unit="sound"):
+        samples, rate = read_audio(sound, extractor.sampling_rate)
+        batch = extractor(samples, sampling_rate=rate, return_tensors="pt").to(model.device)
+        values = model(**batch).predictions[0].double().cpu().numpy()  # (T, C)
+        if not scaling.scope == "trial":
+            values = scaling.invert(values, listener)
+        times = np.arange(len(values)) / model.config.frame_rate
+        predictions.append(Prediction(sound, times, values, scaling.channels, scaling.unit))
+    return predictions
+
+
+def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
+    """A CSV with a row a frame: file, time_seconds, and a column a channel named with its unit."""
+    draft = path.with_name(path.name + ".part")
+    with open(draft, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        first = predictions[0]
+        writer.writerow(["file", "time_seconds", *(f"{channel} ({first.unit})" for channel in first.channels)])
+        for prediction in predictions:
+            for time, values in zip(prediction.times, prediction.values, strict=True):
+                writer.writerow([prediction.file, f"{time:.3f}", *(f"{value:.6f}" for value in values)])
+    os.replace(draft, path)

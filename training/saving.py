@@ -1,0 +1,90 @@
+"""The folder of a finished run: what describes it, how it is written whole, and how it is shared."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+from huggingface_hub import HfApi
+from transformers import FeatureExtractionMixin, PreTrainedModel
+
+from training.arguments import Run
+from training.build import data_record
+from training.environment import versions
+from training.trainer import SignalTrainer
+
+# What is on the way to a model, or local to the machine, stays out of a repository on the Hub.
+NOT_SHARED = ["checkpoint-*", "checkpoint-*/**", "runs/**", ".*/**"]
+
+
+def describe_run(
+    run: Run, rows: datasets.Dataset, data: Any, trainer: SignalTrainer, results: dict[str, Any]
+) -> dict[str, Any]:
+    """What `metrics.json` says and the card is made from."""
+    state = trainer.state
+    return {
+        "name": run.name,
+        "task": run.arguments.task,
+        "data": data_record(run.arguments, rows) | data.record(),
+        "split": {"sha256": data.split.sha256, **data.split.record()["settings"]},
+        "model": trainer.model.config.to_diff_dict(),
+        "parameters": trainer.model.num_parameters(),
+        "receptive_field_seconds": trainer.model.config.receptive_field_seconds,
+        "training": {
+            "steps": state.global_step,
+            "epochs": state.epoch,
+            "best_checkpoint_step": state.best_global_step,
+            "best_validation": state.best_metric,
+            "chosen_by": run.training.metric_for_best_model,
+            "data_wait_share": round(trainer.data_wait_share, 4),
+            "log": state.log_history,
+        },
+        "test": results,
+        "versions": versions(),
+    }
+
+
+def save_run(
+    run: Run,
+    model: PreTrainedModel,
+    extractor: FeatureExtractionMixin,
+    card: str,
+    records: dict[str, dict[str, Any]],
+    predictions: pa.Table,
+) -> Path:
+    """Write model, features, code, card, resolved config, JSON records and predictions; `metrics.json` appears last.
+
+    Everything is written to a folder of its own first, and moved file by file only when it is whole: a run's folder
+    with a `metrics.json` holds a finished run.
+    """
+    folder = Path(run.training.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as name:
+        draft = Path(name)
+        model.save_pretrained(draft)
+        extractor.save_pretrained(draft)
+        (draft / "README.md").write_text(card, encoding="utf-8")
+        for file, record in (records | {"run_config.json": run.resolved()}).items():
+            (draft / file).write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        pq.write_table(predictions, draft / "predictions.parquet")
+        for file in sorted(draft.iterdir(), key=lambda file: file.name == "metrics.json"):
+            os.replace(file, folder / file.name)
+    return folder
+
+
+def push_run(folder: Path, name: str, private: bool) -> str:
+    """Upload a finished run to the Hub and return its address; the token comes from `hf auth login` or HF_TOKEN."""
+    api = HfApi()
+    repository = api.create_repo(name, private=private, exist_ok=True)
+    api.upload_folder(
+        folder_path=folder,
+        repo_id=repository.repo_id,
+        ignore_patterns=NOT_SHARED,
+        commit_message="Add model, features, code, card and scores",
+    )
+    return str(repository)

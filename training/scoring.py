@@ -1,0 +1,101 @@
+"""Scoring a saved model: the settings of the run that made it, on a data set that is named anew."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+from huggingface_hub import hf_hub_download
+
+from training.arguments import Run, build_run, load_task
+from training.build import data_record
+from training.environment import versions
+
+SIDES = ("test", "validation", "train", "all")
+
+
+def parse_eval(argv: list[str]) -> argparse.Namespace:
+    """The command line of run_eval.py."""
+    parser = argparse.ArgumentParser(
+        prog="run_eval.py",
+        description="Score a saved model on a data set.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("model", help="A folder that run_train.py wrote, or a name on the Hub.")
+    parser.add_argument("dataset", help="A data set folder such as hf_datasets/pmemo, or a name on the Hub.")
+    parser.add_argument("--dataset_config", default=None, help="Configuration of the data set; None is its default.")
+    parser.add_argument(
+        "--side",
+        choices=SIDES,
+        default="test",
+        help="Which side of the run's split is scored. The sides follow from ids and the seed, so the test side of "
+        "the data that was trained on is what training never saw; `all` is for other data.",
+    )
+    parser.add_argument("--output_dir", default=None, help="Folder of the scores; None is outputs/eval-<model>.")
+    parser.add_argument("--batch_size", type=int, default=32, help="Trials of a batch.")
+    return parser.parse_args(argv)
+
+
+def read_record(model: str, file: str) -> dict[str, Any]:
+    """A JSON that lies beside a saved model, in a folder or on the Hub."""
+    path = Path(model) / file
+    if not path.is_file():
+        if Path(model).exists():
+            raise ValueError(f"{model}: no {file}; expected a folder that run_train.py wrote to its end")
+        if model.count("/") != 1:
+            raise ValueError(f"{model}: no such folder, and not a name on the Hub (user/model)")
+        path = Path(hf_hub_download(model, file))
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def saved_run(arguments: argparse.Namespace) -> Run:
+    """The run that made a model, with another data set and output folder, and nothing to train or track."""
+    record = read_record(arguments.model, "run_config.json")
+    task = load_task(record["task"])
+    task_keys = {key: record[key] for kind in task.ARGUMENTS for key in kind.__dataclass_fields__}
+    name = Path(arguments.model).name
+    return build_run(
+        task_keys
+        | {
+            "task": record["task"],
+            "dataset": arguments.dataset,
+            "dataset_config": arguments.dataset_config,
+            "model_name_or_path": arguments.model,
+            "output_dir": arguments.output_dir or str(Path("outputs") / f"eval-{name}"),
+            "per_device_eval_batch_size": arguments.batch_size,
+            "report_to": "none",
+        },
+        place=f"{arguments.model}/run_config.json",
+        rest=[],
+    )
+
+
+def save_scores(
+    arguments: argparse.Namespace,
+    run: Run,
+    rows: datasets.Dataset,
+    data: Any,
+    results: dict[str, Any],
+    predictions: pa.Table,
+) -> Path:
+    """Write predictions.parquet and, last, metrics.json."""
+    folder = Path(run.training.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = {
+        "model": arguments.model,
+        "side": arguments.side,
+        "data": data_record(run.arguments, rows) | data.record(),
+        "split_sha256": data.split.sha256,
+        "scores": results,
+        "versions": versions(),
+    }
+    pq.write_table(predictions, folder / ".predictions.parquet.part")
+    os.replace(folder / ".predictions.parquet.part", folder / "predictions.parquet")
+    text = json.dumps(facts, indent=2, allow_nan=False) + "\n"
+    (folder / ".metrics.json.part").write_text(text, encoding="utf-8")
+    os.replace(folder / ".metrics.json.part", folder / "metrics.json")
+    return folder

@@ -1,0 +1,214 @@
+"""Songs that several people heard, as training items: two tables made once and cached, and a view of one split side.
+
+A song's sound is featurised once, however many listened; a trial (one listener, one song) points at its song.
+"""
+
+import functools
+import json
+import logging
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+from torch.utils.data import Dataset
+
+from media import audio, biosignal, eda_settings, filters
+from media.audio import read_audio
+from media.biosignal import process_eda
+from media.eda_settings import EdaSettings
+from media.scaling import Scaling
+from modeling import feature_extraction_audio
+from modeling.feature_extraction_audio import AudioFeatureExtractor
+from modeling.layers import IGNORE_LABEL
+from training.build import code_digest
+
+logger = logging.getLogger(__name__)
+
+SONGS_PER_BATCH = 8  # songs featurised at once
+CODE = (audio, biosignal, eda_settings, filters, feature_extraction_audio)
+
+
+@dataclass(frozen=True)
+class SignalTables:
+    """What the builder's rows become, and what was left out on the way."""
+
+    songs: datasets.Dataset  # frames, input_features (frames * F, flat)
+    trials: datasets.Dataset  # song (row of songs), song_id, artist, listener, trial, labels (frames * C, flat), mask
+    channels: tuple[str, ...]
+    counts: dict[str, Any]
+
+
+def make_tables(
+    rows: datasets.Dataset, extractor: AudioFeatureExtractor, settings: EdaSettings, processes: int
+) -> SignalTables:
+    """Features of every readable song and processed targets of every trial that the quality rules keep."""
+    unreadable = [unusable(defects) for defects in rows["defects"]]
+    usable = rows.select([row for row, reasons in enumerate(unreadable) if not reasons])
+    songs = usable.map(
+        featurise_songs,
+        batched=True,
+        batch_size=SONGS_PER_BATCH,
+        fn_kwargs={"feature_settings": extractor_settings(extractor), "code": code_digest(*CODE)},
+        remove_columns=rows.column_names,
+        features=datasets.Features(
+            frames=datasets.Value("int32"), input_features=datasets.List(datasets.Value("float32"))
+        ),
+        num_proc=processes if processes > 1 else None,
+        desc="audio features",
+    )
+    processed = usable.map(
+        process_trials,
+        batched=True,
+        batch_size=1,
+        with_indices=True,
+        fn_kwargs={"settings": asdict(settings), "code": code_digest(*CODE)},
+        remove_columns=rows.column_names,
+        features=datasets.Features(
+            song=datasets.Value("int32"),
+            song_id=datasets.Value("string"),
+            artist=datasets.Value("string"),
+            listener=datasets.Value("string"),
+            trial=datasets.Value("string"),
+            labels=datasets.List(datasets.Value("float32")),
+            mask=datasets.List(datasets.Value("uint8")),
+            rejected=datasets.Value("string"),
+            notes=datasets.List(datasets.Value("string")),
+        ),
+        num_proc=processes if processes > 1 else None,
+        desc="skin conductance",
+    )
+    rejected = processed["rejected"][:]
+    kept = processed.select([row for row, reason in enumerate(rejected) if reason is None]).flatten_indices()
+    counts = {
+        "songs": len(rows),
+        "songs_left_out": dict(Counter(reason for reasons in unreadable for reason in reasons)),
+        "trials": len(processed),
+        "trials_rejected": dict(Counter(reason for reason in rejected if reason is not None)),
+        "notes": dict(Counter(note for notes in kept["notes"] for note in notes)),
+    }
+    for kind in ("songs_left_out", "trials_rejected"):
+        if counts[kind]:
+            logger.warning("%s: %s", kind.replace("_", " "), counts[kind])
+    if not len(kept):
+        raise ValueError(
+            f"no usable trial among {len(processed)} of {len(rows)} songs: left out {counts['songs_left_out']}, "
+            f"rejected {counts['trials_rejected']}; see `python -m hf_datasets.prepare <name> --check_only`"
+        )
+    return SignalTables(songs, kept, settings.channels, counts)
+
+
+def unusable(defects: list[dict[str, Any]]) -> list[str]:
+    """Why a song's sound cannot be read: the kinds of its defects that say so."""
+    return [defect["what"] for defect in defects if defect["what"] in ("unreadable_audio", "audio_missing")]
+
+
+def extractor_settings(extractor: AudioFeatureExtractor) -> str:
+    """The settings of an extractor as text: what the cache of features depends on."""
+    return json.dumps(extractor.to_dict(), sort_keys=True)
+
+
+@functools.lru_cache(maxsize=1)
+def extractor_of(settings: str) -> AudioFeatureExtractor:
+    """The extractor that some settings describe; one a process."""
+    return AudioFeatureExtractor.from_dict(json.loads(settings))
+
+
+def featurise_songs(batch: dict[str, list], feature_settings: str, code: str) -> dict[str, list]:
+    """Features of some songs, flat: (frames * F) each. `code` is here for the cache's fingerprint."""
+    extractor = extractor_of(feature_settings)
+    sounds = [
+        read_audio(sound["bytes"], extractor.sampling_rate, name=f"song {song_id}")[0]
+        for sound, song_id in zip(batch["audio"], batch["song_id"], strict=True)
+    ]
+    features = extractor(sounds, sampling_rate=extractor.sampling_rate, return_tensors="np")
+    frames = features["attention_mask"].sum(axis=1)  # (B,)
+    flat = [song[:count].ravel() for song, count in zip(features["input_features"], frames, strict=True)]
+    return {"frames": frames, "input_features": flat}
+
+
+def process_trials(batch: dict[str, list], indices: list[int], settings: dict[str, Any], code: str) -> dict[str, list]:
+    """The trials of one song on the time grid, a row each; a rejected trial keeps its row and its reason."""
+    (trials,), (rate,) = batch["trials"], batch["eda_rate"]
+    columns: dict[str, list] = {name: [] for name in ("labels", "mask", "rejected", "notes")}
+    for trial in trials:
+        eda = on_the_clock_of_the_audio(np.asarray(trial["eda"], np.float64), rate, trial["offset_seconds"])
+        processed = process_eda(eda, rate, EdaSettings(**settings))
+        columns["labels"].append(processed.values.astype(np.float32).ravel())
+        columns["mask"].append(processed.mask.astype(np.uint8))
+        columns["rejected"].append(processed.rejected)
+        columns["notes"].append(list(processed.notes))
+    return columns | {
+        "song": indices * len(trials),
+        "song_id": batch["song_id"] * len(trials),
+        "artist": batch["artist"] * len(trials),
+        "listener": [trial["listener"] for trial in trials],
+        "trial": [trial["trial"] for trial in trials],
+    }
+
+
+def on_the_clock_of_the_audio(eda: np.ndarray, rate: float, offset_seconds: float) -> np.ndarray:
+    """Let sample 0 be the start of the sound: what was recorded before it is cut, what is missing is NaN."""
+    offset = round(offset_seconds * rate)  # samples
+    return np.concatenate([np.full(offset, np.nan), eda]) if offset > 0 else eda[-offset:]
+
+
+def ragged_column(table: datasets.Dataset, name: str) -> list[np.ndarray]:
+    """The lists of a column as views of the memory-mapped file: nothing is read until it is used."""
+    views = []
+    for chunk in table.data.column(name).chunks:
+        values, offsets = chunk.values.to_numpy(zero_copy_only=True), chunk.offsets.to_numpy()
+        views += [values[start:stop] for start, stop in zip(offsets, offsets[1:], strict=False)]
+    return views
+
+
+def trial_values(tables: SignalTables, members: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Targets (T, C) in the unit of the signal and masks (T,) of some trials."""
+    labels, masks = ragged_column(tables.trials, "labels"), ragged_column(tables.trials, "mask")
+    return [(labels[row].reshape(len(masks[row]), -1), masks[row].astype(bool)) for row in members]
+
+
+class TrialDataset(Dataset):
+    """Trials of one side of a split, as arrays ready to be padded.
+
+    An item is asked for by `index` (the whole trial) or by `(index, seed)` (a random window of it).
+    """
+
+    def __init__(self, tables: SignalTables, members: np.ndarray, scaling: Scaling, window: int = 0) -> None:
+        """`members` are rows of `tables.trials`; `window` is in frames, 0 for whole trials."""
+        features, song_frames = ragged_column(tables.songs, "input_features"), tables.songs["frames"][:]
+        trials = tables.trials.select_columns(["song", "song_id", "listener", "trial"]).select(members)[:]
+        self.song_ids, self.listeners, self.trials = trials["song_id"], trials["listener"], trials["trial"]
+        self.window = window
+        self.input_features, self.labels = [], []
+        values = trial_values(tables, members)
+        for (target, mask), song, listener in zip(values, trials["song"], trials["listener"], strict=True):
+            # Sound and skin start together; what one has longer than the other is cut.
+            frames = min(len(mask), song_frames[song])
+            scaled = np.where(mask[:, None], scaling.apply(target, mask, listener), IGNORE_LABEL)
+            self.input_features.append(features[song].reshape(song_frames[song], -1)[:frames])  # (T, F), a view
+            self.labels.append(scaled[:frames].astype(np.float32))  # (T, C)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Frames of each trial."""
+        return [len(labels) for labels in self.labels]
+
+    @property
+    def window_lengths(self) -> list[int]:
+        """Frames of each trial's training window."""
+        return [min(frames, self.window or frames) for frames in self.lengths]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> dict[str, np.ndarray]:
+        window = slice(None)
+        if isinstance(item, tuple):
+            item, seed = item
+            frames = len(self.labels[item])
+            length = min(frames, self.window or frames)
+            start = int(np.random.default_rng(seed).integers(frames - length + 1))
+            window = slice(start, start + length)
+        return {"input_features": self.input_features[item][window], "labels": self.labels[item][window]}

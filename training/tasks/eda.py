@@ -1,0 +1,281 @@
+"""Audio -> skin conductance: what is predicted, on whom it is tested, and how that is scored."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+from transformers import EvalPrediction, PreTrainedModel, Trainer
+
+from evaluation.splits import SIDES, Split, SplitSettings, split_trials
+from evaluation.trial_scores import summarise, trial_scores
+from media.eda_settings import EdaSettings
+from media.scaling import Scaling, fit_scaling
+from modeling.feature_extraction_audio import AudioFeatureExtractor
+from modeling.layers import IGNORE_LABEL, warn_if_receptive_field_exceeds
+from training.arguments import Run
+from training.collators import SignalCollator
+from training.samplers import LengthGroupedSampler
+from training.signals import SignalTables, TrialDataset, make_tables, ragged_column, trial_values
+
+logger = logging.getLogger(__name__)
+
+SMALLEST_FEATURE_DEVIATION = 1e-3  # dB; a feature that varies less is a constant, and is centred only
+
+
+@dataclass(frozen=True)
+class TrialSettings:
+    """How trials become training items."""
+
+    window_seconds: float = field(
+        default=20.0, metadata={"help": "Length of the random training windows in seconds; 0 takes whole trials."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.window_seconds < 0:
+            raise ValueError(f"window_seconds = {self.window_seconds} must be positive, or 0 for whole trials")
+
+
+ARGUMENTS = (EdaSettings, TrialSettings, SplitSettings)
+
+
+@dataclass(frozen=True)
+class EdaData:
+    """A data set, divided and ready to be trained on."""
+
+    tables: SignalTables
+    split: Split
+    scaling: Scaling
+    sides: dict[str, TrialDataset]
+    training_mean: list[float]  # (C,) of the training targets in scaled units: what a model that hears nothing says
+    frame_rate: float  # Hz
+
+    @property
+    def train(self) -> TrialDataset:
+        """What weights are fitted on."""
+        return self.sides["train"]
+
+    @property
+    def validation(self) -> TrialDataset:
+        """What checkpoints are chosen on."""
+        return self.sides["validation"]
+
+    def record(self) -> dict[str, Any]:
+        """What was left out, and what each side holds."""
+        sides = {
+            name: {"trials": len(side), "songs": len(set(side.song_ids)), "listeners": len(set(side.listeners))}
+            for name, side in self.sides.items()
+        }
+        unseen = [listener for side in self.sides.values() for listener in side.listeners]
+        fallen_back = sorted({listener for listener in unseen if self.scaling.falls_back(listener)})
+        return self.tables.counts | {
+            "sides": sides,
+            "trials_between_sides": self.split.dropped,
+            "listeners_scaled_by_everyone": fallen_back,
+            "split_warning": self.split.record()["warning"],
+            "training_mean": self.training_mean,
+            "target_scaling": self.scaling.to_dict(),
+        }
+
+
+def feature_settings(run: Run) -> dict[str, Any]:
+    """What the task demands of the audio features: the grid of the EDA, and no look ahead for a causal model."""
+    settings = run.settings(EdaSettings)
+    return {"frame_rate": settings.frame_rate, "pooling": "past" if settings.causal else "centered"}
+
+
+def prepare(
+    rows: datasets.Dataset, extractor: AudioFeatureExtractor, run: Run, saved: dict[str, Any] | None = None
+) -> EdaData:
+    """Features, split and scaling; `saved` is the record of a finished run, whose scaling is then kept."""
+    settings, split_settings = run.settings(EdaSettings), run.settings(SplitSettings)
+    with run.training.main_process_first(desc="features"):
+        tables = make_tables(rows, extractor, settings, run.arguments.preprocessing_processes)
+    trials = tables.trials.select_columns(["song_id", "listener", "trial", "artist"])[:]
+    split = split_trials(trials["song_id"], trials["listener"], trials["trial"], trials["artist"], split_settings)
+    if saved is None:
+        check_scaling_scope(settings, split_settings)
+        check_sides(split)
+        scaling = training_scaling(tables, split, settings)
+    else:
+        scaling = Scaling.from_dict(saved["data"]["target_scaling"])
+    window = round(run.settings(TrialSettings).window_seconds * settings.frame_rate)  # frames
+    members = {side: split.indices(side) for side in SIDES} | {"all": np.arange(len(split.trials))}
+    sides = {side: TrialDataset(tables, rows, scaling, window) for side, rows in members.items()}
+    mean = training_mean(sides["train"]) if saved is None else saved["data"]["training_mean"]
+    data = EdaData(tables, split, scaling, sides, mean, settings.frame_rate)
+    log_what_was_kept(data)
+    return data
+
+
+def training_scaling(tables: SignalTables, split: Split, settings: EdaSettings) -> Scaling:
+    """The scaling of the targets, from the training trials alone."""
+    members = split.indices("train")
+    return fit_scaling(
+        trial_values(tables, members),
+        tables.trials.select(members)["listener"][:],
+        settings.normalisation,
+        settings.normalisation_scope,
+        channels=tables.channels,
+        unit=settings.unit,
+    )
+
+
+def training_mean(train: TrialDataset) -> list[float]:
+    """The mean of the training targets (C,) in scaled units."""
+    labels = np.concatenate(train.labels)  # (frames, C)
+    scored = labels != IGNORE_LABEL
+    return (np.where(scored, labels, 0).sum(axis=0, dtype=np.float64) / scored.sum(axis=0)).tolist()
+
+
+def log_what_was_kept(data: EdaData) -> None:
+    """The trials of each side, and what a reader of the scores must know."""
+    record = data.record()
+    logger.info("trials: %s", {side: counts["trials"] for side, counts in record["sides"].items()})
+    for key in ("split_warning", "listeners_scaled_by_everyone"):
+        if record[key]:
+            logger.warning("%s: %s", key.replace("_", " "), record[key])
+
+
+def check_scaling_scope(settings: EdaSettings, split_settings: SplitSettings) -> None:
+    """Refuse statistics that a test listener cannot have."""
+    unseen = split_settings.split_by in ("listener", "song_listener", "leave_one_listener_out")
+    if settings.normalisation_scope == "listener" and unseen:
+        raise ValueError(
+            f"normalisation_scope listener with split_by {split_settings.split_by}: the listeners of the test have no "
+            "training trials to take statistics from; use normalisation_scope global or trial"
+        )
+
+
+def check_sides(split: Split) -> None:
+    """Every side needs a trial."""
+    empty = [side for side in SIDES if not len(split.indices(side))]
+    if empty:
+        raise ValueError(
+            f"the split leaves {' and '.join(empty)} without a trial ({len(split.trials)} trials, "
+            f"{split.dropped} between sides); change split_seed, the fractions or split_by"
+        )
+
+
+def model_settings(data: EdaData, extractor: AudioFeatureExtractor, run: Run) -> dict[str, Any]:
+    """What of a model follows from the data."""
+    return {
+        "input_size": extractor.feature_size,
+        "output_size": len(data.tables.channels),
+        "causal": run.settings(EdaSettings).causal,
+        "frame_rate": data.frame_rate,
+        "target_channels": list(data.tables.channels),
+        "target_unit": data.scaling.unit,
+        "target_scaling": data.scaling.to_dict(),
+    }
+
+
+def initialise(model: PreTrainedModel, data: EdaData, new: bool) -> None:
+    """Look at a model's reach, and give a new one the level and spread of its inputs over the training songs."""
+    warn_if_receptive_field_exceeds(model.config, max(max(side.lengths, default=0) for side in data.sides.values()))
+    if not new:
+        return
+    songs = sorted({int(song) for song in data.tables.trials.select(data.split.indices("train"))["song"]})
+    features = ragged_column(data.tables.songs, "input_features")
+    frames = np.concatenate([features[song].reshape(-1, model.config.input_size) for song in songs])  # (T, F)
+    deviation = frames.std(axis=0)
+    deviation = np.where(deviation < SMALLEST_FEATURE_DEVIATION, 1.0, deviation)
+    model.set_input_scaling(frames.mean(axis=0), deviation)
+
+
+def collator() -> SignalCollator:
+    """How items become a batch."""
+    return SignalCollator()
+
+
+def sampler(data: EdaData, seed: int) -> Callable[[int], LengthGroupedSampler]:
+    """The order of training, for a batch size that the trainer knows."""
+    return lambda batch_size: LengthGroupedSampler(data.train.window_lengths, batch_size, seed)
+
+
+def validation_metrics(output: EvalPrediction) -> dict[str, float]:
+    """RMSE and correlation in scaled units, averaged over trials and channels: to choose a checkpoint by."""
+    predictions = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
+    scores = channel_scores(predictions, output.label_ids)
+    means = {name: [summary[name]["mean"] for summary in scores] for name in ("rmse", "pearson")}
+    return {name: float(np.mean(values)) for name, values in means.items() if None not in values}
+
+
+def channel_scores(predictions: np.ndarray, labels: np.ndarray) -> list[dict[str, dict]]:
+    """Summaries of the scores, one a channel, of arrays (N, T, C); labels that do not count are IGNORE_LABEL."""
+    return [
+        summarise(trial_scores(predictions[..., c], labels[..., c], labels[..., c] != IGNORE_LABEL))
+        for c in range(labels.shape[-1])
+    ]
+
+
+def evaluate(trainer: Trainer, data: EdaData, side: str) -> tuple[dict[str, Any], pa.Table]:
+    """Scores of one side beside those of a constant, in the unit of the target, and the predictions behind them."""
+    dataset = data.sides[side]
+    if not len(dataset):
+        raise ValueError(
+            f"nothing to score: the {side} side has no trial; change split_seed, the fractions or the data"
+        )
+    output = trainer.predict(dataset, metric_key_prefix=side)
+    predictions = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
+    rows = []
+    for index, labels in enumerate(dataset.labels):
+        listener, frames = dataset.listeners[index], len(labels)
+        scored = labels != IGNORE_LABEL
+        rows.append(
+            {
+                "target": np.where(scored, in_unit(data.scaling, labels, listener), IGNORE_LABEL),
+                "prediction": in_unit(data.scaling, predictions[index, :frames], listener),
+                "training_mean": in_unit(data.scaling, np.broadcast_to(data.training_mean, labels.shape), listener),
+            }
+        )
+    padded = {name: pad([row[name] for row in rows]) for name in rows[0]}
+    results = {
+        "loss": output.metrics[f"{side}_loss"],
+        "unit": data.scaling.unit,
+        "trials": len(dataset),
+        "songs": len(set(dataset.song_ids)),
+        "listeners": len(set(dataset.listeners)),
+        "model": dict(zip(data.tables.channels, channel_scores(padded["prediction"], padded["target"]), strict=True)),
+        "baselines": {
+            "training_mean": dict(
+                zip(data.tables.channels, channel_scores(padded["training_mean"], padded["target"]), strict=True)
+            )
+        },
+    }
+    return results, prediction_table(data, dataset, rows)
+
+
+def in_unit(scaling: Scaling, values: np.ndarray, listener: str) -> np.ndarray:
+    """Scaled values back in the unit that the scaling promises; per-trial units stay as they are, and say so."""
+    return values if scaling.scope == "trial" else scaling.invert(values, listener)
+
+
+def pad(rows: list[np.ndarray]) -> np.ndarray:
+    """Arrays (T, C) of different lengths as one (N, T, C), the rest IGNORE_LABEL."""
+    padded = np.full((len(rows), max(map(len, rows)), rows[0].shape[1]), IGNORE_LABEL, dtype=np.float64)
+    for index, row in enumerate(rows):
+        padded[index, : len(row)] = row
+    return padded
+
+
+def prediction_table(data: EdaData, dataset: TrialDataset, rows: list[dict[str, np.ndarray]]) -> pa.Table:
+    """A row a trial and channel: who heard what, the target (null where it does not count) and the prediction."""
+    records = [
+        {
+            "song_id": dataset.song_ids[index],
+            "listener": dataset.listeners[index],
+            "trial": dataset.trials[index],
+            "channel": name,
+            "unit": data.scaling.unit,
+            "frame_rate": data.frame_rate,
+            "target": [None if value == IGNORE_LABEL else value for value in row["target"][:, channel].tolist()],
+            "prediction": row["prediction"][:, channel].tolist(),
+        }
+        for index, row in enumerate(rows)
+        for channel, name in enumerate(data.tables.channels)
+    ]
+    return pa.Table.from_pylist(records)
