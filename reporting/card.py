@@ -28,7 +28,7 @@ def score_cell(score: dict[str, float | int | None]) -> str:
     if score["mean"] is None:
         return "undefined"
     undefined = f" ({score['undefined']} undefined)" if score["undefined"] else ""
-    return f"{score['mean']:.3f}{undefined}"
+    return f"{score['mean']:z.3f}{undefined}"
 
 
 def model_card(facts: dict[str, Any]) -> str:
@@ -51,8 +51,8 @@ def model_card(facts: dict[str, Any]) -> str:
         f"`{data['dataset']}` ({data['config']}): training {counts['train']}, validation {counts['validation']}, "
         f"test {counts['test']}. Split by {facts['split']['split_by']}, seed {facts['split']['split_seed']}, "
         f"SHA-256 `{facts['split']['sha256'][:16]}`.",
-        f"Left out: songs {data['songs_left_out'] or 'none'}, trials {data['trials_rejected'] or 'none'}, "
-        f"between sides {data['trials_between_sides']}.",
+        f"Left out: songs: {counted(data['songs_left_out'])}; trials: {counted(data['trials_rejected'])}; "
+        f"trials between sides: {data['trials_between_sides']}.",
         "## Use",
         usage(facts),
         "## Training",
@@ -67,6 +67,11 @@ def model_card(facts: dict[str, Any]) -> str:
         "Versions: " + ", ".join(f"{name} {version}" for name, version in facts["versions"].items()) + ".",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def counted(reasons: dict[str, int]) -> str:
+    """What was left out, with its count: "flat 3, too_short 1"."""
+    return ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items())) or "none"
 
 
 def warning(data: dict[str, Any]) -> str | None:
@@ -100,5 +105,7 @@ model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
 extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True)
 sound, _ = librosa.load("song.mp3", sr=extractor.sampling_rate)
 batch = extractor(sound, sampling_rate=extractor.sampling_rate, return_tensors="pt")
-predictions = model(**batch).predictions  # (1, frames, channels), scaled: see config.target_scaling
+predictions = model(**batch).predictions[0]  # (frames, channels), scaled as the training was
+scaling = model.config.target_scaling  # of everyone; scaling["listeners"] holds each listener's own, if there are any
+values = predictions.detach().numpy() * scaling["scale"] + scaling["offset"]  # in {facts["test"]["unit"]}
 ```'''

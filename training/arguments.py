@@ -66,9 +66,7 @@ class RunTrainingArguments(TrainingArguments):
     """Trainer's arguments with the defaults of this project, and the schedulers and optimizers that it lacks."""
 
     output_dir: str | None = setting(None, "Folder of the run; by default outputs/<name of the config>.")
-    optim: str = setting(
-        "adamw", "Optimizer: adamw, adam, sgd (optim_args momentum=0.9), or any name of transformers."
-    )
+    optim: str = setting("adamw", "Optimizer: adamw, adam, sgd (optim_args momentum=0.9), or another of transformers.")
     lr_scheduler_type: str = setting(
         "cosine",
         "Schedule: cosine, linear, constant, reduce_lr_on_plateau, any other of transformers, step "
@@ -82,9 +80,7 @@ class RunTrainingArguments(TrainingArguments):
     save_total_limit: int | None = setting(2, "Checkpoints kept, the best always among them.")
     load_best_model_at_end: bool = setting(True, "End with the best on validation.")
     metric_for_best_model: str | None = setting("loss", "The validation metric that decides.")
-    early_stopping_patience: int = setting(
-        0, "Stop after so many validations without a better one; 0 never stops early."
-    )
+    early_stopping_patience: int = setting(0, "Stop after so many validations without a better one; 0: never.")
     logging_steps: float = setting(10, "Log each so many optimizer steps.")
     report_to: None | str | list[str] = setting("tensorboard", "Trackers: tensorboard, wandb, mlflow, ..., or none.")
     remove_unused_columns: bool = setting(False, "Leave false: items are not table rows.")

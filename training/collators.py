@@ -26,14 +26,14 @@ class SignalCollator:
     def __call__(self, items: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
         """Items hold `input_features` (T, F) and `labels` (T, C), where labels that do not count are IGNORE_LABEL."""
         longest = max(len(item["input_features"]) for item in items)
-        features = items[0]["input_features"].shape[1]
-        channels = items[0]["labels"].shape[1]
-        input_features = torch.zeros(len(items), longest, features)  # (B, T, F)
-        labels = torch.full((len(items), longest, channels), IGNORE_LABEL)  # (B, T, C)
-        attention_mask = torch.zeros(len(items), longest, dtype=torch.int64)  # (B, T)
+        features, channels = items[0]["input_features"].shape[1], items[0]["labels"].shape[1]
+        input_features = np.zeros((len(items), longest, features), np.float32)  # (B, T, F)
+        labels = np.full((len(items), longest, channels), IGNORE_LABEL, np.float32)  # (B, T, C)
+        attention_mask = np.zeros((len(items), longest), np.int64)  # (B, T)
         for row, item in enumerate(items):
             frames = len(item["input_features"])
-            input_features[row, :frames] = torch.from_numpy(item["input_features"])
-            labels[row, :frames] = torch.from_numpy(item["labels"])
+            input_features[row, :frames] = item["input_features"]
+            labels[row, :frames] = item["labels"]
             attention_mask[row, :frames] = 1
-        return {"input_features": input_features, "attention_mask": attention_mask, "labels": labels}
+        batch = {"input_features": input_features, "attention_mask": attention_mask, "labels": labels}
+        return {name: torch.from_numpy(array) for name, array in batch.items()}

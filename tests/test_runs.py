@@ -1,0 +1,207 @@
+"""Whole runs, as a user starts them: train, kill, resume, predict, score, fine-tune, load elsewhere."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from datasets import load_dataset
+from safetensors.numpy import load_file
+
+from tests.conftest import REPOSITORY
+
+pytestmark = pytest.mark.slow
+
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
+CPU = ["--config_file", "accelerate_configs/cpu.yaml"]
+CONFIG = "configs/eda_tcn.json"
+
+
+def run(*command: str | Path, cwd: Path = REPOSITORY, fails: bool = False) -> subprocess.CompletedProcess:
+    """Run a command to its end; both streams are kept."""
+    done = subprocess.run([*map(str, command)], cwd=cwd, capture_output=True, text=True, timeout=600)
+    assert (done.returncode != 0) == fails, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done
+
+
+def last_line(done: subprocess.CompletedProcess) -> str:
+    """The last line that a failing program left, before accelerate's own report of the failure."""
+    lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith(" ")]
+    return lines[-1]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished run on the sample, and what it said; launched without an accelerate config, short."""
+    folder = tmp_path_factory.mktemp("runs") / "eda_tcn"
+    done = run(*LAUNCH, "run_train.py", CONFIG, "--output_dir", folder, "--num_train_epochs", "4")
+    return folder, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two songs of the sample as files."""
+    folder = tmp_path_factory.mktemp("songs")
+    rows = load_dataset(str(REPOSITORY / "hf_datasets/pmemo"), "sample", split="train")
+    for row in rows.select(range(2)):
+        (folder / row["audio"]["path"]).write_bytes(row["audio"]["bytes"])
+    return folder
+
+
+def test_a_run_leaves_all_that_its_reader_needs(finished: tuple[Path, str]) -> None:
+    folder, said = finished
+    files = {path.name for path in folder.iterdir()}
+    assert {"model.safetensors", "config.json", "preprocessor_config.json", "modeling_tcn.py", "layers.py"} <= files
+    assert {"metrics.json", "README.md", "run_config.json", "splits.json", "predictions.parquet", "runs"} <= files
+    assert not [name for name in files if name.startswith(".")]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    splits = json.loads((folder / "splits.json").read_text())
+    assert metrics["split"]["sha256"] == splits["sha256"]
+    assert metrics["versions"]["torch"].startswith("2.")
+    assert metrics["data"]["synthetic"] and metrics["data"]["files"]
+    card = (folder / "README.md").read_text()
+    assert "SYNTHETIC DATA" in said and "SYNTHETIC DATA" in card
+    assert "| training mean |" in card and "| training mean |" in said  # a score never stands alone
+    assert "nan" not in card.lower()
+
+
+def test_the_config_for_the_cpu_works_too_and_the_table_is_reproducible(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder, _ = finished
+    run(*LAUNCH, *CPU, "run_train.py", CONFIG, "--output_dir", tmp_path / "again", "--num_train_epochs", "4")
+    assert_same_weights(tmp_path / "again", folder)
+    first, second = (json.loads((path / "metrics.json").read_text())["test"] for path in (folder, tmp_path / "again"))
+    assert first == second
+
+
+def test_a_model_loads_and_predicts_where_nothing_of_ours_is(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = finished
+    script = tmp_path / "elsewhere.py"
+    script.write_text(
+        "import sys, numpy, transformers\n"
+        "from transformers import AutoFeatureExtractor, AutoModel\n"
+        "model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True).eval()\n"
+        "extractor = AutoFeatureExtractor.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
+        "assert 'modeling' not in sys.modules and 'media' not in sys.modules\n"
+        "sound = numpy.sin(numpy.arange(200_000) / 30).astype('float32')\n"
+        "batch = extractor(sound, sampling_rate=extractor.sampling_rate, return_tensors='pt')\n"
+        "numpy.save(sys.argv[2], model(**batch).predictions.detach().numpy())\n"
+    )
+    # -I: neither this folder nor PYTHONPATH is on the path.
+    run(sys.executable, "-I", script, folder, tmp_path / "there.npy", cwd=tmp_path)
+
+    from modeling import TcnForSignalRegression
+    from modeling.feature_extraction_audio import AudioFeatureExtractor
+
+    model = TcnForSignalRegression.from_pretrained(folder).eval()
+    extractor = AudioFeatureExtractor.from_pretrained(folder)
+    sound = np.sin(np.arange(200_000) / 30).astype(np.float32)
+    batch = extractor(sound, sampling_rate=extractor.sampling_rate, return_tensors="pt")
+    here = model(**batch).predictions.detach().numpy()
+    np.testing.assert_allclose(np.load(tmp_path / "there.npy"), here, atol=1e-6)
+
+
+def test_predict_writes_a_value_for_every_frame_and_a_picture(
+    finished: tuple[Path, str], songs: Path, tmp_path: Path
+) -> None:
+    folder, _ = finished
+    output, plot = tmp_path / "out.csv", tmp_path / "out.png"
+    run(sys.executable, "run_predict.py", folder, songs, "--output", output, "--plot", plot)
+    with open(output, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["file"] for row in rows} == {str(path) for path in songs.iterdir()}
+    for song in songs.iterdir():
+        times = [float(row["time_seconds"]) for row in rows if row["file"] == str(song)]
+        np.testing.assert_allclose(times, np.arange(len(times)) / 4, atol=1e-3)
+    values = np.array([float(row["phasic (uS)"]) for row in rows])
+    assert np.isfinite(values).all() and values.std() > 0
+    assert plot.read_bytes().startswith(b"\x89PNG") and plot.stat().st_size > 5_000
+
+
+def test_eval_repeats_the_scores_of_the_run(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = finished
+    run(sys.executable, "run_eval.py", folder, "hf_datasets/pmemo", "--output_dir", tmp_path)
+    scores = json.loads((tmp_path / "metrics.json").read_text())["scores"]
+    assert scores == json.loads((folder / "metrics.json").read_text())["test"]
+    assert pq.read_table(tmp_path / "predictions.parquet").equals(pq.read_table(folder / "predictions.parquet"))
+
+
+def test_fine_tuning_goes_on_from_a_saved_model(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = finished
+    still = ["--learning_rate", "0", "--weight_decay", "0", "--num_train_epochs", "1", "--report_to", "none"]
+    settings = ["--eda_target", "phasic", "--decomposition", "smoothmedian"]
+    tuned = tmp_path / "tuned"
+    run(sys.executable, "run_train.py", "--model_name_or_path", folder, "--output_dir", tuned, *settings, *still)
+    assert_same_weights(tuned, folder)  # nothing was learnt at rate 0, so all that was loaded is still there
+    other = ["--eda_target", "both", "--decomposition", "smoothmedian", "--output_dir", tmp_path / "other"]
+    done = run(sys.executable, "run_train.py", "--model_name_or_path", folder, *other, *still, fails=True)
+    assert "output_size = 1, but the data gives 2" in last_line(done)
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    """Weights are equal bit by bit."""
+    weights, expected = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    assert weights.keys() == expected.keys()
+    for name, weight in weights.items():
+        assert weight.tobytes() == expected[name].tobytes(), name
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    """kill -9 in the middle of an epoch, with dropout and random windows; workers change nothing."""
+    steps = ["--max_steps", "150", "--save_steps", "7", "--eval_steps", "7"]
+    steps += ["--save_strategy", "steps", "--eval_strategy", "steps", "--report_to", "none"]
+    command = [sys.executable, "run_train.py", CONFIG, *steps, "--output_dir"]
+    run(*command, tmp_path / "whole")
+    for workers in ("0", "2"):
+        folder = tmp_path / f"killed-{workers}"
+        with_workers = [*map(str, command), str(folder), "--dataloader_num_workers", workers]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen(with_workers, cwd=REPOSITORY, start_new_session=True, **quiet)
+        deadline = time.monotonic() + 300
+        while not (folder / "checkpoint-14" / "trainer_state.json").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.002)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not (folder / "metrics.json").exists()
+        done = run(*with_workers, fails=True)
+        assert "holds an unfinished run" in last_line(done) and "--resume_from_checkpoint true" in last_line(done)
+        run(*with_workers, "--resume_from_checkpoint", "true")
+        assert_same_weights(folder, tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("command", "parts"),
+    [
+        (["run_train.py", "configs/eda_tcm.json"], ["configs/eda_tcm.json", "configs/eda_tcn.json"]),
+        (["run_train.py", CONFIG, "--dataset", "hf_datasets/pmeno"], ["hf_datasets/pmeno"]),
+        (["run_train.py", CONFIG, "--dataset_config", "sampel"], ["sampel", "sample"]),
+        (["run_train.py", CONFIG, "--model_config.num_chanels", "8"], ["num_chanels", "num_channels"]),
+        (["run_train.py", CONFIG, "--model_config.kernel_size", "4"], ["kernel_size", "even"]),
+        (["run_train.py", CONFIG, "--min_seconds", "1000"], ["no usable trial", "too_short"]),
+        (["run_train.py", CONFIG, "--test_fraction", "0"], ["test without a trial"]),
+        (["run_predict.py", "nowhere", "song.mp3"], ["song.mp3", "no such file"]),
+        (["run_eval.py", "nowhere", "hf_datasets/pmemo"], ["nowhere", "no such folder"]),
+    ],
+    ids=lambda value: " ".join(value[1:4]) if "run_" in value[0] else None,
+)
+def test_a_mistake_is_one_line_that_says_what_to_do(command: list[str], parts: list[str], tmp_path: Path) -> None:
+    where = ["--output_dir", str(tmp_path)] if command[0] == "run_train.py" else []
+    done = run(sys.executable, *command, *where, fails=True)
+    assert "Traceback" not in done.stderr
+    assert all(part in last_line(done) for part in parts), done.stderr[-1000:]
+
+
+def test_a_sound_that_does_not_decode_is_named(finished: tuple[Path, str], tmp_path: Path) -> None:
+    (tmp_path / "noise.mp3").write_bytes(b"this is no sound" * 100)
+    done = run(sys.executable, "run_predict.py", finished[0], tmp_path, "--output", tmp_path / "o.csv", fails=True)
+    assert "noise.mp3" in last_line(done)
+    assert not list(tmp_path.glob("o.csv*"))
