@@ -4,14 +4,14 @@ import difflib
 import hashlib
 import inspect
 import logging
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import ModuleType
 from typing import Any
 
 import datasets
 import torch
-from datasets import load_dataset
-from transformers import AutoModel, EarlyStoppingCallback, PreTrainedConfig, PreTrainedModel
+from datasets import load_dataset, load_dataset_builder
+from transformers import AutoModel, EarlyStoppingCallback, PreTrainedConfig, PreTrainedModel, set_seed
 
 from modeling import SIGNAL_MODELS
 from modeling.feature_extraction_audio import AudioFeatureExtractor
@@ -28,7 +28,7 @@ def code_digest(*modules: ModuleType) -> str:
 
 
 def set_up_process(run: Run) -> None:
-    """Logging on the main process, and torch's share of the cores."""
+    """Logging on the main process, torch's share of the cores, and the seed, before there are weights to draw."""
     main = run.training.process_index == 0
     logging.basicConfig(level=logging.INFO if main else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
     for library in ("httpx", "fsspec", "datasets", "matplotlib"):
@@ -36,6 +36,7 @@ def set_up_process(run: Run) -> None:
     threads = run.arguments.num_threads or threads_for_this_process()
     if threads:
         torch.set_num_threads(threads)
+    set_seed(run.training.seed)
     logger.info("%s: torch on %s, %d threads", run.name, run.training.device, torch.get_num_threads())
 
 
@@ -62,11 +63,11 @@ def load_rows(arguments: RunArguments) -> datasets.Dataset:
 
 def data_record(arguments: RunArguments, rows: datasets.Dataset) -> dict[str, Any]:
     """What identifies the data of a run: its name, its configuration, and its files, whose names hold a digest."""
-    files = sorted(Path(path).name for path in rows.info.download_checksums or {})
+    source = load_dataset_builder(arguments.dataset, arguments.dataset_config)
     return {
         "dataset": arguments.dataset,
         "config": rows.config_name,
-        "files": files,
+        "files": sorted(PurePath(file).name for file in source.config.data_files["train"]),
         "rows": len(rows),
         "synthetic": bool(any(rows["synthetic"])),
     }
