@@ -14,6 +14,7 @@ class Signal(Protocol):
     file: Path
     times: np.ndarray  # (T,) seconds
     values: np.ndarray  # (T, C)
+    deviations: np.ndarray | None  # (T, C), one standard deviation
     channels: tuple[str, ...]
     unit: str
 
@@ -24,7 +25,13 @@ def plot_predictions(predictions: Sequence[Signal], path: Path) -> None:
     panels = figure.subplots(len(predictions), 1, sharey=True, squeeze=False)[:, 0]
     for panel, prediction in zip(panels, predictions, strict=True):
         for channel, name in enumerate(prediction.channels):
-            panel.plot(prediction.times, prediction.values[:, channel], label=name, linewidth=1.2)
+            values = prediction.values[:, channel]
+            (line,) = panel.plot(prediction.times, values, label=name, linewidth=1.2)
+            if prediction.deviations is not None:
+                spread = prediction.deviations[:, channel]
+                panel.fill_between(
+                    prediction.times, values - spread, values + spread, color=line.get_color(), alpha=0.2
+                )
         panel.set_title(prediction.file.name, fontsize=9, loc="left")
         panel.set_ylabel(prediction.unit)
         panel.legend(frameon=False, fontsize=8, loc="upper right")

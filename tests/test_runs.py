@@ -182,7 +182,8 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
     ("command", "parts"),
     [
         (["run_train.py", "configs/eda_tcm.json"], ["configs/eda_tcm.json", "configs/eda_tcn.json"]),
-        (["run_train.py", CONFIG, "--dataset", "hf_datasets/pmeno"], ["hf_datasets/pmeno"]),
+        (["run_train.py", CONFIG, "--dataset", "hf_datasets/pmeno"], ["hf_datasets/pmeno", "hf_datasets/pmemo"]),
+        (["run_train.py", CONFIG, "--dataset", "README.md"], ["README.md", "is a file"]),
         (["run_train.py", CONFIG, "--dataset_config", "sampel"], ["sampel", "sample"]),
         (["run_train.py", CONFIG, "--model_config.num_chanels", "8"], ["num_chanels", "num_channels"]),
         (["run_train.py", CONFIG, "--model_config.kernel_size", "4"], ["kernel_size", "even"]),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset
+from transformers import EarlyStoppingCallback
 
 from modeling.configuration_tcn import TcnConfig
 from modeling.layers import IGNORE_LABEL
@@ -37,12 +38,10 @@ class ToyTrials(Dataset):
         return {"input_features": self.input_features[index], "labels": self.labels[index]}
 
 
-def tiny_trainer(folder: Path, dropout: float = 0.0, **settings: Any) -> SignalTrainer:
+def tiny_trainer(folder: Path, model_config: dict | None = None, **settings: Any) -> SignalTrainer:
     """A trainer over ToyTrials; `settings` are keys of a config."""
     torch.manual_seed(0)
-    config = TcnConfig(
-        input_size=FEATURES, output_size=1, num_blocks=2, num_channels=8, kernel_size=3, dropout=dropout
-    )
+    config = TcnConfig(input_size=FEATURES, num_blocks=2, num_channels=8, **{"dropout": 0.0} | (model_config or {}))
     defaults = {"report_to": "none", "use_cpu": True, "num_train_epochs": 2, "logging_steps": 1, "disable_tqdm": True}
     data = ToyTrials()
     return SignalTrainer(
@@ -155,14 +154,41 @@ def test_the_best_checkpoint_on_validation_is_what_remains(tmp_path: Path) -> No
     assert trainer.evaluate()["eval_loss"] == pytest.approx(min(validations))
 
 
+@pytest.mark.parametrize(
+    "model_config",
+    [
+        {"loss": "l1", "norm": "layer"},
+        {"loss": "huber", "norm": "none"},
+        {"loss": {"mse": 0.5, "ccc": 0.5}},
+        {"loss": "ccc", "causal": True},
+        {"loss": {"gaussian": 1.0, "mse": 0.1}, "gaussian_head": True},
+    ],
+    ids=str,
+)
+def test_every_loss_and_norm_learns(tmp_path: Path, model_config: dict) -> None:
+    settings = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+    trainer = tiny_trainer(tmp_path, model_config, num_train_epochs=15, learning_rate=1e-2, **settings)
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < before - 0.1
+    assert np.isfinite(losses(trainer)).all()
+
+
+def test_training_stops_early_when_validation_no_longer_improves(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, learning_rate=0.0, num_train_epochs=50, weight_decay=0.0)
+    trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=2))
+    trainer.train()
+    assert trainer.state.epoch == 3  # the first is the best, two more are not better
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, dropout: float) -> None:
     """Stopped in the middle of the second epoch; the weights at the end are equal bit by bit."""
     settings = {"num_train_epochs": 3, "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 5}
     settings |= {"eval_strategy": "steps", "eval_steps": 5, "load_best_model_at_end": False, "save_total_limit": None}
-    whole = tiny_trainer(tmp_path / "whole", dropout, **settings)
+    whole = tiny_trainer(tmp_path / "whole", {"dropout": dropout}, **settings)
     whole.train()
-    resumed = tiny_trainer(tmp_path / "resumed", dropout, **settings)
+    resumed = tiny_trainer(tmp_path / "resumed", {"dropout": dropout}, **settings)
     torch.manual_seed(99)  # nothing may depend on the state that a fresh process happens to have
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-10"))
     for name, weight in whole.model.state_dict().items():

@@ -16,7 +16,7 @@ from transformers import AutoModel, EarlyStoppingCallback, PreTrainedConfig, Pre
 from modeling import SIGNAL_MODELS
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from training.arguments import Run, RunArguments
-from training.environment import threads_for_this_process
+from training.environment import keep_freed_memory, threads_for_this_process
 from training.trainer import SignalTrainer, last_whole_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ def code_digest(*modules: ModuleType) -> str:
 
 
 def set_up_process(run: Run) -> None:
-    """Logging on the main process, torch's share of the cores, and the seed, before there are weights to draw."""
+    """Logging on the main process, torch's share of the machine, and the seed, before there are weights to draw."""
     main = run.training.process_index == 0
     logging.basicConfig(level=logging.INFO if main else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
     for library in ("httpx", "fsspec", "datasets", "matplotlib"):
@@ -36,6 +36,7 @@ def set_up_process(run: Run) -> None:
     threads = run.arguments.num_threads or threads_for_this_process()
     if threads:
         torch.set_num_threads(threads)
+    keep_freed_memory()
     set_seed(run.training.seed)
     logger.info("%s: torch on %s, %d threads", run.name, run.training.device, torch.get_num_threads())
 
@@ -43,6 +44,13 @@ def set_up_process(run: Run) -> None:
 def load_rows(arguments: RunArguments) -> datasets.Dataset:
     """The rows of a data set's only split; loud when they are synthetic."""
     name, config = arguments.dataset, arguments.dataset_config
+    folder = Path(name)
+    if not folder.exists() and folder.parent.name and folder.parent.is_dir():
+        # A folder that is misspelt; as a name on the Hub it would be looked for there, slowly.
+        found = ", ".join(sorted(str(card.parent) for card in folder.parent.glob("*/README.md")))
+        raise SystemExit(f"dataset = {name!r}: no such folder; there is {found or 'no data set beside it'}")
+    if folder.is_file():
+        raise SystemExit(f"dataset = {name!r} is a file; it takes a folder such as hf_datasets/pmemo, or a Hub name")
     try:
         rows = load_dataset(name, config, split="train")
     except (FileNotFoundError, datasets.exceptions.DatasetNotFoundError) as error:

@@ -25,6 +25,7 @@ class Prediction:
     file: Path
     times: np.ndarray  # (T,) seconds
     values: np.ndarray  # (T, C)
+    deviations: np.ndarray | None  # (T, C), the standard deviation that a Gaussian head predicts
     channels: tuple[str, ...]
     unit: str
 
@@ -66,22 +67,30 @@ def predict_sounds(
     for sound in tqdm(sounds, desc="predicting", unit="sound"):
         samples, rate = read_audio(sound, extractor.sampling_rate)
         batch = extractor(samples, sampling_rate=rate, return_tensors="pt").to(model.device)
-        values = model(**batch).predictions[0].double().cpu().numpy()  # (T, C)
-        if not scaling.scope == "trial":
+        output = model(**batch)
+        values = output.predictions[0].double().cpu().numpy()  # (T, C)
+        deviations = None if output.log_variance is None else (output.log_variance[0] / 2).exp().double().cpu().numpy()
+        if scaling.scope != "trial":
+            zero = scaling.invert(np.zeros_like(values), listener)
             values = scaling.invert(values, listener)
+            deviations = None if deviations is None else scaling.invert(deviations, listener) - zero
         times = np.arange(len(values)) / model.config.frame_rate
-        predictions.append(Prediction(sound, times, values, scaling.channels, scaling.unit))
+        predictions.append(Prediction(sound, times, values, deviations, scaling.channels, scaling.unit))
     return predictions
 
 
 def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
-    """A CSV with a row a frame: file, time_seconds, and a column a channel named with its unit."""
+    """A CSV with a row a frame: file, time_seconds, a column a channel named with its unit, and its deviation."""
     draft = path.with_name(path.name + ".part")
     with open(draft, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         first = predictions[0]
-        writer.writerow(["file", "time_seconds", *(f"{channel} ({first.unit})" for channel in first.channels)])
+        names = [f"{channel} ({first.unit})" for channel in first.channels]
+        if first.deviations is not None:
+            names += [f"{channel} deviation ({first.unit})" for channel in first.channels]
+        writer.writerow(["file", "time_seconds", *names])
         for prediction in predictions:
-            for time, values in zip(prediction.times, prediction.values, strict=True):
+            columns = [part for part in (prediction.values, prediction.deviations) if part is not None]
+            for time, values in zip(prediction.times, np.hstack(columns), strict=True):
                 writer.writerow([prediction.file, f"{time:.3f}", *(f"{value:.6f}" for value in values)])
     os.replace(draft, path)

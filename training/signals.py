@@ -209,6 +209,6 @@ class TrialDataset(Dataset):
             item, seed = item
             frames = len(self.labels[item])
             length = min(frames, self.window or frames)
-            start = int(np.random.default_rng(seed).integers(frames - length + 1))
+            start = seed % (frames - length + 1)  # seeds are uniform over 63 bits
             window = slice(start, start + length)
         return {"input_features": self.input_features[item][window], "labels": self.labels[item][window]}
