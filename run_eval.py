@@ -10,7 +10,8 @@ from reporting.card import results_table
 from training.arguments import one_line_errors
 from training.build import build_trainer, load_rows, set_up_process
 from training.prediction import load_model
-from training.scoring import parse_eval, read_record, save_scores, saved_run
+from training.saving import read_record
+from training.scoring import parse_eval, save_scores, saved_run
 
 
 def main(argv: list[str]) -> None:

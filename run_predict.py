@@ -10,7 +10,7 @@ from pathlib import Path
 
 from reporting.plots import plot_predictions
 from training.arguments import one_line_errors
-from training.prediction import find_sounds, load_model, predict_sounds, write_predictions
+from training.prediction import check_outputs, find_sounds, load_model, predict_sounds, write_predictions
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -32,14 +32,19 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> None:
     """Find, predict, write, plot."""
     arguments = parse(argv)
+    check_outputs(arguments.output, arguments.plot)
     sounds = find_sounds(arguments.sounds)
     model, extractor = load_model(arguments.model, arguments.device)
-    predictions = predict_sounds(model, extractor, sounds, arguments.listener)
-    write_predictions(predictions, arguments.output)
-    print(f"{len(sounds)} sounds, {', '.join(predictions[0].channels)} in {predictions[0].unit}: {arguments.output}")
-    if arguments.plot:
+    predictions, unreadable = predict_sounds(model, extractor, sounds, arguments.listener)
+    if predictions:
+        write_predictions(predictions, arguments.output)
+        channels, unit = ", ".join(predictions[0].channels), predictions[0].unit
+        print(f"{len(predictions)} sounds, {channels} in {unit}: {arguments.output}")
+    if predictions and arguments.plot:
         plot_predictions(predictions, arguments.plot)
         print(f"plot: {arguments.plot}")
+    if unreadable:
+        raise ValueError(f"{len(unreadable)} of {len(sounds)} sounds have no prediction: {'; '.join(unreadable)}")
 
 
 if __name__ == "__main__":

@@ -8,15 +8,9 @@ import sys
 
 from reporting.card import model_card, results_table
 from training.arguments import one_line_errors, parse_run
-from training.build import (
-    build_extractor,
-    build_model,
-    build_trainer,
-    checkpoint_to_resume,
-    load_rows,
-    set_up_process,
-)
-from training.saving import describe_run, push_run, save_run
+from training.build import build_extractor, build_model, build_trainer, load_rows, set_up_process
+from training.resuming import begin_run, checkpoint_to_resume
+from training.saving import check_hub, describe_run, push_run, run_records, save_run
 
 
 def main(argv: list[str]) -> None:
@@ -24,20 +18,24 @@ def main(argv: list[str]) -> None:
     run = parse_run(argv)
     set_up_process(run)
     checkpoint = checkpoint_to_resume(run)
+    check_hub(run)
     rows = load_rows(run.arguments)
     extractor = build_extractor(run.arguments, **run.task.feature_settings(run))
     data = run.task.prepare(rows, extractor, run)
     model = build_model(run.arguments, run.task.model_settings(data, extractor, run))
     run.task.initialise(model, data, new=run.arguments.model_name_or_path is None)
+    records = run_records(run, rows, data)
 
     trainer = build_trainer(run, model, extractor, data)
+    begin_run(run, records, checkpoint)
     trainer.train(resume_from_checkpoint=checkpoint)
     results, predictions = run.task.evaluate(trainer, data, "test")
 
     if trainer.is_world_process_zero():
         facts = describe_run(run, rows, data, trainer, results)
-        records = {"metrics.json": facts, "splits.json": data.split.record()}
-        folder = save_run(run, trainer.model, extractor, model_card(facts), records, predictions)
+        folder = save_run(
+            run, trainer.model, extractor, model_card(facts), records | {"metrics.json": facts}, predictions
+        )
         print(results_table(facts["test"]))
         print(f"model, card and scores: {folder}")
         if run.push_to_hub:

@@ -49,6 +49,8 @@ class SplitSettings:
                 f"folds = {self.folds}, fold = {self.fold}: folds must be 3 or more (train, validation, test) "
                 "and fold from 0 to folds - 1"
             )
+        if self.folds and self.split_by == "leave_one_listener_out":
+            raise ValueError("folds do not go with split_by leave_one_listener_out: its test is one listener")
         if (self.split_by == "leave_one_listener_out") != (self.held_out_listener is not None):
             raise ValueError(
                 f"split_by = {self.split_by!r} with held_out_listener = {self.held_out_listener!r}: "

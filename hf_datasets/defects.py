@@ -27,6 +27,7 @@ KINDS: dict[str, DefectKind] = {
         DefectKind("unreadable_audio", "bytes", "the sound file does not decode; its bytes are kept as found", True),
         DefectKind("unreadable_eda", "bytes", "the EDA file does not parse or has no usable time column", True),
         DefectKind("non_numeric_cell", "cells", "text in a number column; the cell is kept as NaN or null", True),
+        DefectKind("unusable_recording", "", "a row of one's own metadata.csv, or its signal; it is left out", True),
         DefectKind("audio_missing", "", "no sound file for this song"),
         DefectKind("eda_missing", "", "no EDA file for this song"),
         DefectKind("missing_annotation", "", "no static arousal and valence (27 short clips in the real PMEmo)"),

@@ -54,7 +54,7 @@ HERE = Path(__file__).resolve().parent
 CARD, POINTER = "README.md", ".huggingface.yaml"
 SHARD_NAME = re.compile(r"\w+-(?P<digest>[0-9a-f]{16})-\d{5}-of-\d{5}\.parquet")
 UNFINISHED = "unfinished-run-prepare-again.parquet"  # never exists: loading a folder that points to it says so
-NAMED_INPUTS = 3  # unreadable inputs named in the error; --check_only counts them all
+NAMED_INPUTS = 3  # unreadable inputs named in the error; --check_only names them all
 
 
 def data_set_names() -> list[str]:
@@ -77,8 +77,13 @@ def prepare(
     for folder in (output, data):
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file, where the output folder should be; move it or give --output_dir")
+    if (output / CARD).exists() and not _split_card((output / CARD).read_text())[0]:
+        raise ValueError(f"{output / CARD} is no data set's card and would be changed; give another --output_dir")
     with _open_builder(name, raw_dir) as builder:
-        data.mkdir(parents=True, exist_ok=True)
+        try:
+            data.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"cannot make {data}: {error.strerror}; give an --output_dir to write to") from error
         with _only_one_prepare(data):
             _hide_unfinished(output)
             _remove(path for path in data.glob(f".*{TEMPORARY}"))
@@ -199,8 +204,12 @@ def _stored_defects(shards: list[tuple[Path, Any, dict]]) -> list[tuple[str, dic
     return found
 
 
+def _refused(found: list[tuple[str, dict]]) -> list[str]:
+    return [f"{song} {d['what']} ({d['detail']})".strip() for song, d in found if KINDS[d["what"]].refused]
+
+
 def _refuse_unreadable(found: list[tuple[str, dict]]) -> None:
-    refused = [f"{song} {d['what']} ({d['detail']})" for song, d in found if KINDS[d["what"]].refused]
+    refused = _refused(found)
     if refused:
         more = f"; and {len(refused) - NAMED_INPUTS} more" if len(refused) > NAMED_INPUTS else ""
         raise ValueError(
@@ -291,7 +300,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--check_only",
         action="store_true",
-        help="read everything, write nothing, print the defects by kind; exit 1 if something is unreadable",
+        help="read all, write nothing, print the defects by kind and each unreadable input; exit 1 if there is one",
     )
     parser.add_argument(
         "--keep_unreadable", action="store_true", help="publish rows of unreadable inputs too, flagged as such"
@@ -314,12 +323,14 @@ def main(arguments: list[str] | None = None) -> None:
             return rebuild_samples(args.name)
         if args.check_only:
             found = check(args.name, args.raw_dir, args.num_proc)
-            print(defects_table(found))
-            sys.exit(int(any(KINDS[defect["what"]].refused for _, defect in found)))
+            print(defects_table(found), *_refused(found), sep="\n")
+            sys.exit(int(bool(_refused(found))))
         found = prepare(args.name, args.raw_dir, args.output_dir, args.num_proc, args.keep_unreadable)
         print(defects_table(found))
     except (ValueError, OSError) as error:
         sys.exit(f"prepare {args.name}: {' '.join(str(error).split())}")
+    except KeyboardInterrupt:
+        sys.exit(f"prepare {args.name}: stopped; finished work is kept, run this again to go on")
     except BrokenProcessPool:
         sys.exit(
             f"prepare {args.name}: a worker process was killed (out of memory?); finished work is kept, "

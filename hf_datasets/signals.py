@@ -51,10 +51,10 @@ FEATURES = Features(
 )
 
 
-def check_time(times: np.ndarray, expected_rate: float) -> tuple[float, list[dict]]:
+def check_time(times: np.ndarray, expected_rate: float | None) -> tuple[float, list[dict]]:
     """Rate in Hz of a time column (s), and what is odd about it. Raises ValueError when it gives no rate.
 
-    The rate is (n - 1) / (last - first): n samples enclose n - 1 steps.
+    The rate is (n - 1) / (last - first): n samples enclose n - 1 steps. With no `expected_rate` (Hz) any will do.
     """
     if len(times) < 2:
         raise ValueError(f"{len(times)} rows are too few to tell a rate")
@@ -68,7 +68,7 @@ def check_time(times: np.ndarray, expected_rate: float) -> tuple[float, list[dic
     found = []
     if deviation > TIME_TOLERANCE:
         found.append(make_defect("irregular_time", deviation))
-    if abs(rate / expected_rate - 1) > RATE_TOLERANCE:
+    if expected_rate is not None and abs(rate / expected_rate - 1) > RATE_TOLERANCE:
         found.append(make_defect("unexpected_rate", rate, detail=f"expected {expected_rate:g} Hz"))
     return rate, found
 

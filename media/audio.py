@@ -26,6 +26,7 @@ FORMATS = "wav, flac, ogg, opus or mp3"
 EXACT_HEADERS = ("WAV", "WAVEX", "RF64", "AIFF", "FLAC")  # a header's frame count is what decodes, or nothing decodes
 ID3_HEADER = 10  # bytes
 LENGTH_TAGS = (b"Xing", b"Info", b"VBRI")  # in an mp3's first frame: the number of frames that follow
+UNKNOWN_LENGTH = 2**63 - 1  # frames by libsndfile when the header does not tell, as in a flac that was streamed
 LENGTH_TAG_REACH = 64  # bytes of the first frame that hold a length tag if there is one (it starts at 36 or before)
 
 
@@ -77,7 +78,7 @@ def audio_seconds(source: str | Path | bytes, name: str = "") -> float:
             raise _unopened(where, error) from None
         with file:
             header = _open(file, where)
-    if header.format in EXACT_HEADERS and header.frames:
+    if header.format in EXACT_HEADERS and 0 < header.frames < UNKNOWN_LENGTH:
         return header.frames / header.samplerate
     frames, rate = _decode(_read_bytes(source, where), where)
     return len(frames) / rate
@@ -134,6 +135,11 @@ def _decode(data: bytes, where: str) -> tuple[np.ndarray, int]:
             raise AudioError(
                 f"{where}: {header.format} data are damaged or cut off ({reason}); fetch it again or leave it out"
             ) from None
+        except (MemoryError, ValueError):  # numpy's, for an array of as many frames as the header says
+            raise AudioError(
+                f"{where}: the header announces {header.frames} frames in {len(data)} bytes (damaged, or streamed "
+                "without a length); save the sound again as a file"
+            ) from None
         if 0 < len(frames) < header.frames:
             _report_missing(header, len(frames), where)
     if not len(frames):
@@ -158,11 +164,15 @@ def _announces_length(mp3: bytes) -> bool:
 
 
 def _decode_by_av(data: bytes, where: str) -> np.ndarray:
+    """Samples (samples, 1), averaged a frame at a time: joined mp3s may change between mono and stereo."""
     try:
         with av.open(BytesIO(data), format="mp3") as container:
-            planes = [frame.to_ndarray() for frame in container.decode(audio=0)]
+            decoded = [(frame.sample_rate, frame.to_ndarray().mean(axis=0)) for frame in container.decode(audio=0)]
     except av.error.FFmpegError as error:
         raise AudioError(
             f"{where}: MP3 data are damaged or cut off ({error.strerror}); fetch it again or leave it out"
         ) from None
-    return np.concatenate(planes, axis=1).T if planes else np.empty((0, 1), np.float32)
+    rates = sorted({rate for rate, _ in decoded})
+    if len(rates) > 1:
+        raise AudioError(f"{where}: the sampling rate changes within the MP3 data, {rates} Hz; export the sound again")
+    return np.concatenate([part for _, part in decoded])[:, None] if decoded else np.empty((0, 1), np.float32)

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import interpolate, ndimage, signal
 
-MAX_FACTOR = 1000  # largest up- and down-sampling factor; a rate that needs more is first put on a nearby one
+MAX_FACTOR = 1000  # largest up- and down-sampling factor where rates allow; one that needs more is first put nearby
 HALF_ZEROS = 12  # zero crossings on each side of the resampling kernel
 KAISER_BETA = 8.0  # stop band about -80 dB, pass band flat to about 0.01 %
 EPSILON = 1e-6  # of a sample: forgives the rounding of i * rate / frame_rate, no more
@@ -53,7 +53,7 @@ def resample(x: np.ndarray, rate: float, frame_rate: float) -> np.ndarray:
     frame by more than half a sample or a hundredth of a frame; otherwise a spline puts the samples on that ratio.
     """
     frames = count_frames(len(x), rate, frame_rate)
-    ratio = Fraction(frame_rate / rate).limit_denominator(MAX_FACTOR)
+    ratio = Fraction(frame_rate / rate).limit_denominator(max(MAX_FACTOR, math.ceil(rate / frame_rate)))
     up, down = ratio.numerator, ratio.denominator
     near_rate = frame_rate * down / up
     drift = abs(near_rate / rate - 1) * (len(x) - 1)  # samples, at the end

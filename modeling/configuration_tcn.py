@@ -1,5 +1,7 @@
 """Configuration of the temporal convolutional network (TCN)."""
 
+import math
+
 from transformers import PreTrainedConfig
 
 from .layers import NORMS, check_loss
@@ -48,8 +50,16 @@ class TcnConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: object) -> None:
         for name in ("input_size", "output_size", "num_blocks", "num_channels", "kernel_size"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"TcnConfig: {name}={getattr(self, name)!r} must be a whole number of 1 or more")
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"TcnConfig: {name}={value!r} must be a whole number of 1 or more")
+        for name in ("dropout", "huber_delta", "frame_rate"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(f"TcnConfig: {name}={value!r} must be a finite number")
+        for name in ("causal", "gaussian_head"):  # "no" would count as true
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"TcnConfig: {name}={getattr(self, name)!r} must be true or false")
         if self.kernel_size % 2 == 0:
             raise ValueError(
                 f"TcnConfig: kernel_size={self.kernel_size} is even and cannot be centred on a frame; "

@@ -174,10 +174,16 @@ def _init_normal(module: nn.Module, std: float) -> None:
 
 
 def remove_weight_norm(model: nn.Module) -> None:
-    """Turn weight-normed layers into plain ones with the same outputs, in place, for export."""
+    """Turn weight-normed layers into plain ones with the same outputs, in place, for export.
+
+    Not by `parametrize.remove_parametrizations`: it takes the weight from the layer's class, which deep copies share.
+    """
     for module in model.modules():
         if parametrize.is_parametrized(module, "weight"):
-            parametrize.remove_parametrizations(module, "weight")
+            weight = nn.Parameter(module.weight.detach())
+            module.__class__ = parametrize.type_before_parametrizations(module)
+            del module.parametrizations
+            module.weight = weight
 
 
 def _keep(like: torch.Tensor, dropped: int) -> torch.Tensor:
@@ -349,7 +355,8 @@ def signal_loss(
             log_var = log_variance.to(predictions.dtype).masked_fill(~scored, 0.0)
             part = 0.5 * (log_var + (labels - predictions).square() * torch.exp(-log_var)).sum()
         total = total + weight * part
-    return total / (scored.sum().clamp_min(1) if num_items is None else num_items)
+    count = scored.sum() if num_items is None else torch.as_tensor(num_items, device=total.device)
+    return total / count.clamp_min(1)  # windows in which nothing is scored have no loss, rather than NaN
 
 
 def concordance(predictions: torch.Tensor, labels: torch.Tensor, scored: torch.Tensor) -> torch.Tensor:

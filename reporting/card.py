@@ -7,7 +7,7 @@ SYNTHETIC_NOTICE = (
     "**SYNTHETIC DATA.** This model was trained and scored on signals that a program made. "
     "Its scores show that the software works; they say nothing about people or music."
 )
-SCORES = ("rmse", "mae", "pearson", "ccc")
+SCORES = ("rmse", "mae", "pearson", "ccc")  # columns of the table, in its order
 
 
 def results_table(results: dict[str, Any]) -> str:
@@ -36,7 +36,7 @@ def model_card(facts: dict[str, Any]) -> str:
     data, test, training = facts["data"], facts["test"], facts["training"]
     notices = [notice for notice in (SYNTHETIC_NOTICE if data["synthetic"] else None, warning(data)) if notice]
     counts = {name: f"{side['trials']} trials of {side['songs']} songs" for name, side in data["sides"].items()}
-    model = {key: value for key, value in facts["model"].items() if isinstance(value, (int, float, str, bool))}
+    model = {key: value for key, value in facts["model"].items() if key not in ("target_scaling", "auto_map")}
     sections = [
         front_matter(facts),
         f"# {facts['name']}",
@@ -56,9 +56,8 @@ def model_card(facts: dict[str, Any]) -> str:
         "## Use",
         usage(facts),
         "## Training",
-        f"{training['steps']} steps; checkpoint of step {training['best_checkpoint_step']} chosen by validation "
-        f"{training['chosen_by']}. {facts['parameters']:,} parameters, "
-        f"receptive field {facts['receptive_field_seconds']:.1f} s.",
+        f"{training['steps']} steps; {chosen(training)}. {facts['parameters']:,} parameters, "
+        f"receptive field {facts['receptive_field_seconds']:.1f} s.{base(facts)}",
         f"```json\n{json.dumps(model, indent=2)}\n```",
         "## Limits",
         "Skin conductance has many causes beside sound, and slow drifts correlate with each other by themselves. "
@@ -72,6 +71,21 @@ def model_card(facts: dict[str, Any]) -> str:
 def counted(reasons: dict[str, int]) -> str:
     """What was left out, with its count: "flat 3, too_short 1"."""
     return ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items())) or "none"
+
+
+def chosen(training: dict[str, Any]) -> str:
+    """How the checkpoint was chosen."""
+    step = training["best_checkpoint_step"]
+    return f"checkpoint of step {step} chosen by validation {training['chosen_by']}" if step else "the last one kept"
+
+
+def base(facts: dict[str, Any]) -> str:
+    """What a fine-tuned model went on from, with a warning where it knew the test."""
+    if not facts["base"]:
+        return ""
+    known = facts["base"]["test_trials_it_was_trained_on"]
+    leak = f" **WARNING.** {known} of the test trials were in its training data." if known else ""
+    return f" Fine-tuned from `{facts['base']['model']}`.{leak}"
 
 
 def warning(data: dict[str, Any]) -> str | None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from evaluation.splits import SplitSettings
+from media.eda_settings import EdaSettings
 from tests.conftest import REPOSITORY
 from training.arguments import TASKS, Run, RunArguments, RunTrainingArguments, load_task, parse_run, write_key_table
 from training.build import build_model, new_config
@@ -65,8 +67,31 @@ def test_null_is_a_value(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("metric", "better"), [("rmse", False), ("eval_rmse", False), ("loss", False), ("pearson", True)]
+)
+def test_the_best_checkpoint_is_not_the_worst(tmp_path: Path, metric: str, better: bool) -> None:
+    assert parse(tmp_path, {"metric_for_best_model": metric}).training.greater_is_better is better
+
+
+def test_what_one_writes_in_json_one_may_write_on_the_command_line(tmp_path: Path) -> None:
+    run = parse(
+        tmp_path, {"resume_from_checkpoint": True, "held_out_listener": 100101, "split_by": "leave_one_listener_out"}
+    )
+    assert run.training.resume_from_checkpoint == "true"
+    assert run.task_settings[SplitSettings].held_out_listener == "100101"
+    run = parse(tmp_path, {}, "--low_pass_hz", "null", "--model_config.dropout=0.3", "--seed", "1")
+    assert run.task_settings[EdaSettings].low_pass_hz is None
+    assert run.arguments.model_config == {"dropout": 0.3} and run.training.seed == 1
+
+
+@pytest.mark.parametrize(
     ("config", "parts"),
     [
+        ({"metric_for_best_model": "ccc"}, ["'ccc'", "rmse, pearson, loss"]),
+        ({"num_train_epochs": 0}, ["trains nothing"]),
+        ({"early_stopping_patience": 3, "load_best_model_at_end": False}, ["load_best_model_at_end"]),
+        ({"label_smoothing_factor": 0.1}, ["label_smoothing_factor", "leave it out"]),
+        ({"folds": 4, "split_by": "leave_one_listener_out", "held_out_listener": "1"}, ["folds"]),
         ({"learning_rat": 0.1}, ["experiment.json", "'learning_rat'", "'learning_rate'"]),
         ({"model_confg": {}}, ["'model_confg'", "'model_config'"]),
         ({"task": "edda"}, ["'edda'", "eda"]),
@@ -118,7 +143,7 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
 
 def test_an_unknown_key_inside_model_config_names_the_nearest() -> None:
     arguments = RunArguments(model_config={"num_chanels": 8})
-    with pytest.raises(ValueError, match=r"'model_config.num_chanels' .* did you mean 'num_channels'"):
+    with pytest.raises(ValueError, match=r"'model_config.num_chanels'; did you mean 'model_config.num_channels'"):
         new_config(arguments, {"input_size": 8, "output_size": 1})
 
 

@@ -149,6 +149,43 @@ def test_an_ogg_that_lost_a_page_is_refused_because_the_rest_would_move():
         read_audio(bytes(data))
 
 
+def with_announced_length(container: bytes, frames: int) -> bytes:
+    """A flac (36 bits of its header) or an mp3 (32 bits of its tag) that claims another number of frames."""
+    data = bytearray(container)
+    if data[:4] == b"fLaC":
+        data[21] = (data[21] & 0xF0) | frames >> 32
+        data[22:26] = (frames & 0xFFFFFFFF).to_bytes(4, "big")
+    else:
+        place = max(container.find(tag) for tag in (b"Xing", b"Info")) + 8
+        data[place : place + 4] = frames.to_bytes(4, "big")
+    return bytes(data)
+
+
+@pytest.mark.parametrize("function", [read_audio, audio_seconds])
+def test_a_streamed_flac_that_does_not_tell_its_length_is_refused(function):
+    with pytest.raises(AudioError, match="streamed without a length.*save the sound again"):
+        function(with_announced_length(encode(tone(1.0), "FLAC", "PCM_16"), 0))
+
+
+def test_a_header_that_announces_more_than_memory_holds_is_an_error_of_that_sound():
+    mp3 = with_announced_length(encode(tone(1.0), "MP3", "MPEG_LAYER_III"), 2**31 - 1)  # 2.5e12 samples
+    with pytest.raises(AudioError, match=r"song 17: the header announces 247\d{10} frames in \d+ bytes"):
+        read_audio(mp3, name="song 17")
+
+
+def test_joined_mp3s_may_differ_in_channels_but_not_in_rate():
+    audio = tone(1.0)
+    mono = without_length(encode(audio, "MP3", "MPEG_LAYER_III"))
+    stereo = without_length(encode(np.stack([audio, audio], axis=1), "MP3", "MPEG_LAYER_III"))
+    alone = [read_audio(data)[0] for data in (mono, stereo)]
+    joined, _ = read_audio(mono + stereo)
+    assert len(joined) == len(alone[0]) + len(alone[1])
+    np.testing.assert_array_equal(joined[: len(alone[0])], alone[0])
+    slower = without_length(encode(tone(1.0, 22050), "MP3", "MPEG_LAYER_III", 22050))
+    with pytest.raises(AudioError, match=r"sampling rate changes .* \[22050, 44100\] Hz"):
+        read_audio(mono + slower)
+
+
 @pytest.mark.parametrize(
     "data, message",
     [

@@ -68,6 +68,14 @@ def test_a_resampled_sine_keeps_its_phase(rate: float) -> None:
     assert error[40:-40].max() < (1e-4 if rate == round(rate) else 2e-3), "a snapped rate may be off by 0.0025 s"
 
 
+@pytest.mark.parametrize(("rate", "frame_rate"), [(10000, 4), (2048, 1), (1000, 0.3), (8001.7, 4)])
+def test_a_rate_thousands_of_times_the_frame_rate_is_resampled_too(rate: float, frame_rate: float) -> None:
+    ramp = 3 + 0.05 * times(rate, 30)
+    trial = process_eda(ramp, rate, EdaSettings(frame_rate=frame_rate))
+    expected = 3 + 0.05 * np.arange(len(trial.values)) / frame_rate
+    np.testing.assert_allclose(trial.values[:, 0], expected, atol=0.005)
+
+
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("low_pass_hz", [None, 0.6, 5.0])
 def test_a_ramp_has_no_ringing_at_its_edges(rate: float, low_pass_hz: float | None) -> None:

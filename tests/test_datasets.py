@@ -59,7 +59,7 @@ def test_the_builder_is_arrow_based_and_not_named_like_its_folder(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_first_config_of_the_card_is_the_default(name, tmp_path):
+def test_the_first_config_of_the_card_is_the_default(name):
     configs = card(name)[0]["configs"]
     assert [entry["config_name"] for entry in configs if entry.get("default")] == [configs[0]["config_name"]]
     assert {entry["config_name"] for entry in configs} == set(

@@ -1,5 +1,6 @@
 """The EDA task on the committed sample: alignment, scaling and what is left out."""
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from media.eda_settings import EdaSettings
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from modeling.layers import IGNORE_LABEL
 from tests.conftest import REPOSITORY
+from training import signals
 from training.arguments import Run, parse_run
 from training.build import build_extractor, build_model
 from training.collators import SignalCollator
@@ -114,6 +116,31 @@ def test_a_song_that_cannot_be_read_is_left_out_and_counted(rows: Dataset) -> No
     assert data.record()["songs_left_out"] == {"unreadable_audio": 1}
     assert len(data.tables.songs) == len(rows) - 1
     assert rows[3]["song_id"] not in data.sides["all"].song_ids
+
+
+def test_every_trial_of_the_data_is_counted_somewhere(rows: Dataset) -> None:
+    """Songs without sound take their trials with them, songs without trials are songs too."""
+    spoilt = rows.map(
+        lambda row, i: {
+            "defects": row["defects"] + [defect("audio_missing")] * (i == 2),
+            "trials": [] if i == 4 else row["trials"],
+        },
+        with_indices=True,
+    )
+    *_, data = prepare(spoilt, "--split_by", "random_pairs")
+    record = data.record()
+    assert record["songs_left_out"] == {"audio_missing": 1, "no_trial": 1}
+    assert record["trials_rejected"]["song_left_out"] == len(rows[2]["trials"])
+    assert record["trials"] == sum(record["trials_rejected"].values()) + len(data.sides["all"])
+
+
+def test_the_cache_depends_on_the_code_that_makes_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signals.code_digest()
+    real = inspect.getsource
+    for module in signals.CODE:
+        monkeypatch.setattr(inspect, "getsource", lambda m, module=module: real(m) + " " * (m is module))
+        assert signals.code_digest() != before, module
+    assert {"training.signals", "media.scaling", "media.biosignal"} <= {module.__name__ for module in signals.CODE}
 
 
 def test_nothing_usable_is_an_error_that_says_why(rows: Dataset) -> None:

@@ -119,6 +119,13 @@ def test_another_output_folder_gets_a_card_and_loads_with_the_builders_features(
     assert len(load(output)) == 3
 
 
+def test_a_readme_that_is_no_card_is_left_alone(small, output):
+    output.mkdir()
+    (output / "README.md").write_text("# My own notes")
+    assert "README.md is no data set's card" in complaint("--raw_dir", small, "--output_dir", output)
+    assert content(output) == {"README.md": b"# My own notes"}
+
+
 def test_defects_csv_has_a_line_for_every_defect_of_every_row(small, output, load):
     edit_first_value(small, -2.0)
     (small / "PMEmo2019" / "EDA" / "notes.txt").write_text("mine")
@@ -189,6 +196,14 @@ def test_a_run_waits_for_another_one_on_the_same_folder(small, output):
     assert (output / ".huggingface.yaml").exists()
 
 
+def test_an_interrupted_run_says_how_to_go_on(small, output, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare_module, "write_shard", interrupt)
+    assert "stopped; finished work is kept, run this again" in complaint("--raw_dir", small, "--output_dir", output)
+
+
 def test_preparing_again_writes_nothing_new(small, output):
     run("--raw_dir", small, "--output_dir", output)
     first = content(output)
@@ -228,13 +243,13 @@ def test_check_only_counts_by_kind_writes_nothing_and_fails_on_unreadable_input(
         run("--raw_dir", small, "--output_dir", output, "--check_only")
     assert stopped.value.code == 0
     assert re.search(r"^ +3 +3  eda_longer_than_audio \[s\]: ", capsys.readouterr().out, re.MULTILINE)
-    next(small.rglob("*_EDA.csv")).write_text("")
-    before[next(name for name in before if not before[name] or name.endswith("_EDA.csv"))] = b""
+    emptied = next(small.rglob("*_EDA.csv"))
+    emptied.write_text("")
     with pytest.raises(SystemExit) as stopped:
         run("--raw_dir", small, "--output_dir", output, "--check_only")
     assert stopped.value.code == 1
     assert re.search(r"^ +1 +1  unreadable_eda", capsys.readouterr().out, re.MULTILINE)
-    assert not output.exists() and sorted(content(small)) == sorted(before)
+    assert not output.exists() and content(small) == before | {str(emptied.relative_to(small)): b""}
 
 
 def make_file(path: Path) -> Path:
@@ -294,6 +309,7 @@ def test_wrong_folders_and_names_are_one_line(small, tmp_path):
     assert "is a file, where the output folder" in complaint("--raw_dir", small, "--output_dir", file)
     make_file(tmp_path / "there" / "data")
     assert "data is a file, where the output" in complaint("--raw_dir", small, "--output_dir", tmp_path / "there")
+    assert "give an --output_dir to write to" in complaint("--raw_dir", small, "--output_dir", file / "below")
     assert "--num_proc 0" in complaint("--raw_dir", small, "--num_proc", 0)
     with pytest.raises(SystemExit, match=r"there is no data set 'pnemo'; there are \['.*pmemo"):
         main(["pnemo", "--raw_dir", str(small)])

@@ -137,13 +137,19 @@ def test_eval_repeats_the_scores_of_the_run(finished: tuple[Path, str], tmp_path
 def test_fine_tuning_goes_on_from_a_saved_model(finished: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = finished
     still = ["--learning_rate", "0", "--weight_decay", "0", "--num_train_epochs", "1", "--report_to", "none"]
-    settings = ["--eda_target", "phasic", "--decomposition", "smoothmedian"]
     tuned = tmp_path / "tuned"
-    run(sys.executable, "run_train.py", "--model_name_or_path", folder, "--output_dir", tuned, *settings, *still)
+    train = [sys.executable, "run_train.py", CONFIG, "--model_name_or_path", folder, *still, "--output_dir"]
+    run(*train, tuned)
     assert_same_weights(tuned, folder)  # nothing was learnt at rate 0, so all that was loaded is still there
-    other = ["--eda_target", "both", "--decomposition", "smoothmedian", "--output_dir", tmp_path / "other"]
-    done = run(sys.executable, "run_train.py", "--model_name_or_path", folder, *other, *still, fails=True)
-    assert "output_size = 1, but the data gives 2" in last_line(done)
+    assert json.loads((tuned / "metrics.json").read_text())["base"]["test_trials_it_was_trained_on"] == 0
+    other = tmp_path / "other"
+    assert "output_size = 1, but the run asks for 2" in last_line(
+        run(*train, other, "--eda_target", "both", fails=True)
+    )
+    assert "pooling = 'centered', but" in last_line(run(*train, other, "--causal", "true", fails=True))
+    run(*train, other, "--split_seed", "5")
+    assert json.loads((other / "metrics.json").read_text())["base"]["test_trials_it_was_trained_on"] > 0
+    assert "of the test trials were in its training data" in (other / "README.md").read_text()
 
 
 def assert_same_weights(one: Path, other: Path) -> None:
@@ -174,8 +180,13 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
         assert not (folder / "metrics.json").exists()
         done = run(*with_workers, fails=True)
         assert "holds an unfinished run" in last_line(done) and "--resume_from_checkpoint true" in last_line(done)
-        run(*with_workers, "--resume_from_checkpoint", "true")
+        resume = [*with_workers, "--resume_from_checkpoint", "true"]
+        if workers == "0":
+            done = run(*resume, "--split_seed", "5", fails=True)
+            assert "split_seed was 0 and is 5 now" in last_line(done)
+        run(*resume)
         assert_same_weights(folder, tmp_path / "whole")
+        assert "holds a finished run" in last_line(run(*resume, fails=True))
 
 
 @pytest.mark.parametrize(
@@ -189,7 +200,10 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
         (["run_train.py", CONFIG, "--model_config.kernel_size", "4"], ["kernel_size", "even"]),
         (["run_train.py", CONFIG, "--min_seconds", "1000"], ["no usable trial", "too_short"]),
         (["run_train.py", CONFIG, "--test_fraction", "0"], ["test without a trial"]),
+        (["run_train.py", CONFIG, "--metric_for_best_model", "ccc"], ["'ccc'", "rmse, pearson, loss"]),
+        (["run_train.py", CONFIG, "--train_sampling_strategy", "group_by_length"], ["train_sampling_strategy"]),
         (["run_predict.py", "nowhere", "song.mp3"], ["song.mp3", "no such file"]),
+        (["run_predict.py", "nowhere", "README.md", "--output", "no/such/x.csv"], ["no/such/x.csv", "folder"]),
         (["run_eval.py", "nowhere", "hf_datasets/pmemo"], ["nowhere", "no such folder"]),
     ],
     ids=lambda value: " ".join(value[1:4]) if "run_" in value[0] else None,
@@ -201,8 +215,14 @@ def test_a_mistake_is_one_line_that_says_what_to_do(command: list[str], parts: l
     assert all(part in last_line(done) for part in parts), done.stderr[-1000:]
 
 
-def test_a_sound_that_does_not_decode_is_named(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_sound_that_does_not_decode_is_named(finished: tuple[Path, str], songs: Path, tmp_path: Path) -> None:
     (tmp_path / "noise.mp3").write_bytes(b"this is no sound" * 100)
     done = run(sys.executable, "run_predict.py", finished[0], tmp_path, "--output", tmp_path / "o.csv", fails=True)
-    assert "noise.mp3" in last_line(done)
+    assert "noise.mp3" in last_line(done) and "1 of 1 sounds" in last_line(done)
     assert not list(tmp_path.glob("o.csv*"))
+    (song, _) = sorted(songs.iterdir())
+    done = run(
+        sys.executable, "run_predict.py", finished[0], song, tmp_path, "--output", tmp_path / "o.csv", fails=True
+    )
+    assert "noise.mp3" in last_line(done) and "1 of 2 sounds" in last_line(done)
+    assert song.name in (tmp_path / "o.csv").read_text()  # what could be read is not lost

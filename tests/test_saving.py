@@ -35,7 +35,7 @@ def save(folder: Path, metrics: dict[str, Any]) -> Path:
     """Save a tiny run."""
     run = parse_run(["--output_dir", str(folder)])
     model = TcnForSignalRegression(TcnConfig(input_size=4, num_blocks=1, num_channels=4))
-    records = {"metrics.json": metrics, "splits.json": {}}
+    records = {"splits.json": {}, "metrics.json": metrics}
     return save_run(run, model, AudioFeatureExtractor(), "# card", records, pa.table({"a": [1]}))
 
 
@@ -85,6 +85,7 @@ def test_only_the_finished_run_is_shared(tmp_path: Path, monkeypatch: pytest.Mon
     push_run(tmp_path, "eda-tcn", private=True)
     (options,) = uploads
     paths = ["model.safetensors", "README.md", "layers.py", "checkpoint-7/optimizer.pt", "runs/x/events", ".cache/x"]
+    paths.append("predictions.parquet")  # beside what was recorded from people
     shared = list(filter_repo_objects(paths, ignore_patterns=options["ignore_patterns"]))
     assert shared == paths[:3] and options["repo_id"] == "me/eda-tcn"
 
@@ -112,6 +113,7 @@ def test_a_card_warns_of_what_its_reader_must_know(synthetic: bool) -> None:
             "split_warning": "random_pairs leaks",
         },
         "split": {"sha256": "0" * 64, "split_by": "random_pairs", "split_seed": 0},
+        "base": None,
         "model": {"model_type": "tcn", "frame_rate": 4.0},
         "parameters": 10,
         "receptive_field_seconds": 2.0,

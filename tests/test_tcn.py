@@ -1,5 +1,6 @@
 """Models that predict a signal: masks, context, dropout, losses and storage; most tests run over all of them."""
 
+import copy
 import logging
 import math
 from collections.abc import Callable
@@ -404,6 +405,11 @@ def test_depth_does_not_make_the_outputs_of_a_new_tcn_grow(norm: str) -> None:
         ({"num_channels": 2.5}, "num_channels=2.5 must be a whole number"),
         ({"dropout": 1.0}, r"dropout=1.0 must be in \[0, 1\)"),
         ({"dropout": -0.1}, "dropout=-0.1"),
+        ({"dropout": "0.1"}, "dropout='0.1' must be a finite number"),
+        ({"huber_delta": None}, "huber_delta=None must be a finite number"),
+        ({"frame_rate": math.inf}, "frame_rate=inf must be a finite number"),
+        ({"num_blocks": True}, "num_blocks=True must be a whole number"),
+        ({"causal": "False"}, "causal='False' must be true or false"),
         ({"norm": "batch"}, "norm='batch' is unknown.*weight.*layer.*none"),
         ({"frame_rate": 0.0}, "frame_rate=0.0 must be above 0"),
         ({"loss": "rmse"}, "loss='rmse' must be one of"),
@@ -449,6 +455,15 @@ def test_removing_weight_norm_keeps_the_outputs_and_can_be_saved(tmp_path: Path)
     assert not any("parametrizations" in name for name in model.state_dict())
     model.save_pretrained(tmp_path)
     assert torch.equal(TcnForSignalRegression.from_pretrained(tmp_path).eval()(x).predictions, before)
+
+
+def test_removing_weight_norm_from_a_copy_leaves_the_original_as_it_was() -> None:
+    model = TcnForSignalRegression(small(TcnConfig)).eval()
+    x = torch.randn(2, 30, FEATURES)
+    before, copied = model(x).predictions, copy.deepcopy(model)
+    copied.remove_weight_norm()
+    assert torch.equal(model(x).predictions, before) and torch.equal(copied(x).predictions, before)
+    assert all(parameter.requires_grad for parameter in copied.parameters())
 
 
 @over_models

@@ -42,7 +42,15 @@ def tiny_trainer(folder: Path, model_config: dict | None = None, **settings: Any
     """A trainer over ToyTrials; `settings` are keys of a config."""
     torch.manual_seed(0)
     config = TcnConfig(input_size=FEATURES, num_blocks=2, num_channels=8, **{"dropout": 0.0} | (model_config or {}))
-    defaults = {"report_to": "none", "use_cpu": True, "num_train_epochs": 2, "logging_steps": 1, "disable_tqdm": True}
+    defaults = {
+        "metric_for_best_model": "loss",
+        "greater_is_better": False,
+        "report_to": "none",
+        "use_cpu": True,
+        "num_train_epochs": 2,
+        "logging_steps": 1,
+        "disable_tqdm": True,
+    }
     data = ToyTrials()
     return SignalTrainer(
         model=TcnForSignalRegression(config),
@@ -69,6 +77,11 @@ def test_the_sampler_is_asked_for_through_the_name_that_trainer_calls(tmp_path: 
     trainer = tiny_trainer(tmp_path, per_device_train_batch_size=4)
     assert trainer.get_train_dataloader().batch_sampler.sampler is trainer.sampler
     assert trainer.sampler.batch_size == 4
+
+
+def test_evaluation_is_in_the_order_of_the_data(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path)
+    assert list(trainer.get_eval_dataloader().batch_sampler.sampler) == list(range(len(trainer.eval_dataset)))
 
 
 def test_each_epoch_has_its_own_order(tmp_path: Path) -> None:

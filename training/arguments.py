@@ -27,6 +27,17 @@ TASKS = tuple(sorted(path.stem for path in (Path(__file__).parent / "tasks").glo
 TORCH_SCHEDULERS = ("step", "exponential")
 OPTIMIZER_ALIASES = {"adamw": "adamw_torch_fused"}
 SECRET_KEYS = ("hub_token",)
+# Keys of TrainingArguments whose other values our items, order or scores cannot honour.
+KEPT_AS_IT_IS = {
+    "train_sampling_strategy": "random",
+    "remove_unused_columns": False,
+    "prediction_loss_only": False,
+    "label_smoothing_factor": 0.0,
+    "eval_do_concat_batches": True,
+    "auto_find_batch_size": False,
+}
+# What is asked of one invocation, and no part of what a run is.
+NOT_RECORDED = ("resume_from_checkpoint", "push_to_hub")
 
 
 def setting(default: Any, meaning: str) -> Any:
@@ -79,17 +90,19 @@ class RunTrainingArguments(TrainingArguments):
     save_strategy: SaveStrategy | str = setting("epoch", "Checkpoint each: no, steps, epoch, best.")
     save_total_limit: int | None = setting(2, "Checkpoints kept, the best always among them.")
     load_best_model_at_end: bool = setting(True, "End with the best on validation.")
-    metric_for_best_model: str | None = setting("loss", "The validation metric that decides.")
+    metric_for_best_model: str | None = setting("rmse", "The validation metric that decides: rmse, pearson, loss.")
+    greater_is_better: bool | None = setting(None, "Whether more of it is better; by default what the metric means.")
     early_stopping_patience: int = setting(0, "Stop after so many validations without a better one; 0: never.")
     logging_steps: float = setting(10, "Log each so many optimizer steps.")
     report_to: None | str | list[str] = setting("tensorboard", "Trackers: tensorboard, wandb, mlflow, ..., or none.")
     remove_unused_columns: bool = setting(False, "Leave false: items are not table rows.")
     dataloader_pin_memory: bool = setting(False, "Pinned memory; true helps on a GPU.")
+    ddp_find_unused_parameters: bool | None = setting(False, "Leave false: our models use all of their parameters.")
     seed: int = setting(0, "Seed of weights, order, windows and dropout.")
 
     def __post_init__(self) -> None:
         # TrainingArguments turns both into its enums, which know neither torch's schedulers nor plain Adam.
-        scheduler, optimizer = self.lr_scheduler_type, self.optim
+        scheduler, optimizer, better = self.lr_scheduler_type, self.optim, self.greater_is_better
         self.lr_scheduler_type = "constant" if scheduler in TORCH_SCHEDULERS else scheduler
         self.optim = "adamw_torch" if optimizer == "adam" else OPTIMIZER_ALIASES.get(optimizer, optimizer)
         super().__post_init__()
@@ -97,8 +110,21 @@ class RunTrainingArguments(TrainingArguments):
             self.lr_scheduler_type = scheduler
         if optimizer == "adam":
             self.optim = optimizer
-        if scheduler == "reduce_lr_on_plateau" and self.warmup_steps:
-            raise ValueError("lr_scheduler_type reduce_lr_on_plateau takes no warmup_steps; set one of the two")
+        self.greater_is_better = better  # which TrainingArguments guesses from the name: the worst RMSE would be best
+        for problem in self._problems():
+            raise ValueError(problem)
+
+    def _problems(self) -> Iterator[str]:
+        """What is wrong between the settings, one line each."""
+        if self.lr_scheduler_type == "reduce_lr_on_plateau" and self.warmup_steps:
+            yield "lr_scheduler_type reduce_lr_on_plateau takes no warmup_steps; set one of the two"
+        if self.num_train_epochs <= 0 and self.max_steps <= 0:
+            yield f"num_train_epochs = {self.num_train_epochs} trains nothing; it takes a number above 0"
+        if self.early_stopping_patience and not self.load_best_model_at_end:
+            yield "early_stopping_patience needs load_best_model_at_end true, or the worst is kept"
+        for key, value in KEPT_AS_IT_IS.items():
+            if getattr(self, key) != value:
+                yield f"{key} = {getattr(self, key)!r} has no meaning here; leave it out"
 
 
 @dataclass(frozen=True)
@@ -117,13 +143,13 @@ class Run:
         return self.task_settings[kind]
 
     def resolved(self) -> dict[str, Any]:
-        """All keys with their values: a config that repeats this run."""
+        """All keys with their values: a config that repeats this run, once `dataset_config` is that of the data."""
         values = dataclasses.asdict(self.arguments)
         for settings in self.task_settings.values():
             values |= dataclasses.asdict(settings)
         training = self.training.to_dict()
-        values |= {key: training[key] for key in sorted(training) if not key.endswith("_token")}
-        return values | {"push_to_hub": self.push_to_hub}
+        left_out = [key for key in training if key.endswith("_token") or key in NOT_RECORDED]
+        return values | {key: training[key] for key in sorted(training.keys() - set(left_out))}
 
 
 def parse_run(argv: list[str]) -> Run:
@@ -143,10 +169,13 @@ def one_line_errors() -> Iterator[None]:
     """What a user can cause ends the program with its message alone; FELTSOUND_TRACEBACK=1 shows where it arose."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError, RuntimeError, TypeError, KeyError) as error:
         if os.environ.get("FELTSOUND_TRACEBACK"):
             raise
-        raise SystemExit(f"{Path(sys.argv[0]).name}: {error}") from error
+        message = " ".join(str(error).split())
+        if not isinstance(error, ValueError):
+            message = f"{type(error).__name__}: {message} (FELTSOUND_TRACEBACK=1 shows where)"
+        raise SystemExit(f"{Path(sys.argv[0]).name}: {message}") from error
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -171,14 +200,28 @@ def build_run(config: dict[str, Any], place: str, rest: list[str]) -> Run:
     parser = make_parser(kinds)
     check_keys(config, parser, task=task.__name__.rpartition(".")[2])
     defaults = {"output_dir": str(Path("outputs") / Path(place).stem) if place.endswith(".json") else "outputs/run"}
-    hints = {key: hint for kind in kinds for key, hint in typing.get_type_hints(kind).items()}
+    hints = type_hints(kinds)
     parser.set_defaults(**defaults | {key: convert(parser, hints, key, value) for key, value in config.items()})
     arguments, *task_settings, training = parser.parse_args_into_dataclasses(rest, look_for_args_file=False)
     for key, values in nested.items():
         setattr(arguments, key, getattr(arguments, key) | values)
+    choose_best_by(training, task)
+    if training.resume_from_checkpoint is not None:
+        wanted = training.resume_from_checkpoint
+        training.resume_from_checkpoint = {"true": "true", "false": None}.get(wanted.lower(), wanted)
     push_to_hub, training.push_to_hub = training.push_to_hub, False
     settings = dict(zip(task.ARGUMENTS, task_settings, strict=True))
     return Run(Path(training.output_dir).name, arguments, training, task, settings, push_to_hub)
+
+
+def choose_best_by(training: RunTrainingArguments, task: ModuleType) -> None:
+    """Check the metric that decides, and say which way is better: Trainer guesses from the name, and wrongly."""
+    metric = training.metric_for_best_model.removeprefix("eval_")
+    if metric not in task.VALIDATION_METRICS:
+        known = ", ".join(task.VALIDATION_METRICS)
+        raise ValueError(f"metric_for_best_model = {metric!r} is not known; it takes one of {known}")
+    if training.greater_is_better is None:
+        training.greater_is_better = task.VALIDATION_METRICS[metric]
 
 
 def load_task(name: str) -> ModuleType:
@@ -203,7 +246,8 @@ def take_nested(rest: list[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
         if not (dot and flag in ("--model_config", "--feature_config")):
             kept.append(token)
             continue
-        value = next(tokens, None)
+        key, equals, value = key.partition("=")
+        value = value if equals else next(tokens, None)
         if value is None:
             raise ValueError(f"{token} needs a value")
         try:
@@ -223,10 +267,28 @@ def make_parser(kinds: tuple[type, ...]) -> HfArgumentParser:
         description="Train a model on what a config names. A key on the command line wins over the file.",
         allow_abbrev=False,
     )
+    hints = type_hints(kinds)
     for action in parser._actions:
         if action.dest in ("model_config", "feature_config"):
             action.type = json_object
+        elif type(None) in typing.get_args(hints.get(action.dest)) and action.type in (int, float, str):
+            action.type = nullable(action.type)
     return parser
+
+
+def type_hints(kinds: tuple[type, ...]) -> dict[str, Any]:
+    """The type of every key."""
+    return {key: hint for kind in kinds for key, hint in typing.get_type_hints(kind).items()}
+
+
+def nullable(kind: type) -> typing.Callable[[str], Any]:
+    """A reader of the command line that takes null too."""
+
+    def read(text: str) -> Any:
+        return None if text in ("null", "None") else kind(text)
+
+    read.__name__ = f"{kind.__name__} or null"  # argparse names it in its messages
+    return read
 
 
 class RunParser(HfArgumentParser):
@@ -282,11 +344,15 @@ def convert(parser: HfArgumentParser, hints: dict[str, Any], key: str, value: An
         return value
     if dict in kinds and str not in kinds:
         raise ValueError(f"{key} = {value!r} is not valid: it takes an object of names and values")
+    if isinstance(value, bool) and key == "resume_from_checkpoint":
+        return json.dumps(value)  # documented as true, and text on the command line
     if isinstance(value, bool) and bool not in kinds:
         raise ValueError(f"{key} = {json.dumps(value)} is not valid: true and false do not fit here")
     action = next(action for action in parser._actions if action.dest == key)
-    if action.type is None or action.type is str:
+    if action.type is None:
         return value
+    if str in kinds:
+        return str(value)  # a listener is often written as a number
     try:
         return action.type(str(value))
     except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
@@ -296,14 +362,20 @@ def convert(parser: HfArgumentParser, hints: dict[str, Any], key: str, value: An
 def key_table(kinds: tuple[type, ...]) -> str:
     """The keys of some dataclasses as a Markdown table; of Trainer's own, those whose default differs."""
     lines = ["| key | default | meaning |", "|---|---|---|"]
-    inherited = {item.name: item.default for item in dataclasses.fields(TrainingArguments)}
+    inherited = {item.name: default_of(item) for item in dataclasses.fields(TrainingArguments)}
     for kind in kinds:
         for item in dataclasses.fields(kind):
-            default = item.default_factory() if item.default is dataclasses.MISSING else item.default
-            if kind is RunTrainingArguments and inherited.get(item.name, dataclasses.MISSING) == default:
+            default = default_of(item)
+            ours = "output_dir", *(inherited.keys() ^ {field.name for field in dataclasses.fields(kind)})
+            if kind is RunTrainingArguments and item.name not in ours and inherited[item.name] == default:
                 continue
             lines.append(f"| `{item.name}` | `{json.dumps(default)}` | {item.metadata['help']} |")
     return "\n".join(lines)
+
+
+def default_of(item: dataclasses.Field) -> Any:
+    """The default of a field, made or given."""
+    return item.default_factory() if item.default is dataclasses.MISSING else item.default
 
 
 def write_key_table(readme: Path) -> None:

@@ -1,11 +1,8 @@
 """From settings to objects: rows, feature extractor, model, Trainer; and back from a saved run."""
 
-import difflib
-import hashlib
 import inspect
 import logging
 from pathlib import Path, PurePath
-from types import ModuleType
 from typing import Any
 
 import datasets
@@ -15,16 +12,13 @@ from transformers import AutoModel, EarlyStoppingCallback, PreTrainedConfig, Pre
 
 from modeling import SIGNAL_MODELS
 from modeling.feature_extraction_audio import AudioFeatureExtractor
-from training.arguments import Run, RunArguments
+from training.arguments import Run, RunArguments, unknown_key
 from training.environment import keep_freed_memory, threads_for_this_process
-from training.trainer import SignalTrainer, last_whole_checkpoint
+from training.trainer import SignalTrainer
 
 logger = logging.getLogger(__name__)
 
-
-def code_digest(*modules: ModuleType) -> str:
-    """A digest of some modules' source: a cache that depends on it is not served after the code has changed."""
-    return hashlib.sha256("".join(inspect.getsource(module) for module in modules).encode()).hexdigest()[:16]
+COLUMNS = ("song_id", "artist", "audio", "eda_rate", "trials", "defects", "synthetic")  # of a signal data set
 
 
 def set_up_process(run: Run) -> None:
@@ -60,6 +54,11 @@ def load_rows(arguments: RunArguments) -> datasets.Dataset:
         ) from error
     except ValueError as error:
         raise SystemExit(f"dataset = {name!r}, dataset_config = {config!r}: {error}") from error
+    missing = [column for column in COLUMNS if column not in rows.column_names]
+    if missing:
+        raise SystemExit(
+            f"dataset = {name!r} has no column {', '.join(missing)}; it has {', '.join(rows.column_names)}"
+        )
     if any(rows["synthetic"]):
         logger.warning(
             "SYNTHETIC DATA: %s (%s) was made by a program, not recorded. Nothing learnt from it is about people.",
@@ -83,32 +82,28 @@ def data_record(arguments: RunArguments, rows: datasets.Dataset) -> dict[str, An
 
 def build_extractor(arguments: RunArguments, **settings: Any) -> AudioFeatureExtractor:
     """The audio features: those of the model that is fine-tuned, else new ones. `settings` come from the task."""
-    if arguments.model_name_or_path:
-        if arguments.feature_config:
-            raise ValueError(
-                f"feature_config = {arguments.feature_config} beside model_name_or_path: "
-                "a saved model brings its own features; leave feature_config out"
-            )
-        return AudioFeatureExtractor.from_pretrained(arguments.model_name_or_path)
     clash = sorted(settings.keys() & arguments.feature_config.keys())
     if clash:
         raise ValueError(f"feature_config sets {clash}, which follow from the task's settings; leave them out")
-    return AudioFeatureExtractor(**settings, **arguments.feature_config)
+    asked = settings | arguments.feature_config
+    if not arguments.model_name_or_path:
+        return AudioFeatureExtractor(**asked)
+    extractor = AudioFeatureExtractor.from_pretrained(arguments.model_name_or_path)
+    check_fit(extractor.to_dict(), asked, arguments.model_name_or_path)
+    return extractor
 
 
 def build_model(arguments: RunArguments, settings: dict[str, Any]) -> PreTrainedModel:
     """A new model, or a saved one to go on from. `settings` follow from the data and may not be set in the config."""
-    if arguments.model_name_or_path:
-        if arguments.model_config:
-            raise ValueError(
-                f"model_config = {arguments.model_config} beside model_name_or_path: "
-                "a saved model has its settings; leave model_config out"
-            )
-        model = AutoModel.from_pretrained(arguments.model_name_or_path)
-        check_fit(model, settings, arguments.model_name_or_path)
-        model.config.update({name: settings[name] for name in ("target_scaling", "target_unit")})
-        return model
-    return AutoModel.from_config(new_config(arguments, settings))
+    config = new_config(arguments, settings)
+    if not arguments.model_name_or_path:
+        return AutoModel.from_config(config)
+    model = AutoModel.from_pretrained(arguments.model_name_or_path)
+    new = {name: settings[name] for name in ("target_scaling", "target_unit")}  # of the data that it goes on with
+    asked = {name: value for name, value in settings.items() if name not in new} | arguments.model_config
+    check_fit(model.config.to_dict(), asked | {"model_type": arguments.model_type}, arguments.model_name_or_path)
+    model.config.update(new)
+    return model
 
 
 def new_config(arguments: RunArguments, settings: dict[str, Any]) -> PreTrainedConfig:
@@ -122,19 +117,18 @@ def new_config(arguments: RunArguments, settings: dict[str, Any]) -> PreTrainedC
         if key in settings:
             raise ValueError(f"model_config.{key} follows from the data ({settings[key]!r}); leave it out")
         if key not in known:
-            nearest = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
-            advice = f"did you mean {nearest[0]!r}?" if nearest else f"it takes {sorted(known)}"
-            raise ValueError(f"unknown key 'model_config.{key}' for model_type {arguments.model_type!r}; {advice}")
+            message = unknown_key(f"model_config.{key}", {f"model_config.{name}" for name in known})
+            raise ValueError(f"{message} (model_type {arguments.model_type!r})")
     return kind(**settings, **arguments.model_config)
 
 
-def check_fit(model: PreTrainedModel, settings: dict[str, Any], name: str) -> None:
-    """Refuse to fine-tune a model on features or targets of another shape."""
-    for key in ("input_size", "output_size", "frame_rate"):
-        if getattr(model.config, key) != settings[key]:
+def check_fit(saved: dict[str, Any], asked: dict[str, Any], name: str) -> None:
+    """Refuse to go on from a saved model with settings that are not its own."""
+    for key, value in asked.items():
+        if saved.get(key) != value:
             raise ValueError(
-                f"{name}: {key} = {getattr(model.config, key)}, but the data gives {settings[key]}; "
-                "choose the settings that the model was trained with"
+                f"{name}: {key} = {saved.get(key)!r}, but the run asks for {value!r}; "
+                "choose the settings that the model was trained with, or train a new one"
             )
 
 
@@ -157,24 +151,3 @@ def early_stopping(run: Run) -> list[EarlyStoppingCallback]:
     """The callback that stops a run whose validation no longer improves, if it was asked for."""
     patience = run.training.early_stopping_patience
     return [EarlyStoppingCallback(early_stopping_patience=patience)] if patience else []
-
-
-def checkpoint_to_resume(run: Run) -> str | None:
-    """The checkpoint that --resume_from_checkpoint names: a folder, or `true` for the newest whole one.
-
-    A folder with an unfinished run in it is not started over by accident.
-    """
-    folder, wanted = Path(run.training.output_dir), run.training.resume_from_checkpoint
-    last = last_whole_checkpoint(folder) if folder.is_dir() else None
-    if wanted in (None, "false"):
-        if last is not None and not (folder / "metrics.json").exists():
-            raise SystemExit(
-                f"{folder} holds an unfinished run ({last.name}): add --resume_from_checkpoint true to go on from it, "
-                "or name another --output_dir"
-            )
-        return None
-    if wanted != "true":
-        return wanted
-    if last is None:
-        logger.warning("nothing to resume: %s has no whole checkpoint; starting at the beginning", folder)
-    return str(last) if last else None

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import AutoModel, PreTrainedModel
 
-from media.audio import read_audio
+from media.audio import AudioError, read_audio
 from media.scaling import Scaling
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+PLOT_SUFFIXES = (".png", ".pdf", ".svg")
 
 
 @dataclass(frozen=True)
@@ -50,22 +52,29 @@ def load_model(name: str, device: str) -> tuple[PreTrainedModel, AudioFeatureExt
     """A model and its features, from a folder or the Hub."""
     if not Path(name).exists() and name.count("/") != 1:
         raise ValueError(f"{name}: no such folder, and not a name on the Hub (user/model)")
-    model = AutoModel.from_pretrained(name).to(device).eval()
+    try:
+        model = AutoModel.from_pretrained(name).to(torch.device(device)).eval()
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{name} on device {device!r}: {error}") from error
     return model, AudioFeatureExtractor.from_pretrained(name)
 
 
 @torch.inference_mode()
 def predict_sounds(
     model: PreTrainedModel, extractor: AudioFeatureExtractor, sounds: Sequence[Path], listener: str | None
-) -> list[Prediction]:
-    """Predictions on the model's time grid, in the unit of its target, one sound at a time."""
+) -> tuple[list[Prediction], list[str]]:
+    """Predictions on the model's time grid, in the unit of its target, and why some sounds have none."""
     scaling = Scaling.from_dict(model.config.target_scaling)
-    if listener is not None and scaling.falls_back(listener):
-        known = ", ".join(sorted(scaling.listeners)[:8])
+    if listener is not None and listener not in scaling.listeners:
+        known = ", ".join(sorted(scaling.listeners)[:8]) or "none: the model was not scaled by listener"
         raise ValueError(f"listener {listener!r} was not in the training; among those who were: {known}")
-    predictions = []
+    predictions, unreadable = [], []
     for sound in tqdm(sounds, desc="predicting", unit="sound"):
-        samples, rate = read_audio(sound, extractor.sampling_rate)
+        try:
+            samples, rate = read_audio(sound, extractor.sampling_rate)
+        except AudioError as error:
+            unreadable.append(str(error))
+            continue
         batch = extractor(samples, sampling_rate=rate, return_tensors="pt").to(model.device)
         output = model(**batch)
         values = output.predictions[0].double().cpu().numpy()  # (T, C)
@@ -76,7 +85,18 @@ def predict_sounds(
             deviations = None if deviations is None else scaling.invert(deviations, listener) - zero
         times = np.arange(len(values)) / model.config.frame_rate
         predictions.append(Prediction(sound, times, values, deviations, scaling.channels, scaling.unit))
-    return predictions
+    return predictions, unreadable
+
+
+def check_outputs(table: Path, plot: Path | None) -> None:
+    """Refuse names that could not be written, before the work rather than after it."""
+    for path in (path for path in (table, plot) if path is not None):
+        if not path.absolute().parent.is_dir():
+            raise ValueError(f"{path}: its folder does not exist; make it, or name another")
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; name a file")
+    if plot is not None and plot.suffix not in PLOT_SUFFIXES:
+        raise ValueError(f"{plot}: a picture's name ends in one of {', '.join(PLOT_SUFFIXES)}")
 
 
 def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:

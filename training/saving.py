@@ -9,16 +9,18 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, hf_hub_download
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from training.arguments import Run
 from training.build import data_record
 from training.environment import versions
+from training.resuming import write_json
 from training.trainer import SignalTrainer
 
-# What is on the way to a model, or local to the machine, stays out of a repository on the Hub.
-NOT_SHARED = ["checkpoint-*", "checkpoint-*/**", "runs/**", ".*/**"]
+# What is on the way to a model, or local to the machine, stays out of a repository on the Hub; so do predictions,
+# which stand beside what was recorded from people.
+NOT_SHARED = ["checkpoint-*", "checkpoint-*/**", "runs/**", ".*/**", "predictions.parquet"]
 
 
 def describe_run(
@@ -31,6 +33,7 @@ def describe_run(
         "task": run.arguments.task,
         "data": data_record(run.arguments, rows) | data.record(),
         "split": {"sha256": data.split.sha256, **data.split.record()["settings"]},
+        "base": base_record(run, data),
         "model": trainer.model.config.to_diff_dict(),
         "parameters": trainer.model.num_parameters(),
         "receptive_field_seconds": trainer.model.config.receptive_field_seconds,
@@ -40,12 +43,44 @@ def describe_run(
             "best_checkpoint_step": state.best_global_step,
             "best_validation": state.best_metric,
             "chosen_by": run.training.metric_for_best_model,
+            "processes": run.training.world_size,
+            "precision": trainer.accelerator.mixed_precision,
             "data_wait_share": round(trainer.data_wait_share, 4),
             "log": state.log_history,
         },
         "test": results,
         "versions": versions(),
     }
+
+
+def base_record(run: Run, data: Any) -> dict[str, Any] | None:
+    """The model that training went on from, and how many of its training trials stand in this run's test."""
+    base = run.arguments.model_name_or_path
+    if base is None:
+        return None
+    known = set(read_record(base, "splits.json")["trials"]["train"])
+    test = data.split.record()["trials"]["test"]
+    return {"model": base, "test_trials_it_was_trained_on": len(known.intersection(test))}
+
+
+def run_records(run: Run, rows: datasets.Dataset, data: Any) -> dict[str, dict[str, Any]]:
+    """The settings, with the configuration of the data that was meant, and the split."""
+    return {
+        "run_config.json": run.resolved() | {"dataset_config": rows.config_name},
+        "splits.json": data.split.record(),
+    }
+
+
+def read_record(model: str, file: str) -> dict[str, Any]:
+    """A JSON that lies beside a saved model, in a folder or on the Hub."""
+    path = Path(model) / file
+    if not path.is_file():
+        if Path(model).exists():
+            raise ValueError(f"{model}: no {file}; expected a folder that run_train.py wrote to its end")
+        if model.count("/") != 1:
+            raise ValueError(f"{model}: no such folder, and not a name on the Hub (user/model)")
+        path = Path(hf_hub_download(model, file))
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def save_run(
@@ -56,7 +91,7 @@ def save_run(
     records: dict[str, dict[str, Any]],
     predictions: pa.Table,
 ) -> Path:
-    """Write model, features, code, card, resolved config, JSON records and predictions; `metrics.json` appears last.
+    """Write model, features, code, card, JSON records and predictions; `metrics.json` appears last.
 
     Everything is written to a folder of its own first, and moved file by file only when it is whole: a run's folder
     with a `metrics.json` holds a finished run.
@@ -69,12 +104,18 @@ def save_run(
         model.save_pretrained(draft)
         extractor.save_pretrained(draft)
         (draft / "README.md").write_text(card, encoding="utf-8")
-        for file, record in (records | {"run_config.json": run.resolved()}).items():
-            (draft / file).write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        for file, record in records.items():
+            write_json(draft / file, record)
         pq.write_table(predictions, draft / "predictions.parquet")
         for file in sorted(draft.iterdir(), key=lambda file: file.name == "metrics.json"):
             os.replace(file, folder / file.name)
     return folder
+
+
+def check_hub(run: Run) -> None:
+    """Ask the Hub who we are before training, rather than after it, when the run is to be shared."""
+    if run.push_to_hub:
+        HfApi().whoami()
 
 
 def push_run(folder: Path, name: str, private: bool) -> str:

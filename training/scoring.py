@@ -1,7 +1,6 @@
 """Scoring a saved model: the settings of the run that made it, on a data set that is named anew."""
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,12 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub import hf_hub_download
 
 from training.arguments import Run, build_run, load_task
 from training.build import data_record
 from training.environment import versions
+from training.resuming import write_json
+from training.saving import read_record
 
 SIDES = ("test", "validation", "train", "all")
 
@@ -35,21 +35,11 @@ def parse_eval(argv: list[str]) -> argparse.Namespace:
         help="Which side of the run's split is scored. The sides follow from ids and the seed, so the test side of "
         "the data that was trained on is what training never saw; `all` is for other data.",
     )
-    parser.add_argument("--output_dir", default=None, help="Folder of the scores; None is outputs/eval-<model>.")
+    parser.add_argument(
+        "--output_dir", default=None, help="Folder of the scores; None is outputs/eval-<model>-<data>."
+    )
     parser.add_argument("--batch_size", type=int, default=32, help="Trials of a batch.")
     return parser.parse_args(argv)
-
-
-def read_record(model: str, file: str) -> dict[str, Any]:
-    """A JSON that lies beside a saved model, in a folder or on the Hub."""
-    path = Path(model) / file
-    if not path.is_file():
-        if Path(model).exists():
-            raise ValueError(f"{model}: no {file}; expected a folder that run_train.py wrote to its end")
-        if model.count("/") != 1:
-            raise ValueError(f"{model}: no such folder, and not a name on the Hub (user/model)")
-        path = Path(hf_hub_download(model, file))
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def saved_run(arguments: argparse.Namespace) -> Run:
@@ -57,15 +47,24 @@ def saved_run(arguments: argparse.Namespace) -> Run:
     record = read_record(arguments.model, "run_config.json")
     task = load_task(record["task"])
     task_keys = {key: record[key] for kind in task.ARGUMENTS for key in kind.__dataclass_fields__}
-    name = Path(arguments.model).name
+    if arguments.side == "all":
+        task_keys |= {"split_by": "song", "held_out_listener": None}  # nothing is divided
+    config = arguments.dataset_config or "default"
+    name = "-".join(["eval", Path(arguments.model).name, Path(arguments.dataset).name, config, arguments.side])
+    output_dir = Path(arguments.output_dir or Path("outputs") / name)
+    if output_dir.resolve() == Path(arguments.model).resolve():
+        raise ValueError(
+            f"--output_dir {output_dir} is the model's own folder, whose scores would be lost; name another"
+        )
     return build_run(
         task_keys
         | {
             "task": record["task"],
             "dataset": arguments.dataset,
             "dataset_config": arguments.dataset_config,
+            "model_type": record["model_type"],
             "model_name_or_path": arguments.model,
-            "output_dir": arguments.output_dir or str(Path("outputs") / f"eval-{name}"),
+            "output_dir": str(output_dir),
             "per_device_eval_batch_size": arguments.batch_size,
             "report_to": "none",
         },
@@ -95,7 +94,5 @@ def save_scores(
     }
     pq.write_table(predictions, folder / ".predictions.parquet.part")
     os.replace(folder / ".predictions.parquet.part", folder / "predictions.parquet")
-    text = json.dumps(facts, indent=2, allow_nan=False) + "\n"
-    (folder / ".metrics.json.part").write_text(text, encoding="utf-8")
-    os.replace(folder / ".metrics.json.part", folder / "metrics.json")
+    write_json(folder / "metrics.json", facts)
     return folder

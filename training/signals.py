@@ -4,8 +4,12 @@ A song's sound is featurised once, however many listened; a trial (one listener,
 """
 
 import functools
+import hashlib
+import inspect
 import json
 import logging
+import re
+import sys
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,7 +18,7 @@ import datasets
 import numpy as np
 from torch.utils.data import Dataset
 
-from media import audio, biosignal, eda_settings, filters
+from media import audio, biosignal, eda_settings, filters, scaling
 from media.audio import read_audio
 from media.biosignal import process_eda
 from media.eda_settings import EdaSettings
@@ -22,12 +26,30 @@ from media.scaling import Scaling
 from modeling import feature_extraction_audio
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from modeling.layers import IGNORE_LABEL
-from training.build import code_digest
+from training.environment import versions
 
 logger = logging.getLogger(__name__)
 
 SONGS_PER_BATCH = 8  # songs featurised at once
-CODE = (audio, biosignal, eda_settings, filters, feature_extraction_audio)
+CODE = (audio, biosignal, eda_settings, filters, scaling, feature_extraction_audio, sys.modules[__name__])
+NOT_HEARD = ("unreadable_audio", "audio_missing")  # defects that leave a song without sound
+FIGURES = re.compile(r"^[\d.]+% of |, lowest \S+ uS")  # what differs from trial to trial in a note
+
+
+SONG_COLUMNS = datasets.Features(
+    frames=datasets.Value("int32"), input_features=datasets.List(datasets.Value("float32"))
+)
+TRIAL_COLUMNS = datasets.Features(
+    song=datasets.Value("int32"),
+    song_id=datasets.Value("string"),
+    artist=datasets.Value("string"),
+    listener=datasets.Value("string"),
+    trial=datasets.Value("string"),
+    labels=datasets.List(datasets.Value("float32")),
+    mask=datasets.List(datasets.Value("uint8")),
+    rejected=datasets.Value("string"),
+    notes=datasets.List(datasets.Value("string")),
+)
 
 
 @dataclass(frozen=True)
@@ -44,64 +66,67 @@ def make_tables(
     rows: datasets.Dataset, extractor: AudioFeatureExtractor, settings: EdaSettings, processes: int
 ) -> SignalTables:
     """Features of every readable song and processed targets of every trial that the quality rules keep."""
-    unreadable = [unusable(defects) for defects in rows["defects"]]
-    usable = rows.select([row for row, reasons in enumerate(unreadable) if not reasons])
+    defects = [[defect["what"] for defect in song] for song in rows["defects"]]
+    heard = [row for row, kinds in enumerate(defects) if not set(kinds) & set(NOT_HEARD)]
+    usable = rows.select(heard)
+    common = {"remove_columns": rows.column_names, "num_proc": processes if processes > 1 else None, "batched": True}
     songs = usable.map(
         featurise_songs,
-        batched=True,
         batch_size=SONGS_PER_BATCH,
-        fn_kwargs={"feature_settings": extractor_settings(extractor), "code": code_digest(*CODE)},
-        remove_columns=rows.column_names,
-        features=datasets.Features(
-            frames=datasets.Value("int32"), input_features=datasets.List(datasets.Value("float32"))
-        ),
-        num_proc=processes if processes > 1 else None,
+        fn_kwargs={"feature_settings": extractor_settings(extractor), "code": code_digest()},
+        features=SONG_COLUMNS,
         desc="audio features",
+        **common,
     )
     processed = usable.map(
         process_trials,
-        batched=True,
         batch_size=1,
         with_indices=True,
-        fn_kwargs={"settings": asdict(settings), "code": code_digest(*CODE)},
-        remove_columns=rows.column_names,
-        features=datasets.Features(
-            song=datasets.Value("int32"),
-            song_id=datasets.Value("string"),
-            artist=datasets.Value("string"),
-            listener=datasets.Value("string"),
-            trial=datasets.Value("string"),
-            labels=datasets.List(datasets.Value("float32")),
-            mask=datasets.List(datasets.Value("uint8")),
-            rejected=datasets.Value("string"),
-            notes=datasets.List(datasets.Value("string")),
-        ),
-        num_proc=processes if processes > 1 else None,
+        fn_kwargs={"settings": asdict(settings), "code": code_digest()},
+        features=TRIAL_COLUMNS,
         desc="skin conductance",
+        **common,
     )
-    rejected = processed["rejected"][:]
-    kept = processed.select([row for row, reason in enumerate(rejected) if reason is None]).flatten_indices()
+    kept = [row for row, reason in enumerate(processed["rejected"]) if reason is None]
+    trials = processed.select(kept).flatten_indices()
+    counts = count_what_was_left_out(rows, defects, set(heard), processed, trials)
+    if not len(trials):
+        raise ValueError(
+            f"no usable trial in {len(rows)} songs: left out {counts['songs_left_out']}, rejected "
+            f"{counts['trials_rejected']}; see `python -m hf_datasets.prepare <name> --check_only`"
+        )
+    return SignalTables(songs, trials, settings.channels, counts)
+
+
+def count_what_was_left_out(
+    rows: datasets.Dataset,
+    defects: list[list[str]],
+    heard: set[int],
+    processed: datasets.Dataset,
+    trials: datasets.Dataset,
+) -> dict[str, Any]:
+    """Every song and trial of the data set is in one of these counts; what is missing is logged."""
+    listeners = [len(song) for song in rows["trials"]]
+    silent = [kind for row, kinds in enumerate(defects) if row not in heard for kind in kinds if kind in NOT_HEARD]
+    unfelt = [row for row in heard if not listeners[row]]
+    rejected = [reason for reason in processed["rejected"] if reason is not None]
     counts = {
         "songs": len(rows),
-        "songs_left_out": dict(Counter(reason for reasons in unreadable for reason in reasons)),
-        "trials": len(processed),
-        "trials_rejected": dict(Counter(reason for reason in rejected if reason is not None)),
-        "notes": dict(Counter(note for notes in kept["notes"] for note in notes)),
+        "songs_left_out": dict(Counter(silent) + Counter({"no_trial": len(unfelt)})),
+        "trials": sum(listeners),
+        "trials_rejected": dict(Counter(rejected) + Counter({"song_left_out": sum(listeners) - len(processed)})),
+        "notes": dict(Counter(FIGURES.sub("", note) for notes in trials["notes"] for note in notes)),
     }
     for kind in ("songs_left_out", "trials_rejected"):
         if counts[kind]:
             logger.warning("%s: %s", kind.replace("_", " "), counts[kind])
-    if not len(kept):
-        raise ValueError(
-            f"no usable trial among {len(processed)} of {len(rows)} songs: left out {counts['songs_left_out']}, "
-            f"rejected {counts['trials_rejected']}; see `python -m hf_datasets.prepare <name> --check_only`"
-        )
-    return SignalTables(songs, kept, settings.channels, counts)
+    return counts
 
 
-def unusable(defects: list[dict[str, Any]]) -> list[str]:
-    """Why a song's sound cannot be read: the kinds of its defects that say so."""
-    return [defect["what"] for defect in defects if defect["what"] in ("unreadable_audio", "audio_missing")]
+def code_digest() -> str:
+    """A digest of the code behind the tables: a cache is not served after the code or its libraries have changed."""
+    text = "".join(inspect.getsource(module) for module in CODE) + json.dumps(versions())
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def extractor_settings(extractor: AudioFeatureExtractor) -> str:

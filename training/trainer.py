@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import ExponentialLR, LinearLR, LRScheduler, SequentialLR, StepLR
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -20,7 +20,7 @@ WARMUP_START = 1e-3  # share of the learning rate that a warm-up starts from (Li
 class SignalTrainer(Trainer):
     """Trainer over items that a sampler names by (index, seed).
 
-    `sampler` is a function of this trainer's global batch size, so that the order knows how items become batches.
+    `sampler` is a function of the batch size of one process, so that the order knows how items become batches.
     """
 
     args: RunTrainingArguments
@@ -40,6 +40,10 @@ class SignalTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
         """The order of training; Trainer's name, held by a test."""
         return self.sampler
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler:
+        """In the order of the data, always: predictions are matched with their trials by position."""
+        return SequentialSampler(eval_dataset)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """Torch's StepLR and ExponentialLR beside transformers' schedules, with the same warm-up."""
@@ -103,7 +107,7 @@ def last_whole_checkpoint(output_dir: Path) -> Path | None:
 
     Trainer writes `trainer_state.json` last, so a checkpoint whose state reads as JSON is whole.
     """
-    checkpoints = [path for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir()]
+    checkpoints = [path for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-[0-9]*") if path.is_dir()]
     for path in sorted(checkpoints, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
         try:
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))

@@ -29,7 +29,7 @@ import pyarrow.csv
 from ..defects import make_defect
 
 AUDIO_SUFFIXES = (".mp3", ".wav", ".flac", ".ogg", ".opus")  # in order of preference
-EDA_NAME = re.compile(r"(.+)_EDA\.csv")
+EDA_NAME = re.compile(r"(?:.*/)?([^/]+)_EDA\.csv")
 SYNTHETIC_MARKER = "SYNTHETIC"  # a file of this name beside metadata.csv: nobody was recorded
 MISSING = ("", "nan", "na", "n/a", "null", "none")  # cells that say "no number", in any case
 HASH_THREADS = 8
@@ -71,8 +71,12 @@ def list_files(root: Path, folder: str) -> list[str]:
     """Files below a folder of the tree, as sorted paths relative to the root; hidden ones are left out."""
     if not (root / folder).is_dir():
         return []
+
+    def refuse(error: OSError) -> None:  # os.walk would take a folder that it may not open for an empty one
+        raise error
+
     found = []
-    for here, folders, names in os.walk(root / folder):
+    for here, folders, names in os.walk(root / folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [os.path.join(here, name) for name in names if not name.startswith(".")]
     return sorted(Path(path).relative_to(root).as_posix() for path in found)
@@ -124,13 +128,14 @@ def read_tree(raw_dir: str | Path) -> RawTree:
         return songs[song_id]
 
     used += _assign_audio(list_files(root, "chorus"), songs, song_of, tree_defects)
-    for name in list_files(root, "EDA"):
+    for name in sorted(list_files(root, "EDA"), key=lambda name: name.count("/")):  # what lies in EDA/ itself first
         match = EDA_NAME.fullmatch(name.removeprefix("EDA/"))
-        if match:
-            song_of(match[1].strip(), name).eda = name
-            used.append(name)
-        else:
+        song = song_of(match[1].strip(), name) if match else None
+        if song is None or song.eda is not None:  # no name of ours, or the same one again but for blanks
             tree_defects.append(make_defect("unexpected_file", detail=name))
+        else:
+            song.eda = name
+            used.append(name)
     used += _read_annotations(root, song_of, tree_defects)
     synthetic = (root / SYNTHETIC_MARKER).exists()
     used += [SYNTHETIC_MARKER] if synthetic else []
@@ -142,7 +147,10 @@ def digest_of(root: Path, names: Iterable[str]) -> tuple[str, int]:
     """A digest of the path, size and content of the named files, wherever the tree lies; and their bytes in all."""
 
     def entry(name: str) -> list:
-        data = read_bytes(root, name)
+        try:
+            data = read_bytes(root, name)
+        except OSError as error:  # its song is flagged when it is read; here it must only differ from a mended file
+            return [name, 0, error.strerror]
         return [name, len(data), hashlib.blake2b(data, digest_size=16).hexdigest()]
 
     with ThreadPoolExecutor(HASH_THREADS) as pool:
@@ -160,8 +168,12 @@ def read_eda(data: bytes) -> tuple[list[str], np.ndarray, list[dict]]:
         names = next(csv.reader([head.decode("utf-8-sig").strip("\r")]), [])
     except UnicodeDecodeError:
         raise ValueError("the header is not text") from None
+    except csv.Error as error:
+        raise ValueError(f"the header is no line of csv ({error})") from None
     if len(names) < 2:
-        raise ValueError(f"{len(names)} columns, where a time column and listeners should be")
+        raise ValueError(f"{len(names)} columns, where time and listeners should be, separated by commas")
+    if not names[0].strip().lower().startswith("time"):
+        raise ValueError(f"the first column is {names[0][:40]!r}, where time(s) should be")
     if not body.strip():
         raise ValueError("no rows below the header")
     defects = blank_defects(names, "")
@@ -230,22 +242,29 @@ def _read_table(root: Path, name: str, needed: tuple[str, ...], defects: list[di
         text = read_bytes(root, name).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{root / name} is not UTF-8 text (byte {error.start}); save it again as UTF-8") from None
-    reader = csv.reader(io.StringIO(text))
-    header = next(reader, [])
+    reader = csv.reader(io.StringIO(text, newline=None))  # any kind of line end
+    try:
+        header, *rows = reader if text else [[]]
+    except csv.Error as error:
+        line = reader.line_num
+        raise ValueError(f"{root / name} line {line}: {error}; look for a quote that is not closed") from None
     defects += blank_defects(header, name)
     names = [column.strip().lower() for column in header]
     lacking = [column for column in needed if column.lower() not in names]
     if lacking:
-        raise ValueError(f"{root / name} lacks the columns {lacking}; it has {header}")
-    rows = [dict(zip(names, (cell.strip() for cell in row), strict=False)) for row in reader if any(row)]
-    return [dict.fromkeys(names, "") | row for row in rows]
+        raise ValueError(f"{root / name} lacks the columns {lacking}; it has {header} (cut at commas)")
+    for row in rows:  # what a comma or a quote in a title does: its artist would be another column's text
+        if any(map(str.strip, row[len(names) :])) or any("\n" in cell for cell in row):
+            raise ValueError(f"{root / name}: the row {','.join(row)[:60]!r} does not fit the header; mend its quotes")
+    filled = [[cell.strip() for cell in row] for row in rows if any(map(str.strip, row))]
+    return [dict.fromkeys(names, "") | dict(zip(names, row, strict=False)) for row in filled]
 
 
 def _read_metadata(root: Path, tree_defects: list[dict]) -> dict[str, RawSong]:
     songs: dict[str, RawSong] = {}
     repeats: dict[str, int] = {}
     for row in _read_table(root, "metadata.csv", ("musicId", "fileName"), tree_defects):
-        song_id = row["musicid"]
+        song_id = _song_id(row["musicid"])
         if song_id in songs:
             repeats[song_id] = repeats.get(song_id, 1) + 1
             continue
@@ -310,7 +329,7 @@ def _read_annotation_file(
     columns = {f"{scale.lower()}_{kind}": f"{scale}({kind})" for scale in ("Arousal", "Valence")}
     needed = ("musicId", *(("frameTime",) if timing == "dynamic" else ()), *columns.values())
     for row in _read_table(root, name, needed, tree_defects):
-        song = song_of(row["musicid"], name)
+        song = song_of(_song_id(row["musicid"]), name)
         time = _cell(row, "frameTime", name, song) if timing == "dynamic" else 0.0
         if time is None:
             continue
@@ -328,6 +347,11 @@ def _cell(row: dict[str, str], column: str, name: str, song: RawSong) -> float |
         song.defects.append(make_defect("non_numeric_cell", 1, detail=f"{name} {column}: {row[column.lower()]!r}"))
         return None
     return None if math.isnan(value) else value
+
+
+def _song_id(cell: str) -> str:
+    """A musicId as file names have it: tables saved with a blank among the ids say 7.0 for 7."""
+    return re.sub(r"(?<=\d)\.0+$", "", cell)
 
 
 def _id_order(song_id: str) -> tuple[int, int, str]:

@@ -70,7 +70,7 @@ def synthesize(
         f"{seconds[0]:g}-{seconds[1]:g} s, defects {defects}, libsndfile {soundfile.__libsndfile_version__}"
     )
     (root / "SYNTHETIC").write_text(origin + "\n")
-    listeners = [_Listener(seed, number) for number in range(num_listeners)]
+    listeners = [Listener(seed, number) for number in range(num_listeners)]
     tables = _Tables()
     for song_id, number in zip(_sparse_ids(seed, num_songs), range(num_songs), strict=True):
         rng = np.random.default_rng([seed, 0, number])
@@ -78,15 +78,7 @@ def synthesize(
         if defects != "none" and number == 2:
             length = min(length, 12.0)
         times, strengths = draw_accents(rng, 0.0, length - 0.3)
-        soundfile.write(
-            root / "chorus" / f"{song_id}.mp3",
-            (synthesize_sound(rng, length, times, strengths) * 32767).astype(np.int16),
-            SAMPLING_RATE,
-            format="MP3",
-            subtype="MPEG_LAYER_III",
-            compression_level=MP3_LEVEL,
-            bitrate_mode="CONSTANT",
-        )
+        write_mp3(root / "chorus" / f"{song_id}.mp3", synthesize_sound(rng, length, times, strengths))
         eda = [listener.respond(number, length, times, strengths, coupling) for listener in listeners]
         write_eda(root / "EDA" / f"{song_id}_EDA.csv", [listener.name for listener in listeners], np.array(eda).T)
         tables.add_song(rng, song_id, number, num_songs, length, strengths)
@@ -128,6 +120,19 @@ def synthesize_sound(rng: np.random.Generator, length: float, times: np.ndarray,
     return np.clip(sound, -1, 1)
 
 
+def write_mp3(path: Path, sound: np.ndarray) -> None:
+    """Write a clip (samples,) within -1 and 1 at SAMPLING_RATE."""
+    soundfile.write(
+        path,
+        (sound * 32767).astype(np.int16),
+        SAMPLING_RATE,
+        format="MP3",
+        subtype="MPEG_LAYER_III",
+        compression_level=MP3_LEVEL,
+        bitrate_mode="CONSTANT",
+    )
+
+
 def bateman_kernel(rate: float) -> np.ndarray:
     """The SCR after one impulse (samples,): a rise and a slower decay, 1 at its peak, sampled at `rate` Hz."""
     clock = np.arange(round(LONGEST_RESPONSE * rate)) / rate
@@ -143,7 +148,7 @@ def write_eda(path: Path, listeners: list[str], eda: np.ndarray) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-class _Listener:
+class Listener:
     """One person: a name, a gain, a latency and a tonic level, the same for all songs."""
 
     def __init__(self, seed: int, number: int) -> None:

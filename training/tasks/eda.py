@@ -9,6 +9,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 from transformers import EvalPrediction, PreTrainedModel, Trainer
+from transformers.trainer_utils import PredictionOutput
 
 from evaluation.splits import SIDES, Split, SplitSettings, split_trials
 from evaluation.trial_scores import summarise, trial_scores
@@ -40,6 +41,7 @@ class TrialSettings:
 
 
 ARGUMENTS = (EdaSettings, TrialSettings, SplitSettings)
+VALIDATION_METRICS = {"rmse": False, "pearson": True, "loss": False}  # name -> whether more is better
 
 
 @dataclass(frozen=True)
@@ -102,13 +104,21 @@ def prepare(
         scaling = training_scaling(tables, split, settings)
     else:
         scaling = Scaling.from_dict(saved["data"]["target_scaling"])
-    window = round(run.settings(TrialSettings).window_seconds * settings.frame_rate)  # frames
+    window = window_frames(run.settings(TrialSettings).window_seconds, settings.frame_rate)
     members = {side: split.indices(side) for side in SIDES} | {"all": np.arange(len(split.trials))}
     sides = {side: TrialDataset(tables, rows, scaling, window) for side, rows in members.items()}
     mean = training_mean(sides["train"]) if saved is None else saved["data"]["training_mean"]
     data = EdaData(tables, split, scaling, sides, mean, settings.frame_rate)
     log_what_was_kept(data)
     return data
+
+
+def window_frames(seconds: float, frame_rate: float) -> int:
+    """Frames of a training window; 0 for whole trials."""
+    frames = round(seconds * frame_rate)
+    if seconds and not frames:
+        raise ValueError(f"window_seconds = {seconds} is less than a frame at frame_rate = {frame_rate} Hz")
+    return frames
 
 
 def training_scaling(tables: SignalTables, split: Split, settings: EdaSettings) -> Scaling:
@@ -198,10 +208,14 @@ def sampler(data: EdaData, seed: int) -> Callable[[int], LengthGroupedSampler]:
 
 def validation_metrics(output: EvalPrediction) -> dict[str, float]:
     """RMSE and correlation in scaled units, averaged over trials and channels: to choose a checkpoint by."""
-    predictions = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
-    scores = channel_scores(predictions, output.label_ids)
+    scores = channel_scores(means_of(output), output.label_ids)
     means = {name: [summary[name]["mean"] for summary in scores] for name in ("rmse", "pearson")}
     return {name: float(np.mean(values)) for name, values in means.items() if None not in values}
+
+
+def means_of(output: EvalPrediction | PredictionOutput) -> np.ndarray:
+    """The predicted means (N, T, C); a Gaussian head gives log variances beside them."""
+    return output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
 
 
 def channel_scores(predictions: np.ndarray, labels: np.ndarray) -> list[dict[str, dict]]:
@@ -220,7 +234,7 @@ def evaluate(trainer: Trainer, data: EdaData, side: str) -> tuple[dict[str, Any]
             f"nothing to score: the {side} side has no trial; change split_seed, the fractions or the data"
         )
     output = trainer.predict(dataset, metric_key_prefix=side)
-    predictions = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
+    predictions = means_of(output)
     rows = []
     for index, labels in enumerate(dataset.labels):
         listener, frames = dataset.listeners[index], len(labels)
@@ -234,7 +248,6 @@ def evaluate(trainer: Trainer, data: EdaData, side: str) -> tuple[dict[str, Any]
         )
     padded = {name: pad([row[name] for row in rows]) for name in rows[0]}
     results = {
-        "loss": output.metrics[f"{side}_loss"],
         "unit": data.scaling.unit,
         "trials": len(dataset),
         "songs": len(set(dataset.song_ids)),

@@ -1,0 +1,181 @@
+"""What a model has to beat: constants and curves that hear nothing, and ridge regression on what anyone can name.
+
+All are fitted on training trials alone. A baseline maps training trials to a predictor, and that maps trials to
+predictions, one array (T,) a trial, in the scaled unit of the targets.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evaluation.descriptors import DESCRIPTORS
+
+LAG_SECONDS = 8.0  # how far back a response may look; a skin conductance response is over by then
+PENALTIES = tuple(float(penalty) for penalty in np.logspace(0, 6, 7))
+SMALLEST_PENALTY = 1e-9  # keeps a design of constants solvable
+PENALTY_FOLDS = 5
+RISE_SECONDS, DECAY_SECONDS = 0.75, 2.0  # of the Bateman kernel, Benedek & Kaernbach 2010
+KERNEL_SECONDS = 12.0  # the kernel is below 1 % of its peak by then
+FEWEST_TRIALS = 5  # a curve over time ends where fewer are left
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Trials of one channel, with the sound of each."""
+
+    targets: Sequence[np.ndarray]  # (T,) each, scaled
+    masks: Sequence[np.ndarray]  # (T,) bool each
+    songs: Sequence[int]  # of each trial: a position in `descriptors`
+    descriptors: Sequence[np.ndarray]  # (T, D) of each song
+    frame_rate: float  # Hz
+
+
+Predictor = Callable[[Heard], list[np.ndarray]]
+
+
+def training_mean(train: Heard) -> Predictor:
+    """The mean of all training frames."""
+    mean = float(
+        np.mean(np.concatenate([target[mask] for target, mask in zip(train.targets, train.masks, strict=True)]))
+    )
+    return lambda trials: [np.full(len(target), mean) for target in trials.targets]
+
+
+def straight_line(train: Heard) -> Predictor:
+    """One line over the time since onset, for all trials: the drift that most trials share."""
+    times = np.concatenate([np.flatnonzero(mask) for mask in train.masks])
+    values = np.concatenate([target[mask] for target, mask in zip(train.targets, train.masks, strict=True)])
+    slope, level = np.polyfit(times, values, 1)
+    return lambda trials: [level + slope * np.arange(len(target)) for target in trials.targets]
+
+
+def time_curve(train: Heard) -> Predictor:
+    """The mean training trial, frame by frame since onset: it knows when, and not what, was heard."""
+    longest = max(map(len, train.targets))
+    total, count = np.zeros(longest), np.zeros(longest)
+    for target, mask in zip(train.targets, train.masks, strict=True):
+        total[: len(target)] += np.where(mask, target, 0)
+        count[: len(target)] += mask
+    enough = np.flatnonzero(count >= min(FEWEST_TRIALS, len(train.targets)))
+    curve = np.interp(np.arange(longest), enough, total[enough] / count[enough])
+
+    def predict(trials: Heard) -> list[np.ndarray]:
+        return [curve[np.minimum(np.arange(len(target)), longest - 1)] for target in trials.targets]
+
+    return predict
+
+
+def ridge(train: Heard, names: Sequence[str] = DESCRIPTORS, kernel: bool = False) -> Predictor:
+    """Ridge regression on descriptors of the last LAG_SECONDS, each also through the SCR kernel if asked for.
+
+    The penalty is the one with the least error on training songs left out, in PENALTY_FOLDS folds.
+    """
+    columns = [DESCRIPTORS.index(name) for name in names]
+    heard = np.concatenate([train.descriptors[song] for song in sorted(set(train.songs))])[:, columns]
+    level, spread = heard.mean(axis=0), np.maximum(heard.std(axis=0), 1e-9)
+
+    def design(song: int, trials: Heard) -> np.ndarray:
+        return lagged((trials.descriptors[song][:, columns] - level) / spread, trials.frame_rate, kernel)
+
+    grams: dict[int, Gram] = {}
+    for song in sorted(set(train.songs)):
+        x = design(song, train)
+        parts = []
+        for trial in (trial for trial, of in enumerate(train.songs) if of == song):
+            mask = train.masks[trial][: len(x)]
+            rows, values = x[: len(mask)][mask], train.targets[trial][: len(mask)][mask]
+            parts.append(Gram(rows.T @ rows, rows.T @ values, float(values @ values)))
+        grams[song] = total(parts)
+    weights = solve(total(grams.values()), best_penalty(grams))
+
+    def predict(trials: Heard) -> list[np.ndarray]:
+        songs = {song: design(song, trials) @ weights for song in set(trials.songs)}
+        return [
+            np.pad(songs[song], (0, max(0, len(target) - len(songs[song]))), mode="edge")[: len(target)]
+            for song, target in zip(trials.songs, trials.targets, strict=True)
+        ]
+
+    return predict
+
+
+def lagged(descriptors: np.ndarray, frame_rate: float, kernel: bool) -> np.ndarray:
+    """A design matrix (T, 1 + D * lags): a constant, and the descriptors (T, D) now and up to LAG_SECONDS ago."""
+    if kernel:
+        response = bateman(frame_rate)
+        smooth = np.stack([np.convolve(column, response)[: len(column)] for column in descriptors.T], axis=1)
+        descriptors = np.hstack([descriptors, smooth])
+    lags = round(LAG_SECONDS * frame_rate) + 1
+    padded = np.pad(descriptors, ((lags - 1, 0), (0, 0)))  # before its start a song is as loud as the average
+    windows = np.lib.stride_tricks.sliding_window_view(padded, lags, axis=0)  # (T, D, lags)
+    return np.hstack([np.ones((len(descriptors), 1)), windows.reshape(len(descriptors), -1)])
+
+
+def bateman(frame_rate: float) -> np.ndarray:
+    """The shape of a skin conductance response, peak 1, at `frame_rate` Hz."""
+    times = np.arange(round(KERNEL_SECONDS * frame_rate)) / frame_rate
+    response = np.exp(-times / DECAY_SECONDS) - np.exp(-times / RISE_SECONDS)
+    return response / response.max()
+
+
+@dataclass(frozen=True)
+class Gram:
+    """What least squares needs of some rows x and values y: sums over the rows."""
+
+    xx: np.ndarray  # (P, P)
+    xy: np.ndarray  # (P,)
+    yy: float
+
+
+def total(parts: Iterable[Gram]) -> Gram:
+    """The sums over all parts."""
+    parts = list(parts)
+    return Gram(sum(part.xx for part in parts), sum(part.xy for part in parts), sum(part.yy for part in parts))
+
+
+def solve(gram: Gram, penalty: float) -> np.ndarray:
+    """Ridge weights (P,); the constant, which comes first, is not penalised."""
+    penalties = np.full(len(gram.xx), penalty)
+    penalties[0] = SMALLEST_PENALTY
+    return np.linalg.solve(gram.xx + np.diag(penalties), gram.xy)
+
+
+def best_penalty(grams: dict[int, Gram]) -> float:
+    """The penalty with the least squared error on songs that it was not fitted on."""
+    songs = sorted(grams)
+    errors = dict.fromkeys(PENALTIES, 0.0)
+    for fold in range(min(PENALTY_FOLDS, len(songs))):
+        out = total(grams[song] for song in songs[fold::PENALTY_FOLDS])
+        kept = [grams[song] for place, song in enumerate(songs) if place % PENALTY_FOLDS != fold]
+        if not kept:
+            return PENALTIES[-1]  # one song: nothing to choose by, so the most cautious
+        rest = total(kept)
+        for penalty in PENALTIES:
+            weights = solve(rest, penalty)
+            errors[penalty] += weights @ out.xx @ weights - 2 * weights @ out.xy + out.yy
+    return min(errors, key=errors.get)
+
+
+def mean_of_others(trials: Heard) -> list[np.ndarray]:
+    """The mean of everyone else who heard the same song: an oracle, what a model that knew the song could reach."""
+    predictions = []
+    for trial, (song, target) in enumerate(zip(trials.songs, trials.targets, strict=True)):
+        total, count = np.zeros(len(target)), np.zeros(len(target))
+        for other in (other for other, of in enumerate(trials.songs) if of == song and other != trial):
+            frames = min(len(target), len(trials.targets[other]))
+            total[:frames] += np.where(trials.masks[other], trials.targets[other], 0)[:frames]
+            count[:frames] += trials.masks[other][:frames]
+        predictions.append(np.where(count > 0, total / np.maximum(count, 1), 0.0))
+    return predictions
+
+
+HEARS_NOTHING: dict[str, Callable[[Heard], Predictor]] = {
+    "training_mean": training_mean,
+    "straight_line": straight_line,
+    "time_curve": time_curve,
+}
+HEARS: dict[str, Callable[[Heard], Predictor]] = {
+    "loudness": lambda train: ridge(train, names=("loudness",)),
+    "ridge": ridge,
+    "ridge_scr": lambda train: ridge(train, kernel=True),
+}

@@ -1,0 +1,116 @@
+"""Dynamic time warping within each trial: how far apart are two signals that may lag each other a little?"""
+
+import datasets
+import evaluate
+import numpy as np
+
+BAND_SECONDS = 2.0  # s, how far a frame may be matched from its own time
+
+
+def per_trial(
+    predictions: np.ndarray,
+    references: np.ndarray,
+    mask: np.ndarray,
+    frame_rate: float,
+    band_seconds: float = BAND_SECONDS,
+) -> np.ndarray:
+    """Mean absolute difference along the best alignment, (N,) of signals (N, T) at `frame_rate` Hz, in their unit.
+
+    The symmetric form of Sakoe and Chiba: a diagonal step weighs 2, the sum is divided by twice the number of frames.
+    So it never exceeds the mean absolute error, and equals it at a band of 0. Frames that do not count are taken out
+    of both signals; the rest keep their times, and no two frames further apart than the band are matched. NaN for a
+    trial without a frame.
+    """
+    if not (frame_rate > 0 and band_seconds >= 0):
+        raise ValueError(f"{frame_rate = } Hz must be positive and {band_seconds = } s not negative")
+    band = int(band_seconds * frame_rate + 1e-9)  # frames
+    frames = mask.sum(axis=1)  # (N,)
+    # Frames that count first, then the others; (T, N), so that each step below reads whole rows.
+    times = np.argsort(~mask, axis=1, kind="stable").T[: frames.max(initial=0)]
+    p, r = (
+        np.take_along_axis(np.where(mask, values, 0.0).T.astype(np.float64), times, axis=0)
+        for values in (predictions, references)
+    )
+    has_gaps = (np.diff(times, axis=0) > 1).any()
+    # The cheapest path to the cell (i, j) last reached on the diagonal i - j = row - centre; outside the band, none.
+    best = np.full((2 * band + 3, len(frames)), np.inf)
+    centre = band + 1
+    best[centre] = 0
+    total = np.full(len(frames), np.nan)
+    for step in range(2 * len(times) - 1):  # all cells with i + j = step: i runs up where j runs down
+        reach = min(band, step, 2 * (len(times) - 1) - step)  # the largest i - j
+        reach -= (reach - step) % 2
+        cells = slice((step - reach) // 2, (step + reach) // 2 + 1)
+        cost = np.abs(p[cells] - r[cells][::-1])
+        if has_gaps:
+            cost[np.abs(times[cells] - times[cells][::-1]) > band] = np.inf
+        below, here, above = (slice(centre - reach + by, centre + reach + by + 1, 2) for by in (-1, 0, 1))
+        best[here] = np.minimum(best[here] + 2 * cost, np.minimum(best[below], best[above]) + cost)
+        if step % 2 == 0:
+            finished = frames == step // 2 + 1
+            total[finished] = best[centre, finished]
+    return total / (2 * np.maximum(frames, 1))
+
+
+def padded(predictions: list, references: list, mask: list) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ragged lists, one a trial, as three arrays (N, T); frames that are added do not count."""
+    lengths = np.array([len(row) for row in mask], dtype=int)
+    real = np.arange(lengths.max(initial=0)) < lengths[:, None]  # (N, T)
+
+    def fill(rows: list, name: str, dtype: type) -> np.ndarray:
+        wrong = [trial for trial, row in enumerate(rows) if len(row) != lengths[trial]]
+        if wrong:
+            raise ValueError(
+                f"{name} of trial {wrong[0]} has {len(rows[wrong[0]])} frames and its mask {lengths[wrong[0]]}; "
+                "give predictions, references and mask one entry a frame"
+            )
+        array = np.zeros(real.shape, dtype=dtype)
+        array[real] = np.array([value for row in rows for value in row], dtype=dtype)
+        return array
+
+    counts = fill(mask, "mask", bool)
+    signals = {
+        "predictions": fill(predictions, "predictions", float),
+        "references": fill(references, "references", float),
+    }
+    for name, values in signals.items():
+        broken = ~np.isfinite(values) & counts
+        if broken.any():
+            raise ValueError(
+                f"{name}: {int(broken.sum())} frames in {int(broken.any(axis=1).sum())} trials are not finite; "
+                "mask such frames, or find out why a model predicts them"
+            )
+    return signals["predictions"], signals["references"], counts
+
+
+def summary(name: str, scores: np.ndarray) -> dict[str, float | int | None]:
+    """The mean over the trials whose score is defined, how many those are, and how many are not."""
+    defined = scores[np.isfinite(scores)]
+    mean = float(defined.mean()) if len(defined) else None
+    return {name: mean, "trials": len(defined), "undefined": len(scores) - len(defined)}
+
+
+class Dtw(evaluate.Metric):
+    """The metric as `evaluate` loads it: ragged lists, one a trial."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        """Inputs: `predictions`, `references` and `mask` (true where a frame counts), a list a trial."""
+        return evaluate.MetricInfo(
+            description="Distance along the best alignment within a band, within each trial, averaged over trials.",
+            citation="Sakoe and Chiba (1978). Dynamic programming algorithm optimization for spoken word recognition.",
+            inputs_description=__doc__,
+            features=datasets.Features(
+                {
+                    "predictions": datasets.Sequence(datasets.Value("float64")),
+                    "references": datasets.Sequence(datasets.Value("float64")),
+                    "mask": datasets.Sequence(datasets.Value("bool")),
+                }
+            ),
+        )
+
+    def _compute(
+        self, predictions: list, references: list, mask: list, frame_rate: float, band_seconds: float = BAND_SECONDS
+    ) -> dict[str, float | int | None]:
+        """The mean over trials, and how many have no score."""
+        scores = per_trial(*padded(predictions, references, mask), frame_rate=frame_rate, band_seconds=band_seconds)
+        return summary("dtw", scores)

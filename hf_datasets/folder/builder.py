@@ -1,0 +1,154 @@
+"""Your own recordings as a builder: a folder with metadata.csv in, one row a song out. Layout: see README.md.
+
+It works alone, `FolderBuilder(raw_dir="my_data").download_and_prepare()`, and for `hf_datasets.prepare`.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+from datasets.builder import Key
+
+from media.audio import AudioError, read_audio
+
+from ..defects import make_defect
+from ..pmemo.raw import read_bytes
+from ..signals import FEATURES, RATINGS, check_ends
+from .metadata import METADATA, Recording, Song, read_folder
+from .recording import read_recording
+
+SCHEMA = FEATURES.arrow_schema
+
+
+@dataclass
+class FolderConfig(datasets.BuilderConfig):
+    """`raw_dir` is the folder that holds metadata.csv."""
+
+    name: str = "full"
+    raw_dir: str | None = None
+
+
+class FolderBuilder(datasets.ArrowBasedBuilder):
+    """A row a song: the sound's bytes, everyone's signal, and what is wrong with them.
+
+    The `hash` covers this version, the columns and the content of every file that metadata.csv names.
+    """
+
+    BUILDER_CONFIG_CLASS = FolderConfig
+    VERSION = datasets.Version("1.0.0")
+    SHARD_INPUTS = 16  # songs a Parquet file
+
+    def __init__(self, raw_dir: str | Path | None = None, hash: str | None = None, **kwargs) -> None:
+        if raw_dir is None:
+            raise ValueError(f"FolderBuilder needs raw_dir, the folder that holds {METADATA}")
+        self.folder = read_folder(raw_dir)
+        self.raw_defects, self.raw_bytes = self.folder.defects, self.folder.size  # what `prepare` asks for
+        parts = [str(self.VERSION), self.SHARD_INPUTS, FEATURES.to_dict(), self.folder.digest]
+        hash = hash or hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
+        defaults = {"dataset_name": "folder", "config_id": "full"}  # the hash tells folders apart, not their place
+        super().__init__(hash=hash, raw_dir=str(raw_dir), **defaults | kwargs)
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(description="One's own sounds and signals of their listeners.", features=FEATURES)
+
+    def _split_generators(self, dl_manager: datasets.DownloadManager | None) -> list[datasets.SplitGenerator]:
+        inputs = {"songs": self.folder.songs, "root": str(self.folder.root), "synthetic": self.folder.synthetic}
+        return [datasets.SplitGenerator("train", gen_kwargs=inputs)]
+
+    @staticmethod  # so that `prepare` can send it to its workers without the builder
+    def _generate_tables(songs: list[Song], root: str, synthetic: bool) -> Iterator[tuple[Key, pa.Table]]:
+        for i, song in enumerate(songs):
+            row = read_song(song, Path(root)) | {"synthetic": synthetic}
+            yield Key(0, i), pa.Table.from_pylist([row], schema=SCHEMA)
+
+
+def read_song(song: Song, root: Path) -> dict:
+    """One row (without `synthetic`), with every defect that this song's files show."""
+    defects: list[dict] = []
+    audio, seconds = _read_sound(song, root, defects)
+    rate, trials = _read_trials(song, root, seconds, defects)
+    return {
+        "song_id": song.song_id,
+        "title": song.of_the_song["title"],
+        "artist": song.of_the_song["artist"],
+        "audio": audio,
+        "audio_seconds": seconds,
+        "eda_rate": rate,
+        "trials": trials,
+        **{name: song.of_the_song[name] for name in RATINGS},
+        "dynamic": [],
+        "defects": defects,
+    }
+
+
+def _read_sound(song: Song, root: Path, defects: list[dict]) -> tuple[dict, float | None]:
+    """The file's bytes and its length in seconds as decoded; the bytes stay also when they do not decode."""
+    data, seconds = b"", None
+    try:
+        data = read_bytes(root, song.audio)
+        samples, sampling_rate = read_audio(data, name=song.audio)
+        seconds = len(samples) / sampling_rate
+    except (AudioError, OSError) as error:
+        first = song.recordings[0]
+        defects.append(make_defect("unreadable_audio", len(data), detail=_located(first, song.audio, error)))
+    return {"bytes": data, "path": Path(song.audio).name}, seconds
+
+
+def _read_trials(
+    song: Song, root: Path, audio_seconds: float | None, defects: list[dict]
+) -> tuple[float | None, list[dict]]:
+    """The rate of all signals in Hz and a trial a recording, those left out that have no place in the row."""
+    rate, first, trials = None, None, []
+    for recording in song.recordings:
+        data = b""
+        try:
+            data = read_bytes(root, recording.signal)
+            own_rate, start, values, found = read_recording(data, recording)
+        except (ValueError, OSError) as error:
+            detail = _located(recording, recording.signal, error)
+            defects.append(make_defect("unreadable_eda", len(data), recording.listener, detail))
+            continue
+        defects += [_of_recording(defect, recording) for defect in found]
+        misfit = _misfit(start, len(values), own_rate, audio_seconds)
+        if first is not None and abs(own_rate / rate - 1) * len(values) > 0.5:  # half a sample at the end
+            misfit = f"{own_rate:.6g} Hz here, {rate:.6g} Hz in {first.signal}; resample a song's signals to one rate"
+        if misfit:
+            detail = _located(recording, recording.signal, ValueError(misfit))
+            defects.append(make_defect("unusable_recording", None, recording.listener, detail))
+            continue
+        if first is None:
+            rate, first = own_rate, recording
+        if audio_seconds is not None:
+            ends = check_ends(start, len(values), own_rate, audio_seconds)
+            defects += [_of_recording(defect, recording) for defect in ends]
+        eda = values.astype(np.float32)
+        trials.append({"listener": recording.listener, "trial": recording.trial, "offset_seconds": start, "eda": eda})
+    return rate, trials
+
+
+def _misfit(start: float, samples: int, rate: float, audio_seconds: float | None) -> str | None:
+    """Why a signal that starts at `start` s on the sound's clock has nothing to do with the sound, if so."""
+    end = start + samples / rate
+    if audio_seconds is None or (start < audio_seconds and end > 0):
+        return None
+    return (
+        f"it lasts from {start:.10g} to {end:.10g} s, the sound from 0 to {audio_seconds:g} s; give the time of its "
+        "first sample on the sound's clock as `offset_seconds`"
+    )
+
+
+def _of_recording(defect: dict, recording: Recording) -> dict:
+    """The defect with its listener and file, which a song's other recordings do not share."""
+    where = f"{METADATA} line {recording.line}: {recording.signal}"
+    detail = f"{where}: {defect['detail']}" if defect["detail"] else where
+    return defect | {"listener": recording.listener, "detail": detail}
+
+
+def _located(recording: Recording, name: str, error: Exception) -> str:
+    reason = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
+    return f"{METADATA} line {recording.line}: {name}: {reason.removeprefix(f'{name}: ')}"

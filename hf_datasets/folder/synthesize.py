@@ -1,0 +1,126 @@
+"""Write an example of a folder of one's own, with synthetic sound and skin conductance: nobody was recorded.
+
+    python -m hf_datasets.folder.synthesize --output_dir my_data
+
+Sounds and listeners are those of hf_datasets/pmemo/synthesize.py. The files show each way to write a signal: songs
+take turns in a time column, a rate in metadata.csv, and a column of one file for every listener. Recordings of every
+third song begin 2 s before the sound.
+"""
+
+import argparse
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from ..pmemo.synthesize import EDA_RATE, Listener, draw_accents, synthesize_sound, write_mp3
+from .metadata import COLUMNS, METADATA
+
+RATE = 10  # Hz, of the signals written
+EARLY = 2.0  # s
+NAME = "tune"  # a split goes by ids: with this one, six songs fall on all three sides of the default split
+
+SAMPLES = {"sample": {"num_songs": 6, "num_listeners": 3, "seed": 7}}
+
+
+def synthesize(
+    output_dir: Path,
+    num_songs: int = 6,
+    num_listeners: int = 3,
+    coupling: float = 1.0,
+    seed: int = 0,
+    seconds: tuple[float, float] = (20.0, 30.0),
+) -> str:
+    """Write metadata.csv, audio/ and signals/; returns one line that says how they were made (also in SYNTHETIC).
+
+    Every listener hears every song, which drives the skin conductance by `coupling` (0 to 1).
+    """
+    if num_songs < 1 or num_listeners < 1:
+        raise ValueError(f"num_songs = {num_songs}, num_listeners = {num_listeners}: give at least 1 of each")
+    if not 0 <= coupling <= 1:
+        raise ValueError(f"coupling = {coupling}: give 0 (sound drives nothing) to 1 (sound drives all but the rest)")
+    if not 5 <= seconds[0] <= seconds[1]:
+        raise ValueError(f"seconds = {seconds}: give the shortest clip (5 s or more) and the longest")
+    root = Path(output_dir)
+    for folder in ("audio", "signals"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    origin = (
+        f"Synthetic: {num_songs} songs, {num_listeners} listeners, coupling {coupling:g}, seed {seed}, "
+        f"{seconds[0]:g}-{seconds[1]:g} s, libsndfile {soundfile.__libsndfile_version__}"
+    )
+    (root / "SYNTHETIC").write_text(origin + "\n")
+    listeners = [Listener(seed, number) for number in range(num_listeners)]
+    rows = []
+    for number in range(num_songs):
+        rng = np.random.default_rng([seed, 0, number])
+        length = round(rng.uniform(*seconds), 2)  # s
+        times, strengths = draw_accents(rng, 0.0, length - 0.3)
+        write_mp3(root / "audio" / f"{NAME} {number + 1}.mp3", synthesize_sound(rng, length, times, strengths))
+        early = EARLY if number % 3 == 2 else 0.0
+        heard = [one.respond(number, length + early, times + early, strengths, coupling) for one in listeners]
+        song = {
+            "audio": f"audio/{NAME} {number + 1}.mp3",
+            "title": f"Synthetic song {number + 1}",
+            "artist": f"Synthetic artist {number + 1}",
+        }
+        eda = np.array(heard)[:, :: EDA_RATE // RATE]  # (listeners, samples)
+        rows += [song | row for row in _write_signals(root, number, [one.name for one in listeners], eda, early)]
+    _write_csv(root / METADATA, [list(COLUMNS), *([row.get(name, "") for name in COLUMNS] for row in rows)])
+    return origin
+
+
+def _write_signals(root: Path, number: int, listeners: list[str], eda: np.ndarray, early: float) -> list[dict]:
+    """Write one song's signals (listeners, samples) in uS; returns their cells of metadata.csv, a row a listener."""
+    clock = (np.arange(eda.shape[1]) / RATE).round(3)
+    if number % 3 == 2:
+        name = f"signals/{NAME} {number + 1}.csv"
+        cells = np.round(np.vstack([clock, eda]).T, 4).tolist()
+        _write_csv(root / name, [["seconds", *listeners], *cells])
+        return [
+            {"signal": name, "listener": listener, "column": listener, "offset_seconds": -early}
+            for listener in listeners
+        ]
+    rows = []
+    for listener, values in zip(listeners, eda.round(4), strict=True):
+        name = f"signals/{NAME} {number + 1} {listener}.csv"
+        if number % 3 == 0:
+            _write_csv(root / name, [["time", "eda"], *zip(clock.tolist(), values.tolist(), strict=True)])
+            rows.append({"signal": name, "listener": listener})
+        else:
+            _write_csv(root / name, [["eda"], *([value] for value in values.tolist())])
+            rows.append({"signal": name, "listener": listener, "rate": RATE})
+    return rows
+
+
+def _write_csv(path: Path, rows: list) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    path.write_text(text.getvalue())
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m hf_datasets.folder.synthesize",
+        description="Write an example of a folder of one's own recordings.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--output_dir", metavar="FOLDER", required=True, type=Path, help="the folder, made if needed")
+    parser.add_argument("--num_songs", type=int, default=6, help="number of songs")
+    parser.add_argument("--num_listeners", type=int, default=3, help="number of listeners, who all hear every song")
+    parser.add_argument("--coupling", type=float, default=1.0, help="how much sound drives EDA, 0 to 1")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same folder")
+    parser.add_argument(
+        "--seconds", type=float, nargs=2, default=(20.0, 30.0), metavar=("MIN", "MAX"), help="length of the clips"
+    )
+    options = vars(parser.parse_args(arguments))
+    try:
+        print(synthesize(**options))
+    except (ValueError, OSError) as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Intervals that hold their level where trials come in clusters, and say so where there is none."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from evaluation.intervals import Interval, bootstrap, tail_of
+
+
+def clustered(
+    rng: np.random.Generator, songs: int, listeners: int, song_effect: float, listener_effect: float, sets: int = 1
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values (sets, N) around 0 of every listener hearing every song, and who heard what (N,)."""
+    song, listener = (grid.ravel().astype(str) for grid in np.meshgrid(np.arange(songs), np.arange(listeners)))
+    effects = rng.normal(size=(sets, listeners, songs))
+    effects += song_effect * rng.normal(size=(sets, 1, songs)) + listener_effect * rng.normal(
+        size=(sets, listeners, 1)
+    )
+    return effects.reshape(sets, -1), song, listener
+
+
+def coverage(intervals: list[Interval], truth: float = 0.0) -> int:
+    """How many intervals hold the truth."""
+    return sum(interval.low <= truth <= interval.high for interval in intervals)
+
+
+@pytest.mark.parametrize("songs", [8, 40])
+def test_intervals_over_songs_hold_95_percent_of_the_time(songs: int) -> None:
+    sets = 300
+    values, song, listener = clustered(
+        np.random.default_rng(1), songs, 5, song_effect=1.0, listener_effect=0.0, sets=sets
+    )
+    held = coverage(bootstrap(values, song, listener, over="songs", samples=500))
+    assert stats.binom.ppf(0.001, sets, 0.95) <= held <= stats.binom.ppf(0.999, sets, 0.95)
+    # Whoever draws trials as if they were independent is wrong far more often.
+    each = np.arange(len(song)).astype(str)
+    naive = coverage(bootstrap(values, each, listener, over="songs", samples=500))
+    assert naive < stats.binom.ppf(0.001, sets, 0.85)
+
+
+def test_intervals_over_both_hold_where_songs_and_listeners_share_effects() -> None:
+    sets = 200
+    values, song, listener = clustered(
+        np.random.default_rng(2), 20, 20, song_effect=0.5, listener_effect=1.0, sets=sets
+    )
+    held = {over: coverage(bootstrap(values, song, listener, over=over, samples=300)) for over in ("songs", "both")}
+    assert held["both"] >= stats.binom.ppf(0.001, sets, 0.95)
+    assert held["songs"] < stats.binom.ppf(0.001, sets, 0.85)
+
+
+def test_a_song_effect_widens_the_interval_over_songs_as_theory_says() -> None:
+    values, song, listener = clustered(np.random.default_rng(3), 100, 10, song_effect=1.0, listener_effect=0.0)
+    over_songs = bootstrap(values[0], song, listener, over="songs", samples=4000)
+    song_means = values[0].reshape(10, 100).mean(axis=0)
+    error = stats.sem(song_means) * stats.t.ppf(0.975, 99)
+    assert over_songs.high - over_songs.low == pytest.approx(2 * error, rel=0.1)
+    over_trials = bootstrap(values[0], np.arange(1000).astype(str), listener, over="songs")
+    assert over_songs.high - over_songs.low > 1.5 * (over_trials.high - over_trials.low)
+
+
+def test_over_both_a_trial_comes_as_often_as_its_song_times_its_listener() -> None:
+    values, song, listener = clustered(np.random.default_rng(8), 12, 9, song_effect=0.5, listener_effect=0.5)
+    grid, rng = values[0].reshape(9, 12), np.random.default_rng(0)
+    means = [grid[np.ix_(rng.integers(9, size=9), rng.integers(12, size=12))].mean() for _ in range(4000)]
+    tail = tail_of(0.95, 9)
+    interval = bootstrap(values[0], song, listener, over="both", samples=4000)
+    assert [interval.low, interval.high] == pytest.approx(np.quantile(means, [tail, 1 - tail]), abs=0.05)
+    alone = [bootstrap(values[0], song, listener, over=over, samples=4000) for over in ("songs", "listeners")]
+    assert all(interval.high - interval.low > 1.2 * (one.high - one.low) for one in alone)
+
+
+@pytest.mark.parametrize(("over", "one"), [("songs", "songs"), ("listeners", "listeners"), ("both", "listeners")])
+def test_one_cluster_has_a_mean_and_no_interval(over: str, one: str) -> None:
+    songs = ["a"] * 4 if one == "songs" else list("abcd")
+    listeners = ["x"] * 4 if one == "listeners" else list("wxyz")
+    interval = bootstrap(np.array([1, 2, 3, 4.0]), songs, listeners, over=over)
+    assert (interval.mean, interval.low, interval.high) == (2.5, None, None)
+    assert interval.clusters[one] == 1
+    assert interval.reason == f"all trials are of one of the {one}: an interval over {one} needs at least 2"
+
+
+def test_undefined_values_are_left_out_and_counted() -> None:
+    values, song, listener = clustered(np.random.default_rng(4), 10, 6, 1.0, 0.0)
+    values = values[0]
+    undefined = song == "3"
+    with_gaps = bootstrap(np.where(undefined, np.nan, values), song, listener, samples=5000)
+    without = bootstrap(values[~undefined], song[~undefined], listener[~undefined], samples=5000)
+    assert (with_gaps.trials, with_gaps.undefined, with_gaps.clusters) == (54, 6, {"songs": 9})
+    assert with_gaps.mean == without.mean == pytest.approx(values[~undefined].mean())
+    assert [with_gaps.low, with_gaps.high] == pytest.approx([without.low, without.high], abs=0.15)
+
+
+def test_nothing_defined_is_none_with_a_reason() -> None:
+    interval = bootstrap(np.full(3, np.nan), list("abc"), list("xyz"))
+    assert interval == Interval(None, None, None, {"songs": 0}, 0, 0, 3, "no trial has a defined value")
+
+
+def test_resamples_without_a_defined_value_are_not_counted() -> None:
+    interval = bootstrap(np.array([1.0, 2.0, *[np.nan] * 6]), list("abcdefgh"), ["x"] * 8, samples=500)
+    assert 300 < interval.samples < 500  # (6/8) ** 8 = 10 % hold neither
+    assert (interval.low, interval.high) == (1.0, 2.0)
+
+
+@pytest.mark.parametrize("over", ["songs", "listeners", "both"])
+def test_a_seed_gives_the_same_bounds_alone_or_among_others(over: str) -> None:
+    values, song, listener = clustered(np.random.default_rng(5), 12, 7, 0.5, 0.5, sets=3)
+    among = bootstrap(values, song, listener, over=over, seed=7)
+    alone = bootstrap(values[1], song, listener, over=over, seed=7)
+    assert [among[1].low, among[1].high] == pytest.approx([alone.low, alone.high], rel=1e-12)
+    assert bootstrap(values[1], song, listener, over=over, seed=7) == alone
+    assert bootstrap(values[1], song, listener, over=over, seed=8) != alone
+
+
+def test_the_size_of_the_pieces_changes_no_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, song, listener = clustered(np.random.default_rng(6), 12, 7, 0.5, 0.5)
+    whole = bootstrap(values[0], song, listener, over="both")
+    monkeypatch.setattr("evaluation.intervals.CHUNK", 84 * 13)
+    pieces = bootstrap(values[0], song, listener, over="both")
+    assert [pieces.low, pieces.high] == pytest.approx([whole.low, whole.high], rel=1e-12)
+
+
+def test_songs_are_drawn_whole_whatever_their_size() -> None:
+    """Two songs, of 1 and 9 trials: a resample is one of them or both, so its mean is 0, 0.9 or 1."""
+    values = np.array([0.0] + [1.0] * 9)
+    interval = bootstrap(values, ["a"] + ["b"] * 9, ["x"] * 10)
+    assert (interval.mean, interval.low, interval.high) == (0.9, 0.0, 1.0)
+
+
+def test_many_clusters_ask_for_the_plain_percentiles_and_few_for_wider_ones() -> None:
+    assert tail_of(0.95, 10**6) == pytest.approx(0.025, rel=1e-3)
+    assert tail_of(0.95, 10) == pytest.approx(stats.norm.cdf(-2.262157 * np.sqrt(10 / 9)), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"over": "frames"}, "over = 'frames' is not known"),
+        ({"songs": ["a"]}, "there are 1 and 2"),
+        ({"values": np.empty(0), "songs": [], "listeners": []}, "there is no trial to average"),
+        ({"samples": 0}, "samples = 0 must be 1 or more"),
+        ({"level": 95.0}, "level = 95.0"),
+    ],
+)
+def test_requests_that_make_no_sense_are_refused(change: dict, message: str) -> None:
+    request = {"values": np.array([1.0, 2.0]), "songs": ["a", "b"], "listeners": ["x", "y"]}
+    with pytest.raises(ValueError, match=message):
+        bootstrap(**request | change)
