@@ -25,15 +25,16 @@ class Null:
     """The score with the right sounds beside those of random mismatches."""
 
     score: float
-    mismatched: np.ndarray  # (permutations,)
+    score_of_wrong: float | None  # mean over all wrong songs of about the same length
+    mismatched: np.ndarray  # (permutations,) means over the songs, some of which keep their own sound
     p: float  # one-sided, (1 + mismatches as good or better) / (1 + permutations)
 
-    def record(self) -> dict[str, float | int]:
+    def record(self) -> dict[str, float | int | None]:
         """Numbers for `metrics.json`."""
         low, high = np.quantile(self.mismatched, [0.025, 0.975])
         return {
             "score": self.score,
-            "mean": float(self.mismatched.mean()),
+            "score_of_wrong": self.score_of_wrong,
             "low": float(low),
             "high": float(high),
             "p": self.p,
@@ -60,8 +61,8 @@ def mismatched_audio(
     mask: np.ndarray,
     permutations: int = 999,
     seed: int = 0,
-) -> Null:
-    """Permute the sounds among songs of about the same length, and score each permutation.
+) -> Null | None:
+    """Permute the sounds among songs of about the same length, and score each permutation; None without a score.
 
     Args:
         of_songs: what the model predicts from each of the S songs, (T of the song,).
@@ -69,6 +70,8 @@ def mismatched_audio(
         targets: (N, T) what the listener's skin did. mask: (N, T) frames that count.
     """
     right, wrong, blocks, counts = scores_of_pairs(of_songs, songs, targets, mask)
+    if not counts.any():
+        return None
     generator = np.random.default_rng(seed)
     chosen = np.empty((permutations, len(of_songs)), dtype=int)  # whose sound each song gets
     for block in blocks:
@@ -78,7 +81,12 @@ def mismatched_audio(
     score_right = right[every, chosen].sum(axis=1) / counts.sum()  # over the same frames as the wrong one
     as_good = int((score_wrong >= score_right).sum())
     score = float(right[every, every].sum() / counts.sum())
-    return Null(score, score_wrong, (1 + as_good) / (1 + permutations))
+    partners = np.zeros_like(wrong, dtype=bool)  # the wrong songs of each
+    for block in blocks:
+        partners[np.ix_(block, block)] = ~np.eye(len(block), dtype=bool)
+    compared = (counts[:, None] * partners).sum()
+    of_wrong = float(wrong[partners].sum() / compared) if compared else None
+    return Null(score, of_wrong, score_wrong, (1 + as_good) / (1 + permutations))
 
 
 def scores_of_pairs(
@@ -166,5 +174,8 @@ def split_half(songs: np.ndarray, detrended: np.ndarray, mask: np.ndarray, seed:
             np.where(shared, total / np.maximum(number, 1), 0) for total, number in zip(sums, numbers, strict=True)
         ]
         halves.append(detrended_correlation(*means, shared))
-    r = float(np.nanmean(halves))
+    defined = np.array(halves)[np.isfinite(halves)]
+    if not len(defined):
+        return None, 0
+    r = float(defined.mean())
     return 2 * r / (1 + r), len(enough)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-ROUNDING = 1e-6  # of a signal's root mean square: what a line leaves below this is rounding noise
+from evaluation.masked import ROUNDING
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 SIGNIFICANCE = 0.05  # of the permutation test, one-sided
 FEWEST_PERMUTATIONS = 199
+FEWEST_SONGS = 6  # fewer lie on one side of the truth by chance too often for any interval over them
 RULE = (
     "effect: the lower 95 % bound of (model - best baseline that hears no music), correlation within trials after "
     f"detrending, is above 0, and the one-sided permutation p against mismatched audio is below {SIGNIFICANCE} with "
-    f"{FEWEST_PERMUTATIONS} permutations or more; else: no effect"
+    f"{FEWEST_PERMUTATIONS} permutations or more, on {FEWEST_SONGS} songs or more; else: no effect"
 )
 
 
@@ -23,7 +24,7 @@ class Verdict:
         return {"verdict": "effect" if self.effect else "no effect", "missing": list(self.missing), "rule": RULE}
 
 
-def decide(gain_low: float | None, p: float | None, permutations: int) -> Verdict:
+def decide(gain_low: float | None, p: float | None, permutations: int, songs: int) -> Verdict:
     """Apply the rule to the lower bound of the gain over the best deaf baseline and the permutation test.
 
     None stands for a figure that could not be computed, which is never an effect.
@@ -39,4 +40,6 @@ def decide(gain_low: float | None, p: float | None, permutations: int) -> Verdic
         missing.append(f"mismatched sound scores as well too often: p = {p:.3f}")
     if permutations < FEWEST_PERMUTATIONS:
         missing.append(f"{permutations} permutations are fewer than {FEWEST_PERMUTATIONS}")
+    if songs < FEWEST_SONGS:
+        missing.append(f"{songs} songs are fewer than {FEWEST_SONGS}")
     return Verdict(not missing, tuple(missing))

@@ -7,28 +7,62 @@ SYNTHETIC_NOTICE = (
     "**SYNTHETIC DATA.** This model was trained and scored on signals that a program made. "
     "Its scores show that the software works; they say nothing about people or music."
 )
-SCORES = ("rmse", "mae", "pearson", "ccc")  # columns of the table, in its order
+# Columns of the table: their heading (with the unit where there is one), the score, its decimals.
+SCORES = (("RMSE ({unit})", "rmse"), ("r", "pearson"), ("CCC", "ccc"), ("r, detrended", "detrended_pearson"))
+ORACLES = ("others",)  # baselines that know what no model can
 
 
 def results_table(results: dict[str, Any]) -> str:
-    """Scores as a Markdown table: the model and its baselines, a row for each channel of the target."""
-    lines = [
-        f"| {results['trials']} trials | target | RMSE ({results['unit']}) | MAE ({results['unit']}) | r | CCC |",
-        "|---|---|---|---|---|---|",
+    """Scores as Markdown: for each channel the model, its baselines, its null, its ceiling, and the verdict."""
+    tables = [channel_table(results, name, channel) for name, channel in results["channels"].items()]
+    return "\n\n".join([*tables, results["note"]] if results["note"] else tables)
+
+
+def channel_table(results: dict[str, Any], name: str, channel: dict[str, Any]) -> str:
+    """The table of one channel; brackets hold 95 % intervals."""
+    headings = [heading.format(unit=results["unit"]) for heading, _ in SCORES]
+    lines = [f"| {name}, {results['trials']} trials | {' | '.join(headings)} |", "|---" * (len(SCORES) + 1) + "|"]
+    for who, scores in {"model": channel["model"], **channel["baselines"]}.items():
+        label = f"{who.replace('_', ' ')}{' (oracle)' if who in ORACLES else ''}"
+        lines.append(f"| {label} | {' | '.join(score_cell(scores[score]) for _, score in SCORES)} |")
+    null, gain, found = channel["null"], channel["gain"], channel["ceiling"]
+    half = "undefined" if found["split_half"] is None else f"{found['split_half']:z.2f}"
+    facts = [
+        f"Gain over the best that hears no music ({gain['over'].replace('_', ' ')}), r after detrending: "
+        f"{score_cell(gain)}.",
+        null_line(null),
+        f"Ceiling: a listener against the song's others {score_cell(found['leave_one_out'])}; "
+        f"split-half reliability {half} ({found['split_half_songs']} songs).",
+        verdict_line(channel["verdict"]),
     ]
-    for who, channels in {"model": results["model"], **results["baselines"]}.items():
-        for channel, scores in channels.items():
-            cells = " | ".join(score_cell(scores[name]) for name in SCORES)
-            lines.append(f"| {who.replace('_', ' ')} | {channel} | {cells} |")
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n\n" + "\n".join(facts)
 
 
-def score_cell(score: dict[str, float | int | None]) -> str:
-    """A mean, and of how many trials it could not be taken."""
+def null_line(null: dict[str, Any] | None) -> str:
+    """The score with the wrong sound beside that with the right one."""
+    if null is None:
+        return "With the wrong song: no trial has a frame to score."
+    if null["score_of_wrong"] is None:
+        return "With the wrong song: there is no other song to take."
+    return (
+        f"With the wrong song of about the same length: {null['score_of_wrong']:z.3f} against {null['score']:z.3f}, "
+        f"p = {null['p']:.3f} of {null['permutations']} permutations."
+    )
+
+
+def verdict_line(verdict: dict[str, Any]) -> str:
+    """The verdict, and what was missing for an effect."""
+    missing = f" ({'; '.join(verdict['missing'])})" if verdict["missing"] else ""
+    return f"**Verdict: {verdict['verdict']}**{missing}."
+
+
+def score_cell(score: dict[str, Any]) -> str:
+    """A mean with its interval, and of how many trials it could not be taken."""
     if score["mean"] is None:
         return "undefined"
+    interval = "" if score["low"] is None else f" [{score['low']:z.3f}, {score['high']:z.3f}]"
     undefined = f" ({score['undefined']} undefined)" if score["undefined"] else ""
-    return f"{score['mean']:z.3f}{undefined}"
+    return f"{score['mean']:z.3f}{interval}{undefined}"
 
 
 def model_card(facts: dict[str, Any]) -> str:
@@ -41,12 +75,15 @@ def model_card(facts: dict[str, Any]) -> str:
         front_matter(facts),
         f"# {facts['name']}",
         *notices,
-        f"Predicts {', '.join(test['model'])} skin conductance in {test['unit']} from sound, "
+        f"Predicts {', '.join(test['channels'])} skin conductance in {test['unit']} from sound, "
         f"{facts['model']['frame_rate']:g} values a second.",
         "## Scores",
         f"On the test side of the split ({test['trials']} trials, {test['songs']} songs, {test['listeners']} "
-        "listeners), per trial and then averaged. The baseline is the mean of the training data: it hears nothing.",
+        "listeners), per trial and then averaged, with 95 % intervals over songs and listeners. Training mean, "
+        "straight line and time curve hear nothing; loudness and ridge are linear in what anyone can name; others, "
+        "the mean of who else heard the song, is an oracle.",
         results_table(test),
+        f"The rule: {next(iter(test['channels'].values()))['verdict']['rule']}.",
         "## Data",
         f"`{data['dataset']}` ({data['config']}): training {counts['train']}, validation {counts['validation']}, "
         f"test {counts['test']}. Split by {facts['split']['split_by']}, seed {facts['split']['split_seed']}, "

@@ -100,19 +100,22 @@ def test_a_lone_listener_has_no_ceiling_and_is_not_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gain_low", "p", "permutations", "effect", "missing"),
+    ("gain_low", "p", "permutations", "songs", "effect", "missing"),
     [
-        (0.01, 0.04, 199, True, ""),
-        (0.0, 0.01, 999, False, "may be nothing"),
-        (0.2, 0.05, 999, False, "p = 0.050"),
-        (0.2, 0.001, 198, False, "fewer than 199"),
-        (None, 0.001, 999, False, "no interval"),
-        (0.2, None, 999, False, "no other song"),
-        (float("nan"), 0.001, 999, False, "may be nothing"),
+        (0.01, 0.04, 199, 6, True, ""),
+        (0.0, 0.01, 999, 9, False, "may be nothing"),
+        (0.2, 0.05, 999, 9, False, "p = 0.050"),
+        (0.2, 0.001, 198, 9, False, "fewer than 199"),
+        (0.2, 0.001, 999, 5, False, "5 songs are fewer than 6"),
+        (None, 0.001, 999, 9, False, "no interval"),
+        (0.2, None, 999, 9, False, "no other song"),
+        (float("nan"), 0.001, 999, 9, False, "may be nothing"),
     ],
 )
-def test_the_rule(gain_low: float | None, p: float | None, permutations: int, effect: bool, missing: str) -> None:
-    verdict = decide(gain_low, p, permutations)
+def test_the_rule(
+    gain_low: float | None, p: float | None, permutations: int, songs: int, effect: bool, missing: str
+) -> None:
+    verdict = decide(gain_low, p, permutations, songs)
     assert verdict.effect is effect
     assert missing in " ".join(verdict.missing)
     assert verdict.record()["verdict"] == ("effect" if effect else "no effect")

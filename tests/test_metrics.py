@@ -1,6 +1,5 @@
 """Metrics against answers by hand, textbook loops and scipy; as arrays, and as modules of `evaluate`."""
 
-import ast
 import multiprocessing
 from dataclasses import replace
 from pathlib import Path
@@ -327,18 +326,6 @@ def test_a_module_refuses_predictions_that_are_not_finite_and_lengths_that_diffe
         load("rmse", cache_dir=str(tmp_path)).compute(predictions=[[1, np.nan]], references=[[1, 2]], mask=[[1, 1]])
     with pytest.raises(ValueError, match="references of trial 0 has 3 frames and its mask 2"):
         load("rmse", cache_dir=str(tmp_path)).compute(predictions=[[1, 2]], references=[[1, 2, 3]], mask=[[1, 1]])
-
-
-def test_what_stands_in_several_modules_is_the_same_in_each() -> None:
-    """A module travels alone, so each holds its helpers; they may not drift apart."""
-    texts: dict[str, set[str]] = {}
-    for path in FOLDERS:
-        source = path.read_text(encoding="utf-8")
-        for node in ast.parse(source).body:
-            if isinstance(node, ast.FunctionDef) and node.name != "per_trial":
-                texts.setdefault(node.name, set()).add(ast.get_source_segment(source, node))
-    assert {"padded", "summary", "masked_mean"} <= set(texts)
-    assert [name for name, versions in texts.items() if len(versions) > 1] == []
 
 
 def compute_my_share(process: int, folder: str, results: multiprocessing.Queue) -> None:

@@ -68,8 +68,22 @@ def test_a_run_leaves_all_that_its_reader_needs(finished: tuple[Path, str]) -> N
     assert metrics["data"]["synthetic"] and metrics["data"]["files"]
     card = (folder / "README.md").read_text()
     assert "SYNTHETIC DATA" in said and "SYNTHETIC DATA" in card
-    assert "| training mean |" in card and "| training mean |" in said  # a score never stands alone
+    for text in (card, said):  # a score never stands alone
+        assert "| training mean |" in text and "| ridge |" in text and "With the wrong song" in text
+        assert "**Verdict: " in text
+    channel = metrics["test"]["channels"]["phasic"]
+    assert {"model", "baselines", "gain", "null", "ceiling", "verdict"} <= channel.keys()
+    assert channel["model"]["rmse"]["low"] < channel["model"]["rmse"]["mean"] < channel["model"]["rmse"]["high"]
     assert "nan" not in card.lower()
+
+
+def test_the_controls_get_the_verdicts_that_they_were_made_for(tmp_path: Path) -> None:
+    """The sound drives the skin in `sample`, and in `sample_null` it does not."""
+    for config, verdict in (("sample", "effect"), ("sample_null", "no effect")):
+        folder = tmp_path / config
+        run(sys.executable, "run_train.py", CONFIG, "--dataset_config", config, "--output_dir", folder)
+        channel = json.loads((folder / "metrics.json").read_text())["test"]["channels"]["phasic"]
+        assert channel["verdict"]["verdict"] == verdict, channel["verdict"]
 
 
 def test_the_config_for_the_cpu_works_too_and_the_table_is_reproducible(

@@ -16,16 +16,23 @@ from reporting.card import model_card, results_table
 from training.arguments import parse_run
 from training.saving import push_run, save_run
 
-SCORE = {"mean": 0.5, "trials": 3, "undefined": 1}
+SCORE = {"mean": 0.5, "low": 0.4, "high": 0.6, "trials": 3, "undefined": 1}
+NONE = {"mean": None, "low": None, "high": None, "trials": 0, "undefined": 4}
+NAMES = ("rmse", "pearson", "ccc", "detrended_pearson")
 RESULTS = {
     "unit": "uS",
     "trials": 4,
     "songs": 2,
     "listeners": 2,
-    "model": {"raw": dict.fromkeys(("rmse", "mae", "pearson", "ccc"), SCORE)},
-    "baselines": {
-        "training_mean": {
-            "raw": dict.fromkeys(("rmse", "mae", "pearson", "ccc"), {**SCORE, "mean": None, "trials": 0})
+    "note": None,
+    "channels": {
+        "raw": {
+            "model": dict.fromkeys(NAMES, SCORE),
+            "baselines": {"training_mean": dict.fromkeys(NAMES, NONE), "others": dict.fromkeys(NAMES, SCORE)},
+            "gain": {"over": "time_curve", **SCORE},
+            "null": {"score": 0.5, "score_of_wrong": 0.1, "low": 0.0, "high": 0.3, "p": 0.004, "permutations": 999},
+            "ceiling": {"leave_one_out": SCORE, "split_half": None, "split_half_songs": 0},
+            "verdict": {"verdict": "no effect", "missing": ["2 songs are fewer than 6"], "rule": "the rule"},
         }
     },
 }
@@ -92,9 +99,11 @@ def test_only_the_finished_run_is_shared(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_table_shows_what_is_undefined() -> None:
     table = results_table(RESULTS)
-    assert "| model | raw | 0.500 (1 undefined) |" in table
-    assert "| training mean | raw | undefined |" in table
-    assert "nan" not in table
+    assert "| model | 0.500 [0.400, 0.600] (1 undefined) |" in table
+    assert "| training mean | undefined |" in table and "| others (oracle) |" in table
+    assert "0.100 against 0.500, p = 0.004 of 999" in table and "split-half reliability undefined" in table
+    assert "**Verdict: no effect** (2 songs are fewer than 6)." in table
+    assert "nan" not in table and "None" not in table
 
 
 @pytest.mark.parametrize("synthetic", [True, False])

@@ -18,6 +18,8 @@ import datasets
 import numpy as np
 from torch.utils.data import Dataset
 
+from evaluation import descriptors
+from evaluation.descriptors import SAMPLING_RATE, describe
 from media import audio, biosignal, eda_settings, filters, scaling
 from media.audio import read_audio
 from media.biosignal import process_eda
@@ -31,13 +33,15 @@ from training.environment import versions
 logger = logging.getLogger(__name__)
 
 SONGS_PER_BATCH = 8  # songs featurised at once
-CODE = (audio, biosignal, eda_settings, filters, scaling, feature_extraction_audio, sys.modules[__name__])
+CODE = (audio, biosignal, eda_settings, filters, scaling, feature_extraction_audio, descriptors, sys.modules[__name__])
 NOT_HEARD = ("unreadable_audio", "audio_missing")  # defects that leave a song without sound
 FIGURES = re.compile(r"^[\d.]+% of |, lowest \S+ uS")  # what differs from trial to trial in a note
 
 
 SONG_COLUMNS = datasets.Features(
-    frames=datasets.Value("int32"), input_features=datasets.List(datasets.Value("float32"))
+    frames=datasets.Value("int32"),
+    input_features=datasets.List(datasets.Value("float32")),
+    descriptors=datasets.List(datasets.Value("float32")),
 )
 TRIAL_COLUMNS = datasets.Features(
     song=datasets.Value("int32"),
@@ -56,7 +60,7 @@ TRIAL_COLUMNS = datasets.Features(
 class SignalTables:
     """What the builder's rows become, and what was left out on the way."""
 
-    songs: datasets.Dataset  # frames, input_features (frames * F, flat)
+    songs: datasets.Dataset  # frames, input_features (frames * F, flat), descriptors (frames * D, flat)
     trials: datasets.Dataset  # song (row of songs), song_id, artist, listener, trial, labels (frames * C, flat), mask
     channels: tuple[str, ...]
     counts: dict[str, Any]
@@ -141,7 +145,7 @@ def extractor_of(settings: str) -> AudioFeatureExtractor:
 
 
 def featurise_songs(batch: dict[str, list], feature_settings: str, code: str) -> dict[str, list]:
-    """Features of some songs, flat: (frames * F) each. `code` is here for the cache's fingerprint."""
+    """Features and descriptors of some songs, flat. `code` is here for the cache's fingerprint."""
     extractor = extractor_of(feature_settings)
     sounds = [
         read_audio(sound["bytes"], extractor.sampling_rate, name=f"song {song_id}")[0]
@@ -150,7 +154,11 @@ def featurise_songs(batch: dict[str, list], feature_settings: str, code: str) ->
     features = extractor(sounds, sampling_rate=extractor.sampling_rate, return_tensors="np")
     frames = features["attention_mask"].sum(axis=1)  # (B,)
     flat = [song[:count].ravel() for song, count in zip(features["input_features"], frames, strict=True)]
-    return {"frames": frames, "input_features": flat}
+    described = [
+        describe(read_audio(sound["bytes"], SAMPLING_RATE, name=f"song {song_id}")[0], extractor.frame_rate).ravel()
+        for sound, song_id in zip(batch["audio"], batch["song_id"], strict=True)
+    ]
+    return {"frames": frames, "input_features": flat, "descriptors": described}
 
 
 def process_trials(batch: dict[str, list], indices: list[int], settings: dict[str, Any], code: str) -> dict[str, list]:
@@ -205,6 +213,7 @@ class TrialDataset(Dataset):
         features, song_frames = ragged_column(tables.songs, "input_features"), tables.songs["frames"][:]
         trials = tables.trials.select_columns(["song", "song_id", "listener", "trial"]).select(members)[:]
         self.song_ids, self.listeners, self.trials = trials["song_id"], trials["listener"], trials["trial"]
+        self.songs = trials["song"]  # rows of `tables.songs`
         self.window = window
         self.input_features, self.labels = [], []
         values = trial_values(tables, members)

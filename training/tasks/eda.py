@@ -1,7 +1,7 @@
 """Audio -> skin conductance: what is predicted, on whom it is tested, and how that is scored."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +11,14 @@ import pyarrow as pa
 from transformers import EvalPrediction, PreTrainedModel, Trainer
 from transformers.trainer_utils import PredictionOutput
 
+from evaluation.assessment import assess, longest_of_song
+from evaluation.baselines import HEARS, HEARS_NOTHING, Heard, mean_of_others
+from evaluation.descriptors import DESCRIPTORS
+from evaluation.masked import summary
+from evaluation.metrics.pearson import pearson
+from evaluation.metrics.rmse import rmse
 from evaluation.splits import SIDES, Split, SplitSettings, split_trials
-from evaluation.trial_scores import summarise, trial_scores
+from evaluation.trials import Trials, pad_rows
 from media.eda_settings import EdaSettings
 from media.scaling import Scaling, fit_scaling
 from modeling.feature_extraction_audio import AudioFeatureExtractor
@@ -41,6 +47,7 @@ class TrialSettings:
 
 
 ARGUMENTS = (EdaSettings, TrialSettings, SplitSettings)
+IN_SAMPLE = "The baselines were fitted on trials that are scored here, which flatters them; the test side has no such."
 VALIDATION_METRICS = {"rmse": False, "pearson": True, "loss": False}  # name -> whether more is better
 
 
@@ -208,9 +215,19 @@ def sampler(data: EdaData, seed: int) -> Callable[[int], LengthGroupedSampler]:
 
 def validation_metrics(output: EvalPrediction) -> dict[str, float]:
     """RMSE and correlation in scaled units, averaged over trials and channels: to choose a checkpoint by."""
-    scores = channel_scores(means_of(output), output.label_ids)
-    means = {name: [summary[name]["mean"] for summary in scores] for name in ("rmse", "pearson")}
-    return {name: float(np.mean(values)) for name, values in means.items() if None not in values}
+    predictions, labels = means_of(output), output.label_ids  # (N, T, C)
+    mask = labels != IGNORE_LABEL
+    scores = {"rmse": rmse.per_trial, "pearson": pearson.per_trial}
+    by_channel = {
+        name: [summary(name, score(predictions[..., c], labels[..., c], mask[..., c]))[name] for c in channels(labels)]
+        for name, score in scores.items()
+    }
+    return {name: float(np.mean(values)) for name, values in by_channel.items() if None not in values}
+
+
+def channels(values: np.ndarray) -> range:
+    """The channels of (..., C)."""
+    return range(values.shape[-1])
 
 
 def means_of(output: EvalPrediction | PredictionOutput) -> np.ndarray:
@@ -218,77 +235,93 @@ def means_of(output: EvalPrediction | PredictionOutput) -> np.ndarray:
     return output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
 
 
-def channel_scores(predictions: np.ndarray, labels: np.ndarray) -> list[dict[str, dict]]:
-    """Summaries of the scores, one a channel, of arrays (N, T, C); labels that do not count are IGNORE_LABEL."""
-    return [
-        summarise(trial_scores(predictions[..., c], labels[..., c], labels[..., c] != IGNORE_LABEL))
-        for c in range(labels.shape[-1])
-    ]
-
-
 def evaluate(trainer: Trainer, data: EdaData, side: str) -> tuple[dict[str, Any], pa.Table]:
-    """Scores of one side beside those of a constant, in the unit of the target, and the predictions behind them."""
+    """The assessment of one side, a channel at a time, and the predictions behind it."""
     dataset = data.sides[side]
     if not len(dataset):
-        raise ValueError(
-            f"nothing to score: the {side} side has no trial; change split_seed, the fractions or the data"
-        )
+        raise ValueError(f"nothing to score: the {side} side has no trial; change split_seed, the fractions or data")
     output = trainer.predict(dataset, metric_key_prefix=side)
-    predictions = means_of(output)
-    rows = []
-    for index, labels in enumerate(dataset.labels):
-        listener, frames = dataset.listeners[index], len(labels)
-        scored = labels != IGNORE_LABEL
-        rows.append(
-            {
-                "target": np.where(scored, in_unit(data.scaling, labels, listener), IGNORE_LABEL),
-                "prediction": in_unit(data.scaling, predictions[index, :frames], listener),
-                "training_mean": in_unit(data.scaling, np.broadcast_to(data.training_mean, labels.shape), listener),
-            }
-        )
-    padded = {name: pad([row[name] for row in rows]) for name in rows[0]}
+    predictions = [row[: len(labels)] for row, labels in zip(means_of(output), dataset.labels, strict=True)]  # scaled
     results = {
         "unit": data.scaling.unit,
         "trials": len(dataset),
         "songs": len(set(dataset.song_ids)),
         "listeners": len(set(dataset.listeners)),
-        "model": dict(zip(data.tables.channels, channel_scores(padded["prediction"], padded["target"]), strict=True)),
-        "baselines": {
-            "training_mean": dict(
-                zip(data.tables.channels, channel_scores(padded["training_mean"], padded["target"]), strict=True)
-            )
+        "note": IN_SAMPLE if side in ("all", "train") else None,
+        "channels": {
+            name: assess_channel(data, dataset, predictions, channel)
+            for channel, name in enumerate(data.tables.channels)
         },
     }
-    return results, prediction_table(data, dataset, rows)
+    return results, prediction_table(data, dataset, predictions)
 
 
-def in_unit(scaling: Scaling, values: np.ndarray, listener: str) -> np.ndarray:
-    """Scaled values back in the unit that the scaling promises; per-trial units stay as they are, and say so."""
-    return values if scaling.scope == "trial" else scaling.invert(values, listener)
+def assess_channel(
+    data: EdaData, dataset: TrialDataset, predictions: list[np.ndarray], channel: int
+) -> dict[str, Any]:
+    """Fit the baselines on the training side, and put the model (scaled predictions (T, C)) beside them."""
+
+    def back(rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """One channel (T,) of each trial in the unit of the target."""
+        return [in_unit(data.scaling, row, who, channel) for row, who in zip(rows, dataset.listeners, strict=True)]
+
+    train, test = (heard(data.tables, each, channel, data.frame_rate) for each in (data.train, dataset))
+    made = {name: fit(train)(test) for name, fit in (HEARS_NOTHING | HEARS).items()} | {"others": mean_of_others(test)}
+    scaled = [prediction[:, channel].astype(np.float64) for prediction in predictions]
+    masked = [np.where(mask, target, 0.0) for target, mask in zip(test.targets, test.masks, strict=True)]
+    constant = [np.full(1, data.training_mean[channel])] * len(dataset)
+    model = Trials.pad(
+        back(scaled), back(masked), test.masks, dataset.song_ids, dataset.listeners, data.frame_rate, data.scaling.unit
+    )
+    return assess(
+        model,
+        {name: pad_rows(back(rows), np.float64) for name, rows in made.items()},
+        np.concatenate(back(constant)),
+        longest_of_song(scaled, dataset.song_ids),
+        pad_rows(masked, np.float64),
+    )
 
 
-def pad(rows: list[np.ndarray]) -> np.ndarray:
-    """Arrays (T, C) of different lengths as one (N, T, C), the rest IGNORE_LABEL."""
-    padded = np.full((len(rows), max(map(len, rows)), rows[0].shape[1]), IGNORE_LABEL, dtype=np.float64)
-    for index, row in enumerate(rows):
-        padded[index, : len(row)] = row
-    return padded
+def heard(tables: SignalTables, dataset: TrialDataset, channel: int, frame_rate: float) -> Heard:
+    """One channel of some trials with the describable sound of their songs, for the baselines."""
+    width = len(DESCRIPTORS)
+    labels = [trial[:, channel].astype(np.float64) for trial in dataset.labels]
+    return Heard(
+        targets=labels,
+        masks=[trial != IGNORE_LABEL for trial in labels],
+        songs=dataset.songs,
+        descriptors=[flat.reshape(-1, width) for flat in ragged_column(tables.songs, "descriptors")],
+        frame_rate=frame_rate,
+    )
 
 
-def prediction_table(data: EdaData, dataset: TrialDataset, rows: list[dict[str, np.ndarray]]) -> pa.Table:
+def in_unit(scaling: Scaling, values: np.ndarray, listener: str, channel: int) -> np.ndarray:
+    """Scaled values (T,) of a channel in the unit that the scaling promises; per-trial units stay, and say so."""
+    if scaling.scope == "trial":
+        return values
+    wide = np.zeros((len(values), len(scaling.channels)))
+    wide[:, channel] = values
+    return scaling.invert(wide, listener)[:, channel]
+
+
+def prediction_table(data: EdaData, dataset: TrialDataset, predictions: list[np.ndarray]) -> pa.Table:
     """A row a trial and channel: who heard what, the target (null where it does not count) and the prediction."""
-    records = [
-        {
-            "song_id": dataset.song_ids[index],
-            "listener": dataset.listeners[index],
-            "trial": dataset.trials[index],
-            "channel": name,
-            "unit": data.scaling.unit,
-            "frame_rate": data.frame_rate,
-            "target": [None if value == IGNORE_LABEL else value for value in row["target"][:, channel].tolist()],
-            "prediction": row["prediction"][:, channel].tolist(),
-        }
-        for index, row in enumerate(rows)
-        for channel, name in enumerate(data.tables.channels)
-    ]
+    records = []
+    for index, (labels, prediction) in enumerate(zip(dataset.labels, predictions, strict=True)):
+        listener = dataset.listeners[index]
+        for channel, name in enumerate(data.tables.channels):
+            target = in_unit(data.scaling, labels[:, channel], listener, channel)
+            scored = labels[:, channel] != IGNORE_LABEL
+            records.append(
+                {
+                    "song_id": dataset.song_ids[index],
+                    "listener": listener,
+                    "trial": dataset.trials[index],
+                    "channel": name,
+                    "unit": data.scaling.unit,
+                    "frame_rate": data.frame_rate,
+                    "target": [value if keep else None for value, keep in zip(target.tolist(), scored, strict=True)],
+                    "prediction": in_unit(data.scaling, prediction[:, channel], listener, channel).tolist(),
+                }
+            )
     return pa.Table.from_pylist(records)

@@ -1,8 +1,9 @@
 """Dynamic time warping within each trial: how far apart are two signals that may lag each other a little?"""
 
-import datasets
 import evaluate
 import numpy as np
+
+from evaluation.masked import SIGNALS, padded, summary
 
 BAND_SECONDS = 2.0  # s, how far a frame may be matched from its own time
 
@@ -52,44 +53,6 @@ def per_trial(
     return total / (2 * np.maximum(frames, 1))
 
 
-def padded(predictions: list, references: list, mask: list) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ragged lists, one a trial, as three arrays (N, T); frames that are added do not count."""
-    lengths = np.array([len(row) for row in mask], dtype=int)
-    real = np.arange(lengths.max(initial=0)) < lengths[:, None]  # (N, T)
-
-    def fill(rows: list, name: str, dtype: type) -> np.ndarray:
-        wrong = [trial for trial, row in enumerate(rows) if len(row) != lengths[trial]]
-        if wrong:
-            raise ValueError(
-                f"{name} of trial {wrong[0]} has {len(rows[wrong[0]])} frames and its mask {lengths[wrong[0]]}; "
-                "give predictions, references and mask one entry a frame"
-            )
-        array = np.zeros(real.shape, dtype=dtype)
-        array[real] = np.array([value for row in rows for value in row], dtype=dtype)
-        return array
-
-    counts = fill(mask, "mask", bool)
-    signals = {
-        "predictions": fill(predictions, "predictions", float),
-        "references": fill(references, "references", float),
-    }
-    for name, values in signals.items():
-        broken = ~np.isfinite(values) & counts
-        if broken.any():
-            raise ValueError(
-                f"{name}: {int(broken.sum())} frames in {int(broken.any(axis=1).sum())} trials are not finite; "
-                "mask such frames, or find out why a model predicts them"
-            )
-    return signals["predictions"], signals["references"], counts
-
-
-def summary(name: str, scores: np.ndarray) -> dict[str, float | int | None]:
-    """The mean over the trials whose score is defined, how many those are, and how many are not."""
-    defined = scores[np.isfinite(scores)]
-    mean = float(defined.mean()) if len(defined) else None
-    return {name: mean, "trials": len(defined), "undefined": len(scores) - len(defined)}
-
-
 class Dtw(evaluate.Metric):
     """The metric as `evaluate` loads it: ragged lists, one a trial."""
 
@@ -99,13 +62,7 @@ class Dtw(evaluate.Metric):
             description="Distance along the best alignment within a band, within each trial, averaged over trials.",
             citation="Sakoe and Chiba (1978). Dynamic programming algorithm optimization for spoken word recognition.",
             inputs_description=__doc__,
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Sequence(datasets.Value("float64")),
-                    "references": datasets.Sequence(datasets.Value("float64")),
-                    "mask": datasets.Sequence(datasets.Value("bool")),
-                }
-            ),
+            features=SIGNALS,
         )
 
     def _compute(

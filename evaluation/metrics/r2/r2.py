@@ -1,11 +1,11 @@
 """R squared within each trial: the share of the variation around a stated mean that a prediction explains."""
 
-import datasets
 import evaluate
 import numpy as np
 
+from evaluation.masked import ROUNDING, SIGNALS, masked_mean, padded, summary
+
 REFERENCES = ("trial_mean", "train_mean")
-ROUNDING = 1e-6  # of a signal's root mean square: what varies less is a constant with rounding noise
 
 
 def per_trial(
@@ -42,50 +42,6 @@ def check_reference(reference: str, train_mean: float | np.ndarray | None) -> No
         )
 
 
-def masked_mean(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Mean of (N, T) over the frames that count: (N,), NaN for a trial without any."""
-    with np.errstate(invalid="ignore"):
-        return np.where(mask, values, 0.0).sum(axis=1, dtype=np.float64) / mask.sum(axis=1)
-
-
-def padded(predictions: list, references: list, mask: list) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ragged lists, one a trial, as three arrays (N, T); frames that are added do not count."""
-    lengths = np.array([len(row) for row in mask], dtype=int)
-    real = np.arange(lengths.max(initial=0)) < lengths[:, None]  # (N, T)
-
-    def fill(rows: list, name: str, dtype: type) -> np.ndarray:
-        wrong = [trial for trial, row in enumerate(rows) if len(row) != lengths[trial]]
-        if wrong:
-            raise ValueError(
-                f"{name} of trial {wrong[0]} has {len(rows[wrong[0]])} frames and its mask {lengths[wrong[0]]}; "
-                "give predictions, references and mask one entry a frame"
-            )
-        array = np.zeros(real.shape, dtype=dtype)
-        array[real] = np.array([value for row in rows for value in row], dtype=dtype)
-        return array
-
-    counts = fill(mask, "mask", bool)
-    signals = {
-        "predictions": fill(predictions, "predictions", float),
-        "references": fill(references, "references", float),
-    }
-    for name, values in signals.items():
-        broken = ~np.isfinite(values) & counts
-        if broken.any():
-            raise ValueError(
-                f"{name}: {int(broken.sum())} frames in {int(broken.any(axis=1).sum())} trials are not finite; "
-                "mask such frames, or find out why a model predicts them"
-            )
-    return signals["predictions"], signals["references"], counts
-
-
-def summary(name: str, scores: np.ndarray) -> dict[str, float | int | None]:
-    """The mean over the trials whose score is defined, how many those are, and how many are not."""
-    defined = scores[np.isfinite(scores)]
-    mean = float(defined.mean()) if len(defined) else None
-    return {name: mean, "trials": len(defined), "undefined": len(scores) - len(defined)}
-
-
 class R2(evaluate.Metric):
     """The metric as `evaluate` loads it: ragged lists, one a trial."""
 
@@ -95,13 +51,7 @@ class R2(evaluate.Metric):
             description="R squared within each trial, averaged over trials.",
             citation="",
             inputs_description=__doc__,
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Sequence(datasets.Value("float64")),
-                    "references": datasets.Sequence(datasets.Value("float64")),
-                    "mask": datasets.Sequence(datasets.Value("bool")),
-                }
-            ),
+            features=SIGNALS,
         )
 
     def _compute(

@@ -1,8 +1,9 @@
 """Skin conductance responses that were predicted where they happened: F1, precision and recall of events."""
 
-import datasets
 import evaluate
 import numpy as np
+
+from evaluation.masked import SIGNALS, padded, summary
 
 THRESHOLD = 0.05  # uS, the smallest rise from trough to peak that is a response
 TOLERANCE_SECONDS = 1.0  # s, between a predicted peak and the one that it is matched with
@@ -83,44 +84,6 @@ def matches(a: np.ndarray, b: np.ndarray, tolerance: float) -> np.ndarray:
     return hits
 
 
-def padded(predictions: list, references: list, mask: list) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ragged lists, one a trial, as three arrays (N, T); frames that are added do not count."""
-    lengths = np.array([len(row) for row in mask], dtype=int)
-    real = np.arange(lengths.max(initial=0)) < lengths[:, None]  # (N, T)
-
-    def fill(rows: list, name: str, dtype: type) -> np.ndarray:
-        wrong = [trial for trial, row in enumerate(rows) if len(row) != lengths[trial]]
-        if wrong:
-            raise ValueError(
-                f"{name} of trial {wrong[0]} has {len(rows[wrong[0]])} frames and its mask {lengths[wrong[0]]}; "
-                "give predictions, references and mask one entry a frame"
-            )
-        array = np.zeros(real.shape, dtype=dtype)
-        array[real] = np.array([value for row in rows for value in row], dtype=dtype)
-        return array
-
-    counts = fill(mask, "mask", bool)
-    signals = {
-        "predictions": fill(predictions, "predictions", float),
-        "references": fill(references, "references", float),
-    }
-    for name, values in signals.items():
-        broken = ~np.isfinite(values) & counts
-        if broken.any():
-            raise ValueError(
-                f"{name}: {int(broken.sum())} frames in {int(broken.any(axis=1).sum())} trials are not finite; "
-                "mask such frames, or find out why a model predicts them"
-            )
-    return signals["predictions"], signals["references"], counts
-
-
-def summary(name: str, scores: np.ndarray) -> dict[str, float | int | None]:
-    """The mean over the trials whose score is defined, how many those are, and how many are not."""
-    defined = scores[np.isfinite(scores)]
-    mean = float(defined.mean()) if len(defined) else None
-    return {name: mean, "trials": len(defined), "undefined": len(scores) - len(defined)}
-
-
 class ScrF1(evaluate.Metric):
     """The metric as `evaluate` loads it: ragged lists, one a trial."""
 
@@ -130,13 +93,7 @@ class ScrF1(evaluate.Metric):
             description="F1, precision and recall of skin conductance responses, averaged over trials.",
             citation="",
             inputs_description=__doc__,
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Sequence(datasets.Value("float64")),
-                    "references": datasets.Sequence(datasets.Value("float64")),
-                    "mask": datasets.Sequence(datasets.Value("bool")),
-                }
-            ),
+            features=SIGNALS,
         )
 
     def _compute(

@@ -1,0 +1,99 @@
+"""How often the verdict says "effect": where there is none, and over the strength of one that there is.
+
+    python -m benchmarks.calibration [--full]
+
+Synthetic sets at the level of descriptors: accents in the loudness of a song drive responses through a Bateman kernel,
+each listener with a gain, spontaneous responses and a drift of their own, all with a shared reaction to any beginning.
+The model knows the time since onset and the sound: the mean curve of other songs, and ridge regression on what is left
+of them; the rule is that of the reports. Its nominal
+level is 2.5 %: the lower bound of a 95 % interval, which the permutation test can only make stricter.
+"""
+
+import argparse
+from dataclasses import replace
+
+import numpy as np
+from scipy.stats import binomtest
+
+from benchmarks.timing import print_value
+from evaluation.assessment import assess, longest_of_song
+from evaluation.baselines import HEARS_NOTHING, Heard, bateman, ridge, time_curve
+from evaluation.descriptors import DESCRIPTORS
+from evaluation.trials import Trials
+
+RATE = 4.0  # Hz
+SONGS_TRAINED, SONGS_TESTED, LISTENERS = 14, 8, 6
+NOMINAL = 0.025
+COUPLINGS = (0.0, 0.1, 0.2, 0.3, 0.5, 1.0)
+DEFAULT_COUPLING = 1.0
+
+
+def make_set(songs: int, coupling: float, generator: np.random.Generator) -> Heard:
+    """Trials of some songs, all heard by the same listeners."""
+    kernel = bateman(RATE)
+    beginning = np.exp(-np.arange(200) / 24)
+    gains = generator.lognormal(0, 0.4, LISTENERS)
+    descriptors, targets, of = [], [], []
+    for song in range(songs):
+        frames = int(generator.integers(90, 150))
+        sound = generator.normal(size=(frames, len(DESCRIPTORS)))
+        accents = (generator.random(frames) < 0.08) * generator.gamma(4, 0.5, frames)
+        sound[:, 0] += accents
+        descriptors.append(sound)
+        for gain in gains:
+            own = (generator.random(frames) < 0.05) * generator.gamma(4, 0.5, frames)
+            response = np.convolve(coupling * accents + own, kernel)[:frames]
+            drift = np.cumsum(generator.normal(0, 0.05, frames))
+            targets.append(gain * response + drift + beginning[:frames] + generator.normal(0, 0.1, frames))
+            of.append(song)
+    spread = np.std(np.concatenate(targets))
+    targets = [target / spread for target in targets]
+    return Heard(targets, [np.ones(len(target), bool) for target in targets], of, descriptors, RATE)
+
+
+def time_and_sound(train: Heard, test: Heard) -> list[np.ndarray]:
+    """The mean training trial, and ridge regression on how others differ from it."""
+    curve = time_curve(train)
+    rest = [target - mean for target, mean in zip(train.targets, curve(train), strict=True)]
+    of_sound = ridge(replace(train, targets=rest))
+    return [mean + heard for mean, heard in zip(curve(test), of_sound(test), strict=True)]
+
+
+def verdict_of(coupling: float, seed: int) -> bool:
+    """Whether the rule says "effect" of one set."""
+    generator = np.random.default_rng([int(1000 * coupling), seed])
+    train, test = make_set(SONGS_TRAINED, coupling, generator), make_set(SONGS_TESTED, coupling, generator)
+    predictions = time_and_sound(train, test)
+    songs = [f"{song}" for song in test.songs]
+    listeners = [f"{n % LISTENERS}" for n in range(len(songs))]
+    trials = Trials.pad(predictions, test.targets, test.masks, songs, listeners, RATE, "z")
+
+    def padded(rows: list[np.ndarray]) -> np.ndarray:
+        return Trials.pad(rows, test.targets, test.masks, songs, listeners, RATE, "z").prediction
+
+    deaf = {name: padded(fit(train)(test)) for name, fit in HEARS_NOTHING.items()}
+    results = assess(trials, deaf, np.zeros(len(songs)), longest_of_song(predictions, songs), trials.target)
+    return results["verdict"]["verdict"] == "effect"
+
+
+def main() -> None:
+    """Print the curve."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="1,000 sets without an effect, 100 a strength")
+    full = parser.parse_args().full
+    print(
+        f"{SONGS_TRAINED} songs trained on, {SONGS_TESTED} tested, {LISTENERS} listeners; share of sets with an effect"
+    )
+    shares = {}
+    for coupling in COUPLINGS:
+        sets = (1000 if full else 200) if coupling == 0 else (100 if full else 20)
+        found = sum(verdict_of(coupling, seed) for seed in range(sets))
+        shares[coupling] = found / sets
+        low, high = binomtest(found, sets).proportion_ci()
+        print(f"coupling {coupling:3.1f}: {found:4d} of {sets:4d} = {found / sets:.3f} [{low:.3f}, {high:.3f}]")
+    print_value("false_positive_rate", shares[0.0], f"of sets, nominal {NOMINAL}")
+    print_value("power_at_default_coupling", shares[DEFAULT_COUPLING], "of sets")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""What the metrics share: means and correlations over the frames that count, and ragged lists as arrays."""
+
+import datasets
+import numpy as np
+
+# What every metric takes: ragged lists, one a trial, and which of their frames count.
+SIGNALS = datasets.Features(
+    {
+        "predictions": datasets.Sequence(datasets.Value("float64")),
+        "references": datasets.Sequence(datasets.Value("float64")),
+        "mask": datasets.Sequence(datasets.Value("bool")),
+    }
+)
+ROUNDING = 1e-6  # of a signal's root mean square: what varies less is a constant with rounding noise
+
+
+def masked_mean(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Mean of (N, T) over the frames that count: (N,), NaN for a trial without any."""
+    with np.errstate(invalid="ignore"):
+        return np.where(mask, values, 0.0).sum(axis=1, dtype=np.float64) / mask.sum(axis=1)
+
+
+def centred(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values (N, T) less their mean, 0 where they do not count, and their variance (N,), 0 for a constant."""
+    values = np.where(mask, values, 0.0).astype(np.float64)
+    rest = np.where(mask, values - masked_mean(values, mask)[:, None], 0.0)
+    variance = masked_mean(rest**2, mask)
+    return rest, np.where(variance > ROUNDING**2 * masked_mean(values**2, mask), variance, 0.0)
+
+
+def correlation(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Pearson's r (N,) of signals (N, T); NaN where one of them is constant."""
+    a, variance_a = centred(a, mask)
+    b, variance_b = centred(b, mask)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r = masked_mean(a * b, mask) / np.sqrt(variance_a * variance_b)
+    return np.where((variance_a > 0) & (variance_b > 0), np.clip(r, -1, 1), np.nan)
+
+
+def padded(predictions: list, references: list, mask: list) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ragged lists, one a trial, as three arrays (N, T); frames that are added do not count."""
+    lengths = np.array([len(row) for row in mask], dtype=int)
+    real = np.arange(lengths.max(initial=0)) < lengths[:, None]  # (N, T)
+
+    def fill(rows: list, name: str, dtype: type) -> np.ndarray:
+        wrong = [trial for trial, row in enumerate(rows) if len(row) != lengths[trial]]
+        if wrong:
+            raise ValueError(
+                f"{name} of trial {wrong[0]} has {len(rows[wrong[0]])} frames and its mask {lengths[wrong[0]]}; "
+                "give predictions, references and mask one entry a frame"
+            )
+        array = np.zeros(real.shape, dtype=dtype)
+        array[real] = np.array([value for row in rows for value in row], dtype=dtype)
+        return array
+
+    counts = fill(mask, "mask", bool)
+    signals = {
+        "predictions": fill(predictions, "predictions", float),
+        "references": fill(references, "references", float),
+    }
+    for name, values in signals.items():
+        broken = ~np.isfinite(values) & counts
+        if broken.any():
+            raise ValueError(
+                f"{name}: {int(broken.sum())} frames in {int(broken.any(axis=1).sum())} trials are not finite; "
+                "mask such frames, or find out why a model predicts them"
+            )
+    return signals["predictions"], signals["references"], counts
+
+
+def summary(name: str, scores: np.ndarray) -> dict[str, float | int | None]:
+    """The mean over the trials whose score is defined, how many those are, and how many are not."""
+    defined = scores[np.isfinite(scores)]
+    mean = float(defined.mean()) if len(defined) else None
+    return {name: mean, "trials": len(defined), "undefined": len(scores) - len(defined)}
