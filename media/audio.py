@@ -167,7 +167,7 @@ def _decode_by_av(data: bytes, where: str) -> np.ndarray:
     """Samples (samples, 1), averaged a frame at a time: joined mp3s may change between mono and stereo."""
     try:
         with av.open(BytesIO(data), format="mp3") as container:
-            decoded = [(frame.sample_rate, frame.to_ndarray().mean(axis=0)) for frame in container.decode(audio=0)]
+            decoded = [(frame.sample_rate, _mono(frame.to_ndarray())) for frame in container.decode(audio=0)]
     except av.error.FFmpegError as error:
         raise AudioError(
             f"{where}: MP3 data are damaged or cut off ({error.strerror}); fetch it again or leave it out"
@@ -176,3 +176,8 @@ def _decode_by_av(data: bytes, where: str) -> np.ndarray:
     if len(rates) > 1:
         raise AudioError(f"{where}: the sampling rate changes within the MP3 data, {rates} Hz; export the sound again")
     return np.concatenate([part for _, part in decoded])[:, None] if decoded else np.empty((0, 1), np.float32)
+
+
+def _mono(channels: np.ndarray) -> np.ndarray:
+    """(channels, samples) to (samples,); a file has thousands of frames, so a single channel is not averaged."""
+    return channels[0] if len(channels) == 1 else channels.mean(axis=0)
