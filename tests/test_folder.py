@@ -103,7 +103,7 @@ def test_a_prepared_folder_goes_through_the_eda_task_as_it_stands(tmp_path):
     synthesize(raw, num_listeners=2)
     main(["folder", "--raw_dir", str(raw), "--output_dir", str(output)])
     rows = datasets.load_dataset(str(output), cache_dir=str(tmp_path / "cache"))["train"]
-    run = parse_run(["configs/eda_tcn.json"])
+    run = parse_run(["configs/eda_tcn.json", "--test_fraction", "0.15"])
     data = eda.prepare(rows, build_extractor(run.arguments, **eda.feature_settings(run)), run)
     assert {side: len(trials) for side, trials in data.sides.items()} == dict(train=8, validation=2, test=2, all=12)
     item = data.train[0]
