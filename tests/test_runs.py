@@ -167,12 +167,15 @@ def test_fine_tuning_goes_on_from_a_saved_model(finished: tuple[Path, str], tmp_
     assert "of the test trials were in its training data" in (other / "README.md").read_text()
 
 
-def numbers(record: dict, place: str = "") -> dict[str, object]:
-    """The leaves of nested records by their place; the last bits of a baseline depend on numpy's threads."""
-    leaves: dict[str, object] = {}
+def numbers(record: dict, place: str = "") -> dict[str, float]:
+    """The numbers of nested records by their place; the last bits of a baseline depend on numpy's threads."""
+    found: dict[str, float] = {}
     for key, value in record.items():
-        leaves |= numbers(value, f"{place}/{key}") if isinstance(value, dict) else {f"{place}/{key}": value}
-    return {key: str(value) if isinstance(value, list) else value for key, value in leaves.items()}
+        if isinstance(value, dict):
+            found |= numbers(value, f"{place}/{key}")
+        elif isinstance(value, (int, float)):
+            found[f"{place}/{key}"] = value
+    return found
 
 
 def assert_same_weights(one: Path, other: Path) -> None:
