@@ -79,10 +79,10 @@ def ridge(train: Heard, names: Sequence[str] = DESCRIPTORS, kernel: bool = False
         return lagged((trials.descriptors[song][:, columns] - level) / spread, trials.frame_rate, kernel)
 
     grams: dict[int, Gram] = {}
-    for song in sorted(set(train.songs)):
+    for song, heard_by in sorted(trials_of_songs(train).items()):
         x = design(song, train)
         parts = []
-        for trial in (trial for trial, of in enumerate(train.songs) if of == song):
+        for trial in heard_by:
             mask = train.masks[trial][: len(x)]
             rows, values = x[: len(mask)][mask], train.targets[trial][: len(mask)][mask]
             parts.append(Gram(rows.T @ rows, rows.T @ values, float(values @ values)))
@@ -97,6 +97,14 @@ def ridge(train: Heard, names: Sequence[str] = DESCRIPTORS, kernel: bool = False
         ]
 
     return predict
+
+
+def trials_of_songs(trials: Heard) -> dict[int, list[int]]:
+    """The trials of each song, by position."""
+    found: dict[int, list[int]] = {}
+    for trial, song in enumerate(trials.songs):
+        found.setdefault(song, []).append(trial)
+    return found
 
 
 def lagged(descriptors: np.ndarray, frame_rate: float, kernel: bool) -> np.ndarray:
@@ -158,10 +166,10 @@ def best_penalty(grams: dict[int, Gram]) -> float:
 
 def mean_of_others(trials: Heard) -> list[np.ndarray]:
     """The mean of everyone else who heard the same song: an oracle, what a model that knew the song could reach."""
-    predictions = []
+    predictions, heard_by = [], trials_of_songs(trials)
     for trial, (song, target) in enumerate(zip(trials.songs, trials.targets, strict=True)):
         total, count = np.zeros(len(target)), np.zeros(len(target))
-        for other in (other for other, of in enumerate(trials.songs) if of == song and other != trial):
+        for other in (other for other in heard_by[song] if other != trial):
             frames = min(len(target), len(trials.targets[other]))
             total[:frames] += np.where(trials.masks[other], trials.targets[other], 0)[:frames]
             count[:frames] += trials.masks[other][:frames]

@@ -1,7 +1,5 @@
 """Controls: mismatched sound tells music from time, and the ceiling tells how far listeners agree."""
 
-import time
-
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter1d
@@ -121,11 +119,8 @@ def test_the_rule(
     assert verdict.record()["verdict"] == ("effect" if effect else "no effect")
 
 
-def test_pmemo_sized_controls_take_seconds() -> None:
-    """No bound is asserted on the clock; the size is what a user's run has."""
+def test_controls_work_at_the_size_of_pmemo() -> None:
     trials = make_trials(794, 10, coupling=0.1, onset=1.0, seed=0)
-    start = time.perf_counter()
     null = mismatched_audio(*trials, permutations=999)
     ceiling(trials[1], trials[2], trials[3])
     assert null.record()["permutations"] == 999
-    print(f"{time.perf_counter() - start:.1f} s")  # noqa: T201

@@ -147,18 +147,20 @@ def extractor_of(settings: str) -> AudioFeatureExtractor:
 def featurise_songs(batch: dict[str, list], feature_settings: str, code: str) -> dict[str, list]:
     """Features and descriptors of some songs, flat. `code` is here for the cache's fingerprint."""
     extractor = extractor_of(feature_settings)
-    sounds = [
-        read_audio(sound["bytes"], extractor.sampling_rate, name=f"song {song_id}")[0]
-        for sound, song_id in zip(batch["audio"], batch["song_id"], strict=True)
-    ]
+    sounds = read_all(batch, extractor.sampling_rate)
     features = extractor(sounds, sampling_rate=extractor.sampling_rate, return_tensors="np")
     frames = features["attention_mask"].sum(axis=1)  # (B,)
     flat = [song[:count].ravel() for song, count in zip(features["input_features"], frames, strict=True)]
-    described = [
-        describe(read_audio(sound["bytes"], SAMPLING_RATE, name=f"song {song_id}")[0], extractor.frame_rate).ravel()
-        for sound, song_id in zip(batch["audio"], batch["song_id"], strict=True)
-    ]
+    if extractor.sampling_rate != SAMPLING_RATE:
+        sounds = read_all(batch, SAMPLING_RATE)
+    described = [describe(sound, extractor.frame_rate).ravel() for sound in sounds]
     return {"frames": frames, "input_features": flat, "descriptors": described}
+
+
+def read_all(batch: dict[str, list], sampling_rate: int) -> list[np.ndarray]:
+    """The sounds (samples,) of some songs at `sampling_rate` Hz."""
+    pairs = zip(batch["audio"], batch["song_id"], strict=True)
+    return [read_audio(sound["bytes"], sampling_rate, name=f"song {song_id}")[0] for sound, song_id in pairs]
 
 
 def process_trials(batch: dict[str, list], indices: list[int], settings: dict[str, Any], code: str) -> dict[str, list]:
