@@ -1,4 +1,4 @@
-"""Score a saved model on a data set: predictions.parquet and metrics.json in a folder.
+"""Score a saved model on a data set: predictions.parquet, report.html and metrics.json in a folder.
 
 python run_eval.py outputs/eda_tcn hf_datasets/pmemo
 python run_eval.py outputs/eda_tcn hf_datasets/pmemo --dataset_config sample_null --side all
@@ -7,11 +7,12 @@ python run_eval.py outputs/eda_tcn hf_datasets/pmemo --dataset_config sample_nul
 import sys
 
 from reporting.card import results_table
+from reporting.report import report_files
 from training.arguments import one_line_errors
 from training.build import build_trainer, load_rows, set_up_process
 from training.prediction import load_model
 from training.saving import read_record
-from training.scoring import parse_eval, save_scores, saved_run
+from training.scoring import describe_scores, parse_eval, save_scores, saved_run
 
 
 def main(argv: list[str]) -> None:
@@ -25,8 +26,10 @@ def main(argv: list[str]) -> None:
     trainer = build_trainer(run, model, extractor, data)
     results, predictions = run.task.evaluate(trainer, data, arguments.side)
     if trainer.is_world_process_zero():
+        facts = describe_scores(arguments, run, rows, data, results)
+        folder = save_scores(run, facts, report_files(facts, run.resolved(), predictions), predictions)
         print(results_table(results))
-        print(f"scores and predictions: {save_scores(arguments, run, rows, data, results, predictions)}")
+        print(f"report: {folder / 'report.html'}\nscores and predictions: {folder}")
 
 
 if __name__ == "__main__":

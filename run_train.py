@@ -7,6 +7,7 @@ accelerate launch run_train.py configs/eda_tcn.json --learning_rate 3e-4
 import sys
 
 from reporting.card import model_card, results_table
+from reporting.report import report_files
 from training.arguments import one_line_errors, parse_run
 from training.build import build_extractor, build_model, build_trainer, load_rows, set_up_process
 from training.resuming import begin_run, checkpoint_to_resume
@@ -33,11 +34,10 @@ def main(argv: list[str]) -> None:
 
     if trainer.is_world_process_zero():
         facts = describe_run(run, rows, data, trainer, results)
-        folder = save_run(
-            run, trainer.model, extractor, model_card(facts), records | {"metrics.json": facts}, predictions
-        )
+        pages = {"README.md": model_card(facts)} | report_files(facts, records["run_config.json"], predictions)
+        folder = save_run(run, trainer.model, extractor, pages, records | {"metrics.json": facts}, predictions)
         print(results_table(facts["test"]))
-        print(f"model, card and scores: {folder}")
+        print(f"report: {folder / 'report.html'}\ncard: {folder / 'README.md'}\nmodel and scores: {folder}")
         if run.push_to_hub:
             print(f"shared: {push_run(folder, run.training.hub_model_id or run.name, run.training.hub_private_repo)}")
 

@@ -26,6 +26,7 @@ from evaluation.verdict import decide
 
 SAMPLES = 1000  # of the bootstrap
 PERMUTATIONS = 999
+ERROR_BIN_SECONDS = 2.0  # of the error against the time since onset
 RESPONSES_IN = "uS"  # skin conductance responses are events of at least so many microsiemens
 
 Score = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -67,6 +68,7 @@ def assess(
             "split_half_songs": agreement.split_half_songs,
         },
         "verdict": decision.record(),
+        "over_time": error_over_time(model, baselines),
     }
 
 
@@ -113,6 +115,25 @@ def gain_over_deaf(trials: Trials, baselines: dict[str, np.ndarray], over: str) 
     best = max(deaf, key=lambda name: np.nan_to_num(deaf[name]).mean())
     values = correlation(trials.prediction) - deaf[best]
     return best, bootstrap(values, trials.songs, trials.listeners, over, SAMPLES)
+
+
+def error_over_time(trials: Trials, baselines: dict[str, np.ndarray]) -> dict[str, Any]:
+    """RMSE of the model and of what hears no music in each ERROR_BIN_SECONDS since onset, over all trials.
+
+    Returns the start of each bin in seconds, the trials with a frame in it, and who erred how much; None in a bin
+    without a frame that counts.
+    """
+    frames_of_bin = max(round(ERROR_BIN_SECONDS * trials.frame_rate), 1)
+    bins = np.arange(trials.mask.shape[1]) // frames_of_bin  # (T,)
+    count = np.bincount(bins, trials.mask.sum(axis=0))
+    heard_by = [int(trials.mask[:, bins == each].any(axis=1).sum()) for each in range(len(count))]
+    errors = {}
+    for who, made in {"model": trials.prediction, **{name: baselines[name] for name in HEARS_NOTHING}}.items():
+        squares = np.where(trials.mask, made - trials.target, 0.0) ** 2
+        total = np.bincount(bins, squares.sum(axis=0))
+        errors[who] = [float(np.sqrt(each / n)) if n else None for each, n in zip(total, count, strict=True)]
+    seconds = (np.arange(len(count)) * frames_of_bin / trials.frame_rate).tolist()
+    return {"seconds": seconds, "trials": heard_by, "rmse": errors}
 
 
 def longest_of_song(predictions: Sequence[np.ndarray], songs: Sequence[str]) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ songs are of about the same length, and right and wrong are compared over the sa
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from evaluation.trials import detrend
 
 BLOCK = 8  # songs of neighbouring lengths, among which sounds are exchanged
 HALVES = 100  # random divisions of the listeners
+HISTOGRAM_BINS = 30  # of the scores of mismatches
 FEWEST_LISTENERS = 4  # of a song whose listeners are divided in halves
 
 
@@ -29,9 +31,10 @@ class Null:
     mismatched: np.ndarray  # (permutations,) means over the songs, some of which keep their own sound
     p: float  # one-sided, (1 + mismatches as good or better) / (1 + permutations)
 
-    def record(self) -> dict[str, float | int | None]:
-        """Numbers for `metrics.json`."""
+    def record(self) -> dict[str, Any]:
+        """Numbers for `metrics.json`, with the mismatches as a histogram."""
         low, high = np.quantile(self.mismatched, [0.025, 0.975])
+        counts, edges = np.histogram(self.mismatched, HISTOGRAM_BINS)
         return {
             "score": self.score,
             "score_of_wrong": self.score_of_wrong,
@@ -39,6 +42,7 @@ class Null:
             "high": float(high),
             "p": self.p,
             "permutations": len(self.mismatched),
+            "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
         }
 
 

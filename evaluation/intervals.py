@@ -1,8 +1,11 @@
 """How sure a mean over trials is: a bootstrap over songs, over listeners, or over both; never over frames or trials.
 
 The trials of one song (or one listener) resemble each other, so a song counts once: whole songs are drawn with
-replacement, with all their trials. Over both, songs and listeners are drawn apart and a trial weighs the product of
-its two counts (the pigeonhole bootstrap), which errs on the wide side.
+replacement, with all their trials. Over both, the deviations of a resample of songs and of one of listeners are added.
+What a trial has of its own is in both of them, so the sum is shrunk to the variance of songs + listeners - trials
+(Cameron, Gelbach & Miller 2011, Journal of Business & Economic Statistics 29), and never below that of either alone.
+Drawing both at once (the pigeonhole bootstrap) would count that own part three times: on mostly independent trials its
+intervals are 1.7 times too wide.
 
 Few clusters make the plain percentile interval too narrow; its level is therefore raised to what Student's t asks of
 that many clusters (Hesterberg 2015, The American Statistician 69). Nothing helps below 6 clusters: all of them lie on
@@ -17,7 +20,6 @@ from scipy.special import ndtr, stdtrit
 
 OVER = {"songs": ("songs",), "listeners": ("listeners",), "both": ("songs", "listeners")}
 LEVEL = 0.95
-CHUNK = 2**22  # weights in memory at once, 32 MB
 
 
 @dataclass(frozen=True)
@@ -81,24 +83,46 @@ def check_request(
 def resampled_means(
     rows: np.ndarray, defined: np.ndarray, codes: list[np.ndarray], samples: int, seed: int
 ) -> np.ndarray:
-    """Means (samples, K) of rows (K, N) whose trials weigh the counts of their drawn clusters; codes: (N,) each.
+    """Means (samples, K) of rows (K, N) over resamples of one kind of cluster, or of two; codes: (N,) each.
 
     NaN where a resample holds no defined value.
     """
     generator = np.random.default_rng(seed)
-    sizes = [code.max() + 1 for code in codes]
-    counts = [generator.multinomial(size, np.full(size, 1 / size), size=samples) for size in sizes]  # (samples, size)
-    filled, defined = np.where(defined, rows, 0.0).T, defined.T.astype(np.float64)  # (N, K)
-    means = np.empty((samples, len(rows)))
-    step = max(CHUNK // rows.shape[1], 1)
-    for start in range(0, samples, step):
-        part = slice(start, start + step)
-        weights = np.ones(1)
-        for count, code in zip(counts, codes, strict=True):
-            weights = weights * count[part, code]  # (samples, N)
-        with np.errstate(invalid="ignore"):
-            means[part] = (weights @ filled) / (weights @ defined)
-    return means
+    filled = np.where(defined, rows, 0.0).T  # (N, K)
+    number = defined.T.astype(np.float64)  # (N, K)
+    resampled = [means_over(code, filled, number, samples, generator) for code in codes]
+    if len(resampled) == 1:
+        return resampled[0]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = filled.sum(axis=0) / number.sum(axis=0)  # (K,)
+        own = ((number * (filled - mean)) ** 2).sum(axis=0) / number.sum(
+            axis=0
+        ) ** 2  # the variance of a mean of trials
+    deviations = [each - mean for each in resampled]
+    finite = [np.isfinite(each) for each in deviations]
+    variances = [
+        (np.where(kept, each, 0.0) ** 2).sum(axis=0) / np.maximum(kept.sum(axis=0), 1)
+        for kept, each in zip(finite, deviations, strict=True)
+    ]
+    return mean + sum(deviations) * shrinkage(variances, own)
+
+
+def shrinkage(variances: list[np.ndarray], own: np.ndarray) -> np.ndarray:
+    """What the added deviations of two kinds of cluster are multiplied by, (K,); 1 where nothing varies."""
+    wanted = np.maximum(sum(variances) - own, np.maximum(*variances))
+    together = sum(variances)
+    return np.sqrt(np.where(together > 0, wanted / np.where(together > 0, together, 1.0), 1.0))
+
+
+def means_over(
+    code: np.ndarray, filled: np.ndarray, number: np.ndarray, samples: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Means (samples, K) of values (N, K), 0 where `number` (N, K) is 0, with clusters (N,) drawn with replacement."""
+    size = code.max() + 1
+    counts = generator.multinomial(size, np.full(size, 1 / size), size=samples).astype(np.float64)  # (samples, size)
+    sums, numbers = (np.stack([np.bincount(code, column, size) for column in part.T]) for part in (filled, number))
+    with np.errstate(invalid="ignore"):
+        return (counts @ sums.T) / (counts @ numbers.T)
 
 
 def interval(

@@ -7,6 +7,16 @@ SYNTHETIC_NOTICE = (
     "**SYNTHETIC DATA.** This model was trained and scored on signals that a program made. "
     "Its scores show that the software works; they say nothing about people or music."
 )
+SCORES_EXPLAINED = (
+    "Scores are taken within each trial and averaged over trials; brackets hold 95 % intervals over songs and "
+    "listeners. Training mean, straight line and time curve hear nothing; loudness and ridge are linear in what "
+    "anyone can name; others, the mean of who else heard the song, is an oracle."
+)
+LIMITS = (
+    "Skin conductance has many causes beside sound, and slow drifts correlate with each other by themselves. "
+    "A score near that of a model that hears nothing is no evidence of an effect. "
+    "Values are those of the listeners, devices and rooms of the training data."
+)
 # Columns of the table: their heading (with the unit where there is one), the score, its decimals.
 SCORES = (("RMSE ({unit})", "rmse"), ("r", "pearson"), ("CCC", "ccc"), ("r, detrended", "detrended_pearson"))
 ORACLES = ("others",)  # baselines that know what no model can
@@ -68,8 +78,9 @@ def score_cell(score: dict[str, Any]) -> str:
 def model_card(facts: dict[str, Any]) -> str:
     """The README.md of a saved model: metadata for the Hub, scores beside baselines, limits, and how to use it."""
     data, test, training = facts["data"], facts["test"], facts["training"]
-    notices = [notice for notice in (SYNTHETIC_NOTICE if data["synthetic"] else None, warning(data)) if notice]
+    notices = [*([SYNTHETIC_NOTICE] if data["synthetic"] else []), *warnings(facts)]
     counts = {name: f"{side['trials']} trials of {side['songs']} songs" for name, side in data["sides"].items()}
+    first = list(test["channels"])[:1]  # one picture; the report has the others
     model = {key: value for key, value in facts["model"].items() if key not in ("target_scaling", "auto_map")}
     sections = [
         front_matter(facts),
@@ -78,12 +89,12 @@ def model_card(facts: dict[str, Any]) -> str:
         f"Predicts {', '.join(test['channels'])} skin conductance in {test['unit']} from sound, "
         f"{facts['model']['frame_rate']:g} values a second.",
         "## Scores",
-        f"On the test side of the split ({test['trials']} trials, {test['songs']} songs, {test['listeners']} "
-        "listeners), per trial and then averaged, with 95 % intervals over songs and listeners. Training mean, "
-        "straight line and time curve hear nothing; loudness and ridge are linear in what anyone can name; others, "
-        "the mean of who else heard the song, is an oracle.",
+        f"On the test side of the split: {test['trials']} trials, {test['songs']} songs, {test['listeners']} "
+        f"listeners. {SCORES_EXPLAINED}",
         results_table(test),
         f"The rule: {next(iter(test['channels'].values()))['verdict']['rule']}.",
+        *(f"![{name}: r after detrending, beside baselines and ceiling](figure_scores_{name}.png)" for name in first),
+        "`report.html`, which stays with the run, has the learning curves, examples and every setting.",
         "## Data",
         f"`{data['dataset']}` ({data['config']}): training {counts['train']}, validation {counts['validation']}, "
         f"test {counts['test']}. Split by {facts['split']['split_by']}, seed {facts['split']['split_seed']}, "
@@ -97,9 +108,7 @@ def model_card(facts: dict[str, Any]) -> str:
         f"receptive field {facts['receptive_field_seconds']:.1f} s.{base(facts)}",
         f"```json\n{json.dumps(model, indent=2)}\n```",
         "## Limits",
-        "Skin conductance has many causes beside sound, and slow drifts correlate with each other by themselves. "
-        "A score near that of a model that hears nothing is no evidence of an effect. "
-        "Values are those of the listeners, devices and rooms of the training data.",
+        LIMITS,
         "Versions: " + ", ".join(f"{name} {version}" for name, version in facts["versions"].items()) + ".",
     ]
     return "\n\n".join(sections) + "\n"
@@ -117,17 +126,18 @@ def chosen(training: dict[str, Any]) -> str:
 
 
 def base(facts: dict[str, Any]) -> str:
-    """What a fine-tuned model went on from, with a warning where it knew the test."""
-    if not facts["base"]:
-        return ""
-    known = facts["base"]["test_trials_it_was_trained_on"]
-    leak = f" **WARNING.** {known} of the test trials were in its training data." if known else ""
-    return f" Fine-tuned from `{facts['base']['model']}`.{leak}"
+    """What a fine-tuned model went on from."""
+    return f" Fine-tuned from `{facts['base']['model']}`." if facts["base"] else ""
 
 
-def warning(data: dict[str, Any]) -> str | None:
-    """The warning of a split that leaks."""
-    return f"**WARNING.** {data['split_warning']}." if data["split_warning"] else None
+def warnings(facts: dict[str, Any]) -> list[str]:
+    """What makes scores mean less than they seem to: a split that leaks, a base that knew the test, a control."""
+    data, base = facts["data"], facts.get("base")
+    found = [data["split_warning"], data["control"]]
+    if base and base["test_trials_it_was_trained_on"]:
+        known = base["test_trials_it_was_trained_on"]
+        found.append(f"{known} of the test trials were in its training data, by way of {base['model']}")
+    return [f"**WARNING.** {text[0].upper()}{text[1:]}." for text in found if text]
 
 
 def front_matter(facts: dict[str, Any]) -> str:

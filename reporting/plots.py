@@ -1,11 +1,17 @@
-"""Figures, from arrays: a plot never needs a run."""
+"""Figures, from arrays and records: a plot never needs a run."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+MODEL, OTHERS, TRUTH, FAINT = "#1f5fa8", "#8a8f98", "#1b1b1b", "#d9dce1"  # one colour a meaning, in every figure
+WIDTH = 7.5  # inches; a column of text
+DPI = 150
 
 
 class Signal(Protocol):
@@ -21,8 +27,7 @@ class Signal(Protocol):
 
 def plot_predictions(predictions: Sequence[Signal], path: Path) -> None:
     """One panel a sound, one line a channel."""
-    figure = Figure(figsize=(9, 1 + 1.8 * len(predictions)), layout="constrained")
-    panels = figure.subplots(len(predictions), 1, sharey=True, squeeze=False)[:, 0]
+    figure, panels = panels_below_each_other(len(predictions))
     for panel, prediction in zip(panels, predictions, strict=True):
         for channel, name in enumerate(prediction.channels):
             values = prediction.values[:, channel]
@@ -36,6 +41,141 @@ def plot_predictions(predictions: Sequence[Signal], path: Path) -> None:
         panel.set_ylabel(prediction.unit)
         panel.legend(frameon=False, fontsize=8, loc="upper right")
         panel.margins(x=0)
-        panel.spines[["top", "right"]].set_visible(False)
     panels[-1].set_xlabel("time in the sound (s)")
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=DPI)
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file; the same figure gives the same bytes."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+    return file.getvalue()
+
+
+def panels_below_each_other(count: int, height: float = 1.8, sharey: bool = True) -> tuple[Figure, Sequence[Axes]]:
+    """A figure of `count` panels, each `height` inches, in the style of all our figures."""
+    figure = Figure(figsize=(WIDTH, 0.8 + height * count), layout="constrained")
+    panels = figure.subplots(count, 1, sharey=sharey, squeeze=False)[:, 0]
+    for panel in panels:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.tick_params(labelsize=8)
+    return figure, panels
+
+
+def plot_scores(channel: dict[str, Any], name: str) -> Figure:
+    """Correlation after detrending of the model, of all that it is compared with, and of its ceiling, with intervals.
+
+    `channel` is one channel of an assessment.
+    """
+    scores = {"model": channel["model"]["detrended_pearson"]}
+    scores |= {who: each["detrended_pearson"] for who, each in channel["baselines"].items()}
+    null = channel["null"]
+    if null is not None:
+        scores["wrong song"] = {"mean": null["score_of_wrong"], "low": None, "high": None}
+    scores["a listener against the song's others"] = channel["ceiling"]["leave_one_out"]
+    figure, (panel,) = panels_below_each_other(1, height=0.27 * len(scores))
+    for place, (who, score) in enumerate(reversed(scores.items())):
+        if score["mean"] is None:
+            panel.annotate("undefined", (0, place), fontsize=8, va="center", color=OTHERS)
+            continue
+        colour = MODEL if who == "model" else OTHERS
+        if score["low"] is not None:
+            panel.plot([score["low"], score["high"]], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
+        panel.plot(score["mean"], place, "o", color=colour, markersize=6)
+    panel.axvline(0, color=TRUTH, linewidth=0.8)
+    panel.set_yticks(range(len(scores)), [who.replace("_", " ") for who in reversed(scores)])
+    panel.set_xlabel(f"{name}: r within trials after detrending, mean and 95 % interval", fontsize=9)
+    panel.set_ylim(-0.6, len(scores) - 0.4)
+    return figure
+
+
+def plot_learning(log: Sequence[dict[str, float]], chosen_by: str, best_step: int | None) -> Figure | None:
+    """Training and validation loss, and the metric that chose the checkpoint, over steps; None without a log."""
+    curves = {
+        "training loss": [(entry["step"], entry["loss"]) for entry in log if "loss" in entry],
+        "validation loss": [(entry["step"], entry["eval_loss"]) for entry in log if "eval_loss" in entry],
+    }
+    metric = f"eval_{chosen_by.removeprefix('eval_')}"
+    deciding = [(entry["step"], entry[metric]) for entry in log if metric in entry]
+    if not any(curves.values()):
+        return None
+    figure, (losses, decision) = panels_below_each_other(2, sharey=False)
+    for (label, points), colour in zip(curves.items(), (OTHERS, MODEL), strict=True):
+        if points:
+            losses.plot(*zip(*points, strict=True), ".-", label=label, color=colour, linewidth=1.2, markersize=4)
+    losses.legend(frameon=False, fontsize=8)
+    losses.set_ylabel("loss", fontsize=9)
+    if deciding:
+        decision.plot(*zip(*deciding, strict=True), ".-", color=MODEL, linewidth=1.2, markersize=4)
+    for panel in (losses, decision):
+        if best_step:
+            panel.axvline(best_step, color=TRUTH, linewidth=0.8, linestyle=":")
+    decision.set_ylabel(f"validation {chosen_by.removeprefix('eval_')}", fontsize=9)
+    decision.set_xlabel(
+        "optimizer step" + (" (dotted: the checkpoint that was kept)" if best_step else ""), fontsize=9
+    )
+    return figure
+
+
+def plot_trials(trials: Sequence[tuple[str, dict[str, Any]]]) -> Figure:
+    """Predicted against true signal of some trials, a title and a row of the prediction table each.
+
+    Frames that do not count are shaded.
+    """
+    figure, panels = panels_below_each_other(len(trials), sharey=False)
+    for panel, (title, row) in zip(panels, trials, strict=True):
+        target = np.array(row["target"], dtype=float)  # (T,), NaN where masked
+        prediction = np.array(row["prediction"], dtype=float)
+        times = np.arange(len(target)) / row["frame_rate"]
+        masked = np.isnan(target)
+        for start, stop in runs(masked):
+            panel.axvspan(times[start], times[start] + (stop - start) / row["frame_rate"], color=FAINT, lw=0)
+        panel.plot(times, target, color=TRUTH, linewidth=1.2, label="recorded")
+        panel.plot(times, prediction, color=MODEL, linewidth=1.4, label="predicted")
+        panel.set_title(title, fontsize=9, loc="left")
+        panel.set_ylabel(row["unit"], fontsize=9)
+        panel.margins(x=0)
+    panels[0].legend(frameon=False, fontsize=8, loc="upper right", ncols=2)
+    panels[-1].set_xlabel("time since onset (s); shaded: frames that do not count", fontsize=9)
+    return figure
+
+
+def runs(flags: np.ndarray) -> list[tuple[int, int]]:
+    """Start and stop of each run of true values of flags (T,)."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(int)))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
+def plot_null(null: dict[str, Any], ceiling: dict[str, Any]) -> Figure:
+    """Scores of permutations among wrong songs as a histogram, with the model's own score and the ceiling."""
+    figure, (panel,) = panels_below_each_other(1, height=2.2)
+    edges, counts = null["histogram"]["edges"], null["histogram"]["counts"]
+    panel.stairs(counts, edges, fill=True, color=FAINT, label=f"{null['permutations']} permutations of the sounds")
+    panel.axvline(null["score"], color=MODEL, linewidth=2, label="the right sounds")
+    if null["score_of_wrong"] is not None:
+        panel.axvline(null["score_of_wrong"], color=OTHERS, linewidth=2, label="wrong sounds, mean")
+    found = ceiling["leave_one_out"]
+    if found["mean"] is not None:
+        panel.axvline(found["mean"], color=TRUTH, linewidth=1, linestyle=":", label="ceiling: a listener, others")
+    panel.set_xlabel("mean r within trials after detrending", fontsize=9)
+    panel.set_ylabel("permutations", fontsize=9)
+    panel.legend(frameon=False, fontsize=8, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
+    return figure
+
+
+def plot_over_time(over_time: dict[str, Any], unit: str) -> Figure:
+    """RMSE against the time since onset, of the model and of what hears no music, and how many trials last so long."""
+    figure, (errors, numbers) = panels_below_each_other(2, sharey=False)
+    styles = {"model": (MODEL, "-"), "time_curve": (TRUTH, "-"), "straight_line": (OTHERS, "--")}
+    for who, values in over_time["rmse"].items():
+        colour, dash = styles.get(who, (OTHERS, ":"))
+        label, known = who.replace("_", " "), np.array(values, dtype=float)
+        errors.plot(over_time["seconds"], known, dash, color=colour, linewidth=1.3, label=label)
+    errors.set_ylabel(f"RMSE ({unit})", fontsize=9)
+    errors.set_ylim(bottom=0)
+    errors.legend(frameon=False, fontsize=8, ncols=4)
+    numbers.step(over_time["seconds"], over_time["trials"], where="post", color=OTHERS)
+    numbers.set_ylim(bottom=0)
+    numbers.set_ylabel("trials", fontsize=9)
+    numbers.set_xlabel("time since onset (s)", fontsize=9)
+    return figure

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter1d
 
-from evaluation.assessment import assess, longest_of_song
+from evaluation.assessment import assess, error_over_time, longest_of_song
 from evaluation.baselines import HEARS_NOTHING
 from evaluation.trials import Trials
 from reporting.card import channel_table
@@ -87,3 +87,22 @@ def test_one_listener_is_drawn_over_songs() -> None:
 def test_the_longest_prediction_of_a_song_stands_for_it() -> None:
     longest = longest_of_song([np.zeros(3), np.ones(5), np.zeros(2)], ["a", "a", "b"])
     assert len(longest["a"]) == 5 and len(longest["b"]) == 2
+
+
+def test_error_over_time_is_the_rmse_of_each_two_seconds() -> None:
+    mask = np.ones((2, 24), bool)
+    mask[1, 10:] = False  # the second trial ends after 2.5 s
+    target = np.zeros((2, 24))
+    prediction = np.where(np.arange(24) < 8, 3.0, 1.0) * np.ones((2, 1))
+    trials = Trials(prediction, target, mask, np.array(["a", "b"]), np.array(["x", "y"]), 4.0, "uS")
+    found = error_over_time(trials, dict.fromkeys(HEARS_NOTHING, np.full((2, 24), 2.0)))
+    assert found["seconds"] == [0.0, 2.0, 4.0] and found["trials"] == [2, 2, 1]
+    assert found["rmse"]["model"] == [3.0, 1.0, 1.0]
+    assert found["rmse"]["time_curve"] == [2.0, 2.0, 2.0]
+    mask[:, 8:16] = False
+    assert error_over_time(trials, dict.fromkeys(HEARS_NOTHING, target))["rmse"]["model"] == [3.0, None, 1.0]
+
+
+def test_the_histogram_of_the_null_holds_every_permutation() -> None:
+    histogram = make_assessment()["null"]["histogram"]
+    assert sum(histogram["counts"]) == 999 and len(histogram["edges"]) == len(histogram["counts"]) + 1

@@ -272,7 +272,8 @@ def test_arrays_tensors_and_lists_are_the_same_sound():
         audio[:, ::1],
     ):
         assert torch.equal(extractor(same, sampling_rate=RATE)["input_features"], expected)
-    assert torch.equal(extractor(audio[0].tolist(), sampling_rate=RATE)["input_features"], expected[:1])
+    alone = extractor(audio[0], sampling_rate=RATE)["input_features"]  # whose last bits may differ from a batch's
+    assert torch.equal(extractor(audio[0].tolist(), sampling_rate=RATE)["input_features"], alone)
     arrays = extractor(audio, sampling_rate=RATE, return_tensors="np")
     assert isinstance(arrays["attention_mask"], np.ndarray)
     np.testing.assert_array_equal(arrays["input_features"], expected)

@@ -195,3 +195,18 @@ def test_the_record_is_json(rows: Dataset, tmp_path: Path) -> None:
     *_, data = prepare(rows)
     record = json.loads(json.dumps(data.record(), allow_nan=False))
     assert record["trials"] == sum(record["trials_rejected"].values()) + len(data.sides["all"])
+
+
+def test_the_control_of_exchanged_sounds_trains_on_wrong_ones_and_is_scored_on_right_ones(rows: Dataset) -> None:
+    *_, plain = prepare(rows)
+    *_, control = prepare(rows, "--shuffle_songs", "true")
+    sounds = dict(zip(plain.train.song_ids, plain.train.input_features, strict=True))
+    for song, sound, labels in zip(
+        control.train.song_ids, control.train.input_features, control.train.labels, strict=True
+    ):
+        shared = min(len(sound), len(sounds[song]))
+        assert not np.array_equal(sound[:shared], sounds[song][:shared])
+        assert any(np.array_equal(sound, other[: len(sound)]) for other in sounds.values())
+        assert len(sound) == len(labels)
+    assert all(map(np.array_equal, plain.sides["test"].input_features, control.sides["test"].input_features))
+    assert plain.record()["control"] is None and "this is a control" in control.record()["control"]

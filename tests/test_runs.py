@@ -71,6 +71,8 @@ def test_a_run_leaves_all_that_its_reader_needs(finished: tuple[Path, str]) -> N
     for text in (card, said):  # a score never stands alone
         assert "| training mean |" in text and "| ridge |" in text and "With the wrong song" in text
         assert "**Verdict: " in text
+    assert f"report: {folder / 'report.html'}" in said and f"card: {folder / 'README.md'}" in said
+    assert {"report.html", "figure_scores_phasic.png", "figure_trials_phasic.png", "figure_learning.png"} <= files
     channel = metrics["test"]["channels"]["phasic"]
     assert {"model", "baselines", "gain", "null", "ceiling", "verdict"} <= channel.keys()
     assert channel["model"]["rmse"]["low"] < channel["model"]["rmse"]["mean"] < channel["model"]["rmse"]["high"]
@@ -143,9 +145,10 @@ def test_predict_writes_a_value_for_every_frame_and_a_picture(
 def test_eval_repeats_the_scores_of_the_run(finished: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = finished
     run(sys.executable, "run_eval.py", folder, "hf_datasets/pmemo", "--output_dir", tmp_path)
-    scores = json.loads((tmp_path / "metrics.json").read_text())["scores"]
+    scores = json.loads((tmp_path / "metrics.json").read_text())["test"]
     expected = json.loads((folder / "metrics.json").read_text())["test"]
     assert numbers(scores) == pytest.approx(numbers(expected), rel=1e-9, abs=1e-9)
+    assert "<h2>Scores</h2>" in (tmp_path / "report.html").read_text()
     assert pq.read_table(tmp_path / "predictions.parquet").equals(pq.read_table(folder / "predictions.parquet"))
 
 

@@ -43,7 +43,7 @@ def save(folder: Path, metrics: dict[str, Any]) -> Path:
     run = parse_run(["--output_dir", str(folder)])
     model = TcnForSignalRegression(TcnConfig(input_size=4, num_blocks=1, num_channels=4))
     records = {"splits.json": {}, "metrics.json": metrics}
-    return save_run(run, model, AudioFeatureExtractor(), "# card", records, pa.table({"a": [1]}))
+    return save_run(run, model, AudioFeatureExtractor(), {"README.md": "# card"}, records, pa.table({"a": [1]}))
 
 
 def test_a_saving_that_fails_leaves_the_old_run_unfinished_but_nothing_half(tmp_path: Path) -> None:
@@ -92,7 +92,11 @@ def test_only_the_finished_run_is_shared(tmp_path: Path, monkeypatch: pytest.Mon
     push_run(tmp_path, "eda-tcn", private=True)
     (options,) = uploads
     paths = ["model.safetensors", "README.md", "layers.py", "checkpoint-7/optimizer.pt", "runs/x/events", ".cache/x"]
-    paths.append("predictions.parquet")  # beside what was recorded from people
+    paths += [
+        "predictions.parquet",
+        "report.html",
+        "figure_trials_raw.png",
+    ]  # these show what was recorded from people
     shared = list(filter_repo_objects(paths, ignore_patterns=options["ignore_patterns"]))
     assert shared == paths[:3] and options["repo_id"] == "me/eda-tcn"
 
@@ -120,6 +124,7 @@ def test_a_card_warns_of_what_its_reader_must_know(synthetic: bool) -> None:
             "trials_rejected": {"flat": 2},
             "trials_between_sides": 0,
             "split_warning": "random_pairs leaks",
+            "control": "this is a control",
         },
         "split": {"sha256": "0" * 64, "split_by": "random_pairs", "split_seed": 0},
         "base": None,
@@ -132,4 +137,5 @@ def test_a_card_warns_of_what_its_reader_must_know(synthetic: bool) -> None:
     }
     card = model_card(facts)
     assert ("SYNTHETIC DATA" in card) == synthetic == ("synthetic-data" in card)
-    assert "random_pairs leaks" in card and "flat 2" in card and "| training mean |" in card
+    assert "**WARNING.** Random_pairs leaks." in card and "**WARNING.** This is a control." in card
+    assert "(figure_scores_raw.png)" in card and "flat 2" in card and "| training mean |" in card

@@ -12,15 +12,18 @@ import pyarrow.parquet as pq
 from huggingface_hub import HfApi, hf_hub_download
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
+from evaluation.splits import Split
 from training.arguments import Run
 from training.build import data_record
 from training.environment import versions
 from training.resuming import write_json
 from training.trainer import SignalTrainer
 
-# What is on the way to a model, or local to the machine, stays out of a repository on the Hub; so do predictions,
-# which stand beside what was recorded from people.
-NOT_SHARED = ["checkpoint-*", "checkpoint-*/**", "runs/**", ".*/**", "predictions.parquet"]
+# What is on the way to a model, or local to the machine, stays out of a repository on the Hub; so does what shows the
+# recordings of people: predictions beside their targets, and the report, which draws three of them.
+NOT_SHARED = [
+    "checkpoint-*", "checkpoint-*/**", "runs/**", ".*/**", "predictions.parquet", "report.html", "figure_trials_*"
+]  # fmt: skip
 
 
 def describe_run(
@@ -32,7 +35,7 @@ def describe_run(
         "name": run.name,
         "task": run.arguments.task,
         "data": data_record(run.arguments, rows) | data.record(),
-        "split": {"sha256": data.split.sha256, **data.split.record()["settings"]},
+        "split": split_record(data.split),
         "base": base_record(run, data),
         "model": trainer.model.config.to_diff_dict(),
         "parameters": trainer.model.num_parameters(),
@@ -63,6 +66,11 @@ def base_record(run: Run, data: Any) -> dict[str, Any] | None:
     return {"model": base, "test_trials_it_was_trained_on": len(known.intersection(test))}
 
 
+def split_record(split: Split) -> dict[str, Any]:
+    """The hash of a split and the settings that it follows from."""
+    return {"sha256": split.sha256, **split.record()["settings"]}
+
+
 def run_records(run: Run, rows: datasets.Dataset, data: Any) -> dict[str, dict[str, Any]]:
     """The settings, with the configuration of the data that was meant, and the split."""
     return {
@@ -87,11 +95,11 @@ def save_run(
     run: Run,
     model: PreTrainedModel,
     extractor: FeatureExtractionMixin,
-    card: str,
+    pages: dict[str, str | bytes],
     records: dict[str, dict[str, Any]],
     predictions: pa.Table,
 ) -> Path:
-    """Write model, features, code, card, JSON records and predictions; `metrics.json` appears last.
+    """Write model, features, code, pages (card, report, figures), records and predictions; `metrics.json` comes last.
 
     Everything is written to a folder of its own first, and moved file by file only when it is whole: a run's folder
     with a `metrics.json` holds a finished run.
@@ -103,13 +111,21 @@ def save_run(
         draft = Path(name)
         model.save_pretrained(draft)
         extractor.save_pretrained(draft)
-        (draft / "README.md").write_text(card, encoding="utf-8")
+        write_pages(draft, pages)
         for file, record in records.items():
             write_json(draft / file, record)
         pq.write_table(predictions, draft / "predictions.parquet")
         for file in sorted(draft.iterdir(), key=lambda file: file.name == "metrics.json"):
             os.replace(file, folder / file.name)
     return folder
+
+
+def write_pages(folder: Path, pages: dict[str, str | bytes]) -> None:
+    """Write text and pictures into a folder, by file name, each under its name only when it is whole."""
+    for file, content in pages.items():
+        draft = folder / f".{file}.part"
+        draft.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        os.replace(draft, folder / file)
 
 
 def check_hub(run: Run) -> None:

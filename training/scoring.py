@@ -13,7 +13,7 @@ from training.arguments import Run, build_run, load_task
 from training.build import data_record
 from training.environment import versions
 from training.resuming import write_json
-from training.saving import read_record
+from training.saving import read_record, split_record, write_pages
 
 SIDES = ("test", "validation", "train", "all")
 
@@ -73,25 +73,27 @@ def saved_run(arguments: argparse.Namespace) -> Run:
     )
 
 
-def save_scores(
-    arguments: argparse.Namespace,
-    run: Run,
-    rows: datasets.Dataset,
-    data: Any,
-    results: dict[str, Any],
-    predictions: pa.Table,
-) -> Path:
-    """Write predictions.parquet and, last, metrics.json."""
-    folder = Path(run.training.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    facts = {
+def describe_scores(
+    arguments: argparse.Namespace, run: Run, rows: datasets.Dataset, data: Any, results: dict[str, Any]
+) -> dict[str, Any]:
+    """What `metrics.json` says and the report is made from, with the keys of a run's where they mean the same."""
+    return {
+        "name": run.name,
         "model": arguments.model,
         "side": arguments.side,
         "data": data_record(run.arguments, rows) | data.record(),
-        "split_sha256": data.split.sha256,
-        "scores": results,
+        "split": split_record(data.split),
+        "test": results,
         "versions": versions(),
     }
+
+
+def save_scores(run: Run, facts: dict[str, Any], pages: dict[str, str | bytes], predictions: pa.Table) -> Path:
+    """Write report, figures, predictions.parquet and, last, metrics.json."""
+    folder = Path(run.training.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").unlink(missing_ok=True)
+    write_pages(folder, pages)
     pq.write_table(predictions, folder / ".predictions.parquet.part")
     os.replace(folder / ".predictions.parquet.part", folder / "predictions.parquet")
     write_json(folder / "metrics.json", facts)

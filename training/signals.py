@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 SONGS_PER_BATCH = 8  # songs featurised at once
 CODE = (audio, biosignal, eda_settings, filters, scaling, feature_extraction_audio, descriptors, sys.modules[__name__])
+EXCHANGED_AMONG = 8  # songs of neighbouring lengths, for the control of exchanged sounds
 NOT_HEARD = ("unreadable_audio", "audio_missing")  # defects that leave a song without sound
 FIGURES = re.compile(r"^[\d.]+% of |, lowest \S+ uS")  # what differs from trial to trial in a note
 
@@ -220,11 +221,30 @@ class TrialDataset(Dataset):
         self.input_features, self.labels = [], []
         values = trial_values(tables, members)
         for (target, mask), song, listener in zip(values, trials["song"], trials["listener"], strict=True):
-            # Sound and skin start together; what one has longer than the other is cut.
-            frames = min(len(mask), song_frames[song])
-            scaled = np.where(mask[:, None], scaling.apply(target, mask, listener), IGNORE_LABEL)
-            self.input_features.append(features[song].reshape(song_frames[song], -1)[:frames])  # (T, F), a view
-            self.labels.append(scaled[:frames].astype(np.float32))  # (T, C)
+            scaled = np.where(mask[:, None], scaling.apply(target, mask, listener), IGNORE_LABEL).astype(np.float32)
+            self.input_features.append(features[song].reshape(song_frames[song], -1))  # (T, F), a view
+            self.labels.append(scaled)  # (T, C)
+        self.crop()
+
+    def crop(self) -> None:
+        """Sound and skin start together; what one has longer than the other is cut."""
+        for row, (features, labels) in enumerate(zip(self.input_features, self.labels, strict=True)):
+            frames = min(len(features), len(labels))
+            self.input_features[row], self.labels[row] = features[:frames], labels[:frames]
+
+    def exchange_sounds(self, seed: int) -> None:
+        """Give each song the sound of another of about the same length: a control that must teach nothing."""
+        sounds = {song: features for song, features in zip(self.songs, self.input_features, strict=True)}
+        by_length = sorted(sounds, key=lambda song: (len(sounds[song]), song))
+        if len(by_length) < 2:
+            raise ValueError("shuffle_songs needs two training songs or more")
+        generator = np.random.default_rng(seed)
+        exchanged = {}
+        for block in np.array_split(by_length, max(1, len(by_length) // EXCHANGED_AMONG)):
+            others = np.roll(block, generator.integers(1, len(block)))
+            exchanged |= {int(song): sounds[int(other)] for song, other in zip(block, others, strict=True)}
+        self.input_features = [exchanged[song] for song in self.songs]
+        self.crop()
 
     @property
     def lengths(self) -> list[int]:

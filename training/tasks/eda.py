@@ -13,6 +13,7 @@ from transformers.trainer_utils import PredictionOutput
 
 from evaluation.assessment import assess, longest_of_song
 from evaluation.baselines import HEARS, HEARS_NOTHING, Heard, mean_of_others
+from evaluation.controls import detrended_correlation
 from evaluation.descriptors import DESCRIPTORS
 from evaluation.masked import summary
 from evaluation.metrics.pearson import pearson
@@ -40,6 +41,10 @@ class TrialSettings:
     window_seconds: float = field(
         default=20.0, metadata={"help": "Length of the random training windows in seconds; 0 takes whole trials."}
     )
+    shuffle_songs: bool = field(
+        default=False,
+        metadata={"help": "A control: train with each song's sound exchanged for that of another."},
+    )
 
     def __post_init__(self) -> None:
         if self.window_seconds < 0:
@@ -48,6 +53,7 @@ class TrialSettings:
 
 ARGUMENTS = (EdaSettings, TrialSettings, SplitSettings)
 IN_SAMPLE = "The baselines were fitted on trials that are scored here, which flatters them; the test side has no such."
+CONTROL = "this is a control: the model was trained with each song's sound exchanged for that of another"
 VALIDATION_METRICS = {"rmse": False, "pearson": True, "loss": False}  # name -> whether more is better
 
 
@@ -61,6 +67,7 @@ class EdaData:
     sides: dict[str, TrialDataset]
     training_mean: list[float]  # (C,) of the training targets in scaled units: what a model that hears nothing says
     frame_rate: float  # Hz
+    control: str | None = None  # what was done to the training on purpose, for a warning
 
     @property
     def train(self) -> TrialDataset:
@@ -85,6 +92,7 @@ class EdaData:
             "trials_between_sides": self.split.dropped,
             "listeners_scaled_by_everyone": fallen_back,
             "split_warning": self.split.record()["warning"],
+            "control": self.control,
             "training_mean": self.training_mean,
             "target_scaling": self.scaling.to_dict(),
         }
@@ -111,11 +119,15 @@ def prepare(
         scaling = training_scaling(tables, split, settings)
     else:
         scaling = Scaling.from_dict(saved["data"]["target_scaling"])
-    window = window_frames(run.settings(TrialSettings).window_seconds, settings.frame_rate)
+    trial_settings = run.settings(TrialSettings)
+    window = window_frames(trial_settings.window_seconds, settings.frame_rate)
     members = {side: split.indices(side) for side in SIDES} | {"all": np.arange(len(split.trials))}
     sides = {side: TrialDataset(tables, rows, scaling, window) for side, rows in members.items()}
     mean = training_mean(sides["train"]) if saved is None else saved["data"]["training_mean"]
-    data = EdaData(tables, split, scaling, sides, mean, settings.frame_rate)
+    if trial_settings.shuffle_songs and saved is None:
+        sides["train"].exchange_sounds(run.training.seed)
+    control = CONTROL if trial_settings.shuffle_songs else None
+    data = EdaData(tables, split, scaling, sides, mean, settings.frame_rate, control)
     log_what_was_kept(data)
     return data
 
@@ -152,7 +164,7 @@ def log_what_was_kept(data: EdaData) -> None:
     """The trials of each side, and what a reader of the scores must know."""
     record = data.record()
     logger.info("trials: %s", {side: counts["trials"] for side, counts in record["sides"].items()})
-    for key in ("split_warning", "listeners_scaled_by_everyone"):
+    for key in ("control", "split_warning", "listeners_scaled_by_everyone"):
         if record[key]:
             logger.warning("%s: %s", key.replace("_", " "), record[key])
 
@@ -305,13 +317,15 @@ def in_unit(scaling: Scaling, values: np.ndarray, listener: str, channel: int) -
 
 
 def prediction_table(data: EdaData, dataset: TrialDataset, predictions: list[np.ndarray]) -> pa.Table:
-    """A row a trial and channel: who heard what, the target (null where it does not count) and the prediction."""
+    """A row a trial and channel: who heard what, target (null where it does not count), prediction, and their r."""
     records = []
     for index, (labels, prediction) in enumerate(zip(dataset.labels, predictions, strict=True)):
         listener = dataset.listeners[index]
         for channel, name in enumerate(data.tables.channels):
             target = in_unit(data.scaling, labels[:, channel], listener, channel)
             scored = labels[:, channel] != IGNORE_LABEL
+            made = in_unit(data.scaling, prediction[:, channel], listener, channel)
+            (r,) = detrended_correlation(made[None], target[None], scored[None])
             records.append(
                 {
                     "song_id": dataset.song_ids[index],
@@ -321,7 +335,8 @@ def prediction_table(data: EdaData, dataset: TrialDataset, predictions: list[np.
                     "unit": data.scaling.unit,
                     "frame_rate": data.frame_rate,
                     "target": [value if keep else None for value, keep in zip(target.tolist(), scored, strict=True)],
-                    "prediction": in_unit(data.scaling, prediction[:, channel], listener, channel).tolist(),
+                    "prediction": made.tolist(),
+                    "detrended_pearson": float(r) if np.isfinite(r) else None,
                 }
             )
     return pa.Table.from_pylist(records)

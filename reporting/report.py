@@ -1,0 +1,239 @@
+"""report.html: everything that a run found, in one file that opens anywhere; the same figures as PNG beside it."""
+
+import base64
+import html
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from reporting.card import LIMITS, SCORES_EXPLAINED, SYNTHETIC_NOTICE, counted, results_table, verdict_line, warnings
+from reporting.plots import plot_learning, plot_null, plot_over_time, plot_scores, plot_trials, png
+
+STYLE = """
+body { font: 15px/1.5 Georgia, 'Times New Roman', serif; color: #1b1b1b; max-width: 50rem; margin: 2rem auto;
+       padding: 0 1rem; }
+h1, h2, h3 { font-family: Helvetica, Arial, sans-serif; line-height: 1.2; }
+h1 { margin-bottom: 0.2rem; } h2 { margin-top: 2.2rem; border-bottom: 1px solid #d9dce1; }
+table { border-collapse: collapse; font-size: 0.85rem; margin: 0.8rem 0; }
+th, td { text-align: left; padding: 0.2rem 0.7rem 0.2rem 0; vertical-align: top; }
+thead th { border-bottom: 1.5px solid #1b1b1b; border-top: 1.5px solid #1b1b1b; }
+tbody tr:last-child td { border-bottom: 1.5px solid #1b1b1b; }
+td { font-variant-numeric: tabular-nums; }
+img { max-width: 100%; } figure { margin: 1rem 0; } figcaption { font-size: 0.85rem; color: #555b66; }
+.warning { border-left: 4px solid #b3261e; background: #fdf0ef; padding: 0.5rem 0.8rem; }
+.verdict { border: 1.5px solid #1b1b1b; padding: 0.6rem 0.9rem; font-family: Helvetica, Arial, sans-serif; }
+pre { font-size: 0.75rem; overflow-x: auto; background: #f5f6f8; padding: 0.6rem; }
+code { font-size: 0.85em; overflow-wrap: anywhere; }
+@media print { body { max-width: none; margin: 0; } details { display: none; } h2 { break-after: avoid; }
+               figure, table { break-inside: avoid; } }
+"""
+
+
+def report_files(facts: dict[str, Any], config: dict[str, Any], predictions: pa.Table) -> dict[str, str | bytes]:
+    """`report.html` and its figures by file name, from a run's record, its settings and its predictions."""
+    figures = draw_figures(facts, predictions)
+    return {"report.html": report(facts, config, figures)} | {
+        f"figure_{name}.png": image for name, (image, _) in figures.items()
+    }
+
+
+def draw_figures(facts: dict[str, Any], predictions: pa.Table) -> dict[str, tuple[bytes, str]]:
+    """PNG and caption of each figure, by name; a channel's are named after it."""
+    figures: dict[str, tuple[bytes, str]] = {}
+
+    def add(name: str, figure: Any, caption: str) -> None:
+        if figure is not None:
+            figures[name] = png(figure), caption
+
+    test = facts["test"]
+    for name, channel in test["channels"].items():
+        add(f"scores_{name}", plot_scores(channel, name), "The model beside what it has to beat and what bounds it.")
+        rows = [row for row in predictions.to_pylist() if row["channel"] == name]
+        shown = best_median_worst(rows)
+        if shown:
+            caption = "The best, the median and the worst trial by r after detrending. A mean hides all three."
+            add(f"trials_{name}", plot_trials(shown), caption)
+        if channel["null"] is not None:
+            caption = (
+                "Sounds permuted among songs of about the same length: how well the model scores then (some songs "
+                "keep their own sound), beside its score with the right sounds and its mean with wrong ones alone."
+            )
+            add(f"null_{name}", plot_null(channel["null"], channel["ceiling"]), caption)
+        caption = "Error against the time since onset, over frames of all trials: late frames stand on few trials."
+        add(f"over_time_{name}", plot_over_time(channel["over_time"], test["unit"]), caption)
+    training = facts.get("training")
+    if training:
+        figure = plot_learning(training["log"], training["chosen_by"], training["best_checkpoint_step"])
+        add("learning", figure, "Learning curves; losses are in scaled units.")
+    return figures
+
+
+def best_median_worst(rows: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """Titles and rows of three trials (fewer, if there are fewer), ordered by their r after detrending."""
+    scored = sorted(
+        (row for row in rows if row["detrended_pearson"] is not None), key=lambda row: -row["detrended_pearson"]
+    )
+    places = {"best": 0, "median": len(scored) // 2, "worst": len(scored) - 1}
+    if len(scored) < len(places):
+        places = {f"trial {place + 1}": place for place in range(len(scored))}
+    return [
+        (
+            f"{name}: song {scored[place]['song_id']}, listener {scored[place]['listener']}, "
+            f"r = {scored[place]['detrended_pearson']:.2f}",
+            scored[place],
+        )
+        for name, place in places.items()
+    ]
+
+
+def report(facts: dict[str, Any], config: dict[str, Any], figures: dict[str, tuple[bytes, str]]) -> str:
+    """The page; whatever comes from data is escaped."""
+    data, test = facts["data"], facts["test"]
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    about = f"{test['trials']} trials of {test['songs']} songs and {test['listeners']} listeners, in {test['unit']}"
+    parts = [
+        f"<h1>{html.escape(facts['name'])}</h1>",
+        f"<p>The {html.escape(facts.get('side', 'test'))} side of <code>{html.escape(data['dataset'])}</code> "
+        f"({html.escape(data['config'])}): {html.escape(about)}.</p>",
+        *(f'<p class="warning">{inline(notice)}</p>' for notice in notices(facts)),
+        *(
+            f'<p class="verdict">{inline(verdict_line(channel["verdict"]))} <small>({html.escape(name)})</small></p>'
+            for name, channel in test["channels"].items()
+        ),
+        "<h2>Scores</h2>",
+        f"<p>{html.escape(SCORES_EXPLAINED)}</p>",
+        markdown_tables(results_table(test)),
+        f"<p>The rule: {html.escape(next(iter(test['channels'].values()))['verdict']['rule'])}.</p>",
+        *(shown(f"scores_{name}", figures) for name in test["channels"]),
+        "<h3>All scores of the model</h3>",
+        *(all_scores(name, channel, test["unit"]) for name, channel in test["channels"].items()),
+        "<h2>Predicted and recorded</h2>",
+        *(shown(f"trials_{name}", figures) for name in test["channels"]),
+        "<h2>The wrong song</h2>",
+        *(shown(f"null_{name}", figures) for name in test["channels"]),
+        "<h2>Error over time</h2>",
+        *(shown(f"over_time_{name}", figures) for name in test["channels"]),
+        *explained(test, figures),
+        *(["<h2>Training</h2>", training_facts(facts), shown("learning", figures)] if "training" in facts else []),
+        "<h2>Data</h2>",
+        data_facts(facts),
+        "<h2>Limits</h2>",
+        f"<p>{html.escape(LIMITS)}</p>",
+        "<h2>Settings</h2>",
+        f"<details><summary>every key of the run</summary><pre>{html.escape(json.dumps(config, indent=2))}</pre>"
+        "</details>",
+        f"<p>Versions: {html.escape(versions)}.</p>",
+    ]
+    body = "\n".join(part for part in parts if part)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(facts['name'])}</title><style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
+    )
+
+
+def notices(facts: dict[str, Any]) -> list[str]:
+    """What a reader has to know before any score."""
+    synthetic = [SYNTHETIC_NOTICE] if facts["data"]["synthetic"] else []
+    return [*synthetic, *warnings(facts), *([facts["test"]["note"]] if facts["test"]["note"] else [])]
+
+
+def inline(text: str) -> str:
+    """Escaped text, with **bold** as such."""
+    parts = html.escape(text).split("**")
+    return "".join(f"<b>{part}</b>" if place % 2 else part for place, part in enumerate(parts))
+
+
+def markdown_tables(text: str) -> str:
+    """The tables and paragraphs of the printed results as HTML."""
+    blocks = []
+    for block in text.split("\n\n"):
+        lines = block.splitlines()
+        if lines[0].startswith("|"):
+            cells = [[inline(cell.strip()) for cell in line.strip("|").split("|")] for line in lines]
+            blocks.append(table(cells[0], cells[2:]))
+        else:
+            blocks += [f"<p>{inline(line)}</p>" for line in lines]
+    return "\n".join(blocks)
+
+
+def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of cells that are HTML already."""
+    head = "".join(f"<th>{cell}</th>" for cell in heading)
+    body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>"
+
+
+def all_scores(name: str, channel: dict[str, Any], unit: str) -> str:
+    """Every score of the model, also those that the first table leaves out."""
+    in_unit = {"rmse", "mae", "detrended_rmse"}
+    rows = []
+    for score, found in channel["model"].items():
+        label = f"{score.replace('_', ' ')}{f' ({unit})' if score in in_unit else ''}"
+        mean = "undefined" if found["mean"] is None else f"{found['mean']:z.3f}"
+        interval = found["reason"] or "" if found["low"] is None else f"[{found['low']:z.3f}, {found['high']:z.3f}]"
+        rows.append([label, mean, interval, f"{found['trials']}", f"{found['undefined']}"])
+    heading = [f"{name}", "mean", "95 % interval", "trials", "undefined"]
+    return table([html.escape(cell) for cell in heading], [[html.escape(cell) for cell in row] for row in rows])
+
+
+def explained(test: dict[str, Any], figures: dict[str, tuple[bytes, str]]) -> list[str]:
+    """The section on what the model listens to, if it was asked for."""
+    names = [f"{kind}_{name}" for name in test["channels"] for kind in ("response", "bands", "absence")]
+    drawn = [shown(name, figures) for name in names if name in figures]
+    return ["<h2>What it listens to</h2>", *drawn] if drawn else []
+
+
+def shown(name: str, figures: dict[str, tuple[bytes, str]]) -> str:
+    """A figure inside the page; nothing, with a word, where there is none."""
+    if name not in figures:
+        return "<p>Nothing to draw: no trial has a score.</p>"
+    image, caption = figures[name]
+    encoded = base64.b64encode(image).decode()
+    return (
+        f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{encoded}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+    )
+
+
+def training_facts(facts: dict[str, Any]) -> str:
+    """What was trained, in a line."""
+    training = facts["training"]
+    step = training["best_checkpoint_step"]
+    kept = f"the checkpoint of step {step}, the best on validation by {training['chosen_by']}" if step else "the last"
+    waiting = f"{100 * training['data_wait_share']:.1f} %"
+    return (
+        f"<p>{facts['parameters']:,} parameters, receptive field {facts['receptive_field_seconds']:.1f} s. "
+        f"{training['steps']} steps, {training['epochs']:g} epochs, {training['processes']} process(es), precision "
+        f"{html.escape(training['precision'])}; kept: {html.escape(kept)}. {waiting} of the time went on waiting for "
+        "data.</p>"
+    )
+
+
+def data_facts(facts: dict[str, Any]) -> str:
+    """Sides and hash of the split, and what was left out of the data, by reason."""
+    data, split = facts["data"], facts["split"]
+    sides = [
+        [html.escape(name), *(f"{side[kind]}" for kind in ("trials", "songs", "listeners"))]
+        for name, side in data["sides"].items()
+        if name != "all"
+    ]
+    lost = [
+        ["songs left out", counted(data["songs_left_out"])],
+        ["trials rejected", counted(data["trials_rejected"])],
+        ["trials between sides", f"{data['trials_between_sides']}"],
+        ["notes on trials that are kept", counted(data["notes"])],
+        ["listeners scaled by everyone's statistics", ", ".join(data["listeners_scaled_by_everyone"]) or "none"],
+    ]
+    settings = ", ".join(f"{key} {value}" for key, value in split.items() if key != "sha256" and value is not None)
+    return "\n".join(
+        [
+            f"<p>{data['songs']} songs and {data['trials']} trials as recorded. Split: {html.escape(settings)}. "
+            f"SHA-256 of the split: <code>{html.escape(split['sha256'])}</code>.</p>",
+            table(["side", "trials", "songs", "listeners"], sides),
+            table(["left out, or worth a note", ""], [[html.escape(cell) for cell in row] for row in lost]),
+            f"<p>Files: {', '.join(f'<code>{html.escape(file)}</code>' for file in data['files'])}.</p>",
+        ]
+    )
