@@ -317,7 +317,7 @@ def in_unit(scaling: Scaling, values: np.ndarray, listener: str, channel: int) -
 
 
 def prediction_table(data: EdaData, dataset: TrialDataset, predictions: list[np.ndarray]) -> pa.Table:
-    """A row a trial and channel: who heard what, target (null where it does not count), prediction, and their r."""
+    """A row a trial and channel: who heard what, target (null where it does not count), prediction, scores."""
     records = []
     for index, (labels, prediction) in enumerate(zip(dataset.labels, predictions, strict=True)):
         listener = dataset.listeners[index]
@@ -336,6 +336,7 @@ def prediction_table(data: EdaData, dataset: TrialDataset, predictions: list[np.
                     "frame_rate": data.frame_rate,
                     "target": [value if keep else None for value, keep in zip(target.tolist(), scored, strict=True)],
                     "prediction": made.tolist(),
+                    "rmse": float(np.sqrt(np.mean((made - target)[scored] ** 2))) if scored.any() else None,
                     "detrended_pearson": float(r) if np.isfinite(r) else None,
                 }
             )

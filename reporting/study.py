@@ -1,0 +1,86 @@
+"""The table of a study: CSV for programs, Markdown for the terminal, HTML for people."""
+
+import csv
+import html
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from reporting.card import score_cell
+from reporting.report import STYLE, table
+
+HEADINGS = ("setting", "channel", "score", "runs", "trials", "mean", "spread over seeds", "difference", "effects",
+            "validation")  # fmt: skip
+
+
+def study_files(found: dict[str, Any]) -> dict[str, str | bytes]:
+    """`table.csv`, `table.md` and `table.html`, and `study.csv` with a row a run, channel, who and score."""
+    rows = [{**row, "clusters": row["clusters"] and str(row["clusters"])} for row in found["rows"]]
+    for row in rows:
+        difference = row.pop("difference") or {}
+        row |= {f"difference_{key}": difference.get(key) for key in ("mean", "low", "high")}
+    return {
+        "study.csv": comma_separated(found["runs"]),
+        "table.csv": comma_separated(rows),
+        "table.md": study_table(found) + "\n",
+        "table.html": page(found),
+    }
+
+
+def comma_separated(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows of the same keys as CSV; None is an empty cell."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def cells_of(row: dict[str, Any]) -> list[str]:
+    """The cells of one row, as text."""
+    spread, validation = row["spread_over_seeds"], row["validation"]
+    return [
+        row["setting"],
+        row["channel"],
+        row["score"].replace("_", " "),
+        f"{row['runs']}",
+        f"{row['trials']}",
+        score_cell(row),
+        "" if spread is None else f"{spread:.3f}",
+        "" if row["difference"] is None else score_cell(row["difference"]),
+        f"{row['effects']} of {row['runs']}",
+        "" if validation is None else f"{validation:.4g}",
+    ]
+
+
+def captions(found: dict[str, Any]) -> list[str]:
+    """What a reader of the table has to know."""
+    lines = [
+        f"{found['config']}, {found['finished']} of {found['planned']} runs. Means are over all trials that some run "
+        "tested, each averaged over seeds; brackets hold 95 % intervals over songs and listeners of these trials, not "
+        "over runs, which share their data. Differences are from the first setting, trial by trial."
+    ]
+    if found["synthetic"]:
+        lines.append("SYNTHETIC DATA: these scores say nothing about people or music.")
+    if found["settings"] > 1:
+        lines.append("WARNING: the setting with the best test score flatters itself; choose by the validation column.")
+    return [*lines, *(f"WARNING: {text}." for text in found["warnings"])]
+
+
+def study_table(found: dict[str, Any]) -> str:
+    """The table as Markdown, captions below."""
+    lines = [f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|"]
+    lines += [f"| {' | '.join(cells_of(row))} |" for row in found["rows"]]
+    return "\n".join(lines) + "\n\n" + "\n\n".join(captions(found))
+
+
+def page(found: dict[str, Any]) -> str:
+    """The table as one HTML file."""
+    rows = [[html.escape(cell) for cell in cells_of(row)] for row in found["rows"]]
+    said = "\n".join(f"<p>{html.escape(line)}</p>" for line in captions(found))
+    title = html.escape(f"Study of {found['config']}")
+    wide = STYLE.replace("max-width: 50rem", "max-width: 80rem")
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{wide}</style>'
+        f"</head>\n<body><h1>{title}</h1>\n{table(HEADINGS, rows)}\n{said}\n</body></html>\n"
+    )

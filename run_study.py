@@ -1,0 +1,36 @@
+"""One config over seeds, folds, listeners or settings: runs, resumes, and one table with intervals.
+
+python run_study.py configs/eda_tcn.json --seeds 0 1 2 --folds 5
+python run_study.py configs/eda_tcn.json --set learning_rate=1e-3,3e-4 --set model_config.num_channels=32,64
+python run_study.py configs/eda_tcn.json --leave_one_listener_out --normalisation_scope global
+"""
+
+import sys
+
+from reporting.study import study_files, study_table
+from training.arguments import one_line_errors
+from training.saving import write_pages
+from training.study import begin_study, collect, parse_study, plan, run_cells
+
+
+def main(argv: list[str]) -> None:
+    """Plan, run what is not yet there, and put it all into one table."""
+    study = parse_study(argv)
+    cells = plan(study)
+    if study.dry_run:
+        print("\n".join(f"{cell.name}: {' '.join(cell.arguments)}" for cell in cells))
+        return
+    begin_study(study, cells)
+    failed = run_cells(study, cells)
+    found = collect(study, cells)
+    write_pages(study.folder, study_files(found))
+    print(study_table(found))
+    print(f"table: {study.folder / 'table.html'} (and .md, .csv); every score of every run: study.csv")
+    if failed:
+        print("\n".join(f"failed: {name}: {why}" for name, why in failed.items()), file=sys.stderr)
+        raise SystemExit(f"{len(failed)} of {len(cells)} runs failed; the same command tries them again")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(sys.argv[1:])

@@ -1,0 +1,294 @@
+"""Studies: many runs of one config, planned before the first begins, kept when they are whole, gathered at the end.
+
+A cell is one ordinary run of run_train.py in a folder of its own: what a study does can be done by hand.
+"""
+
+import argparse
+import itertools
+import json
+import logging
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from evaluation.intervals import Interval, bootstrap
+from training.arguments import parse_run
+from training.build import load_rows
+from training.resuming import write_json
+
+logger = logging.getLogger(__name__)
+
+RUN_TRAIN = Path(__file__).resolve().parent.parent / "run_train.py"
+OF_THE_STUDY = ("seed", "folds", "fold", "held_out_listener", "output_dir", "resume_from_checkpoint")
+AS_CONFIGURED = "as configured"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is varied, and where it goes."""
+
+    config: str
+    folder: Path
+    seeds: tuple[int, ...]
+    folds: int  # 0: none
+    leave_one_listener_out: bool
+    settings: tuple[tuple[str, tuple[str, ...]], ...]  # key and its values
+    passed_on: tuple[str, ...]  # further arguments of every run
+    launcher: str
+    dry_run: bool
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study."""
+
+    name: str
+    setting: str
+    seed: int
+    part: str  # the fold or the listener that is held out; "" for the split of the config
+    arguments: tuple[str, ...]
+
+
+def parse_study(argv: list[str]) -> Study:
+    """The command line of run_study.py; what it does not know goes to every run."""
+    parser = argparse.ArgumentParser(
+        prog="run_study.py",
+        description="Run one config over seeds, folds, listeners or settings. Other --key value go to every run.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("config", help="A config such as configs/eda_tcn.json.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="Seeds of weights and order; one split.")
+    parser.add_argument("--folds", type=int, default=0, help="k-fold: every song is in the test of one fold.")
+    parser.add_argument("--leave_one_listener_out", action="store_true", help="One run a listener, who is its test.")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=A,B", help="Values to compare; repeatable.")
+    parser.add_argument("--output_dir", default=None, help="Folder of the study; None is outputs/study-<config>.")
+    parser.add_argument("--launcher", default=sys.executable, help='Starts each run, e.g. "accelerate launch".')
+    parser.add_argument("--dry_run", action="store_true", help="Print the runs and stop.")
+    known, passed_on = parser.parse_known_args(argv)
+    if known.folds and known.leave_one_listener_out:
+        raise ValueError("--folds and --leave_one_listener_out are two ways to divide the data; choose one")
+    if known.folds and known.folds < 3:
+        raise ValueError(f"--folds {known.folds}: it takes 3 or more (a test, a validation, and some to train on)")
+    if len(set(known.seeds)) < len(known.seeds):
+        raise ValueError(f"--seeds {known.seeds} names a seed twice")
+    folder = Path(known.output_dir or Path("outputs") / f"study-{Path(known.config).stem}")
+    settings = tuple(parse_setting(text) for text in known.set)
+    return Study(
+        known.config,
+        folder,
+        tuple(known.seeds),
+        known.folds,
+        known.leave_one_listener_out,
+        settings,
+        tuple(passed_on),
+        known.launcher,
+        known.dry_run,
+    )
+
+
+def parse_setting(text: str) -> tuple[str, tuple[str, ...]]:
+    """Read `key=a,b`; commas inside brackets belong to a value."""
+    key, equals, values = text.partition("=")
+    if not equals or not key:
+        raise ValueError(f"--set {text!r}: expected key=value,value, such as learning_rate=1e-3,3e-4")
+    if key in OF_THE_STUDY:
+        raise ValueError(f"--set {key}: the study sets it itself; see --seeds, --folds and --leave_one_listener_out")
+    parts, depth = [""], 0
+    for letter in values:
+        depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    parts = [part.strip() for part in parts]
+    if "" in parts or len(set(parts)) < len(parts):
+        raise ValueError(f"--set {text!r}: its values must be different, and none empty")
+    return key, tuple(parts)
+
+
+def plan(study: Study) -> list[Cell]:
+    """Every run, its settings checked before the first begins."""
+    chosen = list(itertools.product(*([(key, value) for value in values] for key, values in study.settings)))
+    cells = []
+    for number, pairs in enumerate(chosen):
+        setting = ", ".join(f"{key}={value}" for key, value in pairs) or AS_CONFIGURED
+        arguments = [*study.passed_on, *(token for key, value in pairs for token in (f"--{key}", value))]
+        for (part, division), seed in itertools.product(parts_of(study), study.seeds):
+            name = "-".join(filter(None, [f"setting{number}" if study.settings else "", part, f"seed{seed}"]))
+            folder = ("--output_dir", str(study.folder / name))
+            cells.append(Cell(name, setting, seed, part, (*arguments, *division, "--seed", str(seed), *folder)))
+        parse_run([study.config, *cells[-1].arguments])  # a wrong key ends the study here, with one line
+    return cells
+
+
+def parts_of(study: Study) -> list[tuple[str, tuple[str, ...]]]:
+    """Name and arguments of each division of the data."""
+    if study.folds:
+        return [(f"fold{fold}", ("--folds", str(study.folds), "--fold", str(fold))) for fold in range(study.folds)]
+    if study.leave_one_listener_out:
+        held_out = ("--split_by", "leave_one_listener_out", "--held_out_listener")
+        return [(f"listener{listener}", (*held_out, listener)) for listener in listeners_of(study)]
+    return [("", ())]
+
+
+def listeners_of(study: Study) -> list[str]:
+    """Everyone with a trial in the data set that the config names."""
+    rows = load_rows(parse_run([study.config, *study.passed_on]).arguments).with_format("arrow")
+    trials = pc.list_flatten(pa.chunked_array(rows.data.column("trials")))
+    return sorted(pc.unique(pc.struct_field(trials, "listener")).to_pylist())
+
+
+def begin_study(study: Study, cells: Sequence[Cell]) -> None:
+    """Write the plan, or see that an older one in the same folder is the same."""
+    path = study.folder / "study.json"
+    record = {
+        "config": json.loads(Path(study.config).read_text(encoding="utf-8")),
+        "cells": [asdict(c) for c in cells],
+    }
+    record = json.loads(json.dumps(record))
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        for key in record:
+            if before[key] != record[key]:
+                raise ValueError(f"{study.folder} holds a study with other {key}; name another --output_dir")
+    study.folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, record)
+
+
+def run_cells(study: Study, cells: Sequence[Cell]) -> dict[str, str]:
+    """Run what is not finished yet, going on from checkpoints; what each says is in `<name>.log`.
+
+    Returns why some failed: they cost the others nothing.
+    """
+    failed = {}
+    for cell in tqdm(cells, desc="runs", unit="run"):
+        if (study.folder / cell.name / "metrics.json").is_file():
+            continue
+        command = [*shlex.split(study.launcher), str(RUN_TRAIN), study.config, *cell.arguments]
+        log = study.folder / f"{cell.name}.log"
+        with open(log, "w", encoding="utf-8") as file:
+            done = subprocess.run(
+                [*command, "--resume_from_checkpoint", "true"], stdout=file, stderr=subprocess.STDOUT, check=False
+            )
+        if done.returncode:
+            lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+            failed[cell.name] = lines[-1] if lines else f"ended with status {done.returncode}"
+    return failed
+
+
+def collect(study: Study, cells: Sequence[Cell]) -> dict[str, Any]:
+    """The scores of all finished runs: `runs`, a row a run, channel, who and score; `rows`, a row a setting, channel
+    and score; and what a reader must know."""
+    finished = [cell for cell in cells if (study.folder / cell.name / "metrics.json").is_file()]
+    if not finished:
+        raise ValueError(f"{study.folder}: no run has ended; see the .log files there")
+    facts = {cell: json.loads((study.folder / cell.name / "metrics.json").read_text("utf-8")) for cell in finished}
+    trials = {cell: trial_scores(study.folder / cell.name / "predictions.parquet") for cell in finished}
+    settings = list(dict.fromkeys(cell.setting for cell in cells))
+    rows = [
+        row
+        for setting in settings
+        for row in rows_of_setting(
+            setting,
+            [cell for cell in finished if cell.setting == setting],
+            [cell for cell in finished if cell.setting == settings[0]],
+            facts,
+            trials,
+        )
+    ]
+    return {
+        "config": study.config,
+        "planned": len(cells),
+        "finished": len(finished),
+        "synthetic": any(record["data"]["synthetic"] for record in facts.values()),
+        "warnings": sorted({text for record in facts.values() if (text := record["data"]["split_warning"])}),
+        "settings": len(settings),
+        "rows": rows,
+        "runs": [row for cell in finished for row in scores_of_run(cell, facts[cell])],
+    }
+
+
+def scores_of_run(cell: Cell, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every score of one run, long."""
+    return [
+        {"setting": cell.setting, "seed": cell.seed, "part": cell.part, "channel": name, "who": who, "score": score}
+        | {key: found[key] for key in ("mean", "low", "high")}
+        for name, channel in facts["test"]["channels"].items()
+        for who, scores in {"model": channel["model"], **channel["baselines"]}.items()
+        for score, found in scores.items()
+    ]
+
+
+def trial_scores(path: Path) -> dict[tuple[str, str], dict[tuple[str, str, str], float]]:
+    """Scores of trials by (channel, score), then by (song, listener, trial): the float columns of the predictions."""
+    table = pq.read_table(path)
+    names = [field.name for field in table.schema if pa.types.is_floating(field.type) and field.name != "frame_rate"]
+    columns = {name: table[name].to_pylist() for name in ("song_id", "listener", "trial", "channel", *names)}
+    found: dict[tuple[str, str], dict[tuple[str, str, str], float]] = {}
+    for row, channel in enumerate(columns["channel"]):
+        key = columns["song_id"][row], columns["listener"][row], columns["trial"][row]
+        for name in names:
+            value = columns[name][row]
+            found.setdefault((channel, name), {})[key] = np.nan if value is None else value
+    return found
+
+
+def rows_of_setting(
+    setting: str, cells: Sequence[Cell], reference: Sequence[Cell], facts: dict[Cell, Any], trials: dict[Cell, Any]
+) -> list[dict[str, Any]]:
+    """One row a channel and per-trial score: the pooled mean with its interval, the spread over seeds, the difference
+    from the first setting, and how often the verdict was an effect."""
+    rows = []
+    for channel, score in trials[cells[0]] if cells else ():
+        pooled = pool([trials[cell][channel, score] for cell in cells])
+        others = pool([trials[cell][channel, score] for cell in reference])
+        shared = [key for key in pooled if key in others]
+        difference = interval_of({key: pooled[key] - others[key] for key in shared}) if shared else None
+        by_seed = [
+            np.nanmean(list(pool([trials[cell][channel, score] for cell in cells if cell.seed == seed]).values()))
+            for seed in sorted({cell.seed for cell in cells})
+        ]
+        records = [facts[cell]["test"]["channels"][channel] for cell in cells]
+        validation = [facts[cell]["training"]["best_validation"] for cell in cells]
+        rows.append(
+            {
+                "setting": setting,
+                "channel": channel,
+                "score": score,
+                "runs": len(cells),
+                "trials": len(pooled),
+                **asdict(interval_of(pooled)),
+                "spread_over_seeds": float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None,
+                "difference": None if difference is None or cells == reference else asdict(difference),
+                "effects": sum(record["verdict"]["verdict"] == "effect" for record in records),
+                "validation": float(np.mean(validation)) if None not in validation else None,
+            }
+        )
+    return rows
+
+
+def pool(runs: Sequence[dict[tuple[str, str, str], float]]) -> dict[tuple[str, str, str], float]:
+    """Scores of all trials that some run tested, each the mean over the runs that did; NaN where none is defined."""
+    values: dict[tuple[str, str, str], list[float]] = {}
+    for run in runs:
+        for key, value in run.items():
+            values.setdefault(key, []).append(value)
+    return {key: float(np.mean(defined)) if (defined := np.array(v)[np.isfinite(v)]).size else np.nan
+            for key, v in values.items()}  # fmt: skip
+
+
+def interval_of(scores: dict[tuple[str, str, str], float]) -> Interval:
+    """The interval of a mean over trials, over songs and listeners, or the one of which there are several."""
+    songs, listeners, _ = zip(*scores, strict=True)
+    over = "both" if len(set(songs)) > 1 < len(set(listeners)) else "songs" if len(set(songs)) > 1 else "listeners"
+    return bootstrap(np.array(list(scores.values())), songs, listeners, over)
