@@ -71,32 +71,49 @@ def ridge(train: Heard, names: Sequence[str] = DESCRIPTORS, kernel: bool = False
 
     The penalty is the one with the least error on training songs left out, in PENALTY_FOLDS folds.
     """
-    columns = [DESCRIPTORS.index(name) for name in names]
-    heard = np.concatenate([train.descriptors[song] for song in sorted(set(train.songs))])[:, columns]
-    level, spread = heard.mean(axis=0), np.maximum(heard.std(axis=0), 1e-9)
-
-    def design(song: int, trials: Heard) -> np.ndarray:
-        return lagged((trials.descriptors[song][:, columns] - level) / spread, trials.frame_rate, kernel)
-
-    grams: dict[int, Gram] = {}
-    for song, heard_by in sorted(trials_of_songs(train).items()):
-        x = design(song, train)
-        parts = []
-        for trial in heard_by:
-            mask = train.masks[trial][: len(x)]
-            rows, values = x[: len(mask)][mask], train.targets[trial][: len(mask)][mask]
-            parts.append(Gram(rows.T @ rows, rows.T @ values, float(values @ values)))
-        grams[song] = total(parts)
+    level, spread = ridge_scaling(train, names)
+    grams = song_grams(train, names, level, spread, kernel)
     weights = solve(total(grams.values()), best_penalty(grams))
 
     def predict(trials: Heard) -> list[np.ndarray]:
-        songs = {song: design(song, trials) @ weights for song in set(trials.songs)}
+        songs = {song: design(trials, song, names, level, spread, kernel) @ weights for song in set(trials.songs)}
         return [
             np.pad(songs[song], (0, max(0, len(target) - len(songs[song]))), mode="edge")[: len(target)]
             for song, target in zip(trials.songs, trials.targets, strict=True)
         ]
 
     return predict
+
+
+def ridge_scaling(train: Heard, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and spread (D,) of descriptors over the training songs, each song once."""
+    columns = [DESCRIPTORS.index(name) for name in names]
+    heard = np.concatenate([train.descriptors[song] for song in sorted(set(train.songs))])[:, columns]
+    return heard.mean(axis=0), np.maximum(heard.std(axis=0), 1e-9)
+
+
+def design(
+    trials: Heard, song: int, names: Sequence[str], level: np.ndarray, spread: np.ndarray, kernel: bool
+) -> np.ndarray:
+    """The design matrix (T, P) of one song."""
+    columns = [DESCRIPTORS.index(name) for name in names]
+    return lagged((trials.descriptors[song][:, columns] - level) / spread, trials.frame_rate, kernel)
+
+
+def song_grams(
+    train: Heard, names: Sequence[str], level: np.ndarray, spread: np.ndarray, kernel: bool
+) -> dict[int, "Gram"]:
+    """What least squares needs of each song, summed over those who heard it."""
+    grams: dict[int, Gram] = {}
+    for song, heard_by in sorted(trials_of_songs(train).items()):
+        x = design(train, song, names, level, spread, kernel)
+        parts = []
+        for trial in heard_by:
+            mask = train.masks[trial][: len(x)]
+            rows, values = x[: len(mask)][mask], train.targets[trial][: len(mask)][mask]
+            parts.append(Gram(rows.T @ rows, rows.T @ values, float(values @ values)))
+        grams[song] = total(parts)
+    return grams
 
 
 def trials_of_songs(trials: Heard) -> dict[int, list[int]]:

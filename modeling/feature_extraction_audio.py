@@ -143,6 +143,14 @@ class AudioFeatureExtractor(FeatureExtractionMixin):
         return self.num_mfcc if self.feature_type == "mfcc" else self.num_mel_bins
 
     @property
+    def feature_names(self) -> list[str]:
+        """What each feature is, lowest first: the peak of its mel band, or its coefficient."""
+        if self.feature_type == "mfcc":
+            return [f"MFCC {number}" for number in range(self.num_mfcc)]
+        peaks = np.asarray(self._mel_filters()).argmax(0)  # (M,) of the spectrum's frequencies
+        return [f"{peak * self.sampling_rate / self.n_fft:.0f} Hz" for peak in peaks]
+
+    @property
     def look_ahead_seconds(self) -> float:
         """Frame i depends on no sample later than i / frame_rate plus this many seconds; 0 for "past"."""
         if self.pooling == "past":

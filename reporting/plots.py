@@ -179,3 +179,43 @@ def plot_over_time(over_time: dict[str, Any], unit: str) -> Figure:
     numbers.set_ylabel("trials", fontsize=9)
     numbers.set_xlabel("time since onset (s)", fontsize=9)
     return figure
+
+
+def plot_response(response: dict[str, Any]) -> Figure:
+    """Weights of the ridge over lag, a panel a descriptor, with their intervals over songs."""
+    figure, panels = panels_below_each_other(len(response["descriptors"]), height=1.2)
+    for panel, (name, found) in zip(panels, response["descriptors"].items(), strict=True):
+        panel.fill_between(response["seconds"], found["low"], found["high"], color=FAINT, linewidth=0)
+        panel.plot(response["seconds"], found["weight"], color=MODEL, linewidth=1.3)
+        panel.axhline(0, color=TRUTH, linewidth=0.8)
+        panel.set_title(name.replace("_", " "), fontsize=9, loc="left")
+        panel.margins(x=0)
+    panels[-1].set_xlabel("seconds after the sound; weights in scaled units a standard deviation", fontsize=9)
+    return figure
+
+
+def plot_bands(bands: Sequence[dict[str, Any]]) -> Figure:
+    """What the model's r within trials loses without each band of its input."""
+    figure, (panel,) = panels_below_each_other(1, height=0.3 * len(bands))
+    for place, band in enumerate(bands):
+        lost = band["lost"]
+        if lost["low"] is not None:
+            panel.plot([lost["low"], lost["high"]], [place, place], color=MODEL, linewidth=2, solid_capstyle="butt")
+        if lost["mean"] is not None:
+            panel.plot(lost["mean"], place, "o", color=MODEL, markersize=6)
+    panel.axvline(0, color=TRUTH, linewidth=0.8)
+    panel.set_yticks(range(len(bands)), [band["name"] for band in bands])
+    panel.set_xlabel("r after detrending lost without the band, mean and 95 % interval", fontsize=9)
+    return figure
+
+
+def plot_absence(absence: dict[str, Any]) -> Figure:
+    """How much a prediction changes so long after a moment was taken out of the sound."""
+    figure, (panel,) = panels_below_each_other(1, height=2.2)
+    panel.axvspan(0, absence["window_seconds"], color=FAINT, linewidth=0)
+    panel.plot(absence["seconds"], absence["change"], color=MODEL, linewidth=1.3)
+    panel.set_ylim(bottom=0)
+    panel.margins(x=0)
+    panel.set_ylabel("change (scaled units)", fontsize=9)
+    panel.set_xlabel("seconds after the start of the moment that is missing (shaded)", fontsize=9)
+    return figure

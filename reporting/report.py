@@ -9,7 +9,17 @@ from typing import Any
 import pyarrow as pa
 
 from reporting.card import LIMITS, SCORES_EXPLAINED, SYNTHETIC_NOTICE, counted, results_table, verdict_line, warnings
-from reporting.plots import plot_learning, plot_null, plot_over_time, plot_scores, plot_trials, png
+from reporting.plots import (
+    plot_absence,
+    plot_bands,
+    plot_learning,
+    plot_null,
+    plot_over_time,
+    plot_response,
+    plot_scores,
+    plot_trials,
+    png,
+)
 
 STYLE = """
 body { font: 15px/1.5 Georgia, 'Times New Roman', serif; color: #1b1b1b; max-width: 50rem; margin: 2rem auto;
@@ -63,11 +73,34 @@ def draw_figures(facts: dict[str, Any], predictions: pa.Table) -> dict[str, tupl
             add(f"null_{name}", plot_null(channel["null"], channel["ceiling"]), caption)
         caption = "Error against the time since onset, over frames of all trials: late frames stand on few trials."
         add(f"over_time_{name}", plot_over_time(channel["over_time"], test["unit"]), caption)
+        for kind, (figure, said) in draw_explanations(channel.get("explanations")).items():
+            add(f"{kind}_{name}", figure, said)
     training = facts.get("training")
     if training:
         figure = plot_learning(training["log"], training["chosen_by"], training["best_checkpoint_step"])
         add("learning", figure, "Learning curves; losses are in scaled units.")
     return figures
+
+
+def draw_explanations(found: dict[str, Any] | None) -> dict[str, tuple[Any, str]]:
+    """Figure and caption of each explanation, in the order of the page."""
+    if found is None:
+        return {}
+    drawn = {
+        "response": (
+            plot_response(found["response"]),
+            "Temporal response of ridge regression: what a descriptor of the sound does to the signal, and when; "
+            f"shaded: 95 % intervals over {found['response']['songs']} training songs.",
+        ),
+        "bands": (
+            plot_bands(found["bands"]),
+            "What the model loses when a band of its input is replaced by the training's mean.",
+        ),
+    }
+    if found["absence"] is not None:
+        said = "How much the prediction changes when a moment of the sound is replaced by the training's mean."
+        drawn["absence"] = plot_absence(found["absence"]), said
+    return drawn
 
 
 def best_median_worst(rows: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:

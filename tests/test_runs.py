@@ -152,6 +152,16 @@ def test_eval_repeats_the_scores_of_the_run(finished: tuple[Path, str], tmp_path
     assert pq.read_table(tmp_path / "predictions.parquet").equals(pq.read_table(folder / "predictions.parquet"))
 
 
+def test_a_report_says_what_the_model_listens_to_when_asked(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = finished
+    run(sys.executable, "run_eval.py", folder, "hf_datasets/pmemo", "--explain", "--output_dir", tmp_path)
+    assert "What it listens to" in (tmp_path / "report.html").read_text()
+    assert "What it listens to" not in (folder / "report.html").read_text()
+    assert {f"figure_{kind}_phasic.png" for kind in ("response", "bands", "absence")} <= set(os.listdir(tmp_path))
+    found = json.loads((tmp_path / "metrics.json").read_text())["test"]["channels"]["phasic"]["explanations"]
+    assert len(found["bands"]) == 8 and found["bands"][0]["name"].endswith(" Hz")
+
+
 def test_fine_tuning_goes_on_from_a_saved_model(finished: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = finished
     still = ["--learning_rate", "0", "--weight_decay", "0", "--num_train_epochs", "1", "--report_to", "none"]

@@ -38,6 +38,9 @@ def parse_eval(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--output_dir", default=None, help="Folder of the scores; None is outputs/eval-<model>-<data>."
     )
+    parser.add_argument(
+        "--explain", action="store_true", help="Report what the model loses without a band or a moment of sound."
+    )
     parser.add_argument("--batch_size", type=int, default=32, help="Trials of a batch.")
     return parser.parse_args(argv)
 
@@ -46,7 +49,12 @@ def saved_run(arguments: argparse.Namespace) -> Run:
     """The run that made a model, with another data set and output folder, and nothing to train or track."""
     record = read_record(arguments.model, "run_config.json")
     task = load_task(record["task"])
-    task_keys = {key: record[key] for kind in task.ARGUMENTS for key in kind.__dataclass_fields__}
+    keys = [key for kind in task.ARGUMENTS for key in kind.__dataclass_fields__]
+    task_keys = {
+        key: record[key] for key in keys if key in record
+    }  # what came later has a default that changes nothing
+    if arguments.explain:
+        task_keys["explain"] = True
     if arguments.side == "all":
         task_keys |= {"split_by": "song", "held_out_listener": None}  # nothing is divided
     config = arguments.dataset_config or "default"

@@ -15,6 +15,7 @@ from evaluation.assessment import assess, longest_of_song
 from evaluation.baselines import HEARS, HEARS_NOTHING, Heard, mean_of_others
 from evaluation.controls import detrended_correlation
 from evaluation.descriptors import DESCRIPTORS
+from evaluation.explanations import occluded_bands, occluded_moments, temporal_response
 from evaluation.masked import summary
 from evaluation.metrics.pearson import pearson
 from evaluation.metrics.rmse import rmse
@@ -51,7 +52,17 @@ class TrialSettings:
             raise ValueError(f"window_seconds = {self.window_seconds} must be positive, or 0 for whole trials")
 
 
-ARGUMENTS = (EdaSettings, TrialSettings, SplitSettings)
+@dataclass(frozen=True)
+class ReportSettings:
+    """What is reported beside the scores."""
+
+    explain: bool = field(
+        default=False,
+        metadata={"help": "Report responses over lag, and what the model loses without a band or a moment of sound."},
+    )
+
+
+ARGUMENTS = (EdaSettings, TrialSettings, SplitSettings, ReportSettings)
 IN_SAMPLE = "The baselines were fitted on trials that are scored here, which flatters them; the test side has no such."
 CONTROL = "this is a control: the model was trained with each song's sound exchanged for that of another"
 VALIDATION_METRICS = {"rmse": False, "pearson": True, "loss": False}  # name -> whether more is better
@@ -67,6 +78,7 @@ class EdaData:
     sides: dict[str, TrialDataset]
     training_mean: list[float]  # (C,) of the training targets in scaled units: what a model that hears nothing says
     frame_rate: float  # Hz
+    explain: bool = False
     control: str | None = None  # what was done to the training on purpose, for a warning
 
     @property
@@ -127,7 +139,8 @@ def prepare(
     if trial_settings.shuffle_songs and saved is None:
         sides["train"].exchange_sounds(run.training.seed)
     control = CONTROL if trial_settings.shuffle_songs else None
-    data = EdaData(tables, split, scaling, sides, mean, settings.frame_rate, control)
+    explain = run.settings(ReportSettings).explain
+    data = EdaData(tables, split, scaling, sides, mean, settings.frame_rate, explain, control)
     log_what_was_kept(data)
     return data
 
@@ -265,7 +278,35 @@ def evaluate(trainer: Trainer, data: EdaData, side: str) -> tuple[dict[str, Any]
             for channel, name in enumerate(data.tables.channels)
         },
     }
+    if data.explain:
+        for channel, found in enumerate(results["channels"].values()):
+            found["explanations"] = explain_channel(trainer, data, dataset, channel, found["interval_over"])
     return results, prediction_table(data, dataset, predictions)
+
+
+def explain_channel(trainer: Trainer, data: EdaData, dataset: TrialDataset, channel: int, over: str) -> dict[str, Any]:
+    """The ridge's response over lag, and what the model loses without a band or a moment of sound."""
+
+    def predict(sounds: list[np.ndarray]) -> list[np.ndarray]:
+        """One channel (T,) of what the model says of each sound (T, F), scaled."""
+        blank = [np.zeros((len(sound), len(data.tables.channels)), np.float32) for sound in sounds]
+        items = [{"input_features": sound, "labels": none} for sound, none in zip(sounds, blank, strict=True)]
+        means = means_of(trainer.predict(items, metric_key_prefix="explain"))
+        return [row[: len(sound), channel].astype(np.float64) for row, sound in zip(means, sounds, strict=True)]
+
+    train, test = (heard(data.tables, each, channel, data.frame_rate) for each in (data.train, dataset))
+    fill = np.concatenate(data.train.input_features).mean(axis=0)  # (F,)
+    sounds = dataset.input_features
+    by_song = list(dict(zip(dataset.song_ids, sounds, strict=True)).values())
+    bands = occluded_bands(predict, sounds, fill, test.targets, test.masks, dataset.song_ids, dataset.listeners, over)
+    names = trainer.processing_class.feature_names
+    for band in bands:
+        band["name"] = f"{names[band['first']]} to {names[band['last']]}"
+    return {
+        "response": temporal_response(train),
+        "bands": bands,
+        "absence": occluded_moments(predict, by_song, fill, data.frame_rate),
+    }
 
 
 def assess_channel(
