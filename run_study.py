@@ -1,8 +1,8 @@
 """One config over seeds, folds, listeners or settings: runs, resumes, and one table with intervals.
 
 python run_study.py configs/eda_tcn.json --seeds 0 1 2 --folds 5
-python run_study.py configs/eda_tcn.json --set learning_rate=1e-3,3e-4 --set model_config.num_channels=32,64
-python run_study.py configs/eda_tcn.json --leave_one_listener_out --normalisation_scope global
+python run_study.py configs/eda_tcn.json --set learning_rate=1e-3,3e-4 --output_dir outputs/y
+python run_study.py configs/eda_tcn.json --leave_one_listener_out --normalisation_scope global --output_dir outputs/x
 """
 
 import sys
@@ -27,7 +27,6 @@ def main(argv: list[str]) -> None:
     print(study_table(found))
     print(f"table: {study.folder / 'table.html'} (and .md, .csv); every score of every run: study.csv")
     if failed:
-        print("\n".join(f"failed: {name}: {why}" for name, why in failed.items()), file=sys.stderr)
         raise SystemExit(f"{len(failed)} of {len(cells)} runs failed; the same command tries them again")
 
 

@@ -125,7 +125,8 @@ def split_trials(
     """Put every trial on a side. The four columns are parallel, one entry a trial.
 
     A song without an artist counts as an artist of its own. Under `leave_one_listener_out` the test is the
-    listener held out, and the others are divided between training and validation by listener.
+    listener held out, and the others are divided between training and validation by listener; where chance puts none
+    of few listeners into the validation, the one with the lowest hash goes there.
     """
     names = tuple("/".join(parts) for parts in zip(songs, listeners, trials, strict=True))
     duplicates = len(names) - len(set(names))
@@ -151,10 +152,16 @@ def split_trials(
     def both_sides(i: int) -> int:
         return song_side(i) if song_side(i) == listener_side(i) else DROPPED
 
+    def place(listener: str) -> float:
+        return id_hash(f"listener:{listener}", settings.split_seed)
+
+    lowest = min((place(who) for who in set(listeners) - {settings.held_out_listener}), default=0.0)
+
     def held_out_side(i: int) -> int:
         if listeners[i] == settings.held_out_listener:
             return SIDES.index("test")
-        validation = id_hash(f"listener:{listeners[i]}", settings.split_seed) < settings.validation_fraction
+        wanted = settings.validation_fraction
+        validation = place(listeners[i]) < wanted or (wanted > 0 and place(listeners[i]) == lowest)
         return SIDES.index("validation" if validation else "train")
 
     def pair_side(i: int) -> int:

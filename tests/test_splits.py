@@ -146,3 +146,16 @@ def test_an_unknown_listener_is_refused() -> None:
 def test_trials_that_cannot_be_told_apart_are_refused() -> None:
     with pytest.raises(ValueError, match="1 trials share song, listener and trial"):
         split_trials(["1", "1"], ["a", "a"], ["0", "0"], [None, None], SplitSettings())
+
+
+def test_few_listeners_leave_one_for_the_validation_whoever_is_held_out() -> None:
+    listeners = [f"{n}" for n in range(4)] * 3
+    songs = [f"{n // 4}" for n in range(12)]
+    for held_out in set(listeners):
+        settings = SplitSettings(
+            split_by="leave_one_listener_out", held_out_listener=held_out, validation_fraction=0.01, split_seed=1
+        )
+        split = split_trials(songs, listeners, ["0"] * 12, [None] * 12, settings)
+        sides = {side: {listeners[row] for row in split.indices(side)} for side in ("train", "validation", "test")}
+        assert sides["test"] == {held_out} and len(sides["validation"]) == 1 and len(sides["train"]) == 2
+        assert not sides["validation"] & sides["train"]

@@ -185,3 +185,6 @@ def test_a_study_runs_goes_on_and_reports(tmp_path: Path, capsys: pytest.Capture
     run_study.main(command)
     assert [path.stat().st_mtime_ns for path in tmp_path.glob("*/metrics.json")] == stamps
     assert capsys.readouterr().out == said
+    everyone = ["--leave_one_listener_out", "--normalisation_scope", "global", "--output_dir", str(tmp_path / "each")]
+    run_study.main([CONFIG, "--max_steps", "2", "--report_to", "none", *everyone])
+    assert "| as configured | phasic | rmse | 6 | 119 |" in capsys.readouterr().out

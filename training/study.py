@@ -183,6 +183,7 @@ def run_cells(study: Study, cells: Sequence[Cell]) -> dict[str, str]:
         if done.returncode:
             lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
             failed[cell.name] = lines[-1] if lines else f"ended with status {done.returncode}"
+            tqdm.write(f"failed: {cell.name}: {failed[cell.name]}", file=sys.stderr)
     return failed
 
 
