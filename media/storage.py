@@ -46,7 +46,7 @@ from .storage_remote import (
     parse_s3_url,
 )
 
-__all__ = ["S3FileManager", "S3Object", "S3ObjectChanged", "list_objects", "parse_s3_url", "s3_download"]
+__all__ = ["S3FileManager", "S3Object", "S3ObjectChanged", "is_remote", "list_objects", "parse_s3_url", "s3_download"]
 
 MAX_BYTES = 8 << 30  # of local copies
 MIN_FREE_BYTES = 1 << 28  # that are left on the disk

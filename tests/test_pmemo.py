@@ -159,8 +159,8 @@ def test_songs_come_in_order_of_their_numbers(damaged):
 @pytest.mark.parametrize("nesting", ["", "PMEmo", "PMEmo/again/deeper"])
 def test_the_root_is_found_at_any_depth(tiny, tmp_path, nesting):
     shutil.copytree(tiny, tmp_path / "nested" / nesting / "PMEmo2019")
-    assert find_root(tmp_path / "nested") == tmp_path / "nested" / nesting / "PMEmo2019"
-    assert find_root(tiny) == tiny
+    assert find_root(tmp_path / "nested").location == str(tmp_path / "nested" / nesting / "PMEmo2019")
+    assert find_root(tiny).location == str(tiny)
 
 
 def test_a_wav_stands_in_for_a_missing_mp3_and_annotations_may_lie_at_the_root(tiny, tmp_path):

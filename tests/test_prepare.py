@@ -288,7 +288,7 @@ def twice(root: Path) -> None:
     "damage, expected",
     [
         (shutil.rmtree, "is empty; give the folder"),
-        (without_eda, "without EDA/ beside it"),
+        (without_eda, "without files in EDA/ beside it"),
         (with_eda_file, "EDA is a file; it should be the folder"),
         (with_chorus_file, "chorus is a file; it should be a folder"),
         (without_column, r"metadata.csv lacks the columns \['fileName'\]; it has \['musicId', 'title'\]"),

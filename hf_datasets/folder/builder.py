@@ -17,7 +17,7 @@ from datasets.builder import Key
 from media.audio import AudioError, read_audio
 
 from ..defects import make_defect
-from ..pmemo.raw import read_bytes
+from ..raw_files import RawFolder
 from ..signals import FEATURES, RATINGS, check_ends
 from .metadata import METADATA, Recording, Song, read_folder
 from .recording import read_recording
@@ -57,17 +57,17 @@ class FolderBuilder(datasets.ArrowBasedBuilder):
         return datasets.DatasetInfo(description="One's own sounds and signals of their listeners.", features=FEATURES)
 
     def _split_generators(self, dl_manager: datasets.DownloadManager | None) -> list[datasets.SplitGenerator]:
-        inputs = {"songs": self.folder.songs, "root": str(self.folder.root), "synthetic": self.folder.synthetic}
+        inputs = {"songs": self.folder.songs, "root": self.folder.root, "synthetic": self.folder.synthetic}
         return [datasets.SplitGenerator("train", gen_kwargs=inputs)]
 
     @staticmethod  # so that `prepare` can send it to its workers without the builder
-    def _generate_tables(songs: list[Song], root: str, synthetic: bool) -> Iterator[tuple[Key, pa.Table]]:
-        for i, song in enumerate(songs):
-            row = read_song(song, Path(root)) | {"synthetic": synthetic}
+    def _generate_tables(songs: list[Song], root: RawFolder, synthetic: bool) -> Iterator[tuple[Key, pa.Table]]:
+        for i, song in enumerate(root.ahead(songs, _files_of)):
+            row = read_song(song, root) | {"synthetic": synthetic}
             yield Key(0, i), pa.Table.from_pylist([row], schema=SCHEMA)
 
 
-def read_song(song: Song, root: Path) -> dict:
+def read_song(song: Song, root: RawFolder) -> dict:
     """One row (without `synthetic`), with every defect that this song's files show."""
     defects: list[dict] = []
     audio, seconds = _read_sound(song, root, defects)
@@ -86,11 +86,16 @@ def read_song(song: Song, root: Path) -> dict:
     }
 
 
-def _read_sound(song: Song, root: Path, defects: list[dict]) -> tuple[dict, float | None]:
+def _files_of(song: Song) -> Iterator[str]:
+    yield song.audio
+    yield from (recording.signal for recording in song.recordings)
+
+
+def _read_sound(song: Song, root: RawFolder, defects: list[dict]) -> tuple[dict, float | None]:
     """The file's bytes and its length in seconds as decoded; the bytes stay also when they do not decode."""
     data, seconds = b"", None
     try:
-        data = read_bytes(root, song.audio)
+        data = root.read(song.audio)
         samples, sampling_rate = read_audio(data, name=song.audio)
         seconds = len(samples) / sampling_rate
     except (AudioError, OSError) as error:
@@ -100,14 +105,14 @@ def _read_sound(song: Song, root: Path, defects: list[dict]) -> tuple[dict, floa
 
 
 def _read_trials(
-    song: Song, root: Path, audio_seconds: float | None, defects: list[dict]
+    song: Song, root: RawFolder, audio_seconds: float | None, defects: list[dict]
 ) -> tuple[float | None, list[dict]]:
     """The rate of all signals in Hz and a trial a recording, those left out that have no place in the row."""
     rate, first, trials = None, None, []
     for recording in song.recordings:
         data = b""
         try:
-            data = read_bytes(root, recording.signal)
+            data = root.read(recording.signal)
             own_rate, start, values, found = read_recording(data, recording)
         except (ValueError, OSError) as error:
             detail = _located(recording, recording.signal, error)

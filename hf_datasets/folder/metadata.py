@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..defects import make_defect
-from ..pmemo.raw import SYNTHETIC_MARKER, digest_of, list_files, read_bytes
+from ..raw_files import SYNTHETIC_MARKER, RawFolder
 from ..signals import RATINGS
 from .tables import read_number, read_rows
 
@@ -52,7 +52,7 @@ class Song:
 class Folder:
     """A whole folder: songs in the order of metadata.csv, and what belongs to none of them."""
 
-    root: Path
+    root: RawFolder
     songs: list[Song]
     defects: list[dict]
     synthetic: bool
@@ -62,20 +62,17 @@ class Folder:
 
 def read_folder(raw_dir: str | Path) -> Folder:
     """Read metadata.csv, and list and hash every file that it names; sounds and signals are read later."""
-    root = Path(raw_dir)
-    if not root.is_dir():
-        what = "is a file" if root.exists() else "does not exist"
-        raise ValueError(f"--raw_dir {root} {what}; give the folder that holds {METADATA}")
-    present = list_files(root, "")
+    root = RawFolder.open(raw_dir, f"folder that holds {METADATA}").below("")
+    present = list(root.files)
     if METADATA not in present:
         seen = [name for name in present if name.lower().endswith(METADATA)][:3]
         hint = f"{seen} is there: give its folder" if seen else "the card of hf_datasets/folder says what it holds"
-        raise ValueError(f"--raw_dir {root} has no {METADATA}; {hint}")
+        raise ValueError(f"--raw_dir {root.location} has no {METADATA}; {hint}")
     try:
-        rows = read_rows(read_bytes(root, METADATA))
+        rows = read_rows(root.read(METADATA))
         header, lines = _read_header(rows)
     except ValueError as error:
-        raise ValueError(f"{root / METADATA}: {error}") from None
+        raise ValueError(f"{root.where(METADATA)}: {error}") from None
     files, recordings, problems = _Files(present), [], []
     for line, cells in lines:
         recording, found = _read_row(header, line, cells, files)
@@ -88,13 +85,13 @@ def read_folder(raw_dir: str | Path) -> Folder:
     ]
     if not songs:
         said = "; ".join(defect["detail"] for defect in defects) or f"{METADATA} has no rows below its header"
-        raise ValueError(f"{root} has no recording that can be used: {said}")
+        raise ValueError(f"{root.location} has no recording that can be used: {said}")
     used = {METADATA, *(name for song in songs for r in song.recordings for name in (r.audio, r.signal))}
     synthetic = SYNTHETIC_MARKER in present
     named = {METADATA, SYNTHETIC_MARKER, *files.named}
     defects += [make_defect("unexpected_file", detail=name) for name in present if name not in named]
     used |= {SYNTHETIC_MARKER} if synthetic else set()
-    return Folder(root, songs, defects, synthetic, *digest_of(root, used))
+    return Folder(root.only(used), songs, defects, synthetic, *root.digest(used))
 
 
 class _Files:

@@ -17,8 +17,9 @@ from datasets.builder import Key
 from media.audio import AudioError, read_audio
 
 from ..defects import make_defect
+from ..raw_files import RawFolder
 from ..signals import FEATURES, RATINGS, check_ends, check_listeners, check_time, check_trial
-from .raw import RawSong, read_bytes, read_eda, read_tree
+from .raw import RawSong, read_eda, read_tree
 
 EDA_RATE = 50.0  # Hz, as exported upstream; a row's own rate comes from its time column
 LISTENER_ID = r"\d{6}"
@@ -56,7 +57,9 @@ class PmemoBuilder(datasets.ArrowBasedBuilder):
             raise ValueError("PmemoBuilder needs raw_dir, the folder that PMEmo2019 was unpacked to")
         self.tree = read_tree(raw_dir)
         if not self.tree.songs:
-            raise ValueError(f"{self.tree.root} holds no songs: no rows in metadata.csv, no files in EDA/ and chorus/")
+            raise ValueError(
+                f"{self.tree.root.location} holds no songs: no rows in metadata.csv, no files in EDA/ and chorus/"
+            )
         self.raw_defects, self.raw_bytes = self.tree.defects, self.tree.size  # what `prepare` asks for
         parts = [str(self.VERSION), self.SHARD_INPUTS, FEATURES.to_dict(), self.tree.digest]
         hash = hash or hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
@@ -72,17 +75,17 @@ class PmemoBuilder(datasets.ArrowBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: datasets.DownloadManager | None) -> list[datasets.SplitGenerator]:
-        inputs = {"songs": self.tree.songs, "root": str(self.tree.root), "synthetic": self.tree.synthetic}
+        inputs = {"songs": self.tree.songs, "root": self.tree.root, "synthetic": self.tree.synthetic}
         return [datasets.SplitGenerator("train", gen_kwargs=inputs)]
 
     @staticmethod  # so that `prepare` can send it to its workers without the builder
-    def _generate_tables(songs: list[RawSong], root: str, synthetic: bool) -> Iterator[tuple[Key, pa.Table]]:
-        for i, song in enumerate(songs):
-            row = read_song(song, Path(root)) | {"synthetic": synthetic}
+    def _generate_tables(songs: list[RawSong], root: RawFolder, synthetic: bool) -> Iterator[tuple[Key, pa.Table]]:
+        for i, song in enumerate(root.ahead(songs, lambda song: (song.audio, song.eda))):
+            row = read_song(song, root) | {"synthetic": synthetic}
             yield Key(0, i), pa.Table.from_pylist([row], schema=SCHEMA)
 
 
-def read_song(song: RawSong, root: Path) -> dict:
+def read_song(song: RawSong, root: RawFolder) -> dict:
     """One row (without `synthetic`), with every defect that this song's files show."""
     defects = list(song.defects)
     audio, seconds = _read_sound(song, root, defects)
@@ -115,14 +118,14 @@ def read_song(song: RawSong, root: Path) -> dict:
     }
 
 
-def _read_sound(song: RawSong, root: Path, defects: list[dict]) -> tuple[dict | None, float | None]:
+def _read_sound(song: RawSong, root: RawFolder, defects: list[dict]) -> tuple[dict | None, float | None]:
     """The file's bytes and its length in seconds as decoded; the bytes stay also when they do not decode."""
     if song.audio is None:
         defects.append(make_defect("audio_missing"))
         return None, None
     data, seconds = b"", None
     try:
-        data = read_bytes(root, song.audio)
+        data = root.read(song.audio)
         samples, sampling_rate = read_audio(data, name=song.audio)
         seconds = len(samples) / sampling_rate
     except (AudioError, OSError) as error:
@@ -131,7 +134,7 @@ def _read_sound(song: RawSong, root: Path, defects: list[dict]) -> tuple[dict | 
 
 
 def _read_trials(
-    song: RawSong, root: Path, audio_seconds: float | None, defects: list[dict]
+    song: RawSong, root: RawFolder, audio_seconds: float | None, defects: list[dict]
 ) -> tuple[float | None, list[dict]]:
     """The EDA rate in Hz and a trial a column, in the file's order; none when the file cannot be understood."""
     if song.eda is None:
@@ -139,7 +142,7 @@ def _read_trials(
         return None, []
     data = b""
     try:
-        data = read_bytes(root, song.eda)
+        data = root.read(song.eda)
         listeners, columns, found = read_eda(data)
         rate, odd = check_time(columns[:, 0], EDA_RATE)
     except (ValueError, OSError) as error:

@@ -11,14 +11,10 @@ what is odd is noted as a defect, what cannot be understood at all raises a Valu
 """
 
 import csv
-import hashlib
 import io
-import json
 import math
-import os
 import re
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,12 +23,12 @@ import pyarrow as pa
 import pyarrow.csv
 
 from ..defects import make_defect
+from ..raw_files import SYNTHETIC_MARKER, RawFolder
 
 AUDIO_SUFFIXES = (".mp3", ".wav", ".flac", ".ogg", ".opus")  # in order of preference
 EDA_NAME = re.compile(r"(?:.*/)?([^/]+)_EDA\.csv")
-SYNTHETIC_MARKER = "SYNTHETIC"  # a file of this name beside metadata.csv: nobody was recorded
 MISSING = ("", "nan", "na", "n/a", "null", "none")  # cells that say "no number", in any case
-HASH_THREADS = 8
+MEANT = "folder that PMEmo2019 was unpacked to"
 
 
 @dataclass
@@ -54,7 +50,7 @@ class RawSong:
 class RawTree:
     """A whole tree: songs in order of their ids, defects that belong to no song, and the bytes it all rests on."""
 
-    root: Path
+    root: RawFolder
     songs: list[RawSong]
     defects: list[dict]
     synthetic: bool
@@ -62,54 +58,30 @@ class RawTree:
     size: int  # bytes of every file used
 
 
-def read_bytes(root: Path, name: str) -> bytes:
-    """The content of one raw file; every read of raw data goes through here."""
-    return (root / name).read_bytes()
-
-
-def list_files(root: Path, folder: str) -> list[str]:
-    """Files below a folder of the tree, as sorted paths relative to the root; hidden ones are left out."""
-    if not (root / folder).is_dir():
-        return []
-
-    def refuse(error: OSError) -> None:  # os.walk would take a folder that it may not open for an empty one
-        raise error
-
-    found = []
-    for here, folders, names in os.walk(root / folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [os.path.join(here, name) for name in names if not name.startswith(".")]
-    return sorted(Path(path).relative_to(root).as_posix() for path in found)
-
-
-def find_root(raw_dir: str | Path) -> Path:
+def find_root(raw_dir: str | Path) -> RawFolder:
     """The one folder at or below `raw_dir` that holds metadata.csv and EDA/; anything else is a ValueError."""
-    raw_dir = Path(raw_dir)
-    if not raw_dir.exists():
-        raise ValueError(f"--raw_dir {raw_dir} does not exist; give the folder that PMEmo2019 was unpacked to")
-    if not raw_dir.is_dir():
-        raise ValueError(f"--raw_dir {raw_dir} is a file; unpack it and give the folder")
-    found, tables = [], []
-    for here, folders, names in os.walk(raw_dir):
-        if "metadata.csv" in names:
-            tables.append(Path(here))
-        if "metadata.csv" in names and "EDA" in folders:
-            found.append(Path(here))
-            folders.clear()
-        folders.sort()
+    folder = RawFolder.open(raw_dir, MEANT)
+    tables = sorted(
+        name.removesuffix("metadata.csv").rstrip("/") for name in folder.files if name.split("/")[-1] == "metadata.csv"
+    )
+    found = [root for root in tables if folder.names(_join(root, "EDA"))]
     if len(found) > 1:
-        raise ValueError(f"--raw_dir {raw_dir} holds several trees ({_some(found)}); give one of them")
-    if not found and not any(raw_dir.iterdir()):
-        raise ValueError(f"--raw_dir {raw_dir} is empty; give the folder that PMEmo2019 was unpacked to")
-    if not found and tables and (tables[0] / "EDA").exists():
-        raise ValueError(f"{tables[0] / 'EDA'} is a file; it should be the folder of <musicId>_EDA.csv files")
+        raise ValueError(f"--raw_dir {raw_dir} holds several trees ({_some(folder, found)}); give one of them")
+    if not folder.files:
+        raise ValueError(f"--raw_dir {raw_dir} is empty; give the {MEANT}")
+    if not found and tables and _join(tables[0], "EDA") in folder.files:
+        place = folder.where(_join(tables[0], "EDA"))
+        raise ValueError(f"{place} is a file; it should be the folder of <musicId>_EDA.csv files")
     if not found:
-        seen = f"metadata.csv is in {_some(tables)} without EDA/ beside it" if tables else "neither was found"
+        seen = "neither was found"
+        if tables:
+            seen = f"metadata.csv is in {_some(folder, tables)} without files in EDA/ beside it"
         raise ValueError(f"--raw_dir {raw_dir} should hold metadata.csv and EDA/ at some depth, but {seen}")
-    for folder in ("chorus", "annotations"):
-        if (found[0] / folder).is_file():
-            raise ValueError(f"{found[0] / folder} is a file; it should be a folder (see the card's layout)")
-    return found[0]
+    root = folder.below(found[0])
+    for name in ("chorus", "annotations"):
+        if name in root.files:
+            raise ValueError(f"{root.where(name)} is a file; it should be a folder (see the card's layout)")
+    return root
 
 
 def read_tree(raw_dir: str | Path) -> RawTree:
@@ -127,8 +99,8 @@ def read_tree(raw_dir: str | Path) -> RawTree:
             songs[song_id].defects.append(make_defect("not_in_metadata", detail=source))
         return songs[song_id]
 
-    used += _assign_audio(list_files(root, "chorus"), songs, song_of, tree_defects)
-    for name in sorted(list_files(root, "EDA"), key=lambda name: name.count("/")):  # what lies in EDA/ itself first
+    used += _assign_audio(root.names("chorus"), songs, song_of, tree_defects)
+    for name in sorted(root.names("EDA"), key=lambda name: name.count("/")):  # what lies in EDA/ itself first
         match = EDA_NAME.fullmatch(name.removeprefix("EDA/"))
         song = song_of(match[1].strip(), name) if match else None
         if song is None or song.eda is not None:  # no name of ours, or the same one again but for blanks
@@ -137,25 +109,10 @@ def read_tree(raw_dir: str | Path) -> RawTree:
             song.eda = name
             used.append(name)
     used += _read_annotations(root, song_of, tree_defects)
-    synthetic = (root / SYNTHETIC_MARKER).exists()
+    synthetic = SYNTHETIC_MARKER in root.files
     used += [SYNTHETIC_MARKER] if synthetic else []
     ordered = sorted(songs.values(), key=lambda song: _id_order(song.song_id))
-    return RawTree(root, ordered, tree_defects, synthetic, *digest_of(root, used))
-
-
-def digest_of(root: Path, names: Iterable[str]) -> tuple[str, int]:
-    """A digest of the path, size and content of the named files, wherever the tree lies; and their bytes in all."""
-
-    def entry(name: str) -> list:
-        try:
-            data = read_bytes(root, name)
-        except OSError as error:  # its song is flagged when it is read; here it must only differ from a mended file
-            return [name, 0, error.strerror]
-        return [name, len(data), hashlib.blake2b(data, digest_size=16).hexdigest()]
-
-    with ThreadPoolExecutor(HASH_THREADS) as pool:
-        entries = list(pool.map(entry, sorted(set(names))))
-    return hashlib.blake2b(json.dumps(entries).encode(), digest_size=16).hexdigest(), sum(e[1] for e in entries)
+    return RawTree(root.only(used), ordered, tree_defects, synthetic, *root.digest(used))
 
 
 def read_eda(data: bytes) -> tuple[list[str], np.ndarray, list[dict]]:
@@ -237,30 +194,34 @@ def parse_clock(cell: str) -> float | None:
     return None if math.isnan(seconds) else seconds
 
 
-def _read_table(root: Path, name: str, needed: tuple[str, ...], defects: list[dict]) -> list[dict[str, str]]:
+def _read_table(root: RawFolder, name: str, needed: tuple[str, ...], defects: list[dict]) -> list[dict[str, str]]:
     try:
-        text = read_bytes(root, name).decode("utf-8-sig")
+        text = root.read(name).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{root / name} is not UTF-8 text (byte {error.start}); save it again as UTF-8") from None
+        raise ValueError(
+            f"{root.where(name)} is not UTF-8 text (byte {error.start}); save it again as UTF-8"
+        ) from None
     reader = csv.reader(io.StringIO(text, newline=None))  # any kind of line end
     try:
         header, *rows = reader if text else [[]]
     except csv.Error as error:
         line = reader.line_num
-        raise ValueError(f"{root / name} line {line}: {error}; look for a quote that is not closed") from None
+        raise ValueError(f"{root.where(name)} line {line}: {error}; look for a quote that is not closed") from None
     defects += blank_defects(header, name)
     names = [column.strip().lower() for column in header]
     lacking = [column for column in needed if column.lower() not in names]
     if lacking:
-        raise ValueError(f"{root / name} lacks the columns {lacking}; it has {header} (cut at commas)")
+        raise ValueError(f"{root.where(name)} lacks the columns {lacking}; it has {header} (cut at commas)")
     for row in rows:  # what a comma or a quote in a title does: its artist would be another column's text
         if any(map(str.strip, row[len(names) :])) or any("\n" in cell for cell in row):
-            raise ValueError(f"{root / name}: the row {','.join(row)[:60]!r} does not fit the header; mend its quotes")
+            raise ValueError(
+                f"{root.where(name)}: the row {','.join(row)[:60]!r} does not fit the header; mend its quotes"
+            )
     filled = [[cell.strip() for cell in row] for row in rows if any(map(str.strip, row))]
     return [dict.fromkeys(names, "") | dict(zip(names, row, strict=False)) for row in filled]
 
 
-def _read_metadata(root: Path, tree_defects: list[dict]) -> dict[str, RawSong]:
+def _read_metadata(root: RawFolder, tree_defects: list[dict]) -> dict[str, RawSong]:
     songs: dict[str, RawSong] = {}
     repeats: dict[str, int] = {}
     for row in _read_table(root, "metadata.csv", ("musicId", "fileName"), tree_defects):
@@ -304,12 +265,12 @@ def _assign_audio(
     return used
 
 
-def _read_annotations(root: Path, song_of: Callable[[str, str], RawSong], tree_defects: list[dict]) -> list[str]:
+def _read_annotations(root: RawFolder, song_of: Callable[[str, str], RawSong], tree_defects: list[dict]) -> list[str]:
     used = []
     for timing in ("static", "dynamic"):
         for kind in ("mean", "std"):
             name = f"{timing}_annotations{'_std' if kind == 'std' else ''}.csv"
-            paths = [path for path in (f"annotations/{name}", name) if (root / path).is_file()]
+            paths = [path for path in (f"annotations/{name}", name) if path in root.files]
             if not paths:
                 tree_defects.append(make_defect("missing_annotation_file", detail=f"annotations/{name}"))
                 continue
@@ -319,7 +280,7 @@ def _read_annotations(root: Path, song_of: Callable[[str, str], RawSong], tree_d
 
 
 def _read_annotation_file(
-    root: Path,
+    root: RawFolder,
     name: str,
     timing: str,
     kind: str,
@@ -358,5 +319,11 @@ def _id_order(song_id: str) -> tuple[int, int, str]:
     return (0, int(song_id), "") if song_id.isdecimal() else (1, 0, song_id)
 
 
-def _some(paths: list[Path]) -> str:
-    return ", ".join(map(str, paths[:3])) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+def _join(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def _some(folder: RawFolder, places: list[str]) -> str:
+    """The first of some folders in full, and how many more there are."""
+    named = [folder.where(place).rstrip("/") for place in places[:3]]
+    return ", ".join(named) + (f" and {len(places) - 3} more" if len(places) > 3 else "")

@@ -1,0 +1,119 @@
+"""A raw corpus where it lies, in a folder or below a URL: what files there are, their content, and a digest of it all.
+
+Every read of raw data goes through here. Nothing is listed twice: what a builder passes to its workers holds size and
+ETag of each remote file, so that they read what was listed or fail, and need one request a file.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from media.storage import S3FileManager, S3Object, is_remote
+
+SYNTHETIC_MARKER = "SYNTHETIC"  # a file of this name beside a corpus's tables: nobody was recorded
+HASH_THREADS = 8
+AHEAD = 8  # rows whose files are fetched while one is worked on
+
+
+class FetchError(Exception):
+    """A remote file could not be read: nothing is wrong with the data, so no row may say so. Not an OSError, which
+    a builder would take for a damaged file, and `datasets` for a missing one."""
+
+
+class RawFolder:
+    """The files below one folder or URL, by their path in it, sorted; hidden ones are left out."""
+
+    def __init__(self, location: str, files: dict[str, S3Object | None], unreadable: Iterable[OSError] = ()) -> None:
+        self.location, self.files, self.unreadable = location, files, list(unreadable)
+
+    @classmethod
+    def open(cls, raw_dir: str | Path, meant: str) -> "RawFolder":
+        """List a folder or URL; ValueError when there is none. `meant` says which folder to give."""
+        location = str(raw_dir)
+        if is_remote(location):
+            location = location.rstrip("/")
+            return cls(location, _list_remote(location))
+        if not Path(location).is_dir():
+            what = "is a file; unpack it and give the" if Path(location).exists() else "does not exist; give the"
+            raise ValueError(f"--raw_dir {location} {what} {meant}")
+        unreadable: list[OSError] = []
+        names = []
+        for here, folders, found in os.walk(location, onerror=unreadable.append):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            names += [os.path.join(here, name) for name in found if not name.startswith(".")]
+        relative = sorted(Path(path).relative_to(location).as_posix() for path in names)
+        return cls(location, dict.fromkeys(relative), unreadable)
+
+    def below(self, folder: str) -> "RawFolder":
+        """One of the folders in it ("" for itself), whose every folder has to be readable."""
+        location = self.where(folder) if folder else self.location
+        for error in self.unreadable:  # it would pass for an empty one
+            if Path(str(error.filename)).is_relative_to(location):
+                raise error
+        prefix = f"{folder}/" if folder else ""
+        inside = {name[len(prefix) :]: file for name, file in self.files.items() if name.startswith(prefix)}
+        return RawFolder(location, inside)
+
+    def only(self, names: Iterable[str]) -> "RawFolder":
+        """The same with fewer files, to be sent to a worker."""
+        return RawFolder(self.location, {name: self.files[name] for name in sorted(set(names))})
+
+    def names(self, folder: str) -> list[str]:
+        """The files below one of the folders in it."""
+        return [name for name in self.files if name.startswith(f"{folder}/")]
+
+    def where(self, name: str) -> str:
+        """The full path or URL of a file, for people."""
+        return f"{self.location}/{name}"
+
+    def read(self, name: str) -> bytes:
+        """The content of one file."""
+        file = self.files[name]
+        if file is None:
+            return Path(self.location, name).read_bytes()
+        try:
+            return S3FileManager.shared().read_bytes(file)
+        except OSError as error:
+            raise FetchError(f"{error}; finished work is kept, run this again when it can be read") from error
+
+    def ahead(self, rows: list, names_of: Callable[[object], Iterable[str | None]]) -> Iterator:
+        """The rows in turn, the files of the next ones on their way while one is worked on."""
+        for i, row in enumerate(rows):
+            upcoming = rows[: AHEAD + 1] if i == 0 else rows[i + AHEAD : i + AHEAD + 1]
+            files = [self.files.get(name) for coming in upcoming for name in names_of(coming) if name]
+            if any(files):
+                S3FileManager.shared().prefetch_files(file for file in files if file is not None)
+            yield row
+
+    def digest(self, names: Iterable[str]) -> tuple[str, int]:
+        """A digest of path, size and content of the named files, wherever the tree lies; and their bytes in all.
+
+        Content is told by its MD5, which is the ETag that S3 gives a file uploaded in one piece: the same tree has the
+        same digest in a folder and on S3, unless it holds files that were uploaded in parts.
+        """
+
+        def entry(name: str) -> list:
+            file = self.files[name]
+            if file is not None:
+                return [name, file.size, file.etag]
+            try:
+                data = self.read(name)
+            except OSError as error:  # its row is flagged when it is read; here it must only differ from a mended file
+                return [name, 0, error.strerror]
+            return [name, len(data), hashlib.md5(data, usedforsecurity=False).hexdigest()]
+
+        with ThreadPoolExecutor(HASH_THREADS) as pool:
+            entries = list(pool.map(entry, sorted(set(names))))
+        return hashlib.blake2b(json.dumps(entries).encode(), digest_size=16).hexdigest(), sum(e[1] for e in entries)
+
+
+def _list_remote(location: str) -> dict[str, S3Object | None]:
+    try:
+        found = S3FileManager.shared().list_objects(location)
+    except OSError as error:
+        raise ValueError(f"--raw_dir {error}") from error
+    named = {file.url[len(location) + 1 :]: file for file in found}
+    return {name: file for name, file in sorted(named.items()) if not any(p.startswith(".") for p in name.split("/"))}
