@@ -25,7 +25,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
@@ -55,6 +55,7 @@ DEADLINE = 300.0  # s after which a failed try is the last one
 RESUME_FROM = 64 << 20  # bytes; a shorter object begins anew when its body is cut
 PREFETCH_SHARE = 0.5  # of the limit for files that were fetched ahead and not asked for yet
 BLOCKING, AHEAD = 0, 10  # priorities; the smaller first
+FAREWELL = 2.0  # s that a closing manager waits for each of its threads
 FOLDER = "feltsound-files-"
 
 logger = logging.getLogger(__name__)
@@ -234,7 +235,10 @@ class S3FileManager:
             for job in self._jobs.values():
                 if job.future is not None:
                     job.future.cancel()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+            threads = list(self._threads)
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join(FAREWELL)
         if self.owner == os.getpid():
             shutil.rmtree(self.root, ignore_errors=True)
 
@@ -258,25 +262,20 @@ class S3FileManager:
         self._unread: dict[str, int] = {}  # bytes of what was fetched ahead and not asked for yet, by URL
         self._coming: dict[str, int] = {}  # bytes of what is being fetched ahead; a guess where they are not known
         self._largest = 0  # bytes of the largest object so far: the guess
-        self._running = 0
+        self._threads: set[threading.Thread] = set()
         self._closing = threading.Event()
         self._worker = threading.local()
         self._bar: Any = None
         self._statistics = Statistics()
-        self._pool = ThreadPoolExecutor(self.max_workers, thread_name_prefix="files")
 
     def _store(self) -> Store:
         with self._store_lock:
             if self._store_object is None:
-                self._store_object = Store(self.options, self.max_workers)
+                self._store_object = Store(self.options, self.max_workers, self._closing.is_set)
             return self._store_object
 
     def _address(self, url: str) -> str:
         return f"{self.options.get('endpoint_url') or os.environ.get('AWS_ENDPOINT_URL', '')} {url}"
-
-    def _stopping(self) -> bool:
-        # at exit Python waits for pool threads before it runs exit handlers; they notice by the main thread's end
-        return self._closing.is_set() or not threading.main_thread().is_alive()
 
     def _hit(self, url: str, etag: str | None) -> Entry | None:
         known = self._known.get(url)
@@ -333,9 +332,12 @@ class S3FileManager:
 
     def _wake(self) -> None:
         """See that a thread looks into the queue; only while the lock is held."""
-        if self._running < self.max_workers and not self._queue.empty():
-            self._running += 1
-            self._pool.submit(self._drain)
+        if len(self._threads) < self.max_workers and not self._queue.empty():
+            # Daemons, as Python waits for an executor's threads, and so for all that is queued, before it lets us know
+            # that the program ends.
+            thread = threading.Thread(target=self._drain, name="files", daemon=True)
+            self._threads.add(thread)
+            thread.start()
 
     def _drain(self) -> None:
         self._worker.busy = True
@@ -343,13 +345,13 @@ class S3FileManager:
             with self._lock:
                 job = self._next_job()
                 if job is None:
-                    self._running -= 1
+                    self._threads.discard(threading.current_thread())
                     return
             self._run(job)
 
     def _next_job(self) -> _Job | None:
         """What to download now, or None; only while the lock is held."""
-        while not self._stopping():
+        while not self._closing.is_set():
             try:
                 place = self._queue.get_nowait()
             except queue.Empty:
@@ -404,7 +406,7 @@ class S3FileManager:
             future.set_exception(error)
 
     def _note_failure(self, url: str, error: BaseException) -> None:
-        if not self._statistics.failed_prefetches and not self._stopping():
+        if not self._statistics.failed_prefetches and not self._closing.is_set():
             logger.warning("could not fetch %s ahead: %s; it is tried again when it is asked for", url, error)
         self._statistics.failed_prefetches[url] = str(error)
 
@@ -419,7 +421,7 @@ class S3FileManager:
             part = self.cache.claim(address)
             if part is not None:
                 break
-            if self._stopping():
+            if self._closing.is_set():
                 raise CancelledError
             time.sleep(pause)
             pause = min(2 * pause, 0.05)
@@ -462,7 +464,7 @@ class S3FileManager:
             with self._lock:
                 self._statistics.retries += 1
             longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1))
-            if self._closing.wait(random.uniform(0, longest)) or self._stopping():
+            if self._closing.wait(random.uniform(0, longest)):
                 raise CancelledError
             if received.length < RESUME_FROM:
                 received.restart()
@@ -475,7 +477,7 @@ class S3FileManager:
             if job.etag is not None and body.etag != job.etag:
                 raise changed(job.url)
             if part.reserved != body.size:
-                self.cache.resize(part, body.size, self._stopping)
+                self.cache.resize(part, body.size, self._closing.is_set)
             received.etag = body.etag
             while block := body.read():
                 if received.length + len(block) > body.size:
@@ -483,7 +485,7 @@ class S3FileManager:
                 part.write(block, received.length)
                 received.md5.update(block)
                 received.length += len(block)
-                if self._stopping():
+                if self._closing.is_set():
                     raise CancelledError
         finally:
             body.close()

@@ -25,6 +25,7 @@ from pathlib import Path
 
 EVICT_TO = 0.9  # of the limit: an eviction looks at every file, so it makes room for more than one object
 WAIT = 0.01  # s between two looks at what another one holds
+PATIENCE = 60.0  # s that room is waited for
 COUNT_WIDTH = 20  # digits
 ENTRY = re.compile(r"([0-9a-f]{40})-(\d+)-([\w-]+)(\.\w+)?")
 
@@ -110,8 +111,8 @@ class FileCache:
                 self.resize(part, 0)
             return part
 
-    def resize(self, part: Part, size: int, cancelled: Callable[[], bool] = lambda: False, wait: float = 60) -> None:
-        """Reserve `size` bytes for a part, evicting what was not used for longest; CacheFull after `wait` seconds.
+    def resize(self, part: Part, size: int, cancelled: Callable[[], bool] = lambda: False) -> None:
+        """Reserve `size` bytes for a part, evicting what was not used for longest; CacheFull after PATIENCE seconds.
 
         What others are downloading can be evicted once it is there, so it is worth waiting for.
         """
@@ -119,11 +120,11 @@ class FileCache:
             raise CacheFull(
                 f"an object of {size} bytes is larger than the cache of {self.max_bytes} bytes; give a larger limit"
             )
-        end = time.monotonic() + wait
+        end = time.monotonic() + PATIENCE
         while not self._resize_now(part, size):
             if cancelled() or time.monotonic() > end:
                 raise CacheFull(
-                    f"no room for {size} bytes in {self.root} within {wait:g} s: the rest of its {self.max_bytes} "
+                    f"no room for {size} bytes in {self.root} within {PATIENCE:g} s: the rest of its {self.max_bytes} "
                     "bytes is in use, or the disk is full; give a larger limit, or hold fewer files at once"
                 )
             time.sleep(WAIT)

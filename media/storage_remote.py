@@ -6,18 +6,20 @@ s3fs brings credentials, endpoint and the names of errors; everything is asked f
 
 # What is known of an object: url, size (bytes), etag (a string that changes when the content does)
 
+import asyncio
 import contextlib
 import errno
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import fsspec
-from fsspec.asyn import sync
 
 BLOCK = 1 << 20  # bytes that are read, hashed and written at once
+GLANCE = 0.1  # s between two looks whether to stop
 CONNECT_TIMEOUT, READ_TIMEOUT = 5, 15  # s without an answer or a byte
 OPTIONS = ("profile", "endpoint_url", "region", "anon", "requester_pays", "read_timeout")
 SECRET_NAME = re.compile(r"key|secret|token|passw|credential", re.IGNORECASE)
@@ -82,15 +84,17 @@ def check_options(options: dict[str, Any], where: str = "storage options") -> di
 class Store:
     """Reads and lists objects. Holds connections and event loops, so it is made anew in every process."""
 
-    def __init__(self, options: dict[str, Any], connections: int) -> None:
+    def __init__(
+        self, options: dict[str, Any], connections: int, stopping: Callable[[], bool] = lambda: False
+    ) -> None:
         self.options = check_options(options)
-        self.connections = connections
+        self.connections, self.stopping = connections, stopping
         self._s3: Any = None
 
     def open(self, url: str, etag: str | None = None, start: int = 0) -> Body:
         """Ask for an object once, from byte `start` on; refused (S3ObjectChanged) when its ETag is not `etag`."""
         if url.startswith("s3://"):
-            return _S3Body(self.s3(), url, etag, start)
+            return _S3Body(self, url, etag, start)
         return _OtherBody(url, etag, start)
 
     def describe(self, url: str) -> S3Object:
@@ -100,7 +104,7 @@ class Store:
                 fs, path = fsspec.core.url_to_fs(url)
                 return S3Object(url, *_size_and_etag(fs, path))
             bucket, key = parse_s3_url(url)
-            answer = self.s3().call_s3("head_object", Bucket=bucket, Key=key)
+            answer = self.call("head_object", Bucket=bucket, Key=key)
             return S3Object(url, answer["ContentLength"], answer["ETag"].strip('"'))
 
     def list(self, prefix: str) -> list[S3Object]:
@@ -118,13 +122,33 @@ class Store:
         key = key.rstrip("/") + "/" if key.rstrip("/") else ""  # `songs` is not to list `songs_old/`
         more: dict[str, str] = {}
         while True:
-            page = self.s3().call_s3("list_objects_v2", Bucket=bucket, Prefix=key, **more)
+            page = self.call("list_objects_v2", Bucket=bucket, Prefix=key, **more)
             for entry in page.get("Contents", []):
                 if not entry["Key"].endswith("/"):
                     yield S3Object(f"s3://{bucket}/{entry['Key']}", entry["Size"], entry["ETag"].strip('"'))
             if not page.get("IsTruncated"):
                 return
             more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def call(self, method: str, **arguments: Any) -> dict:
+        """One request of S3's own kind."""
+        return self.wait_for(self.s3()._call_s3(method, **arguments))
+
+    def wait_for(self, work: Coroutine) -> Any:
+        """What a coroutine on s3fs's loop gives; CancelledError when this process stops meanwhile.
+
+        A server that stalls does not hold up the end of a program.
+        """
+        future = asyncio.run_coroutine_threadsafe(work, self.s3().loop)
+        while True:
+            try:
+                return future.result(GLANCE)
+            except TimeoutError:
+                if future.done():
+                    raise
+                if self.stopping():
+                    future.cancel()
+                    raise CancelledError from None
 
     def s3(self) -> Any:
         """The file system of S3 as these options name it, with one try a request and a connection a worker."""
@@ -150,12 +174,12 @@ class Store:
 class _S3Body:
     """One GET: the SDK checks the stored checksum at the end, and we the length and, where it is one, the MD5."""
 
-    def __init__(self, fs: Any, url: str, etag: str | None, start: int) -> None:
+    def __init__(self, store: Store, url: str, etag: str | None, start: int) -> None:
         bucket, key = parse_s3_url(url)
         conditions = ({"IfMatch": f'"{etag}"'} if etag else {}) | ({"Range": f"bytes={start}-"} if start else {})
-        self.url, self.loop = url, fs.loop
+        self.url, self.store = url, store
         with _named_errors(url):
-            answer = fs.call_s3("get_object", Bucket=bucket, Key=key, **conditions)
+            answer = store.call("get_object", Bucket=bucket, Key=key, **conditions)
         self.etag = answer["ETag"].strip('"')
         self.size = start + answer["ContentLength"]
         self.etag_is_md5 = bool(MD5.fullmatch(self.etag)) and not (
@@ -165,7 +189,7 @@ class _S3Body:
 
     def read(self) -> bytes:
         with _named_errors(self.url):
-            return sync(self.loop, self._read)
+            return self.store.wait_for(self._read())
 
     async def _read(self) -> bytes:
         parts, length = [], 0
@@ -175,7 +199,7 @@ class _S3Body:
         return b"".join(parts)
 
     def close(self) -> None:
-        self.loop.call_soon_threadsafe(self._body.close)
+        self.store.s3().loop.call_soon_threadsafe(self._body.close)
 
 
 class _OtherBody:
@@ -248,7 +272,7 @@ def _named_errors(url: str) -> Iterator[None]:
         code = _code(error)
         hint = "; a missing object looks the same to who may not list the bucket" if code == "AccessDenied" else ""
         raise PermissionError(errno.EACCES, f"access refused ({code}){hint}", url) from error.__cause__
-    except ValueError:
+    except (ValueError, CancelledError):
         raise
     except Exception as error:
         name = type(error).__name__
