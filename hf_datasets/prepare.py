@@ -20,11 +20,13 @@ a `hash` over its raw files, `SHARD_INPUTS`, `raw_defects` (those that belong to
 
 import argparse
 import errno
+import functools
 import importlib
 import re
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,27 +35,20 @@ from typing import Any
 import datasets
 import pyarrow.parquet as pq
 import yaml
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from media.storage import OPTIONS, S3FileManager, check_options, exit_on_sigterm
+
 from .defects import KINDS, defects_csv, defects_table
-from .shards import (
-    TEMPORARY,
-    WriteError,
-    collect_defects,
-    cut_inputs,
-    defects_of,
-    map_in_processes,
-    write_atomically,
-    write_parquet,
-    write_shard,
-    write_text,
-)
+from .places import Folder, Place, WriteError, place, write_text
+from .raw_files import FetchError
+from .shards import collect_defects, cut_inputs, defects_of, map_in_processes, write_parquet, write_shard
 
 HERE = Path(__file__).resolve().parent
 CARD, POINTER = "README.md", ".huggingface.yaml"
 SHARD_NAME = re.compile(r"\w+-(?P<digest>[0-9a-f]{16})-\d{5}-of-\d{5}\.parquet")
 UNFINISHED = "unfinished-run-prepare-again.parquet"  # never exists: loading a folder that points to it says so
+READERS = 8  # threads that read the defects of finished shards
 NAMED_INPUTS = 3  # unreadable inputs named in the error; --check_only names them all
 
 
@@ -71,28 +66,22 @@ def prepare(
     name: str, raw_dir: str, output_dir: str | None = None, num_proc: int = 1, keep_unreadable: bool = False
 ) -> list[tuple[str, dict]]:
     """Build and publish a data set; returns its defects as (song, defect) pairs. Bad input is a ValueError."""
-    output = Path(output_dir) if output_dir else HERE / name
-    data = output / "data"
+    output = place(output_dir or HERE / name)
     _check_arguments(name, num_proc)
-    for folder in (output, data):
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"{folder} is a file, where the output folder should be; move it or give --output_dir")
-    if (output / CARD).exists() and not _split_card((output / CARD).read_text())[0]:
-        raise ValueError(f"{output / CARD} is no data set's card and would be changed; give another --output_dir")
+    card = output.read_text(CARD)
+    if card is not None and not _split_card(card)[0]:
+        where = output.where(CARD)
+        raise ValueError(f"{where} is no data set's card and would be changed; give another --output_dir")
     with _open_builder(name, raw_dir) as builder:
-        try:
-            data.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f"cannot make {data}: {error.strerror}; give an --output_dir to write to") from error
-        with _only_one_prepare(data):
+        output.make("data")
+        with output.only_one("data"):
             _hide_unfinished(output)
-            _remove(path for path in data.glob(f".*{TEMPORARY}"))
-            shards = _plan_shards(builder, data)
+            shards = _plan_shards(builder)
             try:
-                _write_shards(shards, name, num_proc)
+                _write_shards(output, shards, name, num_proc)
             except WriteError as error:
-                raise _explained(error, shards, builder.raw_bytes) from error
-            found = [("", defect) for defect in builder.raw_defects] + _stored_defects(shards)
+                raise _explained(error, output, shards, builder.raw_bytes) from error
+            found = [("", defect) for defect in builder.raw_defects] + _stored_defects(output, shards)
             if not keep_unreadable:
                 _refuse_unreadable(found)
             _publish(name, output, builder.hash, shards, found)
@@ -122,7 +111,8 @@ def build_sample(name: str, config: str, folder: Path) -> list[Path]:
             for split in builder._split_generators(None):
                 tables = [table for _, table in builder._generate_tables(**split.gen_kwargs)]
                 written.append(folder / f"{config}-{split.name}-{builder.hash}.parquet")
-                write_atomically(written[-1], lambda file, tables=tables: write_parquet(file, tables, schema))
+                write = functools.partial(write_parquet, tables=tables, schema=schema)
+                Folder(folder).write(written[-1].name, write)
     return written
 
 
@@ -136,14 +126,14 @@ def rebuild_samples(name: str) -> None:
         files = [{"split": path.name.split("-")[1], "path": f"sample/{path.name}"} for path in paths]
         configs.append({"config_name": config, "data_files": files} | ({} if configs else {"default": True}))
         kept += paths
-    card = HERE / name / CARD
-    write_text(card, _with_configs(card.read_text(), configs))
-    pointer = HERE / name / POINTER
-    if pointer.exists():  # prepared here: it repeats the names of the samples
-        full = [config for config in yaml.safe_load(pointer.read_text())["configs"] if config["config_name"] == "full"]
+    here = Folder(HERE / name)
+    write_text(here, CARD, _with_configs(here.read_text(CARD), configs))
+    pointer = here.read_text(POINTER)
+    if pointer is not None:  # prepared here: it repeats the names of the samples
+        full = [config for config in yaml.safe_load(pointer)["configs"] if config["config_name"] == "full"]
         samples = [{key: value for key, value in config.items() if key != "default"} for config in configs]
-        write_text(pointer, yaml.safe_dump({"configs": full + samples}, sort_keys=False))
-    _remove(path for path in folder.glob("*.parquet") if path not in kept)
+        write_text(here, POINTER, yaml.safe_dump({"configs": full + samples}, sort_keys=False))
+    here.remove(f"sample/{path.name}" for path in folder.glob("*.parquet") if path not in kept)
 
 
 def _check_arguments(name: str, num_proc: int) -> None:
@@ -160,48 +150,37 @@ def _open_builder(name: str, raw_dir: str | Path) -> Iterator[Any]:
         yield builder_class(name)(raw_dir=raw_dir, cache_dir=cache)
 
 
-@contextmanager
-def _only_one_prepare(data: Path) -> Iterator[None]:
-    """Two prepares of one folder take turns; the lock goes with its process, also when that is killed."""
-    lock = FileLock(data / ".prepare.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"another prepare is writing to {data}; waiting for it", file=sys.stderr)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _cut_splits(builder: Any) -> Iterator[tuple[str, list[dict]]]:
     for split in builder._split_generators(None):
         yield split.name, cut_inputs(split.gen_kwargs, builder.SHARD_INPUTS)
 
 
-def _plan_shards(builder: Any, data: Path) -> list[tuple[Path, Any, dict]]:
+def _plan_shards(builder: Any) -> list[tuple[str, Any, dict]]:
+    """(name, builder's `_generate_tables`, its inputs) of every shard."""
     return [
-        (data / f"{split}-{builder.hash}-{i:05d}-of-{len(cuts):05d}.parquet", builder._generate_tables, cut)
+        (f"data/{split}-{builder.hash}-{i:05d}-of-{len(cuts):05d}.parquet", builder._generate_tables, cut)
         for split, cuts in _cut_splits(builder)
         for i, cut in enumerate(cuts)
     ]
 
 
-def _write_shards(shards: list[tuple[Path, Any, dict]], name: str, num_proc: int) -> None:
-    missing = [shard for shard in shards if not shard[0].exists()]
+def _write_shards(output: Place, shards: list[tuple[str, Any, dict]], name: str, num_proc: int) -> None:
+    finished = output.sizes("data")
+    missing = [(output, *shard) for shard in shards if shard[0] not in finished]
     module = builder_class(name).__module__
     with tqdm(total=len(shards), initial=len(shards) - len(missing), desc=f"preparing {name}", unit="shard") as bar:
         for _ in map_in_processes(write_shard, missing, num_proc, [module]):
             bar.update()
 
 
-def _stored_defects(shards: list[tuple[Path, Any, dict]]) -> list[tuple[str, dict]]:
-    found = []
-    for path, _, _ in shards:
-        id_column = pq.read_schema(path).names[0]
-        found += defects_of(pq.read_table(path, columns=[id_column, "defects"]))
-    return found
+def _stored_defects(output: Place, shards: list[tuple[str, Any, dict]]) -> list[tuple[str, dict]]:
+    def read(name: str) -> list[tuple[str, dict]]:
+        with output.open(name) as file:
+            shard = pq.ParquetFile(file)
+            return defects_of(shard.read(columns=[shard.schema_arrow.names[0], "defects"]))
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return [pair for found in pool.map(read, [name for name, _, _ in shards]) for pair in found]
 
 
 def _refused(found: list[tuple[str, dict]]) -> list[str]:
@@ -218,43 +197,42 @@ def _refuse_unreadable(found: list[tuple[str, dict]]) -> None:
         )
 
 
-def _publish(name: str, output: Path, digest: str, shards: list[tuple[Path, Any, dict]], found: list) -> None:
-    write_text(output / "defects.csv", defects_csv(found))
-    splits = dict.fromkeys(path.name.split("-")[0] for path, _, _ in shards)
+def _publish(name: str, output: Place, digest: str, shards: list[tuple[str, Any, dict]], found: list) -> None:
+    write_text(output, "defects.csv", defects_csv(found))
+    splits = dict.fromkeys(Path(shard).name.split("-")[0] for shard, _, _ in shards)
     files = [{"split": split, "path": f"data/{split}-{digest}-*.parquet"} for split in splits]
     # `full` comes first: `datasets` takes the file type of all configs from the first one, which must exist
     configs = [{"config_name": "full", "default": True, "data_files": files}, *_sample_configs(output)]
-    if output.resolve() != HERE / name:
-        card = output / CARD if (output / CARD).exists() else HERE / name / CARD
-        write_text(output / CARD, _with_configs(card.read_text(), configs))
-    write_text(output / POINTER, yaml.safe_dump({"configs": configs}, sort_keys=False))
-    _remove(
-        path
-        for path in (output / "data").iterdir()
-        if (match := SHARD_NAME.fullmatch(path.name)) and match["digest"] != digest
+    if not output.same_as(HERE / name):
+        card = output.read_text(CARD) or (HERE / name / CARD).read_text()
+        write_text(output, CARD, _with_configs(card, configs))
+    write_text(output, POINTER, yaml.safe_dump({"configs": configs}, sort_keys=False))
+    output.remove(
+        shard
+        for shard in output.sizes("data")
+        if (match := SHARD_NAME.fullmatch(Path(shard).name)) and match["digest"] != digest
     )
 
 
-def _sample_configs(output: Path) -> list[dict]:
+def _sample_configs(output: Place) -> list[dict]:
     """The card's other configs, as far as their files are in this folder."""
-    front, _ = _split_card((output / CARD).read_text()) if (output / CARD).exists() else ({}, "")
+    front, _ = _split_card(output.read_text(CARD) or "")
     return [
         {key: value for key, value in config.items() if key != "default"}
         for config in front.get("configs", [])
-        if config["config_name"] != "full" and all((output / f["path"]).exists() for f in config["data_files"])
+        if config["config_name"] != "full" and all(output.has(f["path"]) for f in config["data_files"])
     ]
 
 
-def _hide_unfinished(output: Path) -> None:
+def _hide_unfinished(output: Place) -> None:
     """Keep `load_dataset` from taking the shards of a first, unfinished run for the data set.
 
     A folder without a card's configs would be loaded by what lies in it.
     """
-    if (output / POINTER).exists():
+    if output.has(POINTER) or _split_card(output.read_text(CARD) or "")[0].get("configs"):
         return
-    if (output / CARD).exists() and _split_card((output / CARD).read_text())[0].get("configs"):
-        return
-    write_text(output / POINTER, yaml.safe_dump({"configs": [{"config_name": "full", "data_files": UNFINISHED}]}))
+    unfinished = {"configs": [{"config_name": "full", "data_files": UNFINISHED}]}
+    write_text(output, POINTER, yaml.safe_dump(unfinished))
 
 
 def _split_card(text: str) -> tuple[dict, str]:
@@ -268,13 +246,9 @@ def _with_configs(card: str, configs: list[dict]) -> str:
     return f"---\n{front}---\n{body}"
 
 
-def _remove(paths: Iterator[Path]) -> None:
-    for path in list(paths):
-        path.unlink(missing_ok=True)
-
-
-def _explained(error: WriteError, shards: list[tuple[Path, Any, dict]], raw_bytes: int) -> ValueError:
-    finished = [path.stat().st_size for path, _, _ in shards if path.exists()]
+def _explained(error: WriteError, output: Place, shards: list[tuple[str, Any, dict]], raw_bytes: int) -> ValueError:
+    sizes = output.sizes("data")
+    finished = [sizes[name] for name, _, _ in shards if name in sizes]
     needed = max(raw_bytes - sum(finished), 0) / 1e6
     room = "free space or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
     return ValueError(
@@ -290,10 +264,18 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("name", help=f"the data set: one of {', '.join(data_set_names())}")
-    parser.add_argument("--raw_dir", metavar="FOLDER", help="the folder that the corpus was unpacked to, at any depth")
     parser.add_argument(
-        "--output_dir", metavar="FOLDER", help="where data/, defects.csv and the card go; None is hf_datasets/<name>"
+        "--raw_dir", metavar="FOLDER", help="the folder or s3:// URL that the corpus was unpacked to, at any depth"
     )
+    parser.add_argument(
+        "--output_dir",
+        metavar="FOLDER",
+        help="folder or s3:// URL for data/, defects.csv and the card; None is hf_datasets/<name>",
+    )
+    parser.add_argument(
+        "--s3", metavar="KEY=VALUE", nargs="+", default=[], help=f"how S3 is reached: {', '.join(OPTIONS)}; no secrets"
+    )
+    parser.add_argument("--cache_dir", metavar="FOLDER", help="where copies of remote files stay; None keeps none")
     parser.add_argument(
         "--num_proc", metavar="N", type=int, default=1, help="processes; the result is always the same"
     )
@@ -314,10 +296,22 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return parsed
 
 
+def _parse_options(pairs: list[str]) -> dict[str, Any]:
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--s3 {pair}: it takes key=value, such as profile=lab or anon=true")
+        options[key] = {"true": True, "false": False}.get(value.lower(), value)
+    return check_options(options, "--s3")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The command line; bad input ends in one line on stderr and exit code 1."""
     args = _parse(arguments)
     try:
+        if args.s3 or args.cache_dir:
+            S3FileManager.shared(storage_options=_parse_options(args.s3), cache_dir=args.cache_dir)
         if args.rebuild_samples:
             _check_arguments(args.name, 1)
             return rebuild_samples(args.name)
@@ -327,7 +321,7 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(int(bool(_refused(found))))
         found = prepare(args.name, args.raw_dir, args.output_dir, args.num_proc, args.keep_unreadable)
         print(defects_table(found))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FetchError) as error:
         sys.exit(f"prepare {args.name}: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         sys.exit(f"prepare {args.name}: stopped; finished work is kept, run this again to go on")
@@ -339,4 +333,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    exit_on_sigterm()
     main()

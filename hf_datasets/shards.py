@@ -1,46 +1,21 @@
 """Parquet files that are whole or not there: same rows, same bytes, however many processes write them."""
 
-import errno
 import itertools
 import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from media.storage import S3FileManager
+
+from .places import Place
+
 ROWS_A_GROUP = 4  # a row with its sound is about 1 MB, and a group is what a writer holds in memory
-TEMPORARY = ".tmp"  # ends the hidden names of files that are being written
-
-
-class WriteError(OSError):
-    """A file could not be written, as opposed to an input that could not be read; `errno` and `filename` say why."""
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Call `write` with a file that gets its name only when it is complete and on disk; WriteError otherwise."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")  # hidden: `datasets` never reads it
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise WriteError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
-        raise
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small text file atomically."""
-    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def write_parquet(file: BinaryIO, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
@@ -56,11 +31,11 @@ def write_parquet(file: BinaryIO, tables: Iterable[pa.Table], schema: pa.Schema)
             writer.write_table(pa.concat_tables(held), row_group_size=ROWS_A_GROUP)
 
 
-def write_shard(path: Path, generate_tables: Callable[..., Iterator], gen_kwargs: dict[str, Any]) -> None:
+def write_shard(place: Place, name: str, generate_tables: Callable[..., Iterator], gen_kwargs: dict[str, Any]) -> None:
     """Write the rows that a builder's `_generate_tables` gives for these inputs, one table in memory at a time."""
     tables = (table for _, table in generate_tables(**gen_kwargs))
     first = next(tables)
-    write_atomically(path, lambda file: write_parquet(file, itertools.chain([first], tables), first.schema))
+    place.write(name, lambda file: write_parquet(file, itertools.chain([first], tables), first.schema))
 
 
 def collect_defects(generate_tables: Callable[..., Iterator], gen_kwargs: dict[str, Any]) -> list[tuple[str, dict]]:
@@ -97,7 +72,9 @@ def map_in_processes(
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(preload)
-    with ProcessPoolExecutor(min(num_proc, len(jobs)), mp_context=context, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(
+        min(num_proc, len(jobs)), mp_context=context, initializer=_start_worker, initargs=(S3FileManager.live(),)
+    ) as pool:
         futures = {pool.submit(function, *job): i for i, job in enumerate(jobs)}
         try:
             for future in as_completed(futures):
@@ -106,7 +83,9 @@ def map_in_processes(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _end_with_parent() -> None:
+def _start_worker(files: S3FileManager | None) -> None:
+    """Use the parent's local copies of remote files, and end when it does."""
+    S3FileManager.adopt(files)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -115,11 +94,3 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

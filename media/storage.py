@@ -30,10 +30,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
+import fsspec
 from tqdm import tqdm
 
 from .storage_cache import CacheFull, Entry, FileCache, Part, close, try_lock_folder
 from .storage_remote import (
+    OPTIONS,
     S3Object,
     S3ObjectChanged,
     Store,
@@ -44,9 +46,22 @@ from .storage_remote import (
     may_help_to_try_again,
     new_md5,
     parse_s3_url,
+    s3fs_arguments,
 )
 
-__all__ = ["S3FileManager", "S3Object", "S3ObjectChanged", "is_remote", "list_objects", "parse_s3_url", "s3_download"]
+__all__ = [
+    "OPTIONS",
+    "S3FileManager",
+    "S3Object",
+    "S3ObjectChanged",
+    "check_options",
+    "exit_on_sigterm",
+    "is_remote",
+    "list_objects",
+    "parse_s3_url",
+    "s3_download",
+    "s3fs_arguments",
+]
 
 MAX_BYTES = 8 << 30  # of local copies
 MIN_FREE_BYTES = 1 << 28  # that are left on the disk
@@ -147,6 +162,11 @@ class S3FileManager:
             return live
 
     @classmethod
+    def live(cls) -> "S3FileManager | None":
+        """The shared manager if there is one already."""
+        return cls._shared
+
+    @classmethod
     def adopt(cls, manager: "S3FileManager | None") -> None:
         """Make another process's manager, as it came through pickling, the shared one of this worker process."""
         cls._shared = manager
@@ -216,6 +236,10 @@ class S3FileManager:
         """What this process did so far."""
         with self._lock:
             return replace(self._statistics, failed_prefetches=dict(self._statistics.failed_prefetches))
+
+    def file_system(self) -> Any:
+        """The fsspec file system of S3 with these options, for all else: writing, and reading parts of files."""
+        return fsspec.filesystem("s3", use_listings_cache=False, **s3fs_arguments(self.options))
 
     def list_objects(self, prefix: str) -> list[S3Object]:
         """Every object below a prefix, with size and ETag; a request a thousand."""

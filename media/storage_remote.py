@@ -81,6 +81,12 @@ def check_options(options: dict[str, Any], where: str = "storage options") -> di
     return dict(options)
 
 
+def s3fs_arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """Options as s3fs names them."""
+    given = {name: options[name] for name in ("profile", "endpoint_url", "anon", "requester_pays") if name in options}
+    return given | ({"client_kwargs": {"region_name": options["region"]}} if "region" in options else {})
+
+
 class Store:
     """Reads and lists objects. Holds connections and event loops, so it is made anew in every process."""
 
@@ -153,19 +159,17 @@ class Store:
     def s3(self) -> Any:
         """The file system of S3 as these options name it, with one try a request and a connection a worker."""
         if self._s3 is None:
-            given = {name: self.options[name] for name in OPTIONS[:5] if name in self.options and name != "region"}
             self._s3 = fsspec.filesystem(
                 "s3",
                 skip_instance_cache=True,  # another's instance has another's pool and retries
                 use_listings_cache=False,
-                client_kwargs={"region_name": self.options["region"]} if "region" in self.options else {},
+                **s3fs_arguments(self.options),
                 config_kwargs={
                     "max_pool_connections": self.connections,
                     "connect_timeout": CONNECT_TIMEOUT,
                     "read_timeout": self.options.get("read_timeout", READ_TIMEOUT),
                     "retries": {"mode": "standard", "total_max_attempts": 1},
                 },
-                **given,
             )
             self._s3.retries = 1
         return self._s3

@@ -23,10 +23,11 @@ from hypothesis import strategies as st
 
 from hf_datasets import prepare as prepare_module
 from hf_datasets import shards
+from hf_datasets.places import Folder, WriteError
 from hf_datasets.pmemo.builder import PmemoBuilder
 from hf_datasets.pmemo.synthesize import synthesize
 from hf_datasets.prepare import HERE, main
-from hf_datasets.shards import WriteError, cut_inputs, write_atomically, write_parquet
+from hf_datasets.shards import cut_inputs, write_parquet
 
 REPOSITORY = HERE.parent
 
@@ -329,14 +330,14 @@ def test_help_lists_every_key_with_its_meaning_and_default(capsys):
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), ValueError("bad"), KeyboardInterrupt()])
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, error):
     path = tmp_path / "file"
-    write_atomically(path, lambda file: file.write(b"old"))
+    Folder(path.parent).write(path.name, lambda file: file.write(b"old"))
 
     def fail(file) -> None:
         file.write(b"new")
         raise error
 
     with pytest.raises(WriteError if isinstance(error, OSError) else type(error)):
-        write_atomically(path, fail)
+        Folder(path.parent).write(path.name, fail)
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 

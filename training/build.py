@@ -7,9 +7,11 @@ from typing import Any
 
 import datasets
 import torch
+import yaml
 from datasets import load_dataset, load_dataset_builder
 from transformers import AutoModel, EarlyStoppingCallback, PreTrainedConfig, PreTrainedModel, set_seed
 
+from media.storage import S3FileManager, is_remote, s3fs_arguments
 from modeling import SIGNAL_MODELS
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from training.arguments import Run, RunArguments, unknown_key
@@ -39,14 +41,14 @@ def load_rows(arguments: RunArguments) -> datasets.Dataset:
     """The rows of a data set's only split; loud when they are synthetic."""
     name, config = arguments.dataset, arguments.dataset_config
     folder = Path(name)
-    if not folder.exists() and folder.parent.name and folder.parent.is_dir():
+    if not is_remote(name) and not folder.exists() and folder.parent.name and folder.parent.is_dir():
         # A folder that is misspelt; as a name on the Hub it would be looked for there, slowly.
         found = ", ".join(sorted(str(card.parent) for card in folder.parent.glob("*/README.md")))
         raise SystemExit(f"dataset = {name!r}: no such folder; there is {found or 'no data set beside it'}")
     if folder.is_file():
         raise SystemExit(f"dataset = {name!r} is a file; it takes a folder such as hf_datasets/pmemo, or a Hub name")
     try:
-        rows = load_dataset(name, config, split="train")
+        rows = load_dataset(**source_of(arguments), split="train")
     except (FileNotFoundError, datasets.exceptions.DatasetNotFoundError) as error:
         raise SystemExit(
             f"dataset = {name!r}: {error}. It takes a folder such as hf_datasets/pmemo or a name on the Hub; "
@@ -68,9 +70,30 @@ def load_rows(arguments: RunArguments) -> datasets.Dataset:
     return rows
 
 
+def source_of(arguments: RunArguments) -> dict[str, Any]:
+    """What `load_dataset` is called with: a folder or a Hub name, or the Parquet files that an s3:// prefix points to.
+
+    A prefix that `prepare` has not finished does not point to any.
+    """
+    name, config = arguments.dataset, arguments.dataset_config
+    if not is_remote(name):
+        return {"path": name, "name": config}
+    pointer = f"{name.rstrip('/')}/.huggingface.yaml"
+    files = S3FileManager.shared()
+    configs = yaml.safe_load(files.download_file(pointer, revalidate=True).read_bytes())["configs"]
+    chosen = [c for c in configs if (c["config_name"] == config if config else c.get("default"))]
+    if not chosen:
+        raise ValueError(
+            f"{pointer} has the configs {[c['config_name'] for c in configs]}; is it prepared to its end?"
+        )
+    paths = {entry["split"]: f"{name.rstrip('/')}/{entry['path']}" for entry in chosen[0]["data_files"]}
+    options = s3fs_arguments(files.options)  # a dict of its own: `datasets` adds to it
+    return {"path": "parquet", "name": chosen[0]["config_name"], "data_files": paths, "storage_options": options}
+
+
 def data_record(arguments: RunArguments, rows: datasets.Dataset) -> dict[str, Any]:
     """What identifies the data of a run: its name, its configuration, and its files, whose names hold a digest."""
-    source = load_dataset_builder(arguments.dataset, arguments.dataset_config)
+    source = load_dataset_builder(**source_of(arguments))
     return {
         "dataset": arguments.dataset,
         "config": rows.config_name,
