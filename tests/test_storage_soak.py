@@ -15,7 +15,7 @@ OBJECTS, SIZE = 2000, 2000  # bytes on average
 LIMIT = OBJECTS * SIZE // 10
 
 READER = """
-import hashlib, random, sys
+import random, sys
 from media import storage
 storage.FIRST_PAUSE = 0.02
 cache, limit, seed, count = sys.argv[1], *map(int, sys.argv[2:])
@@ -26,7 +26,7 @@ urls = [f"s3://soak/{i:04d}.bin" for i in order]
 for place, (i, url) in enumerate(zip(order, urls)):
     if place % 20 == 0:
         files.prefetch_files(urls[place : place + 40])
-    assert hashlib.sha256(files.read_bytes(url)).digest() == hashlib.sha256(random.Random(i).randbytes(1000 + i)).digest()
+    assert files.read_bytes(url) == random.Random(i).randbytes(1000 + i)
     if place == 100:
         print("under way", flush=True)
 print("all right")
