@@ -2,9 +2,9 @@
 
 All rivals fetch the same objects into files of a fresh folder, in one run, from a server process of this machine
 (object_server.py) that answers after 30 ms. The floor is 16 kept-alive HTTP connections that write what comes to
-files, without checks. Rivals that fetch many at once have a warm-up and then take turns, three rounds, best of three; those
-that fetch one after the other are timed once, on SLOW_SHARE of the objects where they need several requests an object
-(the table says so), and scaled up.
+files, without checks. Rivals that fetch many at once have a warm-up and then take turns, three rounds, best of three;
+those that fetch one after the other are timed once, on SLOW_SHARE of the objects where they need several requests an
+object (the table says so), and scaled up.
 
 Waiting is what a loop waits for files that works 20 ms on each of 150, without prefetching and with a window of 8.
 """

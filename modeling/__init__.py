@@ -6,10 +6,13 @@ Importing this package is enough for `AutoConfig` and `AutoModel` to find them.
 from transformers import AutoConfig, AutoModel
 
 from .configuration_tcn import TcnConfig
+from .configuration_wavenet import WavenetConfig
 from .feature_extraction_audio import AudioFeatureExtractor
 from .modeling_tcn import TcnForSignalRegression, TcnModel
+from .modeling_wavenet import WavenetForSignalRegression, WavenetModel
 
-SIGNAL_MODELS = ((TcnConfig, TcnForSignalRegression),)  # what predicts a signal frame by frame; tests run over all
+# What predicts a signal frame by frame; tests run over all.
+SIGNAL_MODELS = ((TcnConfig, TcnForSignalRegression), (WavenetConfig, WavenetForSignalRegression))
 
 for config_class, model_class in SIGNAL_MODELS:
     AutoConfig.register(config_class.model_type, config_class)
@@ -19,4 +22,13 @@ for config_class, model_class in SIGNAL_MODELS:
 
 AudioFeatureExtractor.register_for_auto_class()
 
-__all__ = ["AudioFeatureExtractor", "SIGNAL_MODELS", "TcnConfig", "TcnForSignalRegression", "TcnModel"]
+__all__ = [
+    "AudioFeatureExtractor",
+    "SIGNAL_MODELS",
+    "TcnConfig",
+    "TcnForSignalRegression",
+    "TcnModel",
+    "WavenetConfig",
+    "WavenetForSignalRegression",
+    "WavenetModel",
+]

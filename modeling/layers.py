@@ -89,20 +89,25 @@ class DilatedConv1d(nn.Conv1d):
         dilation: int,
         causal: bool,
         init_gain: float = 1.0,
+        bias: bool = True,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, dilation=dilation)
+        super().__init__(in_channels, out_channels, kernel_size, dilation=dilation, bias=bias)
         self.causal = causal
         self.init_gain = init_gain
+        self.past: torch.Tensor | None = None  # the last `reach` inputs while a recording comes piece by piece
         self.reach = (kernel_size - 1) * dilation  # frames from the first tap to the last
 
     def forward(self, x: torch.Tensor, gain: float = 1.0) -> torch.Tensor:
         """Convolve x; `gain` multiplies the output, by way of the few weights rather than the many outputs."""
         weight, bias = self.weight, self.bias
         if gain != 1.0:
-            weight, bias = weight * gain, bias * gain
+            weight, bias = weight * gain, None if bias is None else bias * gain
         (dilation,) = self.dilation
         padding = self.reach // 2
-        if self.causal:
+        if self.past is not None:
+            x, padding = torch.cat([self.past, x], 1), 0
+            self.past = x[:, x.shape[1] - self.reach :]
+        elif self.causal:
             x, padding = F.pad(x, (0, 0, self.reach, 0)), 0
         frames = x.shape[1]
         if x.device.type == "cpu" and padding >= LONG_PADDING and frames % dilation == 0:
@@ -132,11 +137,13 @@ class NormedConv1d(nn.Module):
         causal: bool,
         norm: str,
         init_gain: float = 1.0,
+        bias: bool = True,
     ) -> None:
         super().__init__()
-        self.conv = DilatedConv1d(in_channels, out_channels, kernel_size, dilation, causal, init_gain)
+        self.conv = DilatedConv1d(in_channels, out_channels, kernel_size, dilation, causal, init_gain, bias)
         if norm == "weight":
             weight_norm(self.conv)
+            self.conv.parametrizations.weight.init_gain = init_gain  # where `init_weights` finds it
         self.norm = nn.LayerNorm(out_channels) if norm == "layer" else None
 
     def forward(self, x: torch.Tensor, gain: float = 1.0) -> torch.Tensor:
@@ -148,29 +155,24 @@ class NormedConv1d(nn.Module):
 
 
 def init_weights(module: nn.Module) -> None:
-    """He's N(0, 2 / fan_in) for a dilated convolution, N(0, 1 / fan_in) for a linear map, bias 0; for `_init_weights`.
+    """He's N(0, 2 / fan_in) for a dilated convolution, N(0, 1 / fan_in) for a linear map, each times the layer's
+    `init_gain` if it has one, bias 0; for `_init_weights`.
 
     Values that were loaded stay: `transformers.initialization` leaves them alone. It visits only modules that own a
-    parameter or buffer, so a weight-normed layer has to have a bias, and a block cannot initialise its layers.
+    parameter or buffer: of a weight-normed layer that is the list of its parametrization.
     """
     if isinstance(module, nn.LayerNorm):
         init.ones_(module.weight)
-        init.zeros_(module.bias)
-    elif isinstance(module, DilatedConv1d):
-        _init_normal(module, module.init_gain * math.sqrt(2 / module.weight[0].numel()))
-    elif isinstance(module, nn.Linear):
-        _init_normal(module, math.sqrt(1 / module.in_features))
-
-
-def _init_normal(module: nn.Module, std: float) -> None:
-    """N(0, std^2) for the weight, weight-normed or not, and 0 for the bias."""
-    if parametrize.is_parametrized(module, "weight"):
-        length, direction = module.parametrizations.weight.original0, module.parametrizations.weight.original1
-        init.normal_(direction, std=std)
+    elif isinstance(module, parametrize.ParametrizationList):
+        length, direction = module.original0, module.original1
+        init.normal_(direction, std=module.init_gain * math.sqrt(2 / direction[0].numel()))
         init.copy_(length, torch.norm_except_dim(direction, 2, 0))
-    else:
-        init.normal_(module.weight, std=std)
-    init.zeros_(module.bias)
+    elif isinstance(module, DilatedConv1d) and not parametrize.is_parametrized(module, "weight"):
+        init.normal_(module.weight, std=module.init_gain * math.sqrt(2 / module.weight[0].numel()))
+    elif isinstance(module, nn.Linear):
+        init.normal_(module.weight, std=getattr(module, "init_gain", 1.0) * math.sqrt(1 / module.in_features))
+    if isinstance(module, nn.LayerNorm | DilatedConv1d | nn.Linear) and module.bias is not None:
+        init.zeros_(module.bias)
 
 
 def remove_weight_norm(model: nn.Module) -> None:
@@ -238,8 +240,39 @@ class _ReluDropout(torch.autograd.Function):
         return torch.ops.aten.threshold_backward(grad, out, 0), None, None
 
 
+class _GatedUnit(torch.autograd.Function):
+    """tanh(filter) * sigmoid(gate) and dropout: both functions take the memory of their inputs, which the convolution
+    before them does not need again, and the backward pass writes both gradients into one tensor, without a copy.
+    """
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: torch.Tensor, dropped: int) -> torch.Tensor:
+        x = x.detach()
+        filtered, gate = x.chunk(2, -1)
+        out = filtered.tanh_() * gate.sigmoid_()
+        keep = _keep(out, dropped) if dropped else None
+        ctx.save_for_backward(x, keep)
+        ctx.scale = 256 / (256 - dropped)
+        return out if keep is None else out.mul_(keep).mul_(ctx.scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        x, keep = ctx.saved_tensors
+        filtered, gate = x.chunk(2, -1)
+        if keep is not None:
+            grad = (grad * keep).mul_(ctx.scale)
+        both = torch.empty_like(x)
+        to_filter, to_gate = both.chunk(2, -1)
+        torch.mul(grad, gate, out=to_filter)
+        torch.mul(to_filter, filtered, out=to_gate)
+        to_filter.addcmul_(to_gate, filtered, value=-1)  # gate (1 - filtered^2), as tanh' = 1 - tanh^2
+        to_gate.addcmul_(to_gate, gate, value=-1)  # filtered gate (1 - gate), as sigmoid' = sigmoid (1 - sigmoid)
+        return both, None
+
+
 class Dropout(nn.Module):
-    """Inverted dropout, alone or fused with the ReLU before it.
+    """Inverted dropout, alone or fused with the ReLU before it or with a gated unit.
 
     On the CPU outside `torch.compile` it compares random bytes, so the probability is realised in steps of 1/256 (at
     least 1/256 and at most 255/256), and the scale is that of the realised one, so nothing is biased. Elsewhere it is
@@ -270,6 +303,13 @@ class Dropout(nn.Module):
         if self.by_bytes(x):
             return _ReluDropout.apply(x, self.dropped, valid)
         return mask_frames(F.dropout(F.relu(x), self.probability, self.training), valid)
+
+    def gated_(self, x: torch.Tensor) -> torch.Tensor:
+        """Dropout of tanh(filter) * sigmoid(gate) for x (B, T, 2C), filter before gate. Takes x's memory."""
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+            return _GatedUnit.apply(x, self.dropped if self.by_bytes(x) else 0)
+        filtered, gate = x.chunk(2, -1)
+        return F.dropout(filtered.tanh() * gate.sigmoid(), self.probability, self.training)
 
 
 class SignalHead(nn.Module):

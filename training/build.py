@@ -123,7 +123,8 @@ def build_model(arguments: RunArguments, settings: dict[str, Any]) -> PreTrained
         return AutoModel.from_config(config)
     model = AutoModel.from_pretrained(arguments.model_name_or_path)
     new = {name: settings[name] for name in ("target_scaling", "target_unit")}  # of the data that it goes on with
-    asked = {name: value for name, value in settings.items() if name not in new} | arguments.model_config
+    asked = own_names(type(model.config), {name: value for name, value in settings.items() if name not in new})
+    asked |= arguments.model_config
     check_fit(model.config.to_dict(), asked | {"model_type": arguments.model_type}, arguments.model_name_or_path)
     model.config.update(new)
     return model
@@ -135,6 +136,7 @@ def new_config(arguments: RunArguments, settings: dict[str, Any]) -> PreTrainedC
     if arguments.model_type not in kinds:
         raise ValueError(f"model_type = {arguments.model_type!r} is not known; it takes one of {', '.join(kinds)}")
     kind = kinds[arguments.model_type]
+    settings = own_names(kind, settings)
     known = set(inspect.signature(kind).parameters)
     for key in arguments.model_config:
         if key in settings:
@@ -143,6 +145,11 @@ def new_config(arguments: RunArguments, settings: dict[str, Any]) -> PreTrainedC
             message = unknown_key(f"model_config.{key}", {f"model_config.{name}" for name in known})
             raise ValueError(f"{message} (model_type {arguments.model_type!r})")
     return kind(**settings, **arguments.model_config)
+
+
+def own_names(kind: type[PreTrainedConfig], settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings by the names that a model itself gives them: `input_size` is a WaveNet's `input_channels`."""
+    return {kind.attribute_map.get(name, name): value for name, value in settings.items()}
 
 
 def check_fit(saved: dict[str, Any], asked: dict[str, Any], name: str) -> None:

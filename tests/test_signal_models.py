@@ -13,7 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedConfig
 
-from modeling import SIGNAL_MODELS, TcnConfig, TcnForSignalRegression, TcnModel
+from modeling import (
+    SIGNAL_MODELS,
+    TcnConfig,
+    TcnForSignalRegression,
+    TcnModel,
+    WavenetConfig,
+    WavenetForSignalRegression,
+    WavenetModel,
+)
 from modeling.layers import (
     IGNORE_LABEL,
     LOSSES,
@@ -106,13 +114,14 @@ def test_inputs_of_wrong_shape_are_refused(config_class, model_class) -> None:
 def seen_frames(model: torch.nn.Module, frames: int, at: int) -> list[int]:
     """The input frames on which the prediction of frame `at` depends: where its gradient is not zero.
 
-    All weights and inputs are positive, so that no ReLU is shut and no two paths cancel. (A layer norm still shuts
+    All weights and inputs are positive, so that no ReLU is shut and no two paths cancel, and weights are small, so
+    that no tanh is flat. (A layer norm still shuts
     some channels, never all of a frame's.)
     """
     model = model.double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.abs_()
+            parameter.abs_().mul_(0.1)
     x = torch.rand(1, frames, FEATURES, dtype=torch.float64, requires_grad=True)
     model(x).predictions[0, at].sum().backward()
     return x.grad[0].abs().sum(-1).nonzero().flatten().tolist()
@@ -156,7 +165,7 @@ def test_in_a_causal_model_the_future_changes_no_past_bit(config_class, model_cl
 
 @over_models
 def test_a_receptive_field_beyond_the_longest_clip_warns_once(config_class, model_class, caplog, monkeypatch) -> None:
-    config = config_class(frame_rate=3.7)
+    config = config_class(frame_rate=3.7 + len(config_class.model_type) / 100)  # no other model's warning
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     monkeypatch.setattr(logging.getLogger("modeling"), "propagate", True)
     warn_if_receptive_field_exceeds(config, config.receptive_field)
@@ -218,12 +227,158 @@ def test_a_tcn_is_the_plain_stack_of_blocks(norm, causal, channels) -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
 
 
-def test_a_whole_training_step_compiles_into_one_graph() -> None:
-    model = TcnForSignalRegression(small(TcnConfig, dropout=0.1)).train()
+@over_models
+def test_a_whole_training_step_compiles_into_one_graph(config_class, model_class) -> None:
+    model = model_class(small(config_class, dropout=0.1)).train()
     x, labels = torch.randn(2, 40, FEATURES), torch.randn(2, 40)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     compiled(x, attention_mask=torch.ones(2, 40), labels=labels).loss.backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def plain_layer(layer: torch.nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A WaveNet's layer as papers draw it: (B, T, C) -> (B, T, C) and (B, T, S)."""
+    conv, reach = layer.gates.conv, layer.gates.conv.reach
+    padded = F.pad(x.transpose(1, 2), (reach, 0) if conv.causal else (reach // 2, reach // 2))
+    gates = F.conv1d(padded, conv.weight, conv.bias, dilation=conv.dilation).transpose(1, 2)
+    filtered, gate = (gates if layer.gates.norm is None else layer.gates.norm(gates)).chunk(2, -1)
+    out = torch.tanh(filtered) * torch.sigmoid(gate)
+    return x if layer.residual is None else (x + layer.residual(out)) / math.sqrt(2), layer.skip(out)
+
+
+@all_norms
+@both_sides
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_wavenet_is_the_plain_stack_of_gated_layers(norm, causal, bias) -> None:
+    model = (
+        WavenetModel(small(WavenetConfig, norm=norm, causal=causal, use_bias=bias, skip_channels=6)).double().train()
+    )
+    x = torch.randn(2, 96, FEATURES, dtype=torch.float64)
+    state, skips = model.input(x), []
+    for layer in model.layers:
+        state, skip = plain_layer(layer, state)
+        skips.append(skip)
+    plain = F.relu(model.output(F.relu(torch.stack(skips).sum(0) / math.sqrt(len(skips)))))
+    ours = model(x).last_hidden_state
+    away = torch.randn_like(ours)
+    torch.testing.assert_close(ours, plain, rtol=0, atol=1e-12)
+    parameters = list(model.parameters())
+    assert bias == any(
+        name.endswith("bias") and "gates" in name and "norm" not in name for name, _ in model.named_parameters()
+    )
+    for mine, theirs in zip(
+        torch.autograd.grad(ours, parameters, away), torch.autograd.grad(plain, parameters, away), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_the_wavenets_gate_has_filter_and_gate_of_its_own() -> None:
+    layer = WavenetForSignalRegression(small(WavenetConfig)).wavenet.layers[0]
+    filtered, gate = layer.gates.conv.weight.chunk(2)
+    assert filtered.shape == gate.shape and not torch.equal(filtered, gate)
+
+
+@pytest.mark.parametrize(
+    ("base", "layers", "stacks", "kernel", "field"),
+    [(2, 6, 2, 3, 253), (3, 3, 1, 3, 27), (1, 4, 2, 5, 33), (2, 4, 3, 1, 1)],
+)
+def test_the_receptive_field_holds_for_all_wavenets(base, layers, stacks, kernel, field) -> None:
+    config = small(
+        WavenetConfig, dilation_base=base, num_layers_per_stack=layers, num_stacks=stacks, kernel_size=kernel
+    )
+    assert config.receptive_field == field
+    middle = field + 3
+    seen = seen_frames(WavenetForSignalRegression(config), 2 * middle, middle)
+    assert seen == list(range(middle - field // 2, middle + field // 2 + 1))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"num_stacks": 0}, "num_stacks=0 must be a whole number of 1 or more"),
+        ({"residual_channels": 1.5}, "residual_channels=1.5 must be a whole number"),
+        ({"input_size": -1}, "input_channels=-1 must be"),
+        ({"kernel_size": 4}, "kernel_size=4 is even .* take 3 or 5"),
+        ({"dropout_rate": 1.0}, r"dropout_rate=1.0 must be in \[0, 1\)"),
+        ({"dilation_base": True}, "dilation_base=True must be"),
+        ({"use_bias": "no"}, "use_bias='no' must be true or false"),
+        ({"norm": "batch"}, "norm='batch' is unknown"),
+    ],
+)
+def test_a_wavenet_that_cannot_be_built_says_which_setting_and_why(wrong, message) -> None:
+    with pytest.raises(ValueError, match=f"WavenetConfig: {message}"):
+        WavenetConfig(**wrong)
+
+
+def test_a_wavenets_settings_have_the_names_that_all_models_share(tmp_path) -> None:
+    config = WavenetConfig(input_size=7, output_size=2, dropout=0.3)
+    assert (config.input_channels, config.output_channels, config.dropout_rate) == (7, 2, 0.3)
+    config.save_pretrained(tmp_path)
+    again = WavenetConfig.from_pretrained(tmp_path)
+    assert (again.input_size, again.output_channels, again.dropout) == (7, 2, 0.3)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_gradients_of_the_gated_unit_are_right(dropout: float) -> None:
+    unit = Dropout(dropout).train()
+
+    def seeded(x: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(7)
+        return unit.gated_(x * 1)
+
+    assert torch.autograd.gradcheck(seeded, (torch.randn(2, 9, 6, dtype=torch.float64, requires_grad=True),))
+
+
+# Long and running recordings
+
+
+@over_models
+@both_sides
+@pytest.mark.parametrize("chunk", [7, 64, 1000])
+def test_prediction_in_chunks_is_one_pass(config_class, model_class, causal, chunk) -> None:
+    model = model_class(small(config_class, causal=causal, gaussian_head=True)).eval()
+    x = torch.randn(2, 500, FEATURES)
+    mask = torch.arange(500) < torch.tensor([500, 321])[:, None]
+    whole, chunked = model(x, attention_mask=mask), model.predict(x, mask, chunk_frames=chunk)
+    for name in ("predictions", "log_variance"):
+        torch.testing.assert_close(chunked[name], whole[name], rtol=0, atol=1e-5)
+
+
+@over_models
+@both_sides
+@given(cuts=st.lists(st.integers(0, 120), max_size=8), chunk=st.integers(1, 90))
+@settings(max_examples=15, deadline=None)
+def test_prediction_of_blocks_is_one_pass_however_they_are_cut(config_class, model_class, causal, cuts, chunk) -> None:
+    model = model_class(small(config_class, causal=causal)).double().eval()
+    x = torch.randn(1, 120, FEATURES, dtype=torch.float64)
+    edges = [0, *sorted(cuts), 120]
+    blocks = (x[:, start:stop] for start, stop in zip(edges, edges[1:], strict=False))
+    parts = [part.predictions for part in model.predict_blocks(blocks, chunk)]
+    torch.testing.assert_close(torch.cat(parts, 1), model(x).predictions, rtol=0, atol=1e-12)
+    assert all(part.shape[1] == chunk for part in parts[:-1])
+
+
+@over_models
+@given(cuts=st.lists(st.integers(1, 119), max_size=10, unique=True))
+@settings(max_examples=15, deadline=None)
+def test_steps_are_the_whole_pass_however_they_are_cut(config_class, model_class, cuts) -> None:
+    for dtype, tolerance in ((torch.float32, 1e-6), (torch.float64, 1e-12)):
+        model = model_class(small(config_class, causal=True)).to(dtype).eval()
+        x = torch.randn(3, 120, FEATURES, dtype=dtype)
+        edges, state, parts = [0, *sorted(cuts), 120], None, []
+        for start, stop in zip(edges, edges[1:], strict=False):
+            output, state = model.step(x[:, start:stop], state)
+            parts.append(output.predictions)
+        torch.testing.assert_close(torch.cat(parts, 1), model(x).predictions, rtol=0, atol=tolerance)
+        torch.testing.assert_close(
+            model(x).predictions, model(x).predictions, rtol=0, atol=0
+        )  # no state is left behind
+
+
+@over_models
+def test_a_model_that_looks_ahead_cannot_step(config_class, model_class) -> None:
+    with pytest.raises(ValueError, match="needs a causal model: this one looks .* frames ahead"):
+        model_class(small(config_class)).step(torch.zeros(1, 1, FEATURES))
 
 
 # Dropout

@@ -1,0 +1,99 @@
+"""WaveNet that predicts a signal, frame by frame, from a sequence of features; both sides of a frame are seen."""
+
+# B batch, T frames, F features, C residual channels, S skip channels
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .configuration_wavenet import WavenetConfig
+from .layers import Dropout, NormedConv1d, mask_frames
+from .modeling_signal import SignalBackbone, SignalRegressionModel
+
+GATE_RMS = 0.5  # of tanh * sigmoid for the inputs that a new convolution gives
+HALF_POWER = math.sqrt(0.5)  # keeps the variance of a sum of two equals
+
+
+class WavenetLayer(nn.Module):
+    """A gated dilated convolution beside a shortcut, with a second way out, (B, T, C) -> (B, T, C) and (B, T, S).
+
+            +---------------------------- shortcut ----------------------------+
+            |                                                                  |
+        x --+-- conv --+-- tanh ------(*)-- dropout --+-- 1x1 residual --(+)-- / sqrt(2) -- out
+                       |               |              |
+                       +-- sigmoid ----+              +-- 1x1 skip -- to the sum of all layers
+
+    Filter and gate are the halves of one convolution with 2C outputs. The last layer has no residual: nothing would
+    read it. Frames in padding are zero at the input of every convolution, as what lies beyond a clip's ends is.
+    """
+
+    def __init__(self, config: WavenetConfig, dilation: int, is_last: bool) -> None:
+        super().__init__()
+        channels = config.residual_channels
+        self.gates = NormedConv1d(
+            channels, 2 * channels, config.kernel_size, dilation, config.causal, config.norm, bias=config.use_bias
+        )
+        self.dropout = Dropout(config.dropout_rate)
+        self.residual = None if is_last else nn.Linear(channels, channels, bias=config.use_bias)
+        self.skip = nn.Linear(channels, config.skip_channels, bias=config.use_bias)
+        for projection in (self.residual, self.skip):
+            if projection is not None:
+                projection.init_gain = 1 / GATE_RMS
+
+    def forward(
+        self, x: torch.Tensor, skips: torch.Tensor | None, valid: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """x (B, T, C), zero in padding, and the sum so far (B, T, S); valid (B, T, 1) or None."""
+        out = self.dropout.gated_(self.gates(x))
+        # The sum is accumulated where it stands, so that no layer's share of it is kept.
+        skips = self.skip(out) if skips is None else skips.add_(self.skip(out))
+        if self.residual is None:
+            return x, skips
+        bias = self.residual.bias
+        scaled = F.linear(out, self.residual.weight * HALF_POWER, None if bias is None else bias * HALF_POWER)
+        return mask_frames(scaled.add_(x, alpha=HALF_POWER), valid), skips
+
+
+class WavenetModel(SignalBackbone):
+    """The backbone: features -> 1x1 -> stacks of `WavenetLayer`s -> sum of skips -> ReLU -> 1x1 -> ReLU, (B, T, S).
+
+    The head of a model on top is the last 1x1.
+    """
+
+    config_class = WavenetConfig
+    base_model_prefix = "wavenet"
+
+    def __init__(self, config: WavenetConfig) -> None:
+        super().__init__(config)
+        dilations = config.dilations
+        self.input = nn.Linear(config.input_channels, config.residual_channels, bias=config.use_bias)
+        last = len(dilations) - 1
+        self.layers = nn.ModuleList(WavenetLayer(config, d, is_last=i == last) for i, d in enumerate(dilations))
+        self.output = nn.Linear(config.skip_channels, config.skip_channels, bias=config.use_bias)
+        self.output.init_gain = math.sqrt(2)  # a ReLU follows
+        self.skip_gain = 1 / math.sqrt(len(dilations))  # keeps the variance of the sum
+        self.post_init()
+
+    def layers_forward(
+        self, x: torch.Tensor, valid: torch.Tensor | None, hidden_states: list[torch.Tensor] | None
+    ) -> torch.Tensor:
+        """x (B, T, F) through all layers to states (B, T, S), which hold no zeros in padding."""
+        x, skips = mask_frames(self.input(x), valid), None
+        for layer in self.layers:
+            x, skips = layer(x, skips, valid)
+            if hidden_states is not None:
+                hidden_states.append(x)
+        # The gain commutes with the ReLU, so it goes into the few weights rather than the many sums.
+        return F.linear(skips.relu_(), self.output.weight * self.skip_gain, self.output.bias).relu_()
+
+
+class WavenetForSignalRegression(SignalRegressionModel):
+    """A WaveNet with a linear map a frame to the signal."""
+
+    config_class = WavenetConfig
+    base_model_prefix = "wavenet"
+
+    def __init__(self, config: WavenetConfig) -> None:
+        super().__init__(config, WavenetModel(config), config.skip_channels)
