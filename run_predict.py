@@ -10,7 +10,7 @@ from pathlib import Path
 
 from reporting.plots import plot_predictions
 from training.arguments import one_line_errors
-from training.prediction import check_outputs, find_sounds, load_model, predict_sounds, write_predictions
+from training.prediction import check_outputs, find_sounds, load_model, write_predictions
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -30,14 +30,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str]) -> None:
-    """Find, predict, write, plot."""
+    """Find, predict and write block by block, plot."""
     arguments = parse(argv)
     check_outputs(arguments.output, arguments.plot)
     sounds = find_sounds(arguments.sounds)
     model, extractor = load_model(arguments.model, arguments.device)
-    predictions, unreadable = predict_sounds(model, extractor, sounds, arguments.listener)
+    predictions, unreadable = write_predictions(
+        model, extractor, sounds, arguments.listener, arguments.output, keep=arguments.plot is not None
+    )
     if predictions:
-        write_predictions(predictions, arguments.output)
         channels, unit = ", ".join(predictions[0].channels), predictions[0].unit
         print(f"{len(predictions)} sounds, {channels} in {unit}: {arguments.output}")
     if predictions and arguments.plot:

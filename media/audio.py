@@ -11,9 +11,13 @@ names the source; it never becomes silence. How each format behaves when the fil
   A damaged stretch is skipped by the decoder (warned about in the same way) or, beyond 1024 bytes, raises.
 """
 
+import contextlib
 import logging
+import mmap
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -27,6 +31,7 @@ EXACT_HEADERS = ("WAV", "WAVEX", "RF64", "AIFF", "FLAC")  # a header's frame cou
 ID3_HEADER = 10  # bytes
 LENGTH_TAGS = (b"Xing", b"Info", b"VBRI")  # in an mp3's first frame: the number of frames that follow
 UNKNOWN_LENGTH = 2**63 - 1  # frames by libsndfile when the header does not tell, as in a flac that was streamed
+BLOCK_SECONDS = 20  # of sound that `read_audio_blocks` decodes at once
 LENGTH_TAG_REACH = 64  # bytes of the first frame that hold a length tag if there is one (it starts at 36 or before)
 
 
@@ -61,6 +66,33 @@ def read_audio(source: str | Path | bytes, sampling_rate: int | None = None, nam
     return np.ascontiguousarray(audio), rate
 
 
+def read_audio_blocks(source: str | Path, sampling_rate: int | None = None) -> Iterator[np.ndarray]:
+    """What `read_audio` returns, in blocks (samples,) of some seconds: memory does not grow with the file.
+
+    A fault that only shows at a file's end (a gap inside an ogg) raises when its blocks have been given out.
+    """
+    where = _describe(source, "")
+    count = 0
+    with _opened(source, where) as file:
+        header = _open(file, where, _StraightSoundFile)
+        rate = header.samplerate
+        resampler = None
+        if sampling_rate is not None and sampling_rate != rate:
+            resampler = soxr.ResampleStream(rate, sampling_rate, 1, dtype="float32", quality="HQ")
+        for frames in _decoded_blocks(file, header, where):
+            audio = frames[:, 0] if frames.shape[1] == 1 else frames.mean(axis=1, dtype=np.float32)
+            bad = np.count_nonzero(~np.isfinite(audio))
+            if bad:
+                first, last = count / rate, (count + len(audio)) / rate
+                raise AudioError(f"{where}: {bad} samples from {first:.0f} to {last:.0f} s are NaN; export it again")
+            count += len(audio)
+            yield np.ascontiguousarray(audio) if resampler is None else resampler.resample_chunk(audio)
+        if not count:
+            raise AudioError(f"{where}: holds no whole frame of sound; fetch it again or leave it out")
+        if resampler is not None:
+            yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
+
+
 def audio_seconds(source: str | Path | bytes, name: str = "") -> float:
     """Length in seconds at the file's own rate, exactly as long as what `read_audio` returns for the same source.
 
@@ -72,11 +104,7 @@ def audio_seconds(source: str | Path | bytes, name: str = "") -> float:
         data = _read_bytes(source, where)
         header = _open(BytesIO(data), where)
     else:
-        try:
-            file = open(source, "rb")
-        except OSError as error:
-            raise _unopened(where, error) from None
-        with file:
+        with _opened(source, where) as file:
             header = _open(file, where)
     if header.format in EXACT_HEADERS and 0 < header.frames < UNKNOWN_LENGTH:
         return header.frames / header.samplerate
@@ -90,6 +118,16 @@ def _describe(source: str | Path | bytes, name: str) -> str:
     if not isinstance(source, str | Path):
         raise AudioError(f"{name or 'sound'}: came as {type(source).__name__}; give a path or the file's bytes")
     return str(source)
+
+
+@contextlib.contextmanager
+def _opened(source: str | Path, where: str) -> Iterator[BinaryIO]:
+    try:
+        file = open(source, "rb")
+    except OSError as error:
+        raise _unopened(where, error) from None
+    with file:
+        yield file
 
 
 def _unopened(where: str, error: OSError) -> AudioError:
@@ -110,9 +148,20 @@ def _read_bytes(source: str | Path | bytes, where: str) -> bytes:
     return data
 
 
-def _open(file: BytesIO, where: str) -> soundfile.SoundFile:
+class _StraightSoundFile(soundfile.SoundFile):
+    """A sound file that is read from its beginning on, in as many reads as one likes.
+
+    soundfile seeks to where it is after each read, and an mp3 decoder that seeks loses what its next frame builds on:
+    1,286 samples after each block were wrong, by up to 0.36.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _open(file: BinaryIO, where: str, kind: type[soundfile.SoundFile] = soundfile.SoundFile) -> soundfile.SoundFile:
     try:
-        return soundfile.SoundFile(file)
+        return kind(file)
     except (soundfile.LibsndfileError, TypeError) as error:
         size = file.seek(0, 2)
         if not size:
@@ -126,25 +175,54 @@ def _decode(data: bytes, where: str) -> tuple[np.ndarray, int]:
     header = _open(BytesIO(data), where)
     if header.format == "MP3" and not _announces_length(data):
         # libsndfile takes the first frame's bit rate for the whole and stops at that length: it can lose half a song
-        frames, rate = _decode_by_av(data, where), header.samplerate
+        parts = list(_frames_by_av(BytesIO(data), where))
+        frames, rate = np.concatenate(parts) if parts else np.empty((0, 1), np.float32), header.samplerate
     else:
-        try:
-            frames, rate = header.read(dtype="float32", always_2d=True), header.samplerate
-        except soundfile.LibsndfileError as error:
-            reason = error.error_string.rstrip(".") or f"libsndfile error {error.code}"
-            raise AudioError(
-                f"{where}: {header.format} data are damaged or cut off ({reason}); fetch it again or leave it out"
-            ) from None
-        except (MemoryError, ValueError):  # numpy's, for an array of as many frames as the header says
-            raise AudioError(
-                f"{where}: the header announces {header.frames} frames in {len(data)} bytes (damaged, or streamed "
-                "without a length); save the sound again as a file"
-            ) from None
+        with _decoding(header, where):
+            try:
+                frames, rate = header.read(dtype="float32", always_2d=True), header.samplerate
+            except (MemoryError, ValueError):  # numpy's, for an array of as many frames as the header says
+                raise AudioError(
+                    f"{where}: the header announces {header.frames} frames in {len(data)} bytes (damaged, or streamed "
+                    "without a length); save the sound again as a file"
+                ) from None
         if 0 < len(frames) < header.frames:
             _report_missing(header, len(frames), where)
     if not len(frames):
         raise AudioError(f"{where}: {len(data)} bytes hold no whole frame of sound; fetch it again or leave it out")
     return frames, rate
+
+
+def _decoded_blocks(file: BinaryIO, header: soundfile.SoundFile, where: str) -> Iterator[np.ndarray]:
+    """The samples of an open file, (samples, channels) a block, by the decoder that `_decode` takes."""
+    if header.format == "MP3":
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            announced = _announces_length(data)
+        if not announced:
+            file.seek(0)
+            yield from _frames_by_av(file, where)
+            return
+    decoded = 0
+    while True:
+        with _decoding(header, where):
+            frames = header.read(BLOCK_SECONDS * header.samplerate, dtype="float32", always_2d=True)
+        if not len(frames):
+            break
+        decoded += len(frames)
+        yield frames
+    if 0 < decoded < header.frames < UNKNOWN_LENGTH:
+        _report_missing(header, decoded, where)
+
+
+@contextlib.contextmanager
+def _decoding(header: soundfile.SoundFile, where: str) -> Iterator[None]:
+    try:
+        yield
+    except soundfile.LibsndfileError as error:
+        reason = error.error_string.rstrip(".") or f"libsndfile error {error.code}"
+        raise AudioError(
+            f"{where}: {header.format} data are damaged or cut off ({reason}); fetch it again or leave it out"
+        ) from None
 
 
 def _report_missing(header: soundfile.SoundFile, decoded: int, where: str) -> None:
@@ -154,7 +232,7 @@ def _report_missing(header: soundfile.SoundFile, decoded: int, where: str) -> No
     logger.warning("%s: only %.3f of %.3f announced s decode; the file is cut off or damaged", where, came, announced)
 
 
-def _announces_length(mp3: bytes) -> bool:
+def _announces_length(mp3: bytes | mmap.mmap) -> bool:
     start = 0
     while mp3[start : start + 3] == b"ID3":
         sizes = mp3[start + 6 : start + ID3_HEADER]  # 7 bits each
@@ -163,19 +241,21 @@ def _announces_length(mp3: bytes) -> bool:
     return any(tag in first_frame for tag in LENGTH_TAGS)
 
 
-def _decode_by_av(data: bytes, where: str) -> np.ndarray:
+def _frames_by_av(file: BinaryIO, where: str) -> Iterator[np.ndarray]:
     """Samples (samples, 1), averaged a frame at a time: joined mp3s may change between mono and stereo."""
+    rates: set[int] = set()
     try:
-        with av.open(BytesIO(data), format="mp3") as container:
-            decoded = [(frame.sample_rate, _mono(frame.to_ndarray())) for frame in container.decode(audio=0)]
+        with av.open(file, format="mp3") as container:
+            for frame in container.decode(audio=0):
+                rates.add(frame.sample_rate)
+                if len(rates) > 1:
+                    said = f"the sampling rate changes within the MP3 data, {sorted(rates)} Hz"
+                    raise AudioError(f"{where}: {said}; export the sound again")
+                yield _mono(frame.to_ndarray())[:, None]
     except av.error.FFmpegError as error:
         raise AudioError(
             f"{where}: MP3 data are damaged or cut off ({error.strerror}); fetch it again or leave it out"
         ) from None
-    rates = sorted({rate for rate, _ in decoded})
-    if len(rates) > 1:
-        raise AudioError(f"{where}: the sampling rate changes within the MP3 data, {rates} Hz; export the sound again")
-    return np.concatenate([part for _, part in decoded])[:, None] if decoded else np.empty((0, 1), np.float32)
 
 
 def _mono(channels: np.ndarray) -> np.ndarray:

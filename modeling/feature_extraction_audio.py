@@ -7,6 +7,8 @@ double precision, as librosa does, so that quiet bands are right also beside lou
 
 # B clips, S samples, K spectra (one per hop), T frames of the grid, N samples of a window, M mel bands, F features
 
+import itertools
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from fractions import Fraction
 from functools import lru_cache
@@ -181,9 +183,7 @@ class AudioFeatureExtractor(FeatureExtractionMixin):
         memory is the batch's samples in float32, its features before pooling twice, and about 10 MB (under 1 GB on a
         GPU), however long the clips are.
         """
-        if sampling_rate != self.sampling_rate:
-            came = "no sampling_rate came" if sampling_rate is None else f"sampling_rate = {sampling_rate} Hz"
-            raise ValueError(f"{came}; this extractor takes {self.sampling_rate} Hz: resample the audio, then say so")
+        self._check_rate(sampling_rate)
         if return_tensors not in ("pt", "np"):
             raise ValueError(f"return_tensors = {return_tensors!r}: give 'pt' or 'np'")
         clips = _to_clips(audio)
@@ -192,14 +192,69 @@ class AudioFeatureExtractor(FeatureExtractionMixin):
         features = self._log_mel(padded)  # (B, K, M)
         if self.frame_rate is not None:
             features = self._pool(features, samples)  # (B, T, M)
-        if self.feature_type == "mfcc":
-            dct = _dct_matrix(self.num_mel_bins, self.num_mfcc).to(features.device)
-            features = (features.double() @ dct).float()
+        features = self._coefficients(features)
         frames = torch.tensor([self.num_frames(n) for n in samples], device=features.device)
         mask = torch.arange(features.shape[1], device=features.device) < frames[:, None]
         features = features.masked_fill(~mask[..., None], 0.0)
         batch = {"input_features": features, "attention_mask": mask.long()}
         return BatchFeature({name: x if return_tensors == "pt" else x.cpu().numpy() for name, x in batch.items()})
+
+    @torch.no_grad()
+    def stream(self, blocks: Iterable[np.ndarray], sampling_rate: int) -> Iterator[torch.Tensor]:
+        """The features of one long clip that comes in blocks (samples,) of any length: pieces (1, t, F), t >= 1.
+
+        Together they are what the whole clip gives, but memory is some blocks', however long the clip is.
+        """
+        self._check_rate(sampling_rate)
+        sound = torch.zeros(self._zeros_before)  # what windows to come still need
+        spectra = torch.zeros(1, 0, self.num_mel_bins)  # what frames to come still need
+        samples, first_spectrum, frames = 0, 0, 0  # that came, that is held, that are out
+        for block in itertools.chain(blocks, (None,)):
+            if block is None:
+                if not samples:
+                    raise ValueError("no block held a sample; give at least one")
+                sound = torch.cat([sound, torch.zeros(self.n_fft - self._zeros_before)])
+            elif len(block):
+                clip = _to_clip(block, place=0)
+                if not clip.isfinite().all():
+                    raise ValueError(f"samples {samples} to {samples + len(clip)} hold NaN or infinity; leave it out")
+                sound, samples = torch.cat([sound, clip]), samples + len(clip)
+            hops = (len(sound) - self.n_fft) // self.hop_length + 1
+            if hops > 0:
+                whole = (hops - 1) * self.hop_length + self.n_fft
+                spectra = torch.cat([spectra, self._log_mel(sound[None, :whole])], 1)
+                sound = sound[hops * self.hop_length :]
+            known = first_spectrum + spectra.shape[1]
+            if self.frame_rate is None:
+                first = np.arange(frames, known + 1)
+            else:
+                first = self._first_hops(frames, self.num_frames(samples) if samples else 0)
+                if block is not None:  # frames whose spectra are all there
+                    first = first[: 1 + np.count_nonzero(first[1:] <= known)]
+            if len(first) > 1:
+                inside = torch.from_numpy(first - first_spectrum)
+                counts = torch.tensor([spectra.shape[1]])
+                yield self._coefficients(spectra if self.frame_rate is None else _means(spectra, inside, counts))
+                frames += len(first) - 1
+                spectra = spectra[:, first[-1] - first_spectrum :]
+                first_spectrum = first[-1]
+
+    def _check_rate(self, sampling_rate: int | None) -> None:
+        if sampling_rate != self.sampling_rate:
+            came = "no sampling_rate came" if sampling_rate is None else f"sampling_rate = {sampling_rate} Hz"
+            raise ValueError(f"{came}; this extractor takes {self.sampling_rate} Hz: resample the audio, then say so")
+
+    def _coefficients(self, features: torch.Tensor) -> torch.Tensor:
+        """dB (B, T, M) as what was asked for, (B, T, F)."""
+        if self.feature_type != "mfcc":
+            return features
+        dct = _dct_matrix(self.num_mel_bins, self.num_mfcc).to(features.device)
+        return (features.double() @ dct).float()
+
+    @property
+    def _zeros_before(self) -> int:
+        """Samples of silence before a clip: at k * hop is window k's middle ("centered") or last sample ("past")."""
+        return self.n_fft // 2 if self.pooling == "centered" else self.n_fft - 1
 
     @property
     def _top_frequency(self) -> float:
@@ -217,8 +272,8 @@ class AudioFeatureExtractor(FeatureExtractionMixin):
         )  # fmt: skip
 
     def _pad(self, clips: list[torch.Tensor]) -> torch.Tensor:
-        """(B, S + N): clips amid zeros; at k * hop is window k's middle ("centered") or last sample ("past")."""
-        before = self.n_fft // 2 if self.pooling == "centered" else self.n_fft - 1
+        """(B, S + N): clips amid zeros."""
+        before = self._zeros_before
         padded = clips[0].new_zeros(len(clips), max(map(len, clips)) + self.n_fft)
         for place, clip in enumerate(clips):
             padded[place, before : before + len(clip)] = clip
@@ -247,25 +302,29 @@ class AudioFeatureExtractor(FeatureExtractionMixin):
 
     def _pool(self, features: torch.Tensor, samples: list[int]) -> torch.Tensor:
         """Means (B, T, M) over the spectra (B, K, M) of each frame; a clip's own spectra only."""
-        first = torch.from_numpy(self._first_hops(max(map(self.num_frames, samples)))).to(features.device)
-        hops = torch.tensor(samples, device=features.device)[:, None] // self.hop_length + 1
-        counts = (first[1:].minimum(hops) - first[:-1]).clamp(min=0)  # (B, T)
-        steps = torch.arange(int((first[1:] - first[:-1]).max()), device=features.device)
-        index = (first[:-1, None] + steps).clamp(max=features.shape[1] - 1)  # (T, steps)
-        inside = steps < counts[..., None]  # (B, T, steps)
-        total = features[:, index].mul_(inside[..., None]).sum(2)
-        return total / counts.clamp(min=1)[..., None]
+        first = torch.from_numpy(self._first_hops(0, max(map(self.num_frames, samples)))).to(features.device)
+        return _means(features, first, torch.tensor(samples, device=features.device) // self.hop_length + 1)
 
-    def _first_hops(self, frames: int) -> np.ndarray:
-        """The first spectrum of each of so many frames and of the one after them, (frames + 1,): exact arithmetic."""
+    def _first_hops(self, start: int, stop: int) -> np.ndarray:
+        """The first spectrum of frames start to stop and of the one after them, (stop - start + 1,): exactly."""
         rate = self._exact_frame_rate
         up, down = self.sampling_rate * rate.denominator, self.hop_length * rate.numerator  # up / down hops a frame
-        i = np.arange(frames + 1, dtype=np.int64)
+        i = np.arange(start, stop + 1, dtype=np.int64)
         if self.pooling == "centered":
             first = -((1 - 2 * i) * up // (2 * down))  # the least k with k * down >= (i - 1/2) * up
         else:
             first = (i - 1) * up // down + 1  # the least k with k * down > (i - 1) * up
         return first.clip(min=0)
+
+
+def _means(spectra: torch.Tensor, first: torch.Tensor, hops: torch.Tensor) -> torch.Tensor:
+    """Means (B, T, M) over the spectra (B, K, M) from first[i] to before first[i + 1]; clip b has hops[b] of them."""
+    counts = (first[1:].minimum(hops[:, None]) - first[:-1]).clamp(min=0)  # (B, T)
+    steps = torch.arange(int((first[1:] - first[:-1]).max()), device=spectra.device)
+    index = (first[:-1, None] + steps).clamp(max=spectra.shape[1] - 1)  # (T, steps)
+    inside = steps < counts[..., None]  # (B, T, steps)
+    total = spectra[:, index].mul_(inside[..., None]).sum(2)
+    return total / counts.clamp(min=1)[..., None]
 
 
 def _to_clips(audio: np.ndarray | torch.Tensor | list) -> list[torch.Tensor]:

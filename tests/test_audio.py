@@ -10,7 +10,8 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from media.audio import AudioError, audio_seconds, read_audio
+from media import audio as audio_module
+from media.audio import AudioError, audio_seconds, read_audio, read_audio_blocks
 
 RATE = 44100  # Hz
 MP3_DELAY = 1152 + 1105  # samples before the sound: the frame that held the tag, and what encoder and decoder add
@@ -233,3 +234,31 @@ def test_real_recordings_are_read_whole(real_data: Path):
         decoded, rate = read_audio(path)
         assert len(decoded) == soundfile.info(path).frames
         assert audio_seconds(path) == len(decoded) / rate
+
+
+@pytest.mark.parametrize("new_rate", [None, 22050, 48000])
+@pytest.mark.parametrize("tagged", [True, False])
+@pytest.mark.parametrize("container, subtype, _", FORMATS)
+def test_blocks_are_the_whole_sound(container, subtype, _, tagged, new_rate, tmp_path, monkeypatch):
+    monkeypatch.setattr(audio_module, "BLOCK_SECONDS", 1)
+    data = encode(np.stack([tone(3.3), 0.5 * tone(3.3, hertz=700)], axis=1), container, subtype)
+    path = tmp_path / f"sound.{container.lower()}"
+    path.write_bytes(data if tagged else without_length(data))
+    blocks = list(read_audio_blocks(path, new_rate))
+    assert len(blocks) > 3
+    whole, _ = read_audio(path, new_rate)
+    np.testing.assert_allclose(np.concatenate(blocks), whole, atol=1e-6)
+
+
+def test_blocks_of_what_cannot_be_read_raise_as_the_whole_does(tmp_path):
+    for name, data in (("empty.wav", b""), ("text.mp3", b"no sound at all" * 100), ("nan.wav", None)):
+        path = tmp_path / name
+        if data is None:
+            soundfile.write(path, np.array([0.0, np.nan], np.float32), RATE, subtype="FLOAT")
+        else:
+            path.write_bytes(data)
+        for read in (read_audio, lambda path: list(read_audio_blocks(path))):
+            with pytest.raises(AudioError, match=name):
+                read(path)
+    with pytest.raises(AudioError, match="no such file"):
+        list(read_audio_blocks(tmp_path / "none.wav"))

@@ -1,5 +1,6 @@
 """Audio features: librosa's numbers, averaged by time, the same alone and in a batch, and deaf to the future."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -418,3 +419,31 @@ def test_it_loads_elsewhere_by_its_own_code_and_ten_minutes_take_little_memory(t
     np.testing.assert_array_equal(np.load(tmp_path / "features.npy")[0], features_of(extractor, audio))
     # 53 MB of sound twice (given, padded), 7 MB of features twice, and the block; all spectra at once are 850 MB
     assert float(done.stdout.split()[-1]) < 200  # MB
+
+
+@given(
+    frames=st.sampled_from([(4.0, "centered"), (4.0, "past"), (0.7, "centered"), (15.3, "centered"), (None, "past")]),
+    samples=st.integers(1, 30_000),
+    cuts=st.lists(st.integers(0, 30_000), max_size=6),
+    feature_type=st.sampled_from(["log_mel", "mfcc"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_sound_in_blocks_has_the_features_of_the_whole(frames, samples, cuts, feature_type):
+    extractor = small_extractor((4000, (256, 100), *frames), feature_type=feature_type, num_mfcc=4)
+    audio = np.random.default_rng(samples).normal(0, 0.1, samples).astype(np.float32)
+    edges = [0, *sorted(min(cut, samples) for cut in cuts), samples]
+    blocks = (audio[start:stop] for start, stop in itertools.pairwise(edges))
+    pieces = list(extractor.stream(blocks, extractor.sampling_rate))
+    assert all(piece.shape[1] for piece in pieces)
+    whole = extractor(audio, sampling_rate=extractor.sampling_rate)["input_features"]
+    torch.testing.assert_close(torch.cat(pieces, 1), whole, rtol=0, atol=1e-4)
+
+
+def test_a_stream_of_nothing_or_of_nan_is_refused():
+    extractor = AudioFeatureExtractor()
+    with pytest.raises(ValueError, match="no block held a sample"):
+        list(extractor.stream([], 22050))
+    with pytest.raises(ValueError, match="samples 5 to 7 hold NaN"):
+        list(extractor.stream([np.zeros(5, np.float32), np.array([0, np.nan], np.float32)], 22050))
+    with pytest.raises(ValueError, match="takes 22050 Hz"):
+        list(extractor.stream([np.zeros(5, np.float32)], 44100))

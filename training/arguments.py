@@ -22,6 +22,8 @@ from typing import Any
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from media.storage import exit_on_sigterm
+
 TASKS = tuple(sorted(path.stem for path in (Path(__file__).parent / "tasks").glob("[a-z]*.py")))
 # Beside those of transformers: torch's own, which count optimizer steps like all schedulers of Trainer.
 TORCH_SCHEDULERS = ("step", "exponential")
@@ -167,6 +169,7 @@ def parse_run(argv: list[str]) -> Run:
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
     """What a user can cause ends the program with its message alone; FELTSOUND_TRACEBACK=1 shows where it arose."""
+    exit_on_sigterm()
     try:
         yield
     except (ValueError, OSError, ImportError, RuntimeError, TypeError, KeyError) as error:

@@ -2,9 +2,10 @@
 
 import csv
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import AutoModel, PreTrainedModel
 
-from media.audio import AudioError, read_audio
+from media.audio import AudioError, read_audio_blocks
 from media.scaling import Scaling
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 
@@ -60,32 +61,42 @@ def load_model(name: str, device: str) -> tuple[PreTrainedModel, AudioFeatureExt
 
 
 @torch.inference_mode()
-def predict_sounds(
-    model: PreTrainedModel, extractor: AudioFeatureExtractor, sounds: Sequence[Path], listener: str | None
-) -> tuple[list[Prediction], list[str]]:
-    """Predictions on the model's time grid, in the unit of its target, and why some sounds have none."""
+def predict_sound(
+    model: PreTrainedModel, extractor: AudioFeatureExtractor, sound: Path, listener: str | None
+) -> Iterator[Prediction]:
+    """Predictions on the model's time grid, in the unit of its target, a stretch at a time.
+
+    Sound, features and predictions come block by block, so memory does not grow with the recording.
+    """
     scaling = Scaling.from_dict(model.config.target_scaling)
     if listener is not None and listener not in scaling.listeners:
         known = ", ".join(sorted(scaling.listeners)[:8]) or "none: the model was not scaled by listener"
         raise ValueError(f"listener {listener!r} was not in the training; among those who were: {known}")
-    predictions, unreadable = [], []
-    for sound in tqdm(sounds, desc="predicting", unit="sound"):
-        try:
-            samples, rate = read_audio(sound, extractor.sampling_rate)
-        except AudioError as error:
-            unreadable.append(str(error))
-            continue
-        batch = extractor(samples, sampling_rate=rate, return_tensors="pt").to(model.device)
-        output = model(**batch)
+    blocks = read_audio_blocks(sound, extractor.sampling_rate)
+    features = (piece.to(model.device) for piece in extractor.stream(blocks, extractor.sampling_rate))
+    done = 0  # frames
+    for output in model.predict_blocks(features):
         values = output.predictions[0].double().cpu().numpy()  # (T, C)
         deviations = None if output.log_variance is None else (output.log_variance[0] / 2).exp().double().cpu().numpy()
         if scaling.scope != "trial":
             zero = scaling.invert(np.zeros_like(values), listener)
             values = scaling.invert(values, listener)
             deviations = None if deviations is None else scaling.invert(deviations, listener) - zero
-        times = np.arange(len(values)) / model.config.frame_rate
-        predictions.append(Prediction(sound, times, values, deviations, scaling.channels, scaling.unit))
-    return predictions, unreadable
+        times = np.arange(done, done + len(values)) / model.config.frame_rate
+        done += len(values)
+        yield Prediction(sound, times, values, deviations, scaling.channels, scaling.unit)
+
+
+def join(stretches: Sequence[Prediction]) -> Prediction:
+    """One sound's stretches as one prediction."""
+    return replace(
+        stretches[0],
+        times=np.concatenate([part.times for part in stretches]),
+        values=np.concatenate([part.values for part in stretches]),
+        deviations=None
+        if stretches[0].deviations is None
+        else np.concatenate([part.deviations for part in stretches]),
+    )
 
 
 def check_outputs(table: Path, plot: Path | None) -> None:
@@ -99,18 +110,55 @@ def check_outputs(table: Path, plot: Path | None) -> None:
         raise ValueError(f"{plot}: a picture's name ends in one of {', '.join(PLOT_SUFFIXES)}")
 
 
-def write_predictions(predictions: Sequence[Prediction], path: Path) -> None:
-    """A CSV with a row a frame: file, time_seconds, a column a channel named with its unit, and its deviation."""
+def write_predictions(
+    model: PreTrainedModel,
+    extractor: AudioFeatureExtractor,
+    sounds: Sequence[Path],
+    listener: str | None,
+    path: Path,
+    keep: bool,
+) -> tuple[list[Prediction], list[str]]:
+    """A CSV with a row a frame: file, time_seconds, a column a channel named with its unit, and its deviation.
+
+    Written as predictions come, under its name once it is whole; a sound that turns out to be unreadable, also at its
+    end, has no rows. Returns the predictions (to draw them) where they are to be kept, else what identifies them, and
+    why some sounds have none.
+    """
     draft = path.with_name(path.name + ".part")
+    predictions, unreadable = [], []
     with open(draft, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        first = predictions[0]
-        names = [f"{channel} ({first.unit})" for channel in first.channels]
-        if first.deviations is not None:
-            names += [f"{channel} deviation ({first.unit})" for channel in first.channels]
-        writer.writerow(["file", "time_seconds", *names])
-        for prediction in predictions:
-            columns = [part for part in (prediction.values, prediction.deviations) if part is not None]
-            for time, values in zip(prediction.times, np.hstack(columns), strict=True):
-                writer.writerow([prediction.file, f"{time:.3f}", *(f"{value:.6f}" for value in values)])
-    os.replace(draft, path)
+        for sound in tqdm(sounds, desc="predicting", unit="sound"):
+            start, stretches = file.tell(), []
+            try:
+                for part in predict_sound(model, extractor, sound, listener):
+                    if not file.tell():
+                        writer.writerow(["file", "time_seconds", *column_names(part)])
+                    write_rows(writer, part)
+                    stretches += [part] if keep or not stretches else []
+            except AudioError as error:
+                file.seek(start)
+                file.truncate()
+                unreadable.append(str(error))
+                continue
+            predictions.append(join(stretches))
+    if predictions:
+        os.replace(draft, path)
+    else:
+        draft.unlink()
+    return predictions, unreadable
+
+
+def column_names(prediction: Prediction) -> list[str]:
+    """The CSV's columns of values."""
+    names = [f"{channel} ({prediction.unit})" for channel in prediction.channels]
+    if prediction.deviations is not None:
+        names += [f"{channel} deviation ({prediction.unit})" for channel in prediction.channels]
+    return names
+
+
+def write_rows(writer: Any, prediction: Prediction) -> None:
+    """A row a frame."""
+    columns = [part for part in (prediction.values, prediction.deviations) if part is not None]
+    for time, values in zip(prediction.times, np.hstack(columns), strict=True):
+        writer.writerow([prediction.file, f"{time:.3f}", *(f"{value:.6f}" for value in values)])
