@@ -1,13 +1,18 @@
-"""Training steps of our models against a public peer and against the machine: `python -m benchmarks.models`.
+"""Training steps of our models against peers and the machine, and long recordings: `python -m benchmarks.models`.
 
 TCN: batch 8, 80 features -> 8 blocks of 64 channels, kernel 3, 1024 frames, weight norm and dropout 0.1, non-causal,
-for ours and for pytorch-tcn. A step is forward, mean squared error, backward and fused AdamW. The floor is one square
-matrix product of as many operations as the step's matrix products and convolutions have (counted, forward and
-backward). On a CPU in float32; with `--device cuda` compiled and in bfloat16, the floor too.
+for ours and for pytorch-tcn. WaveNet: the same batch through 2 stacks of 6 layers with 64 residual and 64 skip
+channels, for ours and for a textbook implementation (peers.py). A step is forward, mean squared error, backward and
+fused AdamW. The floor is one square matrix product of as many operations as the TCN step's matrix products and
+convolutions have (counted, forward and backward). On a CPU in float32; with `--device cuda` compiled and in bfloat16,
+the floor too.
 
 Memory is what a fresh process needs on top of model, data and libraries: the high-water mark of its resident set
 (Linux) over ten steps, less the resident set after a step on a few frames. On a GPU it is torch's peak of allocated
 memory.
+
+A long recording is noise as 16-bit wav, from the file to its predictions (decoding at 44.1 kHz, resampling, log-mel,
+the TCN at 4 Hz); its memory is the resident set's high-water mark less that after ten seconds of sound.
 """
 
 import argparse
@@ -15,55 +20,72 @@ import contextlib
 import re
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import soundfile
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
 
+from benchmarks.peers import PytorchTcn, TextbookWavenet
 from benchmarks.timing import compare, print_ratio, print_table, print_value, ratio
-from modeling import TcnConfig, TcnForSignalRegression
+from media.audio import read_audio_blocks
+from modeling import (
+    AudioFeatureExtractor,
+    TcnConfig,
+    TcnForSignalRegression,
+    WavenetConfig,
+    WavenetForSignalRegression,
+)
 
 BATCH, FRAMES, FEATURES, CHANNELS, BLOCKS, KERNEL, DROPOUT = 8, 1024, 80, 64, 8, 3, 0.1
+STACKS, LAYERS = 2, 6
 WARM_FRAMES = 16  # enough to load every library before memory is measured
 MEBIBYTE = 2**20  # bytes
+SOUND_RATE = 44100  # Hz
+WARM_SECONDS, SHORT, LONGER, LONG = 10, 60, 1200, 7200  # s of sound
 
 
-class PeerRegression(nn.Module):
-    """pytorch-tcn with our head and loss."""
+class Ours(nn.Module):
+    """One of our models, called as the Trainer calls it."""
 
-    def __init__(self) -> None:
-        from pytorch_tcn import TCN
-
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        channels = [CHANNELS] * BLOCKS
-        self.tcn = TCN(FEATURES, channels, KERNEL, dropout=DROPOUT, causal=False, use_norm="weight_norm")
-        self.head = nn.Linear(CHANNELS, 1)
-
-    def forward(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """(B, T, F) and (B, T, 1) to the loss."""
-        return F.mse_loss(self.head(self.tcn(features.transpose(1, 2)).transpose(1, 2)), labels)
-
-
-class OurRegression(nn.Module):
-    """Our TCN, called as the Trainer calls it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.model = TcnForSignalRegression(
-            TcnConfig(
-                input_size=FEATURES, num_channels=CHANNELS, num_blocks=BLOCKS, kernel_size=KERNEL, dropout=DROPOUT
-            )
-        ).train()
+        self.model = model.train()
 
     def forward(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """(B, T, F) and (B, T, 1) to the loss."""
         return self.model(features, labels=labels).loss
 
 
-RIVALS = {"feltsound": OurRegression, "pytorch-tcn": PeerRegression}
+def our_tcn() -> Ours:
+    """The TCN of the benchmark."""
+    config = TcnConfig(
+        input_size=FEATURES, num_channels=CHANNELS, num_blocks=BLOCKS, kernel_size=KERNEL, dropout=DROPOUT
+    )
+    return Ours(TcnForSignalRegression(config))
+
+
+def our_wavenet() -> Ours:
+    """The WaveNet of the benchmark."""
+    config = WavenetConfig(
+        input_channels=FEATURES, num_stacks=STACKS, num_layers_per_stack=LAYERS, residual_channels=CHANNELS,
+        skip_channels=CHANNELS, kernel_size=KERNEL, dropout_rate=DROPOUT,
+    )  # fmt: skip
+    return Ours(WavenetForSignalRegression(config))
+
+
+RIVALS: dict[str, Callable[[], nn.Module]] = {
+    "tcn": our_tcn,
+    "tcn_peer": lambda: PytorchTcn(FEATURES, CHANNELS, BLOCKS, KERNEL, DROPOUT),
+    "wavenet": our_wavenet,
+    "wavenet_peer": lambda: TextbookWavenet(FEATURES, CHANNELS, CHANNELS, STACKS, LAYERS, KERNEL, DROPOUT),
+}
 
 
 def training_step(name: str, device: str) -> Callable[[int], None]:
@@ -112,10 +134,40 @@ def peak_memory(name: str, device: str) -> int:
     return (torch.cuda.max_memory_allocated() if device == "cuda" else resident_bytes("VmHWM")) - before
 
 
-def peak_memory_of_child(name: str, device: str) -> int:
-    """The same in a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.models", "--device", device, "--peak_memory_of", name]
-    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+def write_noise(path: Path, seconds: int) -> None:
+    """A 16-bit wav of noise, a second at a time."""
+    dice = np.random.default_rng(0)
+    with soundfile.SoundFile(path, "w", SOUND_RATE, 1, "PCM_16") as file:
+        for _ in range(seconds):
+            file.write(dice.normal(0, 0.1, SOUND_RATE).astype(np.float32))
+
+
+def predict_file(path: Path, model: PreTrainedModel, extractor: AudioFeatureExtractor) -> int:
+    """From a file to predictions, block by block; returns their number."""
+    features = extractor.stream(read_audio_blocks(path, extractor.sampling_rate), extractor.sampling_rate)
+    return sum(part.predictions.shape[1] for part in model.predict_blocks(features))
+
+
+def long_form(seconds: int) -> tuple[float, int]:
+    """Seconds of sound predicted a second, and bytes needed on top of what ten seconds of sound need."""
+    model, extractor = our_tcn().model.eval(), AudioFeatureExtractor(num_mel_bins=FEATURES)
+    with tempfile.TemporaryDirectory() as folder:
+        short, long = Path(folder) / "short.wav", Path(folder) / "long.wav"
+        write_noise(short, WARM_SECONDS)
+        write_noise(long, seconds)
+        predict_file(short, model, extractor)
+        before = resident_bytes("VmRSS")
+        start = time.perf_counter()
+        frames = predict_file(long, model, extractor)
+        taken = time.perf_counter() - start
+        assert frames == extractor.num_frames(seconds * extractor.sampling_rate)
+    return seconds / taken, resident_bytes("VmHWM") - before
+
+
+def in_child(*options: object) -> list[str]:
+    """What this program prints with hidden options, in a fresh process."""
+    command = [sys.executable, "-m", "benchmarks.models", *map(str, options)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
 
 
 def main() -> None:
@@ -124,30 +176,45 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--full", action="store_true", help="four times as many rounds")
     parser.add_argument("--peak_memory_of", choices=RIVALS, help=argparse.SUPPRESS)
+    parser.add_argument("--long_form", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     device, suffix = options.device, "" if options.device == "cpu" else "_cuda"
     if options.peak_memory_of:
         print(peak_memory(options.peak_memory_of, device))
         return
+    if options.long_form:
+        print(*long_form(options.long_form))
+        return
 
     with FlopCounterMode(display=False) as counter:
-        training_step("feltsound", "cpu")(FRAMES)
+        training_step("tcn", "cpu")(FRAMES)
     flops = counter.get_total_flops()
     rivals = {name: training_step(name, device) for name in RIVALS}
     rivals["matrix product"] = matrix_product(flops, device)
     synchronize = torch.cuda.synchronize if device == "cuda" else None
-    timings = compare(rivals, rounds=100 if options.full else 25, warmup=5, synchronize=synchronize)
+    timings = compare(rivals, rounds=80 if options.full else 20, warmup=5, synchronize=synchronize)
     machine = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU threads"
-    print(f"TCN training step, {flops / 1e9:.2f} GFLOP, {machine}, torch {torch.__version__}")
+    print(f"training steps, TCN {flops / 1e9:.2f} GFLOP, {machine}, torch {torch.__version__}")
     print_table(timings)
-    memory = {name: peak_memory_of_child(name, device) for name in RIVALS}
+    memory = {name: int(in_child("--device", device, "--peak_memory_of", name)[-1]) for name in RIVALS}
 
-    print_value(f"tcn_train_step{suffix}", 1e3 * timings["feltsound"].median, "ms")
+    print_value(f"tcn_train_step{suffix}", 1e3 * timings["tcn"].median, "ms")
+    print_value(f"wavenet_train_step{suffix}", 1e3 * timings["wavenet"].median, "ms")
     for name, peak in memory.items():
-        print_value(f"tcn_peak_memory{suffix}_{name}", peak / MEBIBYTE, "MiB")
-    print_ratio(f"tcn_train_step_vs_pytorch_tcn{suffix}", ratio(timings["pytorch-tcn"], timings["feltsound"]))
-    print_ratio(f"tcn_train_step_vs_gemm_floor{suffix}", ratio(timings["matrix product"], timings["feltsound"]))
-    print_ratio(f"tcn_peak_memory_vs_pytorch_tcn{suffix}", memory["pytorch-tcn"] / memory["feltsound"])
+        print_value(f"{name}_peak_memory{suffix}", peak / MEBIBYTE, "MiB")
+    print_ratio(f"tcn_train_step_vs_pytorch_tcn{suffix}", ratio(timings["tcn_peer"], timings["tcn"]))
+    print_ratio(f"tcn_train_step_vs_gemm_floor{suffix}", ratio(timings["matrix product"], timings["tcn"]))
+    print_ratio(f"tcn_peak_memory_vs_pytorch_tcn{suffix}", memory["tcn_peer"] / memory["tcn"])
+    print_ratio(f"wavenet_train_step_vs_textbook{suffix}", ratio(timings["wavenet_peer"], timings["wavenet"]))
+    print_ratio(f"wavenet_peak_memory_vs_textbook{suffix}", memory["wavenet_peer"] / memory["wavenet"])
+    if device == "cpu":
+        _, short = map(float, in_child("--long_form", SHORT))
+        _, longer = map(float, in_child("--long_form", LONGER))
+        factor, long = map(float, in_child("--long_form", LONG))
+        print_value("realtime_factor", factor, "s of sound a second")
+        print_value("long_form_peak_memory_1_min", short / MEBIBYTE, "MiB")
+        print_value("long_form_peak_memory_20_min", longer / MEBIBYTE, "MiB")
+        print_value("long_form_peak_memory_2_h", long / MEBIBYTE, "MiB")
 
 
 if __name__ == "__main__":

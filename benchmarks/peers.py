@@ -1,0 +1,66 @@
+"""Models as others write them, with our head and loss, to measure ours against."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+
+
+class PytorchTcn(nn.Module):
+    """pytorch-tcn with our head and loss."""
+
+    def __init__(self, features: int, channels: int, blocks: int, kernel: int, dropout: float) -> None:
+        from pytorch_tcn import TCN
+
+        super().__init__()
+        self.tcn = TCN(features, blocks * [channels], kernel, dropout=dropout, causal=False, use_norm="weight_norm")
+        self.head = nn.Linear(channels, 1)
+
+    def forward(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """(B, T, F) and (B, T, 1) to the loss."""
+        return F.mse_loss(self.head(self.tcn(features.transpose(1, 2)).transpose(1, 2)), labels)
+
+
+class TextbookLayer(nn.Module):
+    """Two convolutions, one a gate, and two 1x1 projections, on (B, C, T)."""
+
+    def __init__(self, channels: int, skip_channels: int, kernel: int, dilation: int, dropout: float) -> None:
+        super().__init__()
+        padding = (kernel - 1) * dilation // 2
+        self.filter = weight_norm(nn.Conv1d(channels, channels, kernel, dilation=dilation, padding=padding))
+        self.gate = weight_norm(nn.Conv1d(channels, channels, kernel, dilation=dilation, padding=padding))
+        self.dropout = nn.Dropout(dropout)
+        self.residual = nn.Conv1d(channels, channels, 1)
+        self.skip = nn.Conv1d(channels, skip_channels, 1)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, C, T) to the next layer's input and the skip."""
+        out = self.dropout(torch.tanh(self.filter(x)) * torch.sigmoid(self.gate(x)))
+        return (x + self.residual(out)) * math.sqrt(0.5), self.skip(out)
+
+
+class TextbookWavenet(nn.Module):
+    """A WaveNet as it is drawn: skips are stacked, then summed."""
+
+    def __init__(
+        self, features: int, channels: int, skip_channels: int, stacks: int, layers: int, kernel: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.input = nn.Conv1d(features, channels, 1)
+        self.layers = nn.ModuleList(
+            TextbookLayer(channels, skip_channels, kernel, 2**i, dropout) for _ in range(stacks) for i in range(layers)
+        )
+        self.output = nn.Sequential(
+            nn.ReLU(), nn.Conv1d(skip_channels, skip_channels, 1), nn.ReLU(), nn.Conv1d(skip_channels, 1, 1)
+        )
+
+    def forward(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """(B, T, F) and (B, T, 1) to the loss."""
+        x, skips = self.input(features.transpose(1, 2)), []
+        for layer in self.layers:
+            x, skip = layer(x)
+            skips.append(skip)
+        out = self.output(torch.stack(skips).sum(0) / math.sqrt(len(skips)))
+        return F.mse_loss(out.transpose(1, 2), labels)
