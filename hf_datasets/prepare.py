@@ -7,12 +7,13 @@ What is written, in this order, so that nothing half is ever loadable:
 
 1. `data/<split>-<digest>-00003-of-00040.parquet`: each complete or not there. The digest covers the builder and the
    content of every raw file; a shard is a fixed number of inputs. A finished shard is kept when the run is repeated.
-2. `defects.csv`: every defect found, a line each.
+2. `defects.csv`: every defect found, a line each; and the builder's own lists, such as sounds that are missing.
 3. `.huggingface.yaml`: makes these files the default config `full`. `datasets` reads it over the card's YAML.
 
 Only then are the files of older digests removed. Writing elsewhere (`--output_dir`) puts a copy of the card there.
 
-What it needs of a data set: `builder.py` with `<Name>Builder(raw_dir=..., cache_dir=...)`, an `ArrowBasedBuilder` with
+What it needs of a data set: `builder.py` with `<Name>Builder(raw_dir=..., cache_dir=...)` (and `audio_root=...` where
+sounds come from elsewhere, `lists` of file names and texts where there are such), an `ArrowBasedBuilder` with
 a `hash` over its raw files, `SHARD_INPUTS`, `raw_defects` (those that belong to no row) and `raw_bytes`, a static
 `_generate_tables`, and rows that start with an id and have a `defects` column; `synthesize.py` with
 `synthesize(folder, **options)` and `SAMPLES`, the options of each committed config.
@@ -22,6 +23,7 @@ import argparse
 import errno
 import functools
 import importlib
+import inspect
 import re
 import sys
 import tempfile
@@ -63,7 +65,12 @@ def builder_class(name: str) -> type[datasets.ArrowBasedBuilder]:
 
 
 def prepare(
-    name: str, raw_dir: str, output_dir: str | None = None, num_proc: int = 1, keep_unreadable: bool = False
+    name: str,
+    raw_dir: str,
+    output_dir: str | None = None,
+    num_proc: int = 1,
+    keep_unreadable: bool = False,
+    audio_root: str | None = None,
 ) -> list[tuple[str, dict]]:
     """Build and publish a data set; returns its defects as (song, defect) pairs. Bad input is a ValueError."""
     output = place(output_dir or HERE / name)
@@ -72,7 +79,7 @@ def prepare(
     if card is not None and not _split_card(card)[0]:
         where = output.where(CARD)
         raise ValueError(f"{where} is no data set's card and would be changed; give another --output_dir")
-    with _open_builder(name, raw_dir) as builder:
+    with _open_builder(name, raw_dir, audio_root) as builder:
         output.make("data")
         with output.only_one("data"):
             _hide_unfinished(output)
@@ -84,14 +91,16 @@ def prepare(
             found = [("", defect) for defect in builder.raw_defects] + _stored_defects(output, shards)
             if not keep_unreadable:
                 _refuse_unreadable(found)
+            for file, text in getattr(builder, "lists", {}).items():
+                write_text(output, file, text)
             _publish(name, output, builder.hash, shards, found)
     return found
 
 
-def check(name: str, raw_dir: str, num_proc: int = 1) -> list[tuple[str, dict]]:
+def check(name: str, raw_dir: str, num_proc: int = 1, audio_root: str | None = None) -> list[tuple[str, dict]]:
     """Read every raw file and return the defects as (song, defect) pairs; nothing is written."""
     _check_arguments(name, num_proc)
-    with _open_builder(name, raw_dir) as builder:
+    with _open_builder(name, raw_dir, audio_root) as builder:
         found = [("", defect) for defect in builder.raw_defects]
         jobs = [(builder._generate_tables, cut) for _, cuts in _cut_splits(builder) for cut in cuts]
         done = map_in_processes(collect_defects, jobs, num_proc, [builder.__module__])
@@ -144,10 +153,14 @@ def _check_arguments(name: str, num_proc: int) -> None:
 
 
 @contextmanager
-def _open_builder(name: str, raw_dir: str | Path) -> Iterator[Any]:
+def _open_builder(name: str, raw_dir: str | Path, audio_root: str | None = None) -> Iterator[Any]:
     """The builder of a raw folder, with a throw-away folder for the cache that `datasets` makes for every builder."""
+    kind = builder_class(name)
+    if audio_root is not None and "audio_root" not in inspect.signature(kind.__init__).parameters:
+        raise ValueError(f"--audio_root {audio_root}: the sounds of {name} lie in its --raw_dir; leave it out")
+    extra = {} if audio_root is None else {"audio_root": audio_root}
     with tempfile.TemporaryDirectory() as cache:
-        yield builder_class(name)(raw_dir=raw_dir, cache_dir=cache)
+        yield kind(raw_dir=raw_dir, cache_dir=cache, **extra)
 
 
 def _cut_splits(builder: Any) -> Iterator[tuple[str, list[dict]]]:
@@ -268,6 +281,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--raw_dir", metavar="FOLDER", help="the folder or s3:// URL that the corpus was unpacked to, at any depth"
     )
     parser.add_argument(
+        "--audio_root", metavar="FOLDER", help="folder or s3:// URL of the sounds, where the corpus comes without"
+    )
+    parser.add_argument(
         "--output_dir",
         metavar="FOLDER",
         help="folder or s3:// URL for data/, defects.csv and the card; None is hf_datasets/<name>",
@@ -316,10 +332,10 @@ def main(arguments: list[str] | None = None) -> None:
             _check_arguments(args.name, 1)
             return rebuild_samples(args.name)
         if args.check_only:
-            found = check(args.name, args.raw_dir, args.num_proc)
+            found = check(args.name, args.raw_dir, args.num_proc, args.audio_root)
             print(defects_table(found), *_refused(found), sep="\n")
             sys.exit(int(bool(_refused(found))))
-        found = prepare(args.name, args.raw_dir, args.output_dir, args.num_proc, args.keep_unreadable)
+        found = prepare(args.name, args.raw_dir, args.output_dir, args.num_proc, args.keep_unreadable, args.audio_root)
         print(defects_table(found))
     except (ValueError, OSError, FetchError) as error:
         sys.exit(f"prepare {args.name}: {' '.join(str(error).split())}")

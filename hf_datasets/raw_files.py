@@ -30,15 +30,15 @@ class RawFolder:
         self.location, self.files, self.unreadable = location, files, list(unreadable)
 
     @classmethod
-    def open(cls, raw_dir: str | Path, meant: str) -> "RawFolder":
-        """List a folder or URL; ValueError when there is none. `meant` says which folder to give."""
+    def open(cls, raw_dir: str | Path, meant: str, option: str = "--raw_dir") -> "RawFolder":
+        """List a folder or URL; ValueError when there is none. `meant` says which folder to give as `option`."""
         location = str(raw_dir)
         if is_remote(location):
             location = location.rstrip("/")
-            return cls(location, _list_remote(location))
+            return cls(location, _list_remote(location, option))
         if not Path(location).is_dir():
             what = "is a file; unpack it and give the" if Path(location).exists() else "does not exist; give the"
-            raise ValueError(f"--raw_dir {location} {what} {meant}")
+            raise ValueError(f"{option} {location} {what} {meant}")
         unreadable: list[OSError] = []
         names = []
         for here, folders, found in os.walk(location, onerror=unreadable.append):
@@ -110,10 +110,10 @@ class RawFolder:
         return hashlib.blake2b(json.dumps(entries).encode(), digest_size=16).hexdigest(), sum(e[1] for e in entries)
 
 
-def _list_remote(location: str) -> dict[str, S3Object | None]:
+def _list_remote(location: str, option: str) -> dict[str, S3Object | None]:
     try:
         found = S3FileManager.shared().list_objects(location)
     except OSError as error:
-        raise ValueError(f"--raw_dir {error}") from error
+        raise ValueError(f"{option} {error}") from error
     named = {file.url[len(location) + 1 :]: file for file in found}
     return {name: file for name, file in sorted(named.items()) if not any(p.startswith(".") for p in name.split("/"))}

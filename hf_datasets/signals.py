@@ -4,11 +4,15 @@ A row is a song with its sound and everyone who heard it; EDA is electrodermal a
 """
 
 import re
+from pathlib import Path
 
 import numpy as np
 from datasets import Audio, Features, List, Value
 
+from media.audio import AudioError, read_audio
+
 from .defects import make_defect
+from .raw_files import RawFolder
 
 FLAT_RANGE = 0.1  # uS: real near-flat trials span 0.04-0.05 uS, 25-30 quantisation steps
 FEW_LEVELS = 50  # different values in a whole trial
@@ -49,6 +53,27 @@ FEATURES = Features(
         "synthetic": Value("bool"),
     }
 )
+
+
+def read_sound(root: RawFolder, name: str, defects: list[dict], where: str = "") -> tuple[dict, float | None]:
+    """The file's bytes and its length in seconds as decoded; the bytes stay also when they do not decode.
+
+    `where` precedes the file's name in the defect, such as the line of a table that names it.
+    """
+    data, seconds = b"", None
+    try:
+        data = root.read(name)
+        samples, sampling_rate = read_audio(data, name=name)
+        seconds = len(samples) / sampling_rate
+    except (AudioError, OSError) as error:
+        defects.append(make_defect("unreadable_audio", len(data), detail=where + located(name, error)))
+    return {"bytes": data, "path": Path(name).name}, seconds
+
+
+def located(name: str, error: Exception) -> str:
+    """What an error says, after the file's name."""
+    reason = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
+    return f"{name}: {reason.removeprefix(f'{name}: ')}"
 
 
 def check_time(times: np.ndarray, expected_rate: float | None) -> tuple[float, list[dict]]:

@@ -170,7 +170,8 @@ def process_trials(batch: dict[str, list], indices: list[int], settings: dict[st
     columns: dict[str, list] = {name: [] for name in ("labels", "mask", "rejected", "notes")}
     for trial in trials:
         eda = on_the_clock_of_the_audio(np.asarray(trial["eda"], np.float64), rate, trial["offset_seconds"])
-        processed = process_eda(eda, rate, EdaSettings(**settings))
+        temperature = skin_temperature(trial, rate, (batch.get("temperature_rate") or [None])[0])
+        processed = process_eda(eda, rate, EdaSettings(**settings), temperature)
         columns["labels"].append(processed.values.astype(np.float32).ravel())
         columns["mask"].append(processed.mask.astype(np.uint8))
         columns["rejected"].append(processed.rejected)
@@ -182,6 +183,16 @@ def process_trials(batch: dict[str, list], indices: list[int], settings: dict[st
         "listener": [trial["listener"] for trial in trials],
         "trial": [trial["trial"] for trial in trials],
     }
+
+
+def skin_temperature(trial: dict[str, Any], rate: float, temperature_rate: float | None) -> np.ndarray | None:
+    """Degrees C at the times of the EDA's samples, which may go on longer; None where none was recorded."""
+    if temperature_rate is None or not trial.get("temperature"):
+        return None
+    recorded = np.asarray(trial["temperature"], np.float64)
+    clock = np.arange(int(len(recorded) / temperature_rate * rate)) / rate
+    values = np.interp(clock, np.arange(len(recorded)) / temperature_rate, recorded)
+    return on_the_clock_of_the_audio(values, rate, trial["offset_seconds"])
 
 
 def on_the_clock_of_the_audio(eda: np.ndarray, rate: float, offset_seconds: float) -> np.ndarray:

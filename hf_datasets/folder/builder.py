@@ -14,11 +14,9 @@ import numpy as np
 import pyarrow as pa
 from datasets.builder import Key
 
-from media.audio import AudioError, read_audio
-
 from ..defects import make_defect
 from ..raw_files import RawFolder
-from ..signals import FEATURES, RATINGS, check_ends
+from ..signals import FEATURES, RATINGS, check_ends, located, read_sound
 from .metadata import METADATA, Recording, Song, read_folder
 from .recording import read_recording
 
@@ -70,7 +68,7 @@ class FolderBuilder(datasets.ArrowBasedBuilder):
 def read_song(song: Song, root: RawFolder) -> dict:
     """One row (without `synthetic`), with every defect that this song's files show."""
     defects: list[dict] = []
-    audio, seconds = _read_sound(song, root, defects)
+    audio, seconds = read_sound(root, song.audio, defects, _line(song.recordings[0]))
     rate, trials = _read_trials(song, root, seconds, defects)
     return {
         "song_id": song.song_id,
@@ -91,19 +89,6 @@ def _files_of(song: Song) -> Iterator[str]:
     yield from (recording.signal for recording in song.recordings)
 
 
-def _read_sound(song: Song, root: RawFolder, defects: list[dict]) -> tuple[dict, float | None]:
-    """The file's bytes and its length in seconds as decoded; the bytes stay also when they do not decode."""
-    data, seconds = b"", None
-    try:
-        data = root.read(song.audio)
-        samples, sampling_rate = read_audio(data, name=song.audio)
-        seconds = len(samples) / sampling_rate
-    except (AudioError, OSError) as error:
-        first = song.recordings[0]
-        defects.append(make_defect("unreadable_audio", len(data), detail=_located(first, song.audio, error)))
-    return {"bytes": data, "path": Path(song.audio).name}, seconds
-
-
 def _read_trials(
     song: Song, root: RawFolder, audio_seconds: float | None, defects: list[dict]
 ) -> tuple[float | None, list[dict]]:
@@ -115,7 +100,7 @@ def _read_trials(
             data = root.read(recording.signal)
             own_rate, start, values, found = read_recording(data, recording)
         except (ValueError, OSError) as error:
-            detail = _located(recording, recording.signal, error)
+            detail = _line(recording) + located(recording.signal, error)
             defects.append(make_defect("unreadable_eda", len(data), recording.listener, detail))
             continue
         defects += [_of_recording(defect, recording) for defect in found]
@@ -123,7 +108,7 @@ def _read_trials(
         if first is not None and abs(own_rate / rate - 1) * len(values) > 0.5:  # half a sample at the end
             misfit = f"{own_rate:.6g} Hz here, {rate:.6g} Hz in {first.signal}; resample a song's signals to one rate"
         if misfit:
-            detail = _located(recording, recording.signal, ValueError(misfit))
+            detail = f"{_line(recording)}{recording.signal}: {misfit}"
             defects.append(make_defect("unusable_recording", None, recording.listener, detail))
             continue
         if first is None:
@@ -154,6 +139,5 @@ def _of_recording(defect: dict, recording: Recording) -> dict:
     return defect | {"listener": recording.listener, "detail": detail}
 
 
-def _located(recording: Recording, name: str, error: Exception) -> str:
-    reason = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
-    return f"{METADATA} line {recording.line}: {name}: {reason.removeprefix(f'{name}: ')}"
+def _line(recording: Recording) -> str:
+    return f"{METADATA} line {recording.line}: "

@@ -14,11 +14,9 @@ import numpy as np
 import pyarrow as pa
 from datasets.builder import Key
 
-from media.audio import AudioError, read_audio
-
 from ..defects import make_defect
 from ..raw_files import RawFolder
-from ..signals import FEATURES, RATINGS, check_ends, check_listeners, check_time, check_trial
+from ..signals import FEATURES, RATINGS, check_ends, check_listeners, check_time, check_trial, located, read_sound
 from .raw import RawSong, read_eda, read_tree
 
 EDA_RATE = 50.0  # Hz, as exported upstream; a row's own rate comes from its time column
@@ -88,7 +86,9 @@ class PmemoBuilder(datasets.ArrowBasedBuilder):
 def read_song(song: RawSong, root: RawFolder) -> dict:
     """One row (without `synthetic`), with every defect that this song's files show."""
     defects = list(song.defects)
-    audio, seconds = _read_sound(song, root, defects)
+    if song.audio is None:
+        defects.append(make_defect("audio_missing"))
+    audio, seconds = (None, None) if song.audio is None else read_sound(root, song.audio, defects)
     rate, trials = _read_trials(song, root, seconds, defects)
     if seconds is not None and seconds < RATINGS_START:
         defects.append(make_defect("clip_shorter_than_annotation", seconds))
@@ -118,21 +118,6 @@ def read_song(song: RawSong, root: RawFolder) -> dict:
     }
 
 
-def _read_sound(song: RawSong, root: RawFolder, defects: list[dict]) -> tuple[dict | None, float | None]:
-    """The file's bytes and its length in seconds as decoded; the bytes stay also when they do not decode."""
-    if song.audio is None:
-        defects.append(make_defect("audio_missing"))
-        return None, None
-    data, seconds = b"", None
-    try:
-        data = root.read(song.audio)
-        samples, sampling_rate = read_audio(data, name=song.audio)
-        seconds = len(samples) / sampling_rate
-    except (AudioError, OSError) as error:
-        defects.append(make_defect("unreadable_audio", len(data), detail=_located(song.audio, error)))
-    return {"bytes": data, "path": Path(song.audio).name}, seconds
-
-
 def _read_trials(
     song: RawSong, root: RawFolder, audio_seconds: float | None, defects: list[dict]
 ) -> tuple[float | None, list[dict]]:
@@ -146,7 +131,7 @@ def _read_trials(
         listeners, columns, found = read_eda(data)
         rate, odd = check_time(columns[:, 0], EDA_RATE)
     except (ValueError, OSError) as error:
-        defects.append(make_defect("unreadable_eda", len(data), detail=_located(song.eda, error)))
+        defects.append(make_defect("unreadable_eda", len(data), detail=located(song.eda, error)))
         return None, []
     defects += found + odd + check_listeners(listeners, LISTENER_ID)
     first = float(columns[0, 0])
@@ -160,8 +145,3 @@ def _read_trials(
         trial = f"{song.song_id}_{listener}" + (f"_{again + 1}" if again else "")
         trials.append({"listener": listener, "trial": trial, "offset_seconds": first, "eda": eda.astype(np.float32)})
     return rate, trials
-
-
-def _located(name: str, error: Exception) -> str:
-    reason = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
-    return reason if reason.startswith(name) else f"{name}: {reason}"

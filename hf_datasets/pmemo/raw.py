@@ -24,10 +24,10 @@ import pyarrow.csv
 
 from ..defects import make_defect
 from ..raw_files import SYNTHETIC_MARKER, RawFolder
+from ..tables import blank_defects, parse_number, read_table
 
 AUDIO_SUFFIXES = (".mp3", ".wav", ".flac", ".ogg", ".opus")  # in order of preference
 EDA_NAME = re.compile(r"(?:.*/)?([^/]+)_EDA\.csv")
-MISSING = ("", "nan", "na", "n/a", "null", "none")  # cells that say "no number", in any case
 MEANT = "folder that PMEmo2019 was unpacked to"
 
 
@@ -142,12 +142,6 @@ def read_eda(data: bytes) -> tuple[list[str], np.ndarray, list[dict]]:
     return stripped[1:], columns, defects
 
 
-def blank_defects(names: list[str], detail: str) -> list[dict]:
-    """A defect when column names have blanks around them."""
-    blank = sum(name != name.strip() for name in names)
-    return [make_defect("stray_blanks_in_header", blank, detail=detail)] if blank else []
-
-
 def _parse_numbers(body: bytes, width: int) -> tuple[np.ndarray, list[list[str]]]:
     def parse(kind: pa.DataType) -> pa.Table:
         names = [str(i) for i in range(width)]
@@ -180,13 +174,6 @@ def _parse_numbers(body: bytes, width: int) -> tuple[np.ndarray, list[list[str]]
     return columns, text_cells
 
 
-def parse_number(cell: str | None) -> float:
-    """The number in a cell, NaN for a cell that says there is none; ValueError for text."""
-    if cell is None or cell.strip().lower() in MISSING:
-        return math.nan
-    return float(cell)
-
-
 def parse_clock(cell: str) -> float | None:
     """Seconds from "75.5" or "1:15.5" or "0:01:15.5"; None for an empty cell; ValueError for text."""
     parts = [parse_number(part) for part in cell.split(":")]
@@ -194,37 +181,10 @@ def parse_clock(cell: str) -> float | None:
     return None if math.isnan(seconds) else seconds
 
 
-def _read_table(root: RawFolder, name: str, needed: tuple[str, ...], defects: list[dict]) -> list[dict[str, str]]:
-    try:
-        text = root.read(name).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{root.where(name)} is not UTF-8 text (byte {error.start}); save it again as UTF-8"
-        ) from None
-    reader = csv.reader(io.StringIO(text, newline=None))  # any kind of line end
-    try:
-        header, *rows = reader if text else [[]]
-    except csv.Error as error:
-        line = reader.line_num
-        raise ValueError(f"{root.where(name)} line {line}: {error}; look for a quote that is not closed") from None
-    defects += blank_defects(header, name)
-    names = [column.strip().lower() for column in header]
-    lacking = [column for column in needed if column.lower() not in names]
-    if lacking:
-        raise ValueError(f"{root.where(name)} lacks the columns {lacking}; it has {header} (cut at commas)")
-    for row in rows:  # what a comma or a quote in a title does: its artist would be another column's text
-        if any(map(str.strip, row[len(names) :])) or any("\n" in cell for cell in row):
-            raise ValueError(
-                f"{root.where(name)}: the row {','.join(row)[:60]!r} does not fit the header; mend its quotes"
-            )
-    filled = [[cell.strip() for cell in row] for row in rows if any(map(str.strip, row))]
-    return [dict.fromkeys(names, "") | dict(zip(names, row, strict=False)) for row in filled]
-
-
 def _read_metadata(root: RawFolder, tree_defects: list[dict]) -> dict[str, RawSong]:
     songs: dict[str, RawSong] = {}
     repeats: dict[str, int] = {}
-    for row in _read_table(root, "metadata.csv", ("musicId", "fileName"), tree_defects):
+    for row in read_table(root, "metadata.csv", ("musicId", "fileName"), tree_defects):
         song_id = _song_id(row["musicid"])
         if song_id in songs:
             repeats[song_id] = repeats.get(song_id, 1) + 1
@@ -289,7 +249,7 @@ def _read_annotation_file(
 ) -> None:
     columns = {f"{scale.lower()}_{kind}": f"{scale}({kind})" for scale in ("Arousal", "Valence")}
     needed = ("musicId", *(("frameTime",) if timing == "dynamic" else ()), *columns.values())
-    for row in _read_table(root, name, needed, tree_defects):
+    for row in read_table(root, name, needed, tree_defects):
         song = song_of(_song_id(row["musicid"]), name)
         time = _cell(row, "frameTime", name, song) if timing == "dynamic" else 0.0
         if time is None:

@@ -1,0 +1,217 @@
+"""HKU956 as a builder: a raw tree (see raw.py) and one's own sounds in, one row a song out. Columns: see README.md.
+
+It works alone, `Hku956Builder(raw_dir=..., audio_root=...).download_and_prepare()`, and for `hf_datasets.prepare`.
+"""
+
+import csv
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+from datasets import Features, List, Value
+from datasets.builder import Key
+
+from ..defects import make_defect
+from ..raw_files import RawFolder
+from ..signals import FEATURES as SHARED
+from ..signals import RATINGS, check_ends, check_listeners, check_trial, located, read_sound
+from .raw import KINDS, PERSONALITY, RATINGS_OF_TRIAL, RawSong, RawTrial, read_signal, read_tree, settle_rate
+
+EDA_RATE = 4.0  # Hz
+RATES = {"BVP": 64.0, "HR": 1.0, "TEMP": 4.0}  # Hz, of the other signals
+COLUMNS = {"BVP": "bvp", "HR": "hr", "TEMP": "temperature"}
+LISTENER_ID = r"hku\d{4}"
+SKIP = 2.0  # s before the sound's end that count as having heard it all
+ENDS = 1.0  # s that a signal may end beside what was heard: recorder and player started by hand
+
+_trial = SHARED["trials"].feature | {
+    "song_no": Value("int32"),
+    **{name: Value("float64") for name in RATINGS_OF_TRIAL},
+    "valence": Value("string"),
+    "arousal": Value("string"),
+    "personality": {name: Value("float64") for name in PERSONALITY},
+    **{column: List(Value("float32")) for column in COLUMNS.values()},
+}
+_rates = {f"{column}_rate": Value("float64") for column in COLUMNS.values()}
+FEATURES = Features(SHARED | {"trials": List(_trial), "link": Value("string"), **_rates})
+SCHEMA = FEATURES.arrow_schema
+
+
+@dataclass
+class Hku956Config(datasets.BuilderConfig):
+    """`raw_dir` is the folder that HKU956 was unpacked to, `audio_root` the one with <song_id>.mp3; or s3:// URLs."""
+
+    name: str = "full"
+    raw_dir: str | None = None
+    audio_root: str | None = None
+
+
+class Hku956Builder(datasets.ArrowBasedBuilder):
+    """A row a song: the sound's bytes, everyone's EDA in uS and other signals, ratings, and what is wrong with them.
+
+    The `hash` covers this version, the columns and the content of every file used.
+    """
+
+    BUILDER_CONFIG_CLASS = Hku956Config
+    VERSION = datasets.Version("1.0.0")
+    SHARD_INPUTS = 16  # songs a Parquet file
+
+    def __init__(
+        self,
+        raw_dir: str | Path | None = None,
+        audio_root: str | Path | None = None,
+        hash: str | None = None,
+        **kwargs,
+    ) -> None:
+        if raw_dir is None:
+            raise ValueError("Hku956Builder needs raw_dir, the folder that HKU956 was unpacked to")
+        self.tree = read_tree(raw_dir, audio_root)
+        self.raw_defects, self.raw_bytes = self.tree.defects, self.tree.size  # what `prepare` asks for
+        parts = [str(self.VERSION), self.SHARD_INPUTS, FEATURES.to_dict(), self.tree.digest]
+        hash = hash or hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
+        defaults = {"dataset_name": "hku956", "config_id": "full"}  # the hash tells trees apart, not their folder
+        audio_root = None if audio_root is None else str(audio_root)
+        super().__init__(hash=hash, raw_dir=str(raw_dir), audio_root=audio_root, **defaults | kwargs)
+
+    @property
+    def lists(self) -> dict[str, str]:
+        """Files that `prepare` writes beside defects.csv: the songs without a sound, and where to get it."""
+        missing = [(song.song_id, song.link or "") for song in self.tree.songs if song.audio is None]
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([("song_id", "link"), *missing])
+        return {"missing_audio.csv": text.getvalue()}
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(
+            description="HKU956: songs, and the skin conductance, pulse and temperature of those who heard them.",
+            features=FEATURES,
+            homepage="https://doi.org/10.25442/hku.21080821",
+            license="CC BY-NC 4.0",
+        )
+
+    def _split_generators(self, dl_manager: datasets.DownloadManager | None) -> list[datasets.SplitGenerator]:
+        tree = self.tree
+        inputs = {"songs": tree.songs, "root": tree.root, "sounds": tree.sounds, "synthetic": tree.synthetic}
+        return [datasets.SplitGenerator("train", gen_kwargs=inputs)]
+
+    @staticmethod  # so that `prepare` can send it to its workers without the builder
+    def _generate_tables(
+        songs: list[RawSong], root: RawFolder, sounds: RawFolder, synthetic: bool
+    ) -> Iterator[tuple[Key, pa.Table]]:
+        ahead = sounds.ahead(songs, lambda song: (song.audio,))
+        signals = root.ahead(songs, lambda song: (name for trial in song.trials for name in trial.files.values()))
+        for i, (song, _) in enumerate(zip(ahead, signals, strict=True)):
+            row = read_song(song, root, sounds) | {"synthetic": synthetic}
+            yield Key(0, i), pa.Table.from_pylist([row], schema=SCHEMA)
+
+
+def read_song(song: RawSong, root: RawFolder, sounds: RawFolder) -> dict:
+    """One row (without `synthetic`), with every defect that this song's files show."""
+    defects = list(song.defects)
+    audio, seconds = (None, None) if song.audio is None else read_sound(sounds, song.audio, defects)
+    read = [(trial, *_read_trial(trial, root, defects)) for trial in song.trials]
+    rates = Counter(rate for _, rate, row in read if row is not None)
+    rate = max(rates, key=lambda rate: (rates[rate], rate == EDA_RATE), default=None)
+    trials = []
+    for trial, own_rate, row in read:
+        if row is None:
+            continue
+        if own_rate != rate:  # a row has one rate
+            detail = f"song_no {trial.song_no}: {own_rate:g} Hz, where the song's others have {rate:g} Hz"
+            defects.append(make_defect("unusable_recording", None, trial.participant, detail))
+            continue
+        if seconds is not None:
+            defects += _check_length(trial, len(row["eda"]), rate, seconds)
+        trials.append(row)
+    defects += check_listeners(list(dict.fromkeys(trial.participant for trial in song.trials)), LISTENER_ID)
+    return {
+        "song_id": song.song_id,
+        "title": None,
+        "artist": None,
+        "audio": audio,
+        "audio_seconds": seconds,
+        "eda_rate": rate,
+        "trials": trials,
+        **dict.fromkeys(RATINGS),
+        "dynamic": [],
+        "link": song.link,
+        **{f"{COLUMNS[kind]}_rate": rate for kind, rate in RATES.items()},
+        "defects": defects,
+    }
+
+
+def _read_trial(trial: RawTrial, root: RawFolder, defects: list[dict]) -> tuple[float | None, dict[str, Any] | None]:
+    """EDA's rate in Hz and one entry of `trials`; None where there is no EDA."""
+    who = trial.participant
+    defects += trial.defects
+    signals = {kind: _read_signal(trial, kind, root, defects) for kind in KINDS}
+    eda = signals.pop("EDA")
+    if eda is None:
+        return None, None
+    duration = trial.ratings.get("play_duration")
+    rate, fits = settle_rate(len(eda), duration, EDA_RATE)
+    if not fits:
+        detail = f"song_no {trial.song_no}: {len(eda)} samples, listened for {duration:g} s"
+        defects.append(make_defect("unclear_rate", len(eda) / duration, who, detail))
+    elif rate != EDA_RATE:
+        detail = f"song_no {trial.song_no}: expected {EDA_RATE:g} Hz"
+        defects.append(make_defect("unexpected_rate", rate, who, detail))
+    defects += check_trial(eda, rate, who)
+    others = {COLUMNS[kind]: None if values is None else values.astype(np.float32) for kind, values in signals.items()}
+    return rate, {
+        "listener": who,
+        "trial": f"{trial.song_id}_{who}_{trial.song_no}",
+        "offset_seconds": 0.0,
+        "eda": eda.astype(np.float32),
+        "song_no": trial.song_no,
+        **{name: trial.ratings.get(name) for name in RATINGS_OF_TRIAL},
+        **{name: trial.categories.get(name) for name in ("valence", "arousal")},
+        "personality": trial.personality or dict.fromkeys(PERSONALITY),
+        **others,
+    }
+
+
+def _read_signal(trial: RawTrial, kind: str, root: RawFolder, defects: list[dict]) -> np.ndarray | None:
+    who, name = trial.participant, trial.files.get(kind)
+    where = f"song_no {trial.song_no}"
+    if name is None:
+        what = "eda_missing" if kind == "EDA" else "signal_missing"
+        defects.append(make_defect(what, None, who, where if kind == "EDA" else f"{where}: {kind}"))
+        return None
+    data = b""
+    try:
+        data = root.read(name)
+        values, start, texts = read_signal(data)
+    except (ValueError, OSError) as error:
+        what = "unreadable_eda" if kind == "EDA" else "signal_missing"
+        defects.append(make_defect(what, len(data) if kind == "EDA" else None, who, located(name, error)))
+        return None
+    if start is not None:
+        defects.append(make_defect("start_time_line", start, who, name))
+    if texts:
+        defects.append(make_defect("non_numeric_cell", len(texts), who, f"{name}: {texts[0][:40]!r}"))
+    if not len(values):
+        defects.append(make_defect("empty_file", None, who, name))
+        return None
+    return values
+
+
+def _check_length(trial: RawTrial, samples: int, rate: float, audio_seconds: float) -> list[dict]:
+    """Whether the person heard the song to its end, and whether the EDA ends with what they heard."""
+    where = {"listener": trial.participant, "detail": f"song_no {trial.song_no}"}
+    heard, found = trial.ratings.get("play_duration"), []
+    if heard is None or heard >= audio_seconds - SKIP:
+        heard = audio_seconds
+    else:
+        found = [make_defect("skipped_song", audio_seconds - heard)]
+    if abs(samples / rate - heard) > ENDS:
+        found += check_ends(0.0, samples, rate, heard)
+    return [defect | where for defect in found]

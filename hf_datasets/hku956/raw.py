@@ -1,0 +1,277 @@
+"""The raw HKU956 tree as it is found: where its root is, what belongs to which trial, and how a signal is read.
+
+    1. physiological_signals/<participant>/<SIGNAL>/<song_no>_<song_id>.csv     one value a line, no header
+    2. original_song_audio.csv           song_id,link
+    3. AV_ratings.csv                    participant_id,song_no,song_id,...,play_duration
+    4. participant_personality.csv       participant_id,Extroversion_score,...
+    audio/<song_id>.mp3                  not in the download: one's own, here or in any folder given as audio_root
+
+A trial is one participant, one song_no and one song: people may hear a song again under another number.
+"""
+
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from ..defects import make_defect
+from ..raw_files import SYNTHETIC_MARKER, RawFolder
+from ..tables import MISSING, parse_number, read_table
+
+SIGNALS_FOLDER = "1. physiological_signals"
+LINKS, RATINGS_TABLE = "2. original_song_audio.csv", "3. AV_ratings.csv"
+PERSONALITY_TABLE = "4. participant_personality.csv"
+AUDIO_FOLDER = "audio"
+AUDIO_SUFFIXES = (".mp3", ".wav", ".flac", ".ogg", ".opus")  # in order of preference
+KINDS = ("EDA", "BVP", "HR", "TEMP")
+UNREAD = "IBI"  # intervals between beats come at no rate; HR holds the same
+PERSONALITY = ("extroversion", "agreeableness", "conscientiousness", "emotional_stability", "openness")
+RATINGS_OF_TRIAL = ("valence_rating", "arousal_rating", "play_duration")
+NAME = re.compile(r"(\d+)_(\d+)\.csv")
+UNIX_TIME = 1e9  # s, in 2001: no signal has such a value, but a file of Empatica's E4 begins with one
+MEANT = "folder that HKU956 was unpacked to"
+
+
+@dataclass
+class RawTrial:
+    """One listening: paths of its signals by kind, below the root, and what the tables say about it."""
+
+    participant: str
+    song_no: int
+    song_id: str
+    files: dict[str, str] = field(default_factory=dict)
+    ratings: dict[str, float | None] = field(default_factory=dict)
+    categories: dict[str, str | None] = field(default_factory=dict)
+    personality: dict[str, float | None] | None = None
+    defects: list[dict] = field(default_factory=list)
+
+
+@dataclass
+class RawSong:
+    """A song and all who heard it."""
+
+    song_id: str
+    link: str | None = None
+    audio: str | None = None  # below the audio root
+    trials: list[RawTrial] = field(default_factory=list)
+    defects: list[dict] = field(default_factory=list)
+
+
+@dataclass
+class RawTree:
+    """A whole tree: songs in order of their ids, and the bytes that it all rests on."""
+
+    root: RawFolder
+    sounds: RawFolder
+    songs: list[RawSong]
+    defects: list[dict]
+    synthetic: bool
+    digest: str
+    size: int  # bytes
+
+
+def find_root(raw_dir: str | Path) -> RawFolder:
+    """The one folder at or below `raw_dir` that holds the signals; anything else is a ValueError."""
+    folder = RawFolder.open(raw_dir, MEANT)
+    places = {name.split(f"{SIGNALS_FOLDER}/")[0] for name in folder.files if f"{SIGNALS_FOLDER}/" in name}
+    if not folder.files:
+        raise ValueError(f"--raw_dir {raw_dir} is empty; give the {MEANT}")
+    if len(places) > 1:
+        found = ", ".join(folder.where(place) for place in sorted(places)[:3])
+        raise ValueError(f"--raw_dir {raw_dir} holds several trees ({found}); give one of them")
+    if not places:
+        raise ValueError(f"--raw_dir {raw_dir} should hold '{SIGNALS_FOLDER}' with files at some depth; it does not")
+    return folder.below(places.pop().rstrip("/"))
+
+
+def read_tree(raw_dir: str | Path, audio_root: str | Path | None) -> RawTree:
+    """Read the tables, and list and hash every file used; sounds and signals are read later, a song at a time."""
+    root = find_root(raw_dir)
+    defects: list[dict] = []
+    trials, used = _list_trials(root, defects)
+    used += _read_ratings(root, trials, defects)
+    used += _read_personality(root, trials, defects)
+    songs: dict[str, RawSong] = {}
+    for trial in trials.values():
+        songs.setdefault(trial.song_id, RawSong(trial.song_id)).trials.append(trial)
+    used += _read_links(root, songs, defects)
+    sounds = _find_sounds(root, audio_root, songs)
+    for song in songs.values():
+        song.trials.sort(key=lambda trial: (trial.participant, trial.song_no))
+        _note_replays(song)
+    synthetic = SYNTHETIC_MARKER in root.files
+    used += [SYNTHETIC_MARKER] if synthetic else []
+    heard = [song.audio for song in songs.values() if song.audio]
+    (tables, size), (audio, audio_size) = root.digest(used), sounds.digest(heard)
+    ordered = sorted(songs.values(), key=lambda song: (len(song.song_id), song.song_id))
+    return RawTree(
+        root.only(used), sounds.only(heard), ordered, defects, synthetic, f"{tables}-{audio}", size + audio_size
+    )
+
+
+def read_signal(data: bytes) -> tuple[np.ndarray, float | None, list[str]]:
+    """Values (samples,), NaN where a line has no number; the start time in s that stood first, if so; lines of text.
+
+    An empty file has no values. ValueError when it is no text, or has several columns.
+    """
+    try:
+        lines = data.decode("utf-8-sig").strip().splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not text (byte {error.start})") from None
+    if any("," in line.strip().strip(",") for line in lines[:2]):
+        raise ValueError(f"has several columns ({lines[0][:40]!r}), where one value a line should be")
+    try:
+        values, texts = np.array(lines, dtype=np.float64), []
+    except ValueError:
+        values, texts = _parse_slowly(lines)
+    start = None
+    if len(values) and UNIX_TIME < values[0] < math.inf:
+        start = float(values[0])
+        # an E4 export has its rate in the second line
+        values = values[2:] if len(values) > 1 and values[1] in (1.0, 4.0, 32.0, 64.0) else values[1:]
+    values[~np.isfinite(values)] = np.nan
+    return values, start, texts
+
+
+def settle_rate(samples: int, play_duration: float | None, usual: float) -> tuple[float, bool]:
+    """The rate in Hz at which so many samples last as long as the person listened, and whether one does.
+
+    Only rates of such recorders are candidates, the usual one first; without a listening time that is taken.
+    """
+    if not play_duration:
+        return usual, True
+    tolerance = max(2.0, 0.05 * play_duration)  # s: signals begin and end a little beside the song
+    for rate in (usual, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0):
+        if abs(samples / rate - play_duration) <= tolerance:
+            return rate, True
+    return usual, False
+
+
+def _parse_slowly(lines: list[str]) -> tuple[np.ndarray, list[str]]:
+    values, texts = np.full(len(lines), np.nan), []
+    for i, line in enumerate(lines):
+        try:
+            values[i] = parse_number(line.strip().strip(","))
+        except ValueError:
+            texts.append(line)
+    return values, texts
+
+
+def _list_trials(root: RawFolder, defects: list[dict]) -> tuple[dict[tuple, RawTrial], list[str]]:
+    trials: dict[tuple, RawTrial] = {}
+    used = []
+    for name in root.names(SIGNALS_FOLDER):
+        parts = name.split("/")
+        match = NAME.fullmatch(parts[-1])
+        if len(parts) == 4 and parts[2] == UNREAD:
+            continue
+        if len(parts) != 4 or parts[2] not in KINDS or match is None:
+            defects.append(make_defect("unexpected_file", detail=name))
+            continue
+        key = parts[1], int(match[1]), match[2]
+        trial = trials.setdefault(key, RawTrial(*key))
+        trial.files[parts[2]] = name
+        used.append(name)
+    return trials, used
+
+
+def _read_ratings(root: RawFolder, trials: dict[tuple, RawTrial], defects: list[dict]) -> list[str]:
+    if RATINGS_TABLE not in root.files:
+        defects.append(make_defect("missing_annotation_file", detail=RATINGS_TABLE))
+        return []
+    seen = set()
+    for row in read_table(root, RATINGS_TABLE, ("participant_id", "song_no", "song_id", "play_duration"), defects):
+        number = _whole(row["song_no"])
+        if number is None:
+            detail = f"{RATINGS_TABLE} song_no: {row['song_no']!r}"
+            defects.append(make_defect("non_numeric_cell", 1, row["participant_id"], detail))
+            continue
+        key = row["participant_id"], number, str(_whole(row["song_id"]) or row["song_id"])
+        trial = trials.setdefault(key, RawTrial(*key))
+        if key in seen:
+            detail = f"{RATINGS_TABLE}: song_no {number}"
+            trial.defects.append(make_defect("duplicate_annotation_row", 2, trial.participant, detail))
+            continue
+        seen.add(key)
+        trial.ratings = {name: _cell(row, name, trial) for name in RATINGS_OF_TRIAL}
+        trial.categories = {name: row.get(name) or None for name in ("valence", "arousal")}
+    for key in trials.keys() - seen:
+        detail = f"no row in {RATINGS_TABLE} for song_no {key[1]}"
+        trials[key].defects.append(make_defect("missing_annotation", None, key[0], detail))
+    return [RATINGS_TABLE]
+
+
+def _read_personality(root: RawFolder, trials: dict[tuple, RawTrial], defects: list[dict]) -> list[str]:
+    if PERSONALITY_TABLE not in root.files:
+        defects.append(make_defect("missing_annotation_file", detail=PERSONALITY_TABLE))
+        return []
+    scores = {}
+    for row in read_table(root, PERSONALITY_TABLE, ("participant_id",), defects):
+        scores[row["participant_id"]] = {name: _number(row.get(f"{name}_score", "")) for name in PERSONALITY}
+    for participant in sorted({key[0] for key in trials} - scores.keys()):
+        defects.append(make_defect("missing_personality", None, participant))
+    for trial in trials.values():
+        trial.personality = scores.get(trial.participant)
+    return [PERSONALITY_TABLE]
+
+
+def _read_links(root: RawFolder, songs: dict[str, RawSong], defects: list[dict]) -> list[str]:
+    listed = {}
+    if LINKS in root.files:
+        rows = read_table(root, LINKS, ("song_id", "link"), defects)
+        listed = {str(_whole(row["song_id"]) or row["song_id"]): row["link"] or None for row in rows}
+    else:
+        defects.append(make_defect("missing_annotation_file", detail=LINKS))
+    for song in songs.values():
+        song.link = listed.get(song.song_id)
+        if listed and song.song_id not in listed:
+            song.defects.append(make_defect("not_in_metadata", detail=f"no row in {LINKS}"))
+    return [LINKS] if LINKS in root.files else []
+
+
+def _find_sounds(root: RawFolder, audio_root: str | Path | None, songs: dict[str, RawSong]) -> RawFolder:
+    """The folder of sounds, and in each song the file that is named after it."""
+    if audio_root is None:
+        sounds = root.below(AUDIO_FOLDER)
+    else:
+        sounds = RawFolder.open(audio_root, "folder that holds <song_id>.mp3 (or .wav, ...)", "--audio_root").below("")
+    by_stem: dict[str, list[str]] = {}
+    for suffix in AUDIO_SUFFIXES:
+        for name in sounds.files:
+            if name.lower().endswith(suffix):
+                by_stem.setdefault(PurePosixPath(name).stem, []).append(name)
+    for song in songs.values():
+        song.audio = by_stem.get(song.song_id, [None])[0]
+        if song.audio is None:
+            song.defects.append(make_defect("audio_missing", detail=song.link or ""))
+    return sounds
+
+
+def _note_replays(song: RawSong) -> None:
+    participants = [trial.participant for trial in song.trials]
+    for participant in sorted({name for name in participants if participants.count(name) > 1}):
+        song.defects.append(make_defect("replayed_song", participants.count(participant), participant))
+
+
+def _cell(row: dict[str, str], name: str, trial: RawTrial) -> float | None:
+    text = row.get(name, "")
+    value = _number(text)
+    if value is None and text.lower() not in MISSING:
+        detail = f"{RATINGS_TABLE} {name}: {text!r}"
+        trial.defects.append(make_defect("non_numeric_cell", 1, trial.participant, detail))
+    return value
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = parse_number(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _whole(text: str) -> int | None:
+    value = _number(text)
+    return int(value) if value is not None and value == int(value) else None
