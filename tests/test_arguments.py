@@ -198,3 +198,11 @@ def test_optimizers_of_the_seed_are_reachable(tmp_path: Path, optim: str, kind: 
     trainer.create_optimizer()
     assert type(trainer.optimizer) is kind
     assert trainer.optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_a_config_may_say_how_s3_is_reached_but_never_hold_a_secret() -> None:
+    run = parse_run(["configs/eda_tcn.json", "--s3.profile", "lab", "--s3.endpoint_url", "http://here"])
+    assert run.arguments.s3 == {"profile": "lab", "endpoint_url": "http://here"}
+    for wrong in (["--s3.secret_key", "x"], ["--s3.profile", "AKIAABCDEFGHIJKLMNOP"], ["--s3.endpoint", "x"]):
+        with pytest.raises((SystemExit, ValueError), match="s3: .*(looks like a secret|it takes profile)"):
+            parse_run(["configs/eda_tcn.json", *wrong])

@@ -1,10 +1,17 @@
 """The order of training: a plan, not a stream of luck."""
 
+import threading
+from unittest import mock
+
 import numpy as np
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.samplers import LengthGroupedSampler
+from media.storage import S3FileManager
+from tests.s3_server import serve_s3
+from training.samplers import LengthGroupedSampler, PrefetchingSampler
 
 lengths = st.lists(st.integers(1, 500), min_size=1, max_size=300)
 
@@ -52,3 +59,51 @@ def test_batches_do_not_come_in_order_of_length() -> None:
     order = [index for index, _ in LengthGroupedSampler(range(1, 161), batch_size=8, seed=0)]
     means = np.array(order).reshape(-1, 8).mean(axis=1)
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.6
+
+
+class RawSounds(torch.utils.data.Dataset):
+    """Items that read a raw object each."""
+
+    def __init__(self, urls: list[str]) -> None:
+        self.urls = urls
+
+    def files_of(self, item: int) -> list[str]:
+        return [self.urls[item]]
+
+    def __getitem__(self, item: int) -> tuple[int, bytes]:
+        return item, S3FileManager.shared().read_bytes(self.urls[item])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_files_of_coming_batches_are_fetched_ahead_once_and_items_are_unchanged(workers, monkeypatch):
+    monkeypatch.setattr(S3FileManager, "_shared", None)
+    with serve_s3() as s3:
+        sounds = RawSounds([f"s3://songs/{i:02d}" for i in range(40)])
+        for url in sounds.urls:
+            s3.put(url, url.encode())
+        files = S3FileManager.shared(min_free_bytes=0)
+        order = np.random.default_rng(0).permutation(40).tolist()
+        sampler = PrefetchingSampler(order, sounds.files_of, batch_size=4, batches_ahead=3)
+        loader = torch.utils.data.DataLoader(
+            sounds, batch_size=4, sampler=sampler, num_workers=workers, collate_fn=list
+        )
+        seen = []
+        for place, batch in enumerate(loader, 1):
+            seen += batch
+            if workers == 0:
+                asked = {*files._jobs, *files._known}
+                assert asked == {sounds.urls[i] for i in order[: min(4 * (place + 3), 40)]}
+        assert seen == [(i, sounds.urls[i].encode()) for i in order]
+        assert s3.proxy.count() == 40
+        files.close()
+
+
+def test_each_rank_asks_for_the_files_of_its_own_batches(monkeypatch):
+    asked: list[list[str]] = []
+    for rank in range(2):
+        monkeypatch.setattr(S3FileManager, "_shared", mock.Mock(_closing=threading.Event()))
+        sampler = PrefetchingSampler(range(12), lambda item: [f"s3://b/{item}"], 2, 1, rank, 2)
+        assert list(sampler) == list(range(12)) and len(sampler) == 12
+        calls = S3FileManager._shared.prefetch_files.call_args_list
+        asked.append([path for call in calls for path in call.args[0]])
+    assert asked == [[f"s3://b/{i}" for i in (0, 1, 4, 5, 8, 9)], [f"s3://b/{i}" for i in (2, 3, 6, 7, 10, 11)]]

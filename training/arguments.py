@@ -22,12 +22,13 @@ from typing import Any
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
-from media.storage import exit_on_sigterm
+from media.storage import OPTIONS, check_options, exit_on_sigterm
 
 TASKS = tuple(sorted(path.stem for path in (Path(__file__).parent / "tasks").glob("[a-z]*.py")))
 # Beside those of transformers: torch's own, which count optimizer steps like all schedulers of Trainer.
 TORCH_SCHEDULERS = ("step", "exponential")
 OPTIMIZER_ALIASES = {"adamw": "adamw_torch_fused"}
+DICTS = ("model_config", "feature_config", "s3")  # keys whose values have keys
 SECRET_KEYS = ("hub_token",)
 # Keys of TrainingArguments whose other values our items, order or scores cannot honour.
 KEPT_AS_IT_IS = {
@@ -64,9 +65,15 @@ class RunArguments:
     model_name_or_path: str | None = setting(
         None, "Fine-tune this saved model, a folder or a name on the Hub, with its features."
     )
-    dataset: str = setting("hf_datasets/pmemo", "Data set: a folder or a name on the Hub.")
+    dataset: str = setting(
+        "hf_datasets/pmemo", "Data set: a folder, an s3:// prefix that `prepare` wrote, or a name on the Hub."
+    )
     dataset_config: str | None = setting(
         None, "Configuration of the data set, `sample` for instance; by default its default."
+    )
+    s3: dict = field(
+        default_factory=dict,
+        metadata={"help": f"How s3:// is reached: {', '.join(OPTIONS)}; never a secret, see the README."},
     )
     preprocessing_processes: int = setting(1, "Processes that make the features (Dataset.map's num_proc).")
     num_threads: int | None = setting(
@@ -94,6 +101,9 @@ class RunTrainingArguments(TrainingArguments):
     load_best_model_at_end: bool = setting(True, "End with the best on validation.")
     metric_for_best_model: str | None = setting("rmse", "The validation metric that decides: rmse, pearson, loss.")
     greater_is_better: bool | None = setting(None, "Whether more of it is better; by default what the metric means.")
+    prefetch_batches: int = setting(
+        8, "Batches whose raw files are fetched ahead, where items read raw files; 0: none."
+    )
     early_stopping_patience: int = setting(0, "Stop after so many validations without a better one; 0: never.")
     logging_steps: float = setting(10, "Log each so many optimizer steps.")
     report_to: None | str | list[str] = setting("tensorboard", "Trackers: tensorboard, wandb, mlflow, ..., or none.")
@@ -208,6 +218,7 @@ def build_run(config: dict[str, Any], place: str, rest: list[str]) -> Run:
     arguments, *task_settings, training = parser.parse_args_into_dataclasses(rest, look_for_args_file=False)
     for key, values in nested.items():
         setattr(arguments, key, getattr(arguments, key) | values)
+    check_options(arguments.s3, "s3")
     choose_best_by(training, task)
     if training.resume_from_checkpoint is not None:
         wanted = training.resume_from_checkpoint
@@ -246,7 +257,7 @@ def take_nested(rest: list[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
     tokens = iter(rest)
     for token in tokens:
         flag, dot, key = token.partition(".")
-        if not (dot and flag in ("--model_config", "--feature_config")):
+        if not (dot and flag.removeprefix("--") in DICTS):
             kept.append(token)
             continue
         key, equals, value = key.partition("=")
@@ -272,7 +283,7 @@ def make_parser(kinds: tuple[type, ...]) -> HfArgumentParser:
     )
     hints = type_hints(kinds)
     for action in parser._actions:
-        if action.dest in ("model_config", "feature_config"):
+        if action.dest in DICTS:
             action.type = json_object
         elif type(None) in typing.get_args(hints.get(action.dest)) and action.type in (int, float, str):
             action.type = nullable(action.type)

@@ -40,6 +40,8 @@ def set_up_process(run: Run) -> None:
 def load_rows(arguments: RunArguments) -> datasets.Dataset:
     """The rows of a data set's only split; loud when they are synthetic."""
     name, config = arguments.dataset, arguments.dataset_config
+    if arguments.s3:
+        S3FileManager.shared(storage_options=arguments.s3)
     folder = Path(name)
     if not is_remote(name) and not folder.exists() and folder.parent.name and folder.parent.is_dir():
         # A folder that is misspelt; as a name on the Hub it would be looked for there, slowly.

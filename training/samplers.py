@@ -1,9 +1,13 @@
 """The order of training: which item comes when, and with which seed."""
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Sampler
+
+from media.storage import S3FileManager
 
 BATCHES_PER_POOL = 50  # batches; items are grouped by length within a pool of this many
 
@@ -50,3 +54,47 @@ class LengthGroupedSampler(Sampler[tuple[int, int]]):
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+
+class PrefetchingSampler(Sampler[Any]):
+    """A sampler's items, unchanged, the raw files of coming batches on their way.
+
+    A plan knows which items come next, so their files can be fetched while earlier batches are worked on; this process
+    asks for them, and its workers find them in the folder that they share with it. Of several ranks each asks for the
+    files of its own batches, which are every `num_processes`-th.
+
+    Args:
+        files_of: the paths or URLs that the data set opens for an item; those of this machine cost nothing.
+        batches_ahead: batches of this process whose files are asked for before the first of their items is given out.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        files_of: Callable[[Any], Iterable[str]],
+        batch_size: int,
+        batches_ahead: int,
+        process_index: int = 0,
+        num_processes: int = 1,
+    ) -> None:
+        self.sampler, self.files_of = sampler, files_of
+        self.batch_size, self.batches_ahead = batch_size, batches_ahead
+        self.process_index, self.num_processes = process_index, num_processes
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose plan the next iteration yields."""
+        self.sampler.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[Any]:
+        ahead = self.batches_ahead * self.batch_size * self.num_processes  # items of all processes
+        coming: deque[Any] = deque()
+        for place, item in enumerate(self.sampler):
+            if place // self.batch_size % self.num_processes == self.process_index:
+                S3FileManager.shared().prefetch_files(self.files_of(item))
+            coming.append(item)
+            if len(coming) > ahead:
+                yield coming.popleft()
+        yield from coming
+
+    def __len__(self) -> int:
+        return len(self.sampler)

@@ -13,6 +13,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from training.arguments import TORCH_SCHEDULERS, RunTrainingArguments
+from training.samplers import PrefetchingSampler
 
 WARMUP_START = 1e-3  # share of the learning rate that a warm-up starts from (LinearLR refuses 0)
 
@@ -20,7 +21,8 @@ WARMUP_START = 1e-3  # share of the learning rate that a warm-up starts from (Li
 class SignalTrainer(Trainer):
     """Trainer over items that a sampler names by (index, seed).
 
-    `sampler` is a function of the batch size of one process, so that the order knows how items become batches.
+    `sampler` is a function of the batch size of one process, so that the order knows how items become batches. Where
+    items read raw files, the data set's `files_of(item)` names them, and those of coming batches are fetched ahead.
     """
 
     args: RunTrainingArguments
@@ -33,6 +35,15 @@ class SignalTrainer(Trainer):
             kwargs["optimizer_cls_and_kwargs"] = (torch.optim.Adam, adam)
         super().__init__(*args, **kwargs)
         self.sampler = sampler(self.args.train_batch_size)
+        if hasattr(self.train_dataset, "files_of") and self.args.prefetch_batches:
+            self.sampler = PrefetchingSampler(
+                self.sampler,
+                self.train_dataset.files_of,
+                self.args.train_batch_size,
+                self.args.prefetch_batches,
+                self.args.process_index,
+                self.args.world_size,
+            )
         self.add_callback(EpochOfSampler(self.sampler))
         self.data_wait_seconds = 0.0
         self.train_seconds = 0.0
