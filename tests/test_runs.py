@@ -142,6 +142,16 @@ def test_predict_writes_a_value_for_every_frame_and_a_picture(
     assert plot.read_bytes().startswith(b"\x89PNG") and plot.stat().st_size > 5_000
 
 
+@pytest.mark.parametrize("path", sorted(Path("configs").glob("*.json")), ids=lambda path: path.stem)
+def test_every_config_trains_and_predicts(path: Path, songs: Path, tmp_path: Path) -> None:
+    short = ["--num_train_epochs", "1", "--report_to", "none", "--output_dir", tmp_path / "run"]
+    run(sys.executable, "run_train.py", path, *short)
+    assert "verdict" in (tmp_path / "run" / "README.md").read_text().lower()
+    if json.loads(path.read_text())["task"] == "eda":
+        run(sys.executable, "run_predict.py", tmp_path / "run", songs, "--output", tmp_path / "out.csv")
+        assert len((tmp_path / "out.csv").read_text().splitlines()) > 50
+
+
 def test_eval_repeats_the_scores_of_the_run(finished: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = finished
     run(sys.executable, "run_eval.py", folder, "hf_datasets/pmemo", "--output_dir", tmp_path)

@@ -174,6 +174,17 @@ def test_a_long_prefetch_starts_no_thread_a_path_and_asks_once_a_path(s3, make):
     assert files.get_file("s3://many/1") is None
 
 
+def test_a_bulk_prefetch_shows_a_bar_that_ends_with_it(s3, make, capsys):
+    contents = fill(s3, 5)
+    files = make(show_progress=True)
+    files.prefetch_files(contents)
+    for url in contents:
+        files.download_file(url)
+    while files._bar is not None:
+        time.sleep(0.01)
+    assert "fetching" in (shown := capsys.readouterr().err) and "5/5" in shown
+
+
 # What comes is right, or an error
 
 
@@ -567,7 +578,7 @@ def test_closing_ends_those_who_wait_and_removes_the_folder(s3, make):
 
 
 LEAVE = """
-import sys, time
+import sys
 from media.storage import S3FileManager, exit_on_sigterm
 exit_on_sigterm()
 files = S3FileManager(min_free_bytes=0, max_workers=2)
@@ -575,7 +586,7 @@ files.download_file("s3://songs/a.mp3")
 files.prefetch_files(f"s3://songs/{i}" for i in range(1000))
 print(files.root, flush=True)
 if sys.argv[1] == "wait":
-    time.sleep(60)
+    files.download_file("s3://songs/slow.mp3")
 assert sys.argv[1] == "exit"
 """
 
@@ -586,7 +597,7 @@ def test_the_folder_goes_with_its_process_and_what_a_killed_one_left_is_removed_
 ):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     s3.put(URL, CONTENT)
-    s3.proxy.rules.append(Rule(r"^GET /songs/\d", Delay(0.5)))
+    s3.proxy.rules += [Rule(r"^GET /songs/\d", Delay(0.5)), Rule("^GET /songs/slow", Delay(60))]
     child = start(LEAVE, how if isinstance(how, str) else "wait")
     root = Path(child.stdout.readline().strip())
     assert root.parent.parent == tmp_path
