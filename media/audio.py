@@ -13,6 +13,7 @@ names the source; it never becomes silence. How each format behaves when the fil
 
 import contextlib
 import logging
+import math
 import mmap
 from collections.abc import Iterator
 from io import BytesIO
@@ -31,6 +32,8 @@ EXACT_HEADERS = ("WAV", "WAVEX", "RF64", "AIFF", "FLAC")  # a header's frame cou
 ID3_HEADER = 10  # bytes
 LENGTH_TAGS = (b"Xing", b"Info", b"VBRI")  # in an mp3's first frame: the number of frames that follow
 UNKNOWN_LENGTH = 2**63 - 1  # frames by libsndfile when the header does not tell, as in a flac that was streamed
+LAST_PAGE_SECONDS = 3  # s; a page holds some 4 kB, which is less than this in anything but silence
+MARGIN = 0.05  # s around a window that its resampling looks at
 BLOCK_SECONDS = 20  # of sound that `read_audio_blocks` decodes at once
 LENGTH_TAG_REACH = 64  # bytes of the first frame that hold a length tag if there is one (it starts at 36 or before)
 
@@ -91,6 +94,41 @@ def read_audio_blocks(source: str | Path, sampling_rate: int | None = None) -> I
             raise AudioError(f"{where}: holds no whole frame of sound; fetch it again or leave it out")
         if resampler is not None:
             yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
+
+
+def read_window(
+    source: str | Path | bytes, start: float, seconds: float, sampling_rate: int | None = None, name: str = ""
+) -> np.ndarray:
+    """The part of a sound from `start` on, `seconds` long, as float32 (samples,): what `read_audio` gives there.
+
+    Seeks to it, so that a second of a long file costs little, and resamples no more than it needs. It starts at the
+    sample of the new rate nearest to `start`. Where the sound ends earlier the window is shorter, as nothing is padded
+    here; a window that begins after the end is an AudioError.
+    """
+    where = _describe(source, name)
+    if not (0 <= start < float("inf") and 0 < seconds < float("inf")):
+        raise ValueError(f"a window of {seconds} s at {start} s: give a start of 0 or more and a length above 0")
+    with BytesIO(_read_bytes(source, where)) if isinstance(source, bytes) else _opened(source, where) as file:
+        header = _open(file, where)
+        rate = header.samplerate
+        new_rate = sampling_rate or rate
+        first, count = round(start * new_rate), max(round(seconds * new_rate), 1)  # samples of the new rate
+        grid = rate // math.gcd(rate, new_rate)  # native samples after which both rates meet again
+        margin = 0 if new_rate == rate else math.ceil(MARGIN * rate)
+        begin = max(int(first / new_rate * rate) - margin, 0) // grid * grid
+        end = math.ceil((first + count) / new_rate * rate) + margin
+        frames = _frames_from(file, header, begin, end - begin, where)
+    audio = frames[:, 0] if frames.shape[1] == 1 else frames.mean(axis=1, dtype=np.float32)
+    bad = np.count_nonzero(~np.isfinite(audio))
+    if bad:
+        raise AudioError(f"{where}: {bad} samples from {start:g} s on are NaN or infinite; export the sound again")
+    if new_rate != rate and len(audio):
+        audio = soxr.resample(audio, rate, new_rate, quality="HQ")
+    skipped = first - begin * new_rate // rate
+    window = np.ascontiguousarray(audio[skipped : skipped + count])
+    if not len(window):
+        raise AudioError(f"{where}: has no sound at {start:g} s; it ends before")
+    return window
 
 
 def audio_seconds(source: str | Path | bytes, name: str = "") -> float:
@@ -191,6 +229,30 @@ def _decode(data: bytes, where: str) -> tuple[np.ndarray, int]:
     if not len(frames):
         raise AudioError(f"{where}: {len(data)} bytes hold no whole frame of sound; fetch it again or leave it out")
     return frames, rate
+
+
+def _frames_from(file: BinaryIO, header: soundfile.SoundFile, begin: int, count: int, where: str) -> np.ndarray:
+    """At most `count` samples (samples, channels) from `begin` on, by a handle that has read nothing yet.
+
+    A handle that seeks a second time gives wrong samples in vorbis and mp3. And libsndfile, seeking into the last page
+    of a vorbis file, lands some samples beside the place, so there it reads on from an earlier page.
+    """
+    if header.format == "MP3":
+        file.seek(0)
+        if not _announces_length(file.read()):  # libsndfile guesses where things are, so all of it is decoded
+            file.seek(0)
+            parts = list(_frames_by_av(file, where))
+            return np.concatenate(parts)[begin : begin + count] if parts else np.empty((0, 1), np.float32)
+        file.seek(0)
+        header = _open(file, where)
+    if begin >= header.frames:
+        return np.empty((0, header.channels), np.float32)
+    lead = 0  # samples that are read before the window and dropped
+    if header.format == "OGG" and begin > header.frames - LAST_PAGE_SECONDS * header.samplerate:
+        lead = min(LAST_PAGE_SECONDS * header.samplerate, begin)
+    with _decoding(header, where):
+        header.seek(begin - lead)
+        return header.read(min(count, header.frames - begin) + lead, dtype="float32", always_2d=True)[lead:]
 
 
 def _decoded_blocks(file: BinaryIO, header: soundfile.SoundFile, where: str) -> Iterator[np.ndarray]:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from media import audio as audio_module
-from media.audio import AudioError, audio_seconds, read_audio, read_audio_blocks
+from media.audio import AudioError, audio_seconds, read_audio, read_audio_blocks, read_window
 
 RATE = 44100  # Hz
 MP3_DELAY = 1152 + 1105  # samples before the sound: the frame that held the tag, and what encoder and decoder add
@@ -262,3 +262,37 @@ def test_blocks_of_what_cannot_be_read_raise_as_the_whole_does(tmp_path):
                 read(path)
     with pytest.raises(AudioError, match="no such file"):
         list(read_audio_blocks(tmp_path / "none.wav"))
+
+
+@pytest.mark.parametrize("new_rate", [None, 16000, 48000])
+@pytest.mark.parametrize("container, subtype, _", FORMATS)
+@given(start=st.floats(0, 3.2), seconds=st.floats(0.01, 1.5))
+@settings(max_examples=15, deadline=None)
+def test_a_window_is_what_the_whole_sound_has_there(container, subtype, _, new_rate, start, seconds):
+    noise = np.random.default_rng(0).normal(0, 0.1, (round(3.3 * RATE), 2)).astype(np.float32)
+    data = encode(noise, container, subtype)
+    for sound in (data, without_length(data)) if container == "MP3" else (data,):
+        whole, rate = read_audio(sound, new_rate)
+        window = read_window(sound, start, seconds, new_rate)
+        first = round(start * rate)
+        np.testing.assert_allclose(window, whole[first : first + max(round(seconds * rate), 1)], atol=2e-3)
+
+
+def test_a_window_of_a_real_recording_is_what_the_whole_has_there(real_data: Path):
+    for path in sorted((real_data / "esc10").glob("*/*.ogg"))[::40]:
+        whole, _ = read_audio(path, 32000)
+        for start in (0.0, 1.0, 2.345, 3.9):
+            window = read_window(path, start, 1.0, 32000)
+            np.testing.assert_allclose(window, whole[round(start * 32000) :][:32000], atol=2e-3)
+
+
+def test_a_window_ends_with_its_sound_and_must_begin_in_it():
+    sound = encode(tone(1.0), "WAV", "PCM_16")
+    assert len(read_window(sound, 0.75, 1.0)) == RATE // 4
+    assert len(read_window(sound, 0.75, 1.0, 16000)) == 4000
+    for rate in (None, 16000):
+        with pytest.raises(AudioError, match="song: has no sound at 1.5 s; it ends before"):
+            read_window(sound, 1.5, 1.0, rate, name="song")
+    for start, seconds in ((-1, 1), (0, 0), (float("nan"), 1), (0, float("inf"))):
+        with pytest.raises(ValueError, match="give a start of 0 or more"):
+            read_window(sound, start, seconds)
