@@ -60,7 +60,6 @@ __all__ = [
     "list_objects",
     "parse_s3_url",
     "s3_download",
-    "s3fs_arguments",
 ]
 
 MAX_BYTES = 8 << 30  # of local copies

@@ -264,10 +264,10 @@ def test_blocks_of_what_cannot_be_read_raise_as_the_whole_does(tmp_path):
         list(read_audio_blocks(tmp_path / "none.wav"))
 
 
-@pytest.mark.parametrize("new_rate", [None, 16000, 48000])
+@pytest.mark.parametrize("new_rate", [None, 16000])
 @pytest.mark.parametrize("container, subtype, _", FORMATS)
 @given(start=st.floats(0, 3.2), seconds=st.floats(0.01, 1.5))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_a_window_is_what_the_whole_sound_has_there(container, subtype, _, new_rate, start, seconds):
     noise = np.random.default_rng(0).normal(0, 0.1, (round(3.3 * RATE), 2)).astype(np.float32)
     data = encode(noise, container, subtype)

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import datasets
 import pytest
 import yaml
 
@@ -168,7 +169,6 @@ def test_a_run_reads_prepared_data_from_s3_and_refuses_what_is_unfinished(s3, tm
     from training.arguments import RunArguments
     from training.build import data_record, load_rows
 
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     for path in (HERE / "pmemo" / "sample").glob("sample-*.parquet"):
         s3.put(f"s3://corpora/ready/data/train-{path.stem[-16:]}-00000-of-00001.parquet", path.read_bytes())
     arguments = RunArguments(dataset="s3://corpora/ready")
@@ -178,6 +178,10 @@ def test_a_run_reads_prepared_data_from_s3_and_refuses_what_is_unfinished(s3, tm
         {"config_name": "full", "default": True, "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}
     ]
     s3.put("s3://corpora/ready/.huggingface.yaml", yaml.safe_dump({"configs": configs}).encode())
-    rows = load_rows(arguments)
-    assert len(rows) == 20
-    assert data_record(arguments, rows)["files"][0].startswith("train-")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    s3.proxy.forget()
+    for _ in range(2):  # the second time from the copies
+        rows = load_rows(arguments)
+        assert len(rows) == 20
+        assert data_record(arguments, rows)["files"][0].startswith("train-")
+        assert s3.proxy.count(r"^GET .*parquet") == 1

@@ -1,7 +1,11 @@
 """From settings to objects: rows, feature extractor, model, Trainer; and back from a saved run."""
 
+import fnmatch
+import hashlib
 import inspect
 import logging
+import os
+import shutil
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -11,7 +15,7 @@ import yaml
 from datasets import load_dataset, load_dataset_builder
 from transformers import AutoModel, EarlyStoppingCallback, PreTrainedConfig, PreTrainedModel, set_seed
 
-from media.storage import S3FileManager, is_remote, s3fs_arguments
+from media.storage import S3FileManager, is_remote
 from modeling import SIGNAL_MODELS
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from training.arguments import Run, RunArguments, unknown_key
@@ -73,24 +77,46 @@ def load_rows(arguments: RunArguments) -> datasets.Dataset:
 
 
 def source_of(arguments: RunArguments) -> dict[str, Any]:
-    """What `load_dataset` is called with: a folder or a Hub name, or the Parquet files that an s3:// prefix points to.
+    """What `load_dataset` is called with: a folder, a Hub name, or copies of the files that an s3:// prefix points to.
 
     A prefix that `prepare` has not finished does not point to any.
     """
     name, config = arguments.dataset, arguments.dataset_config
     if not is_remote(name):
         return {"path": name, "name": config}
-    pointer = f"{name.rstrip('/')}/.huggingface.yaml"
-    files = S3FileManager.shared()
-    configs = yaml.safe_load(files.download_file(pointer, revalidate=True).read_bytes())["configs"]
+    prefix = name.rstrip("/")
+    pointer = f"{prefix}/.huggingface.yaml"
+    configs = yaml.safe_load(S3FileManager.shared().download_file(pointer, revalidate=True).read_bytes())["configs"]
     chosen = [c for c in configs if (c["config_name"] == config if config else c.get("default"))]
     if not chosen:
-        raise ValueError(
-            f"{pointer} has the configs {[c['config_name'] for c in configs]}; is it prepared to its end?"
-        )
-    paths = {entry["split"]: f"{name.rstrip('/')}/{entry['path']}" for entry in chosen[0]["data_files"]}
-    options = s3fs_arguments(files.options)  # a dict of its own: `datasets` adds to it
-    return {"path": "parquet", "name": chosen[0]["config_name"], "data_files": paths, "storage_options": options}
+        names = [c["config_name"] for c in configs]
+        raise ValueError(f"{pointer} has the configs {names}; is it prepared to its end?")
+    patterns = {entry["split"]: f"{prefix}/{entry['path']}" for entry in chosen[0]["data_files"]}
+    paths = {split: copies_of(prefix, pattern) for split, pattern in patterns.items()}
+    return {"path": "parquet", "name": chosen[0]["config_name"], "data_files": paths}
+
+
+def copies_of(prefix: str, pattern: str) -> list[str]:
+    """The objects below a prefix that match a pattern as files in the cache of `datasets`, by their own names.
+
+    Names hold the data's digest, so a copy never grows old. (`datasets` itself would ask twice for each object, not
+    notice one that changes meanwhile, and refuse to read S3 where HF_HUB_OFFLINE is set.)
+    """
+    files = S3FileManager.shared()
+    found = [file for file in files.list_objects(prefix) if fnmatch.fnmatchcase(file.url, pattern)]
+    if not found:
+        raise ValueError(f"{pattern}: nothing is there; prepare the data again")
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "s3" / hashlib.sha256(prefix.encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    targets = {file: folder / PurePath(file.url).name for file in found}
+    missing = [f for f, path in targets.items() if not path.exists() or path.stat().st_size != f.size]
+    files.prefetch_files(missing)
+    for file in missing:
+        draft = targets[file].with_suffix(f".{os.getpid()}.part")
+        with files.lease(file) as path:
+            shutil.copyfile(path, draft)
+        os.replace(draft, targets[file])
+    return [str(path) for path in targets.values()]
 
 
 def data_record(arguments: RunArguments, rows: datasets.Dataset) -> dict[str, Any]:
