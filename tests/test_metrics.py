@@ -421,7 +421,12 @@ def test_detrending_is_the_least_squares_line_of_the_frames_that_count() -> None
         assert (rest[~counts] == 0).all()
 
 
-@given(st.floats(-50, 50), st.floats(-2, 2), st.lists(st.booleans(), min_size=1, max_size=30))
+def no_dust(limit: float) -> st.SearchStrategy[float]:
+    """Numbers of which float32 has neighbours: a slope of 1e-44 is no straight line in it."""
+    return st.floats(-limit, limit).filter(lambda value: value == 0 or abs(value) > 1e-30)
+
+
+@given(no_dust(50), no_dust(2), st.lists(st.booleans(), min_size=1, max_size=30))
 def test_a_straight_line_detrends_to_exact_zeros(level: float, slope: float, mask: list[bool]) -> None:
     line = (level + slope * np.arange(len(mask))).astype(np.float32)
     assert (detrend(line[None], np.array([mask])) == 0).all()
