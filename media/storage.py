@@ -575,9 +575,12 @@ def _own_folder() -> Path:
         if lock is not None:
             shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
-    folder = Path(tempfile.mkdtemp(dir=base, prefix=f"{os.getpid()}-"))
-    _owned_locks.append(try_lock_folder(folder))
-    return folder
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=base, prefix=f"{os.getpid()}-"))
+        lock = try_lock_folder(folder)
+        if lock is not None:  # else another process took it for one that was left behind
+            _owned_locks.append(lock)
+            return folder
 
 
 def _attach(root: str, settings: dict[str, Any], persistent: bool) -> S3FileManager:
@@ -601,5 +604,5 @@ def _close_all() -> None:
 
 
 _managers: weakref.WeakSet[S3FileManager] = weakref.WeakSet()
-_owned_locks: list[int | None] = []  # held until this process and its forked workers end
+_owned_locks: list[int] = []  # held until this process and its forked workers end
 os.register_at_fork(after_in_child=_restart_after_fork)
