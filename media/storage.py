@@ -69,6 +69,8 @@ DEADLINE = 300.0  # s after which a failed try is the last one
 RESUME_FROM = 64 << 20  # bytes; a shorter object begins anew when its body is cut
 PREFETCH_SHARE = 0.5  # of the limit for files that were fetched ahead and not asked for yet
 BLOCKING, AHEAD = 0, 10  # priorities; the smaller first
+GLANCE = 0.05  # s between two looks whether others have read what was fetched ahead
+LOOKED_AT = 64  # files at such a look, the oldest: they are read in about the order in which they were asked for
 FAREWELL = 2.0  # s that a closing manager waits for each of its threads
 FOLDER = "feltsound-files-"
 
@@ -193,9 +195,10 @@ class S3FileManager:
         with self._lock:
             for path in paths:
                 url, size, etag = _parts(path)
+                if not is_remote(url) or url in self._jobs or url in self._unread:
+                    continue
                 known = self._known.get(url)
-                here = known is not None and etag in (None, known[1]) and known[0].touch()
-                if is_remote(url) and not here and url not in self._jobs and url not in self._unread:
+                if known is None or etag not in (None, known[1]) or not known[0].touch():
                     self._enqueue(_Job(url, size, etag, ahead=True), AHEAD)
                     new += 1
             if self.show_progress and new:
@@ -249,6 +252,7 @@ class S3FileManager:
         with self._lock:
             self._known.clear()
             self._unread.clear()
+            self._unread_bytes = 0
         self.cache.clear()
 
     def close(self) -> None:
@@ -282,7 +286,8 @@ class S3FileManager:
         self._numbers = itertools.count()
         self._jobs: dict[str, _Job] = {}  # queued or running, by URL
         self._known: dict[str, tuple[Entry, str]] = {}  # entry and ETag, by URL: saves a look into the folder
-        self._unread: dict[str, int] = {}  # bytes of what was fetched ahead and not asked for yet, by URL
+        self._unread: dict[str, tuple[Entry, int]] = {}  # what was fetched ahead, and its time stamp then, by URL
+        self._unread_bytes = 0
         self._coming: dict[str, int] = {}  # bytes of what is being fetched ahead; a guess where they are not known
         self._largest = 0  # bytes of the largest object so far: the guess
         self._threads: set[threading.Thread] = set()
@@ -367,10 +372,14 @@ class S3FileManager:
         while True:
             with self._lock:
                 job = self._next_job()
-                if job is None:
+                waits = job is None and len(self._threads) == 1 and not self._queue.empty()
+                if self._closing.is_set() or (job is None and not waits):
                     self._threads.discard(threading.current_thread())
                     return
-            self._run(job)
+            if job is not None:
+                self._run(job)
+            else:
+                self._closing.wait(GLANCE)  # for readers in other processes, of which nobody tells
 
     def _next_job(self) -> _Job | None:
         """What to download now, or None; only while the lock is held."""
@@ -384,20 +393,38 @@ class S3FileManager:
                 continue
             if job.ahead:
                 expected = job.size or self._largest
-                ahead = sum(self._unread.values()) + sum(self._coming.values())
-                if ahead and ahead + expected > PREFETCH_SHARE * self.max_bytes:
-                    self._queue.put(place)  # until a file that was fetched ahead is asked for
-                    return None
+                if self._is_far_ahead(expected):
+                    self._notice_readers()
+                    if self._is_far_ahead(expected):
+                        self._queue.put(place)  # until a file that was fetched ahead is asked for
+                        return None
                 self._coming[job.url] = expected
             job.started = True
             return job
         return None
 
+    def _is_far_ahead(self, more: int) -> bool:
+        """Whether so many bytes more would be too many that nobody has asked for yet."""
+        ahead = self._unread_bytes + sum(self._coming.values())
+        return ahead > 0 and ahead + more > PREFETCH_SHARE * self.max_bytes
+
+    def _notice_readers(self) -> None:
+        """Workers read what this process fetched ahead for them: their reading changes the time stamp."""
+        for url in list(itertools.islice(self._unread, LOOKED_AT)):
+            entry, stamp = self._unread[url]
+            if _time_stamp(entry) != stamp:
+                self._forget_unread(url)
+
+    def _forget_unread(self, url: str) -> None:
+        entry, _ = self._unread.pop(url)
+        self._unread_bytes -= entry.size
+
     def _was_read(self, url: str) -> None:
         """A file has been asked for: if it was fetched ahead there is room for others."""
         if url in self._unread:
             with self._lock:
-                self._unread.pop(url, None)
+                if url in self._unread:
+                    self._forget_unread(url)
                 self._wake()
 
     def _run(self, job: _Job) -> None:
@@ -411,7 +438,8 @@ class S3FileManager:
                 del self._jobs[job.url]
             self._coming.pop(job.url, None)
             if entry is not None and job.ahead:
-                self._unread[job.url] = entry.size
+                self._unread[job.url] = entry, _time_stamp(entry)
+                self._unread_bytes += entry.size
                 self._largest = max(self._largest, entry.size)
             if error is not None and job.ahead:
                 self._note_failure(job.url, error)
@@ -558,6 +586,14 @@ def _local(path: str | os.PathLike) -> Path:
     if not Path(path).exists():
         raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
     return Path(path)
+
+
+def _time_stamp(entry: Entry) -> int:
+    """When a copy was last used, in ns; -1 when it is gone."""
+    try:
+        return os.stat(entry.path).st_mtime_ns
+    except FileNotFoundError:
+        return -1
 
 
 def _suffix(url: str) -> str:

@@ -442,6 +442,23 @@ def test_files_fetched_ahead_do_not_evict_one_another_before_they_are_read(s3, m
     assert s3.proxy.count("^GET /many/") == 60
 
 
+def read_slowly(files: S3FileManager, contents: dict[str, bytes]) -> None:
+    for url, content in contents.items():
+        assert files.read_bytes(url) == content
+        time.sleep(0.02)
+
+
+def test_fetching_ahead_goes_on_while_a_worker_reads(s3, make):
+    contents = fill(s3, 60, size=1000)
+    files = make(max_bytes=10_000)
+    files.prefetch_files(contents)
+    worker = multiprocessing.get_context("fork").Process(target=read_slowly, args=(files, contents))
+    worker.start()
+    worker.join(60)
+    assert worker.exitcode == 0
+    assert files.stats().downloads > 50  # all but a few were there before the worker asked
+
+
 def test_a_leased_file_is_not_evicted_and_a_full_cache_says_so(s3, make, monkeypatch):
     monkeypatch.setattr(storage_cache, "PATIENCE", 0.2)
     contents = list(fill(s3, 12, size=1000).items())
