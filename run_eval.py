@@ -6,8 +6,7 @@ python run_eval.py outputs/eda_tcn hf_datasets/pmemo --dataset_config sample_nul
 
 import sys
 
-from reporting.card import results_table
-from reporting.report import report_files
+from reporting.pages import report_files, results_table
 from training.arguments import one_line_errors
 from training.build import build_trainer, load_rows, set_up_process
 from training.prediction import load_model
@@ -20,15 +19,15 @@ def main(argv: list[str]) -> None:
     arguments = parse_eval(argv)
     run = saved_run(arguments)
     set_up_process(run)
-    rows = load_rows(run.arguments)
-    model, extractor = load_model(arguments.model, run.training.device)
+    rows = load_rows(run.arguments, run.task.COLUMNS)
+    model, extractor = load_model(arguments.model, run.training.device, run.task.AUTO_MODEL)
     data = run.task.prepare(rows, extractor, run, saved=read_record(arguments.model, "metrics.json"))
     trainer = build_trainer(run, model, extractor, data)
     results, predictions = run.task.evaluate(trainer, data, arguments.side)
     if trainer.is_world_process_zero():
         facts = describe_scores(arguments, run, rows, data, results)
         folder = save_scores(run, facts, report_files(facts, run.resolved(), predictions), predictions)
-        print(results_table(results))
+        print(results_table(facts))
         print(f"report: {folder / 'report.html'}\nscores and predictions: {folder}")
 
 

@@ -1,6 +1,7 @@
-"""What a saved model predicts for your own sounds: a CSV of values over time, and a plot.
+"""What a saved model predicts for your own sounds: a CSV of values over time, or of events, and a plot.
 
 python run_predict.py outputs/eda_tcn song.mp3 another.wav --output predictions.csv --plot predictions.png
+python run_predict.py outputs/baby_cry recording.wav --output events.csv --plot events.png
 python run_predict.py outputs/eda_tcn folder_of_sounds --output predictions.csv
 """
 
@@ -8,23 +9,27 @@ import argparse
 import sys
 from pathlib import Path
 
-from reporting.plots import plot_predictions
-from training.arguments import one_line_errors
-from training.prediction import check_outputs, find_sounds, load_model, write_predictions
+from reporting.pages import plot_predictions
+from training.arguments import load_task, one_line_errors
+from training.prediction import check_outputs, find_sounds, load_model
+from training.saving import read_record
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="run_predict.py",
-        description="Predict signals for sounds.",
+        description="Predict signals, or detect events, in sounds.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("model", help="A folder that run_train.py wrote, or a name on the Hub.")
     parser.add_argument("sounds", nargs="+", type=Path, help="Audio files, or folders that are searched for them.")
-    parser.add_argument("--output", type=Path, default=Path("predictions.csv"), help="The CSV: file, time, channels.")
+    parser.add_argument("--output", type=Path, default=Path("predictions.csv"), help="The CSV.")
     parser.add_argument("--plot", type=Path, default=None, help="A picture of all predictions, .png or .pdf.")
-    parser.add_argument("--listener", default=None, help="Whose level and spread to use, under listener scaling.")
+    parser.add_argument(
+        "--listener", default=None, help="Whose level and spread to use, under listener scaling of a signal."
+    )
+    parser.add_argument("--threshold", type=float, default=None, help="Of a detector; None is the one it came with.")
     parser.add_argument("--device", default="cpu", help="Where the model runs: cpu, cuda, cuda:1, ...")
     return parser.parse_args(argv)
 
@@ -34,15 +39,14 @@ def main(argv: list[str]) -> None:
     arguments = parse(argv)
     check_outputs(arguments.output, arguments.plot)
     sounds = find_sounds(arguments.sounds)
-    model, extractor = load_model(arguments.model, arguments.device)
-    predictions, unreadable = write_predictions(
-        model, extractor, sounds, arguments.listener, arguments.output, keep=arguments.plot is not None
-    )
+    name = read_record(arguments.model, "run_config.json")["task"]
+    task = load_task(name)
+    model, extractor = load_model(arguments.model, arguments.device, task.AUTO_MODEL)
+    predictions, unreadable, said = task.predict(model, extractor, sounds, arguments)
     if predictions:
-        channels, unit = ", ".join(predictions[0].channels), predictions[0].unit
-        print(f"{len(predictions)} sounds, {channels} in {unit}: {arguments.output}")
+        print(f"{len(predictions)} sounds, {said}: {arguments.output}")
     if predictions and arguments.plot:
-        plot_predictions(predictions, arguments.plot)
+        plot_predictions(name, predictions, arguments.plot)
         print(f"plot: {arguments.plot}")
     if unreadable:
         raise ValueError(f"{len(unreadable)} of {len(sounds)} sounds have no prediction: {'; '.join(unreadable)}")

@@ -6,8 +6,7 @@ accelerate launch run_train.py configs/eda_tcn.json --learning_rate 3e-4
 
 import sys
 
-from reporting.card import model_card, results_table
-from reporting.report import report_files
+from reporting.pages import model_card, report_files, results_table
 from training.arguments import one_line_errors, parse_run
 from training.build import build_extractor, build_model, build_trainer, load_rows, set_up_process
 from training.resuming import begin_run, checkpoint_to_resume
@@ -20,10 +19,10 @@ def main(argv: list[str]) -> None:
     set_up_process(run)
     checkpoint = checkpoint_to_resume(run)
     check_hub(run)
-    rows = load_rows(run.arguments)
+    rows = load_rows(run.arguments, run.task.COLUMNS)
     extractor = build_extractor(run.arguments, **run.task.feature_settings(run))
     data = run.task.prepare(rows, extractor, run)
-    model = build_model(run.arguments, run.task.model_settings(data, extractor, run))
+    model = build_model(run.arguments, run.task.model_settings(data, extractor, run), run.task)
     run.task.initialise(model, data, new=run.arguments.model_name_or_path is None)
     records = run_records(run, rows, data)
 
@@ -35,8 +34,9 @@ def main(argv: list[str]) -> None:
     if trainer.is_world_process_zero():
         facts = describe_run(run, rows, data, trainer, results)
         pages = {"README.md": model_card(facts)} | report_files(facts, records["run_config.json"], predictions)
+        pages |= run.task.extra_pages(trainer, data)
         folder = save_run(run, trainer.model, extractor, pages, records | {"metrics.json": facts}, predictions)
-        print(results_table(facts["test"]))
+        print(results_table(facts))
         print(f"report: {folder / 'report.html'}\ncard: {folder / 'README.md'}\nmodel and scores: {folder}")
         if run.push_to_hub:
             print(f"shared: {push_run(folder, run.training.hub_model_id or run.name, run.training.hub_private_repo)}")

@@ -37,7 +37,7 @@ class Clock(TrainerCallback):
 def new_model(run: Run, extractor, data) -> torch.nn.Module:  # noqa: ANN001
     """The model of the config, with the same weights each time."""
     torch.manual_seed(0)
-    model = build_model(run.arguments, eda.model_settings(data, extractor, run))
+    model = build_model(run.arguments, eda.model_settings(data, extractor, run), eda)
     eda.initialise(model, data, new=True)
     return model
 
@@ -81,7 +81,7 @@ def main() -> None:
         run = parse_run(["configs/eda_tcn.json", "--dataset_config", "sample", "--output_dir", folder, *off])
         set_up_process(run)
         extractor = build_extractor(run.arguments, **eda.feature_settings(run))
-        data = eda.prepare(load_rows(run.arguments), extractor, run)
+        data = eda.prepare(load_rows(run.arguments, eda.COLUMNS), extractor, run)
         loader = build_trainer(run, new_model(run, extractor, data), extractor, data).get_train_dataloader()
         batches = list(loader)
         timings: dict[str, list[float]] = {"Trainer": [], "bare loop": []}

@@ -68,8 +68,8 @@ def padded(predictions: list, references: list, mask: list) -> tuple[np.ndarray,
     return signals["predictions"], signals["references"], counts
 
 
-def summary(name: str, scores: np.ndarray) -> dict[str, float | int | None]:
-    """The mean over the trials whose score is defined, how many those are, and how many are not."""
+def summary(name: str, scores: np.ndarray, unit: str = "trials") -> dict[str, float | int | None]:
+    """The mean over the trials (or another unit) whose score is defined, how many those are, and how many are not."""
     defined = scores[np.isfinite(scores)]
     mean = float(defined.mean()) if len(defined) else None
-    return {name: mean, "trials": len(defined), "undefined": len(scores) - len(defined)}
+    return {name: mean, unit: len(defined), "undefined": len(scores) - len(defined)}

@@ -21,47 +21,65 @@ class DefectKind:
     refused: bool = False
 
 
-KINDS: dict[str, DefectKind] = {
-    kind.name: kind
-    for kind in (
-        DefectKind("unreadable_audio", "bytes", "the sound file does not decode; its bytes are kept as found", True),
-        DefectKind("unreadable_eda", "bytes", "the EDA file does not parse or has no usable time column", True),
-        DefectKind("non_numeric_cell", "cells", "text in a number column; the cell is kept as NaN or null", True),
-        DefectKind("unusable_recording", "", "a recording that has no place in its song's row; it is left out", True),
-        DefectKind("audio_missing", "", "no sound file for this song"),
-        DefectKind("eda_missing", "", "no EDA file for this song"),
-        DefectKind("missing_annotation", "", "no ratings of arousal and valence (27 short clips in the real PMEmo)"),
-        DefectKind("missing_dynamic_annotation", "", "no arousal and valence over time"),
-        DefectKind("missing_annotation_file", "", "a whole annotation file is not there; its values are null"),
-        DefectKind("clip_shorter_than_annotation", "s", "length of a clip that ends before ratings start (15.5 s)"),
-        DefectKind("chorus_duration_mismatch", "s", "audio length minus (chorus_end_time - chorus_start_time)"),
-        DefectKind("eda_longer_than_audio", "s", "EDA goes on after the sound ends, by more than half a sample"),
-        DefectKind("eda_shorter_than_audio", "s", "EDA stops before the sound ends, by more than half a sample"),
-        DefectKind("irregular_time", "s", "largest deviation of a time step from the median step, above 1 ms"),
-        DefectKind("unexpected_rate", "Hz", "EDA rate by its times or the listening time, when not the data set's"),
-        DefectKind("unclear_rate", "Hz", "samples over listening time fit no usual rate; the data set's own is taken"),
-        DefectKind("start_time_line", "s", "a signal begins with the time of its recording; the line is taken off"),
-        DefectKind("skipped_song", "s", "the listener stopped so long before the sound's end"),
-        DefectKind("replayed_song", "trials", "the listener heard this song so often; each time is a trial"),
-        DefectKind("empty_file", "", "a signal's file holds nothing; the trial is without that signal"),
-        DefectKind("signal_missing", "", "no BVP, HR or TEMP file for this trial"),
-        DefectKind("missing_personality", "", "the listener is not in the personality table"),
-        DefectKind("too_short_trial", "s", "seconds with a number in them, below 10 s"),
-        DefectKind("nan_run", "s", "longest stretch without numbers"),
-        DefectKind("negative_eda", "uS", "smallest value, below zero: physically impossible, an offset"),
-        DefectKind("out_of_range", "uS", "largest value, above 60 uS"),
-        DefectKind("steep_slope", "uS/s", "steepest step between two samples, above 10 uS/s"),
-        DefectKind("flat_eda", "uS", "range over the whole trial, below 0.1 uS"),
-        DefectKind("few_levels", "levels", "number of different values, below 50: mostly quantisation steps"),
-        DefectKind("duplicate_listener", "", "the listener has more than one column in this file; all are kept"),
-        DefectKind("odd_listener_id", "", "the listener's name is not of the data set's form"),
-        DefectKind("stray_blanks_in_header", "columns", "column names with blanks around them (stripped)"),
-        DefectKind("not_in_metadata", "", "files or annotations for a song that the table of songs does not list"),
-        DefectKind("duplicate_metadata_row", "rows", "rows of metadata.csv for this song; the first is taken"),
-        DefectKind("duplicate_annotation_row", "rows", "annotation rows for one song and time; the first is taken"),
-        DefectKind("unexpected_file", "", "a file that belongs to no song by its name; it is left out"),
-    )
-}
+_OF_SIGNALS = (
+    DefectKind("unreadable_audio", "bytes", "the sound file does not decode; its bytes are kept as found", True),
+    DefectKind("unreadable_eda", "bytes", "the EDA file does not parse or has no usable time column", True),
+    DefectKind("non_numeric_cell", "cells", "text in a number column; the cell is kept as NaN or null", True),
+    DefectKind("unusable_recording", "", "a recording that has no place in its song's row; it is left out", True),
+    DefectKind("audio_missing", "", "no sound file for this song"),
+    DefectKind("eda_missing", "", "no EDA file for this song"),
+    DefectKind("missing_annotation", "", "no ratings of arousal and valence (27 short clips in the real PMEmo)"),
+    DefectKind("missing_dynamic_annotation", "", "no arousal and valence over time"),
+    DefectKind("missing_annotation_file", "", "a whole annotation file is not there; its values are null"),
+    DefectKind("clip_shorter_than_annotation", "s", "length of a clip that ends before ratings start (15.5 s)"),
+    DefectKind("chorus_duration_mismatch", "s", "audio length minus (chorus_end_time - chorus_start_time)"),
+    DefectKind("eda_longer_than_audio", "s", "EDA goes on after the sound ends, by more than half a sample"),
+    DefectKind("eda_shorter_than_audio", "s", "EDA stops before the sound ends, by more than half a sample"),
+    DefectKind("irregular_time", "s", "largest deviation of a time step from the median step, above 1 ms"),
+    DefectKind("unexpected_rate", "Hz", "EDA rate by its times or the listening time, when not the data set's"),
+    DefectKind("unclear_rate", "Hz", "samples over listening time fit no usual rate; the data set's own is taken"),
+    DefectKind("start_time_line", "s", "a signal begins with the time of its recording; the line is taken off"),
+    DefectKind("skipped_song", "s", "the listener stopped so long before the sound's end"),
+    DefectKind("replayed_song", "trials", "the listener heard this song so often; each time is a trial"),
+    DefectKind("empty_file", "", "a signal's file holds nothing; the trial is without that signal"),
+    DefectKind("signal_missing", "", "no BVP, HR or TEMP file for this trial"),
+    DefectKind("missing_personality", "", "the listener is not in the personality table"),
+    DefectKind("too_short_trial", "s", "seconds with a number in them, below 10 s"),
+    DefectKind("nan_run", "s", "longest stretch without numbers"),
+    DefectKind("negative_eda", "uS", "smallest value, below zero: physically impossible, an offset"),
+    DefectKind("out_of_range", "uS", "largest value, above 60 uS"),
+    DefectKind("steep_slope", "uS/s", "steepest step between two samples, above 10 uS/s"),
+    DefectKind("flat_eda", "uS", "range over the whole trial, below 0.1 uS"),
+    DefectKind("few_levels", "levels", "number of different values, below 50: mostly quantisation steps"),
+    DefectKind("duplicate_listener", "", "the listener has more than one column in this file; all are kept"),
+    DefectKind("odd_listener_id", "", "the listener's name is not of the data set's form"),
+    DefectKind("stray_blanks_in_header", "columns", "column names with blanks around them (stripped)"),
+    DefectKind("not_in_metadata", "", "files or annotations for a song that the table of songs does not list"),
+    DefectKind("duplicate_metadata_row", "rows", "rows of metadata.csv for this song; the first is taken"),
+    DefectKind("duplicate_annotation_row", "rows", "annotation rows for one song and time; the first is taken"),
+    DefectKind("unexpected_file", "", "a file that belongs to no song by its name; it is left out"),
+)
+_OF_CLIPS = (
+    DefectKind("clip_missing", "", "no sound file of this clip below the folder of sounds"),
+    DefectKind("clip_too_small", "bytes", "its file is smaller than a wav's header (44 bytes): a failed download"),
+    DefectKind("clip_is_folder", "", "a folder has the name of its file"),
+    DefectKind("clip_unreadable", "bytes", "its file is no sound by its header, or does not decode if that is tried"),
+    DefectKind("clip_too_long", "s", "its file is longer than the excerpt, by more than 0.5 s; it is not used"),
+    DefectKind("clip_too_short", "s", "its file is shorter than the excerpt, by more than 0.5 s; it is used"),
+    DefectKind("duplicate_file", "files", "other files of this clip; the one named is used"),
+    DefectKind("wrong_folder", "", "its file lies in the folder of another subset or part; it is used"),
+    DefectKind("other_excerpt", "s", "a strong table means an excerpt that starts so much later; it is not used"),
+    DefectKind("event_outside", "s", "an event begins so long after the excerpt's end"),
+    DefectKind("unclaimed_files", "files", "sound files of one folder that belong to no clip; they are left out"),
+    DefectKind("not_opened", "files", "sound files that were found by name and size only"),
+    DefectKind("audio_not_given", "", "no sounds were looked for; rows have labels alone"),
+    DefectKind("missing_table", "", "a table that is not there, and what that means"),
+    DefectKind("table_left_out", "", "a table that is there in another form, which is taken"),
+    DefectKind("own_label", "labels", "labels of people's own lists that AudioSet does not have"),
+)
+SIGNAL_DEFECTS = tuple(kind.name for kind in _OF_SIGNALS)  # of data sets of sounds and skin conductance
+CLIP_DEFECTS = tuple(kind.name for kind in _OF_CLIPS)  # of data sets of clips that are told by an id
+KINDS: dict[str, DefectKind] = {kind.name: kind for kind in _OF_SIGNALS + _OF_CLIPS}
 
 
 def make_defect(what: str, how_much: float | None = None, listener: str | None = None, detail: str = "") -> dict:
@@ -71,11 +89,11 @@ def make_defect(what: str, how_much: float | None = None, listener: str | None =
     return {"listener": listener, "what": what, "how_much": how_much, "unit": KINDS[what].unit, "detail": detail}
 
 
-def defects_csv(rows: Iterable[tuple[str, dict]]) -> str:
-    """The text of `defects.csv` for (song, defect) pairs, in the order given."""
+def defects_csv(rows: Iterable[tuple[str, dict]], row: str = "song") -> str:
+    """The text of `defects.csv` for (row, defect) pairs, in the order given; `row` is what a row is."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["song", "listener", "what", "how_much", "unit", "detail"])
+    writer.writerow([row, "listener", "what", "how_much", "unit", "detail"])
     for song, defect in rows:
         how_much = "" if defect["how_much"] is None else repr(defect["how_much"])
         listener = defect["listener"] or ""
@@ -84,11 +102,11 @@ def defects_csv(rows: Iterable[tuple[str, dict]]) -> str:
 
 
 def defects_table(rows: Iterable[tuple[str, dict]]) -> str:
-    """Counts by kind, one line a kind that occurs, with the number of songs and what the kind means."""
+    """Counts by kind, one line a kind that occurs, with the number of rows and what the kind means."""
     pairs = [(defect["what"], song) for song, defect in rows]
     counts = Counter(what for what, _ in pairs)
     songs = Counter(what for what, _ in set(pairs))
-    lines = [f"{'count':>7} {'songs':>6}  what"]
+    lines = [f"{'count':>7} {'rows':>6}  what"]
     for name, kind in KINDS.items():
         if counts[name]:
             unit = f" [{kind.unit}]" if kind.unit else ""

@@ -198,7 +198,12 @@ def place(location: str | Path) -> Place:
 
 def write_text(place: Place, name: str, text: str) -> None:
     """Write a small text file, whole or not at all."""
-    place.write(name, lambda file: file.write(text.encode()))
+    write_bytes(place, name, text.encode())
+
+
+def write_bytes(place: Place, name: str, data: bytes) -> None:
+    """Write a file that fits in memory, whole or not at all."""
+    place.write(name, lambda file: file.write(data))
 
 
 def copy_in(place: Place, name: str, source: Path) -> None:

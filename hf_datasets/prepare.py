@@ -12,11 +12,16 @@ What is written, in this order, so that nothing half is ever loadable:
 
 Only then are the files of older digests removed. Writing elsewhere (`--output_dir`) puts a copy of the card there.
 
-What it needs of a data set: `builder.py` with `<Name>Builder(raw_dir=..., cache_dir=...)` (and `audio_root=...` where
-sounds come from elsewhere, `lists` of file names and texts where there are such), an `ArrowBasedBuilder` with
-a `hash` over its raw files, `SHARD_INPUTS`, `raw_defects` (those that belong to no row) and `raw_bytes`, a static
-`_generate_tables`, and rows that start with an id and have a `defects` column; `synthesize.py` with
-`synthesize(folder, **options)` and `SAMPLES`, the options of each committed config.
+What it needs of a data set: `builder.py` with `<Name>Builder(raw_dir=..., cache_dir=...)`, an `ArrowBasedBuilder` with
+a `hash` over its raw files, `SHARD_INPUTS`, `DEFECTS` (the kinds that it finds), `raw_defects` (those that belong to
+no row) and `raw_bytes`, a static `_generate_tables`, and rows that start with an id and have a `defects` column;
+`synthesize.py` with `synthesize(folder, **options)` and `SAMPLES`, the options of each committed config. It may have
+
+- arguments of BUILDER_OPTIONS, such as `audio_root` where sounds come from elsewhere;
+- `ROWS_A_GROUP` for the Parquet files, and `ROW`, what a row is called in defects.csv;
+- `companions`, small files by name that readers of the rows need, also beside a committed sample;
+- `lists(rows)`: files by name that are made from the finished rows, and what to print; a ValueError stops publishing;
+- in `synthesize.py` `BUILD`, arguments of the builder for the committed configs.
 """
 
 import argparse
@@ -35,6 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from tqdm import tqdm
@@ -42,9 +48,18 @@ from tqdm import tqdm
 from media.storage import OPTIONS, S3FileManager, check_options, exit_on_sigterm
 
 from .defects import KINDS, defects_csv, defects_table
-from .places import Folder, Place, WriteError, place, write_text
+from .places import Folder, Place, WriteError, place, write_bytes, write_text
 from .raw_files import FetchError
-from .shards import collect_defects, cut_inputs, defects_of, map_in_processes, write_parquet, write_shard
+from .shards import (
+    ROWS_A_GROUP,
+    RowReader,
+    collect_defects,
+    cut_inputs,
+    defects_of,
+    map_in_processes,
+    write_parquet,
+    write_shard,
+)
 
 HERE = Path(__file__).resolve().parent
 CARD, POINTER = "README.md", ".huggingface.yaml"
@@ -52,6 +67,15 @@ SHARD_NAME = re.compile(r"\w+-(?P<digest>[0-9a-f]{16})-\d{5}-of-\d{5}\.parquet")
 UNFINISHED = "unfinished-run-prepare-again.parquet"  # never exists: loading a folder that points to it says so
 READERS = 8  # threads that read the defects of finished shards
 NAMED_INPUTS = 3  # unreadable inputs named in the error; --check_only names them all
+BUILDER_OPTIONS = (
+    "audio_root",
+    "target",
+    "pos_strong_paths",
+    "neg_strong_paths",
+    "weak_paths",
+    "check_audio",
+    "embed_audio",
+)
 
 
 def data_set_names() -> list[str]:
@@ -70,37 +94,41 @@ def prepare(
     output_dir: str | None = None,
     num_proc: int = 1,
     keep_unreadable: bool = False,
-    audio_root: str | None = None,
-) -> list[tuple[str, dict]]:
-    """Build and publish a data set; returns its defects as (song, defect) pairs. Bad input is a ValueError."""
+    **options: Any,
+) -> tuple[list[tuple[str, dict]], str]:
+    """Build and publish a data set; returns its defects as (row, defect) pairs and what the builder says of its rows.
+
+    Bad input is a ValueError. `options` are the builder's, those of BUILDER_OPTIONS.
+    """
     output = place(output_dir or HERE / name)
     _check_arguments(name, num_proc)
     card = output.read_text(CARD)
     if card is not None and not _split_card(card)[0]:
         where = output.where(CARD)
         raise ValueError(f"{where} is no data set's card and would be changed; give another --output_dir")
-    with _open_builder(name, raw_dir, audio_root) as builder:
+    with _open_builder(name, raw_dir, **options) as builder:
         output.make("data")
         with output.only_one("data"):
             _hide_unfinished(output)
             shards = _plan_shards(builder)
             try:
-                _write_shards(output, shards, name, num_proc)
+                _write_shards(output, shards, builder, num_proc)
             except WriteError as error:
                 raise _explained(error, output, shards, builder.raw_bytes) from error
             found = [("", defect) for defect in builder.raw_defects] + _stored_defects(output, shards)
             if not keep_unreadable:
                 _refuse_unreadable(found)
-            for file, text in getattr(builder, "lists", {}).items():
-                write_text(output, file, text)
-            _publish(name, output, builder.hash, shards, found)
-    return found
+            files, said = _lists_of(builder, functools.partial(_read_rows, output, shards))
+            for file, content in files.items():
+                write_bytes(output, file, content.encode() if isinstance(content, str) else content)
+            _publish(output, builder, shards, found)
+    return found, said
 
 
-def check(name: str, raw_dir: str, num_proc: int = 1, audio_root: str | None = None) -> list[tuple[str, dict]]:
-    """Read every raw file and return the defects as (song, defect) pairs; nothing is written."""
+def check(name: str, raw_dir: str, num_proc: int = 1, **options: Any) -> list[tuple[str, dict]]:
+    """Read every raw file and return the defects as (row, defect) pairs; nothing is written."""
     _check_arguments(name, num_proc)
-    with _open_builder(name, raw_dir, audio_root) as builder:
+    with _open_builder(name, raw_dir, **options) as builder:
         found = [("", defect) for defect in builder.raw_defects]
         jobs = [(builder._generate_tables, cut) for _, cuts in _cut_splits(builder) for cut in cuts]
         done = map_in_processes(collect_defects, jobs, num_proc, [builder.__module__])
@@ -114,14 +142,18 @@ def build_sample(name: str, config: str, folder: Path) -> list[Path]:
     written = []
     with tempfile.TemporaryDirectory() as raw_dir:
         origin = synthesize.synthesize(Path(raw_dir), **synthesize.SAMPLES[config])
-        with _open_builder(name, raw_dir) as builder:
+        with _open_builder(name, raw_dir, **getattr(synthesize, "BUILD", {})) as builder:
             schema = builder.info.features.arrow_schema
             schema = schema.with_metadata(schema.metadata | {"synthesized_by": origin})
             for split in builder._split_generators(None):
                 tables = [table for _, table in builder._generate_tables(**split.gen_kwargs)]
                 written.append(folder / f"{config}-{split.name}-{builder.hash}.parquet")
-                write = functools.partial(write_parquet, tables=tables, schema=schema)
+                write = functools.partial(
+                    write_parquet, tables=tables, schema=schema, rows_a_group=_rows_a_group(builder)
+                )
                 Folder(folder).write(written[-1].name, write)
+            for file, text in getattr(builder, "companions", {}).items():
+                write_text(Folder(folder), file, text)
     return written
 
 
@@ -153,14 +185,38 @@ def _check_arguments(name: str, num_proc: int) -> None:
 
 
 @contextmanager
-def _open_builder(name: str, raw_dir: str | Path, audio_root: str | None = None) -> Iterator[Any]:
+def _open_builder(name: str, raw_dir: str | Path, **options: Any) -> Iterator[Any]:
     """The builder of a raw folder, with a throw-away folder for the cache that `datasets` makes for every builder."""
     kind = builder_class(name)
-    if audio_root is not None and "audio_root" not in inspect.signature(kind.__init__).parameters:
-        raise ValueError(f"--audio_root {audio_root}: the sounds of {name} lie in its --raw_dir; leave it out")
-    extra = {} if audio_root is None else {"audio_root": audio_root}
+    given = {option: value for option, value in options.items() if value is not None}
+    for option, value in given.items():
+        if option not in inspect.signature(kind.__init__).parameters:
+            why = (
+                f"the sounds of {name} lie in its --raw_dir"
+                if option == "audio_root"
+                else f"{name} has no such option"
+            )
+            raise ValueError(f"--{option} {value}: {why}; leave it out")
     with tempfile.TemporaryDirectory() as cache:
-        yield kind(raw_dir=raw_dir, cache_dir=cache, **extra)
+        yield kind(raw_dir=raw_dir, cache_dir=cache, **given)
+
+
+def _rows_a_group(builder: Any) -> int:
+    return getattr(builder, "ROWS_A_GROUP", ROWS_A_GROUP)
+
+
+def _lists_of(builder: Any, rows: RowReader) -> tuple[dict[str, str | bytes], str]:
+    """The files that belong beside the rows, and what to print."""
+    files, said = builder.lists(rows) if hasattr(builder, "lists") else ({}, "")
+    return getattr(builder, "companions", {}) | files, said
+
+
+def _read_rows(
+    output: Place, shards: list[tuple[str, Any, dict]], columns: list[str]
+) -> Iterator[tuple[str, pa.Table]]:
+    for name, _, _ in shards:
+        with output.open(name) as file:
+            yield Path(name).name.split("-")[0], pq.ParquetFile(file).read(columns=columns)
 
 
 def _cut_splits(builder: Any) -> Iterator[tuple[str, list[dict]]]:
@@ -177,12 +233,12 @@ def _plan_shards(builder: Any) -> list[tuple[str, Any, dict]]:
     ]
 
 
-def _write_shards(output: Place, shards: list[tuple[str, Any, dict]], name: str, num_proc: int) -> None:
+def _write_shards(output: Place, shards: list[tuple[str, Any, dict]], builder: Any, num_proc: int) -> None:
     finished = output.sizes("data")
-    missing = [(output, *shard) for shard in shards if shard[0] not in finished]
-    module = builder_class(name).__module__
-    with tqdm(total=len(shards), initial=len(shards) - len(missing), desc=f"preparing {name}", unit="shard") as bar:
-        for _ in map_in_processes(write_shard, missing, num_proc, [module]):
+    missing = [(output, *shard, _rows_a_group(builder)) for shard in shards if shard[0] not in finished]
+    title, done = f"preparing {builder.dataset_name}", len(shards) - len(missing)
+    with tqdm(total=len(shards), initial=done, desc=title, unit="shard") as bar:
+        for _ in map_in_processes(write_shard, missing, num_proc, [builder.__module__]):
             bar.update()
 
 
@@ -210,8 +266,9 @@ def _refuse_unreadable(found: list[tuple[str, dict]]) -> None:
         )
 
 
-def _publish(name: str, output: Place, digest: str, shards: list[tuple[str, Any, dict]], found: list) -> None:
-    write_text(output, "defects.csv", defects_csv(found))
+def _publish(output: Place, builder: Any, shards: list[tuple[str, Any, dict]], found: list) -> None:
+    name, digest = builder.dataset_name, builder.hash
+    write_text(output, "defects.csv", defects_csv(found, getattr(builder, "ROW", "song")))
     splits = dict.fromkeys(Path(shard).name.split("-")[0] for shard, _, _ in shards)
     files = [{"split": split, "path": f"data/{split}-{digest}-*.parquet"} for split in splits]
     # `full` comes first: `datasets` takes the file type of all configs from the first one, which must exist
@@ -283,6 +340,17 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--audio_root", metavar="FOLDER", help="folder or s3:// URL of the sounds, where the corpus comes without"
     )
+    parser.add_argument("--target", metavar="LABEL", nargs="+", help="labels, by name or MID, that are looked for")
+    for kind, what in (("pos_strong", "the target's events"), ("neg_strong", "other events"), ("weak", "clips")):
+        parser.add_argument(
+            f"--{kind}_paths", metavar="FILE", nargs="+", help=f"your own lists of {what}, tsv or csv; see the card"
+        )
+    parser.add_argument(
+        "--check_audio", metavar="HOW", help="what is opened of each sound: headers, decode or none; None is headers"
+    )
+    parser.add_argument(
+        "--embed_audio", action="store_true", default=None, help="put the sounds into the rows, not their paths"
+    )
     parser.add_argument(
         "--output_dir",
         metavar="FOLDER",
@@ -331,12 +399,13 @@ def main(arguments: list[str] | None = None) -> None:
         if args.rebuild_samples:
             _check_arguments(args.name, 1)
             return rebuild_samples(args.name)
+        options = {option: getattr(args, option) for option in BUILDER_OPTIONS}
         if args.check_only:
-            found = check(args.name, args.raw_dir, args.num_proc, args.audio_root)
+            found = check(args.name, args.raw_dir, args.num_proc, **options)
             print(defects_table(found), *_refused(found), sep="\n")
             sys.exit(int(bool(_refused(found))))
-        found = prepare(args.name, args.raw_dir, args.output_dir, args.num_proc, args.keep_unreadable, args.audio_root)
-        print(defects_table(found))
+        found, said = prepare(args.name, args.raw_dir, args.output_dir, args.num_proc, args.keep_unreadable, **options)
+        print(*filter(None, (defects_table(found), said)), sep="\n")
     except (ValueError, OSError, FetchError) as error:
         sys.exit(f"prepare {args.name}: {' '.join(str(error).split())}")
     except KeyboardInterrupt:

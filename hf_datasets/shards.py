@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from media.storage import S3FileManager
@@ -17,25 +18,37 @@ from .places import Place
 
 ROWS_A_GROUP = 4  # a row with its sound is about 1 MB, and a group is what a writer holds in memory
 
+# Columns by name -> (split, table of a finished shard) of one shard after the other: what a builder's `lists` reads.
+RowReader = Callable[[list[str]], Iterator[tuple[str, pa.Table]]]
 
-def write_parquet(file: BinaryIO, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
-    """Write tables of any number of rows as row groups of ROWS_A_GROUP; the bytes depend on the rows alone."""
+
+def write_parquet(
+    file: BinaryIO, tables: Iterable[pa.Table], schema: pa.Schema, rows_a_group: int = ROWS_A_GROUP
+) -> None:
+    """Write tables of any number of rows as row groups of one size; the bytes depend on the rows alone."""
     with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False) as writer:
         held: list[pa.Table] = []
         for table in tables:
             held.append(table)
-            if sum(len(part) for part in held) >= ROWS_A_GROUP:
-                writer.write_table(pa.concat_tables(held), row_group_size=ROWS_A_GROUP)
-                held = []
-        if held:
-            writer.write_table(pa.concat_tables(held), row_group_size=ROWS_A_GROUP)
+            if (whole := sum(len(part) for part in held) // rows_a_group * rows_a_group) > 0:
+                rows = pa.concat_tables(held)
+                writer.write_table(rows.slice(0, whole), row_group_size=rows_a_group)
+                held = [rows.slice(whole)]
+        if any(len(part) for part in held):
+            writer.write_table(pa.concat_tables(held), row_group_size=rows_a_group)
 
 
-def write_shard(place: Place, name: str, generate_tables: Callable[..., Iterator], gen_kwargs: dict[str, Any]) -> None:
+def write_shard(
+    place: Place,
+    name: str,
+    generate_tables: Callable[..., Iterator],
+    gen_kwargs: dict[str, Any],
+    rows_a_group: int = ROWS_A_GROUP,
+) -> None:
     """Write the rows that a builder's `_generate_tables` gives for these inputs, one table in memory at a time."""
     tables = (table for _, table in generate_tables(**gen_kwargs))
     first = next(tables)
-    place.write(name, lambda file: write_parquet(file, itertools.chain([first], tables), first.schema))
+    place.write(name, lambda file: write_parquet(file, itertools.chain([first], tables), first.schema, rows_a_group))
 
 
 def collect_defects(generate_tables: Callable[..., Iterator], gen_kwargs: dict[str, Any]) -> list[tuple[str, dict]]:
@@ -45,6 +58,7 @@ def collect_defects(generate_tables: Callable[..., Iterator], gen_kwargs: dict[s
 
 def defects_of(table: pa.Table) -> list[tuple[str, dict]]:
     """(row id, defect) pairs of a table whose first column is the id and that has a column `defects`."""
+    table = table.filter(pc.greater(pc.list_value_length(table["defects"]), 0))  # of two million rows few have one
     ids, defects = table.column(0).to_pylist(), table.column("defects").to_pylist()
     return [(row_id, defect) for row_id, found in zip(ids, defects, strict=True) for defect in found]
 

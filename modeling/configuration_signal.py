@@ -1,14 +1,17 @@
-"""What the configurations of all models that predict a signal, frame by frame, have in common."""
+"""What the configurations of all models over frames of sound, for signals and for labels, have in common."""
 
 import math
 
 from transformers import PreTrainedConfig
 
-from .layers import NORMS, check_loss
+from .layers import NORMS, POOLINGS, check_loss
 
 
 class SignalConfig(PreTrainedConfig):
     """Settings of the head, the loss and the time grid; a model's own config adds its sizes.
+
+    What concerns loss and target is for signals. A model for labels reads `pooling`, and what all configs of
+    transformers have: `num_labels` or `id2label`, and `problem_type`.
 
     Args:
         causal: True sees the present and the past only; False (the default) sees both sides.
@@ -21,6 +24,8 @@ class SignalConfig(PreTrainedConfig):
         target_unit: unit of the predictions, such as "uS" or "z".
         target_channels: names of the predicted channels, as many as there are, or None.
         target_scaling: what turns predictions back into the recorded unit, as JSON, or None.
+        pooling: how a clip's logits come from those of its frames: "attention" (a learned weight a frame and label),
+            "max" or "mean".
     """
 
     sizes = ("input_size", "output_size", "kernel_size")  # a model adds its own: whole numbers of 1 or more
@@ -35,6 +40,7 @@ class SignalConfig(PreTrainedConfig):
     target_unit: str = "uS"
     target_channels: list[str] | None = None
     target_scaling: dict | None = None
+    pooling: str = "attention"
 
     def __post_init__(self, **kwargs: object) -> None:
         for other, name in self.attribute_map.items():  # input_size is the same for all models, whatever they call it
@@ -66,6 +72,8 @@ class SignalConfig(PreTrainedConfig):
             raise ValueError(f"{kind}: {own.get('dropout', 'dropout')}={self.dropout} must be in [0, 1)")
         if self.norm not in NORMS:
             raise ValueError(f"{kind}: norm={self.norm!r} is unknown; take one of {list(NORMS)}")
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"{kind}: pooling={self.pooling!r} is unknown; take one of {list(POOLINGS)}")
         for name in ("huber_delta", "frame_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{kind}: {name}={getattr(self, name)} must be above 0")

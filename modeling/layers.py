@@ -21,6 +21,7 @@ from transformers.utils import ModelOutput, logging
 
 NORMS = ("weight", "layer", "none")
 LOSSES = ("mse", "l1", "huber", "ccc", "gaussian")
+POOLINGS = ("attention", "max", "mean")
 IGNORE_LABEL = -100.0  # a label of this value is not scored; the Trainer pads labels and counts items by it
 MAX_LOG_VARIANCE = 10.0  # either side of 0: a standard deviation between 0.7 % and 150 times the target's unit
 CCC_EPSILON = 1e-8  # target units squared; keeps the concordance of two constant signals at 0 instead of 0 / 0
@@ -67,6 +68,11 @@ def frame_mask(attention_mask: torch.Tensor | None, frames: torch.Tensor) -> tor
 def mask_frames(x: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
     """x (B, T, C) with zeros in padding, whatever stood there: a product would keep NaN and infinity."""
     return x if valid is None else x.masked_fill(~valid, 0.0)
+
+
+def at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    """x, in float32 where it is in half precision: sums over many numbers need more digits than that has."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 class DilatedConv1d(nn.Conv1d):
@@ -375,7 +381,7 @@ def signal_loss(
     scored = labels != IGNORE_LABEL
     if valid is not None:
         scored = scored & valid
-    predictions = predictions.float() if predictions.dtype in (torch.float16, torch.bfloat16) else predictions
+    predictions = at_least_float32(predictions)
     labels = labels.to(predictions.dtype)
     # Where nothing is scored both are 0, so that neither the sums nor their gradients see those frames.
     predictions, labels = predictions.masked_fill(~scored, 0.0), labels.masked_fill(~scored, 0.0)

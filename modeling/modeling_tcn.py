@@ -1,4 +1,4 @@
-"""Temporal convolutional network (TCN) that predicts a signal, frame by frame, from a sequence of features."""
+"""Temporal convolutional network (TCN) over a sequence of features, for a signal frame by frame or a clip's labels."""
 
 # B batch, T frames, F features, C channels
 
@@ -8,6 +8,7 @@ from torch import nn
 
 from .configuration_tcn import TcnConfig
 from .layers import Dropout, NormedConv1d, mask_frames
+from .modeling_classification import AudioClassificationModel
 from .modeling_signal import SignalBackbone, SignalRegressionModel
 
 
@@ -73,6 +74,16 @@ class TcnModel(SignalBackbone):
 
 class TcnForSignalRegression(SignalRegressionModel):
     """A TCN with a linear map a frame to the signal."""
+
+    config_class = TcnConfig
+    base_model_prefix = "tcn"
+
+    def __init__(self, config: TcnConfig) -> None:
+        super().__init__(config, TcnModel(config), config.num_channels)
+
+
+class TcnForAudioClassification(AudioClassificationModel):
+    """A TCN with a linear map a frame to labels, pooled over a clip."""
 
     config_class = TcnConfig
     base_model_prefix = "tcn"

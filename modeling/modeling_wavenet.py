@@ -1,4 +1,4 @@
-"""WaveNet that predicts a signal, frame by frame, from a sequence of features; both sides of a frame are seen."""
+"""WaveNet over a sequence of features, for a signal frame by frame or a clip's labels; sees both sides of a frame."""
 
 # B batch, T frames, F features, C residual channels, S skip channels
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from .configuration_wavenet import WavenetConfig
 from .layers import Dropout, NormedConv1d, mask_frames
+from .modeling_classification import AudioClassificationModel
 from .modeling_signal import SignalBackbone, SignalRegressionModel
 
 GATE_RMS = 0.5  # of tanh * sigmoid for the inputs that a new convolution gives
@@ -91,6 +92,16 @@ class WavenetModel(SignalBackbone):
 
 class WavenetForSignalRegression(SignalRegressionModel):
     """A WaveNet with a linear map a frame to the signal."""
+
+    config_class = WavenetConfig
+    base_model_prefix = "wavenet"
+
+    def __init__(self, config: WavenetConfig) -> None:
+        super().__init__(config, WavenetModel(config), config.skip_channels)
+
+
+class WavenetForAudioClassification(AudioClassificationModel):
+    """A WaveNet with a linear map a frame to labels, pooled over a clip."""
 
     config_class = WavenetConfig
     base_model_prefix = "wavenet"

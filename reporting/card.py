@@ -1,11 +1,12 @@
 """The card of a trained model and the table of its scores, made from what a run recorded about itself."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 SYNTHETIC_NOTICE = (
     "**SYNTHETIC DATA.** This model was trained and scored on signals that a program made. "
-    "Its scores show that the software works; they say nothing about people or music."
+    "Its scores show that the software works; they say nothing about people, music or recorded sound."
 )
 SCORES_EXPLAINED = (
     "Scores are taken within each trial and averaged over trials; brackets hold 95 % intervals over songs and "
@@ -66,26 +67,25 @@ def verdict_line(verdict: dict[str, Any]) -> str:
     return f"**Verdict: {verdict['verdict']}**{missing}."
 
 
-def score_cell(score: dict[str, Any]) -> str:
-    """A mean with its interval, and of how many trials it could not be taken."""
+def score_cell(score: dict[str, Any], decimals: int = 3) -> str:
+    """A mean with its interval, and of how many trials (or resamples) it could not be taken."""
     if score["mean"] is None:
         return "undefined"
-    interval = "" if score["low"] is None else f" [{score['low']:z.3f}, {score['high']:z.3f}]"
+    shape = f"z.{decimals}f"
+    interval = "" if score["low"] is None else f" [{score['low']:{shape}}, {score['high']:{shape}}]"
     undefined = f" ({score['undefined']} undefined)" if score["undefined"] else ""
-    return f"{score['mean']:z.3f}{interval}{undefined}"
+    return f"{score['mean']:{shape}}{interval}{undefined}"
 
 
 def model_card(facts: dict[str, Any]) -> str:
     """The README.md of a saved model: metadata for the Hub, scores beside baselines, limits, and how to use it."""
     data, test, training = facts["data"], facts["test"], facts["training"]
-    notices = [*([SYNTHETIC_NOTICE] if data["synthetic"] else []), *warnings(facts)]
     counts = {name: f"{side['trials']} trials of {side['songs']} songs" for name, side in data["sides"].items()}
     first = list(test["channels"])[:1]  # one picture; the report has the others
-    model = {key: value for key, value in facts["model"].items() if key not in ("target_scaling", "auto_map")}
     sections = [
-        front_matter(facts),
+        front_matter(facts, ["audio", "skin-conductance", "electrodermal-activity"]),
         f"# {facts['name']}",
-        *notices,
+        *warnings(facts),
         f"Predicts {', '.join(test['channels'])} skin conductance in {test['unit']} from sound, "
         f"{facts['model']['frame_rate']:g} values a second.",
         "## Scores",
@@ -104,12 +104,11 @@ def model_card(facts: dict[str, Any]) -> str:
         "## Use",
         usage(facts),
         "## Training",
-        f"{training['steps']} steps; {chosen(training)}. {facts['parameters']:,} parameters, "
-        f"receptive field {facts['receptive_field_seconds']:.1f} s.{base(facts)}",
-        f"```json\n{json.dumps(model, indent=2)}\n```",
+        f"{training['steps']} steps; {chosen(training)}. {size(facts)}.{base(facts)}",
+        configuration(facts),
         "## Limits",
         LIMITS,
-        "Versions: " + ", ".join(f"{name} {version}" for name, version in facts["versions"].items()) + ".",
+        versions(facts),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -130,23 +129,45 @@ def base(facts: dict[str, Any]) -> str:
     return f" Fine-tuned from `{facts['base']['model']}`." if facts["base"] else ""
 
 
-def warnings(facts: dict[str, Any]) -> list[str]:
-    """What makes scores mean less than they seem to: a split that leaks, a base that knew the test, a control."""
+def size(facts: dict[str, Any]) -> str:
+    """Parameters, and the receptive field of a model that has one."""
+    field = facts["receptive_field_seconds"]
+    return f"{facts['parameters']:,} parameters" + ("" if field is None else f", receptive field {field:.1f} s")
+
+
+def configuration(facts: dict[str, Any]) -> str:
+    """The model's settings, without those that are for programs."""
+    model = {key: value for key, value in facts["model"].items() if key not in ("target_scaling", "auto_map")}
+    return f"```json\n{json.dumps(model, indent=2)}\n```"
+
+
+def versions(facts: dict[str, Any]) -> str:
+    """What the result depends on beside settings and data."""
+    return "Versions: " + ", ".join(f"{name} {version}" for name, version in facts["versions"].items()) + "."
+
+
+def warnings(facts: dict[str, Any], items: str = "trials") -> list[str]:
+    """What a reader has to know before any score: data made by a program, a split that leaks, a control, a base that
+    knew the test, or may have known it.
+    """
     data, base = facts["data"], facts.get("base")
     found = [data["split_warning"], data["control"]]
-    if base and base["test_trials_it_was_trained_on"]:
-        known = base["test_trials_it_was_trained_on"]
-        found.append(f"{known} of the test trials were in its training data, by way of {base['model']}")
-    return [f"**WARNING.** {text[0].upper()}{text[1:]}." for text in found if text]
+    known = base["test_trials_it_was_trained_on"] if base else 0
+    if known is None:
+        found.append(f"what {base['model']} was trained on is not known here: it may have met the test {items}")
+    elif known:
+        found.append(f"{known} of the test {items} were in its training data, by way of {base['model']}")
+    synthetic = [SYNTHETIC_NOTICE] if data["synthetic"] else []
+    return [*synthetic, *(f"**WARNING.** {text[0].upper()}{text[1:]}." for text in found if text)]
 
 
-def front_matter(facts: dict[str, Any]) -> str:
-    """The card's metadata."""
-    tags = ["audio", "skin-conductance", "electrodermal-activity", facts["model"]["model_type"]]
-    tags += ["synthetic-data"] if facts["data"]["synthetic"] else []
+def front_matter(facts: dict[str, Any], tags: Sequence[str], pipeline: str | None = None) -> str:
+    """The card's metadata; `pipeline` is what the Hub calls the task, where it has a name for it."""
+    tags = [*tags, facts["model"]["model_type"], *(["synthetic-data"] if facts["data"]["synthetic"] else [])]
     listed = "\n".join(f"- {tag}" for tag in tags)
     fields = [
         "library_name: transformers",
+        *([f"pipeline_tag: {pipeline}"] if pipeline else []),
         "license: other",
         "license_name: data-of-the-training-set",
         "tags:",

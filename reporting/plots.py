@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 MODEL, OTHERS, TRUTH, FAINT = "#1f5fa8", "#8a8f98", "#1b1b1b", "#d9dce1"  # one colour a meaning, in every figure
+THRESHOLD, FALSE = "#b86e00", "#b3261e"  # where a score becomes a yes; a yes that is wrong
 WIDTH = 7.5  # inches; a column of text
 DPI = 150
 
@@ -37,7 +38,7 @@ def plot_predictions(predictions: Sequence[Signal], path: Path) -> None:
                 panel.fill_between(
                     prediction.times, values - spread, values + spread, color=line.get_color(), alpha=0.2
                 )
-        panel.set_title(prediction.file.name, fontsize=9, loc="left")
+        panel.set_title(literal(prediction.file.name), fontsize=9, loc="left")
         panel.set_ylabel(prediction.unit)
         panel.legend(frameon=False, fontsize=8, loc="upper right")
         panel.margins(x=0)
@@ -50,6 +51,11 @@ def png(figure: Figure) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
     return file.getvalue()
+
+
+def literal(text: str) -> str:
+    """Text for a figure as it stands: a $ in a name is no formula."""
+    return text.replace("$", r"\$")
 
 
 def panels_below_each_other(count: int, height: float = 1.8, sharey: bool = True) -> tuple[Figure, Sequence[Axes]]:
@@ -89,14 +95,15 @@ def plot_scores(channel: dict[str, Any], name: str) -> Figure:
     return figure
 
 
-def plot_learning(log: Sequence[dict[str, float]], chosen_by: str, best_step: int | None) -> Figure | None:
+def plot_learning(training: dict[str, Any]) -> Figure | None:
     """Training and validation loss, and the metric that chose the checkpoint, over steps; None without a log."""
+    log, best_step = training["log"], training["best_checkpoint_step"]
+    chosen_by = training["chosen_by"].removeprefix("eval_")
     curves = {
         "training loss": [(entry["step"], entry["loss"]) for entry in log if "loss" in entry],
         "validation loss": [(entry["step"], entry["eval_loss"]) for entry in log if "eval_loss" in entry],
     }
-    metric = f"eval_{chosen_by.removeprefix('eval_')}"
-    deciding = [(entry["step"], entry[metric]) for entry in log if metric in entry]
+    deciding = [(entry["step"], entry[f"eval_{chosen_by}"]) for entry in log if f"eval_{chosen_by}" in entry]
     if not any(curves.values()):
         return None
     figure, (losses, decision) = panels_below_each_other(2, sharey=False)
@@ -107,10 +114,11 @@ def plot_learning(log: Sequence[dict[str, float]], chosen_by: str, best_step: in
     losses.set_ylabel("loss", fontsize=9)
     if deciding:
         decision.plot(*zip(*deciding, strict=True), ".-", color=MODEL, linewidth=1.2, markersize=4)
+    decision.set_xlim(losses.get_xlim())
     for panel in (losses, decision):
         if best_step:
             panel.axvline(best_step, color=TRUTH, linewidth=0.8, linestyle=":")
-    decision.set_ylabel(f"validation {chosen_by.removeprefix('eval_')}", fontsize=9)
+    decision.set_ylabel(f"validation {chosen_by.replace('_', ' ')}", fontsize=9)
     decision.set_xlabel(
         "optimizer step" + (" (dotted: the checkpoint that was kept)" if best_step else ""), fontsize=9
     )
@@ -132,7 +140,7 @@ def plot_trials(trials: Sequence[tuple[str, dict[str, Any]]]) -> Figure:
             panel.axvspan(times[start], times[start] + (stop - start) / row["frame_rate"], color=FAINT, lw=0)
         panel.plot(times, target, color=TRUTH, linewidth=1.2, label="recorded")
         panel.plot(times, prediction, color=MODEL, linewidth=1.4, label="predicted")
-        panel.set_title(title, fontsize=9, loc="left")
+        panel.set_title(literal(title), fontsize=9, loc="left")
         panel.set_ylabel(row["unit"], fontsize=9)
         panel.margins(x=0)
     panels[0].legend(frameon=False, fontsize=8, loc="upper right", ncols=2)

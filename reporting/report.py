@@ -7,8 +7,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
+from matplotlib.figure import Figure
 
-from reporting.card import LIMITS, SCORES_EXPLAINED, SYNTHETIC_NOTICE, counted, results_table, verdict_line, warnings
+from reporting.card import (
+    LIMITS,
+    SCORES_EXPLAINED,
+    counted,
+    results_table,
+    size,
+    verdict_line,
+    versions,
+    warnings,
+)
 from reporting.plots import (
     plot_absence,
     plot_bands,
@@ -43,46 +53,48 @@ code { font-size: 0.85em; overflow-wrap: anywhere; }
 
 def report_files(facts: dict[str, Any], config: dict[str, Any], predictions: pa.Table) -> dict[str, str | bytes]:
     """`report.html` and its figures by file name, from a run's record, its settings and its predictions."""
-    figures = draw_figures(facts, predictions)
-    return {"report.html": report(facts, config, figures)} | {
-        f"figure_{name}.png": image for name, (image, _) in figures.items()
-    }
+    figures = images(draw_figures(facts, predictions))
+    return with_images(report(facts, config, figures), figures)
 
 
-def draw_figures(facts: dict[str, Any], predictions: pa.Table) -> dict[str, tuple[bytes, str]]:
-    """PNG and caption of each figure, by name; a channel's are named after it."""
-    figures: dict[str, tuple[bytes, str]] = {}
+def images(drawn: dict[str, tuple[Figure | None, str]]) -> dict[str, tuple[bytes, str]]:
+    """PNG and caption of each figure, by name, of those that there was something to draw for."""
+    return {name: (png(figure), caption) for name, (figure, caption) in drawn.items() if figure is not None}
 
-    def add(name: str, figure: Any, caption: str) -> None:
-        if figure is not None:
-            figures[name] = png(figure), caption
 
+def with_images(report: str, figures: dict[str, tuple[bytes, str]]) -> dict[str, str | bytes]:
+    """The page and the figures that stand in it, by file name."""
+    return {"report.html": report} | {f"figure_{name}.png": image for name, (image, _) in figures.items()}
+
+
+def draw_figures(facts: dict[str, Any], predictions: pa.Table) -> dict[str, tuple[Figure | None, str]]:
+    """Figure and caption by name; a channel's are named after it."""
+    drawn: dict[str, tuple[Figure | None, str]] = {}
     test = facts["test"]
     for name, channel in test["channels"].items():
-        add(f"scores_{name}", plot_scores(channel, name), "The model beside what it has to beat and what bounds it.")
+        caption = "The model beside what it has to beat and what bounds it."
+        drawn[f"scores_{name}"] = plot_scores(channel, name), caption
         rows = [row for row in predictions.to_pylist() if row["channel"] == name]
         shown = best_median_worst(rows)
         if shown:
             caption = "The best, the median and the worst trial by r after detrending. A mean hides all three."
-            add(f"trials_{name}", plot_trials(shown), caption)
+            drawn[f"trials_{name}"] = plot_trials(shown), caption
         if channel["null"] is not None:
             caption = (
                 "Sounds permuted among songs of about the same length: how well the model scores then (some songs "
                 "keep their own sound), beside its score with the right sounds and its mean with wrong ones alone."
             )
-            add(f"null_{name}", plot_null(channel["null"], channel["ceiling"]), caption)
+            drawn[f"null_{name}"] = plot_null(channel["null"], channel["ceiling"]), caption
         caption = "Error against the time since onset, over frames of all trials: late frames stand on few trials."
-        add(f"over_time_{name}", plot_over_time(channel["over_time"], test["unit"]), caption)
-        for kind, (figure, said) in draw_explanations(channel.get("explanations")).items():
-            add(f"{kind}_{name}", figure, said)
-    training = facts.get("training")
-    if training:
-        figure = plot_learning(training["log"], training["chosen_by"], training["best_checkpoint_step"])
-        add("learning", figure, "Learning curves; losses are in scaled units.")
-    return figures
+        drawn[f"over_time_{name}"] = plot_over_time(channel["over_time"], test["unit"]), caption
+        for kind, explanation in draw_explanations(channel.get("explanations")).items():
+            drawn[f"{kind}_{name}"] = explanation
+    if "training" in facts:
+        drawn["learning"] = plot_learning(facts["training"]), "Learning curves; losses are in scaled units."
+    return drawn
 
 
-def draw_explanations(found: dict[str, Any] | None) -> dict[str, tuple[Any, str]]:
+def draw_explanations(found: dict[str, Any] | None) -> dict[str, tuple[Figure | None, str]]:
     """Figure and caption of each explanation, in the order of the page."""
     if found is None:
         return {}
@@ -123,14 +135,10 @@ def best_median_worst(rows: Sequence[dict[str, Any]]) -> list[tuple[str, dict[st
 
 def report(facts: dict[str, Any], config: dict[str, Any], figures: dict[str, tuple[bytes, str]]) -> str:
     """The page; whatever comes from data is escaped."""
-    data, test = facts["data"], facts["test"]
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    test = facts["test"]
     about = f"{test['trials']} trials of {test['songs']} songs and {test['listeners']} listeners, in {test['unit']}"
     parts = [
-        f"<h1>{html.escape(facts['name'])}</h1>",
-        f"<p>The {html.escape(facts.get('side', 'test'))} side of <code>{html.escape(data['dataset'])}</code> "
-        f"({html.escape(data['config'])}): {html.escape(about)}.</p>",
-        *(f'<p class="warning">{inline(notice)}</p>' for notice in notices(facts)),
+        *opening(facts, about, [*warnings(facts), *([test["note"]] if test["note"] else [])]),
         *(
             f'<p class="verdict">{inline(verdict_line(channel["verdict"]))} <small>({html.escape(name)})</small></p>'
             for name, channel in test["channels"].items()
@@ -154,23 +162,40 @@ def report(facts: dict[str, Any], config: dict[str, Any], figures: dict[str, tup
         data_facts(facts),
         "<h2>Limits</h2>",
         f"<p>{html.escape(LIMITS)}</p>",
+        *settings(facts, config),
+    ]
+    return page(facts["name"], parts)
+
+
+def opening(facts: dict[str, Any], about: str, notices: Sequence[str]) -> list[str]:
+    """Which run, what it was scored on, and what a reader has to know before any score."""
+    data = facts["data"]
+    return [
+        f"<h1>{html.escape(facts['name'])}</h1>",
+        f"<p>The {html.escape(facts.get('side', 'test'))} side of <code>{html.escape(data['dataset'])}</code> "
+        f"({html.escape(data['config'])}): {html.escape(about)}.</p>",
+        *(f'<p class="warning">{inline(notice)}</p>' for notice in notices),
+    ]
+
+
+def settings(facts: dict[str, Any], config: dict[str, Any]) -> list[str]:
+    """The end of the page: every setting, and versions."""
+    return [
         "<h2>Settings</h2>",
         f"<details><summary>every key of the run</summary><pre>{html.escape(json.dumps(config, indent=2))}</pre>"
         "</details>",
-        f"<p>Versions: {html.escape(versions)}.</p>",
+        f"<p>{html.escape(versions(facts))}</p>",
     ]
+
+
+def page(title: str, parts: Sequence[str]) -> str:
+    """One HTML file that fetches nothing."""
     body = "\n".join(part for part in parts if part)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(facts['name'])}</title><style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
-
-
-def notices(facts: dict[str, Any]) -> list[str]:
-    """What a reader has to know before any score."""
-    synthetic = [SYNTHETIC_NOTICE] if facts["data"]["synthetic"] else []
-    return [*synthetic, *warnings(facts), *([facts["test"]["note"]] if facts["test"]["note"] else [])]
 
 
 def inline(text: str) -> str:
@@ -199,6 +224,11 @@ def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>"
 
 
+def text_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of cells that are plain text."""
+    return table([html.escape(cell) for cell in heading], [[html.escape(cell) for cell in row] for row in rows])
+
+
 def all_scores(name: str, channel: dict[str, Any], unit: str) -> str:
     """Every score of the model, also those that the first table leaves out."""
     in_unit = {"rmse", "mae", "detrended_rmse"}
@@ -208,8 +238,7 @@ def all_scores(name: str, channel: dict[str, Any], unit: str) -> str:
         mean = "undefined" if found["mean"] is None else f"{found['mean']:z.3f}"
         interval = found["reason"] or "" if found["low"] is None else f"[{found['low']:z.3f}, {found['high']:z.3f}]"
         rows.append([label, mean, interval, f"{found['trials']}", f"{found['undefined']}"])
-    heading = [f"{name}", "mean", "95 % interval", "trials", "undefined"]
-    return table([html.escape(cell) for cell in heading], [[html.escape(cell) for cell in row] for row in rows])
+    return text_table([name, "mean", "95 % interval", "trials", "undefined"], rows)
 
 
 def explained(test: dict[str, Any], figures: dict[str, tuple[bytes, str]]) -> list[str]:
@@ -219,10 +248,10 @@ def explained(test: dict[str, Any], figures: dict[str, tuple[bytes, str]]) -> li
     return ["<h2>What it listens to</h2>", *drawn] if drawn else []
 
 
-def shown(name: str, figures: dict[str, tuple[bytes, str]]) -> str:
-    """A figure inside the page; nothing, with a word, where there is none."""
+def shown(name: str, figures: dict[str, tuple[bytes, str]], otherwise: str = "no trial has a score") -> str:
+    """A figure inside the page; nothing, with a word on why, where there is none."""
     if name not in figures:
-        return "<p>Nothing to draw: no trial has a score.</p>"
+        return f"<p>Nothing to draw: {html.escape(otherwise)}.</p>"
     image, caption = figures[name]
     encoded = base64.b64encode(image).decode()
     return (
@@ -238,7 +267,7 @@ def training_facts(facts: dict[str, Any]) -> str:
     kept = f"the checkpoint of step {step}, the best on validation by {training['chosen_by']}" if step else "the last"
     waiting = f"{100 * training['data_wait_share']:.1f} %"
     return (
-        f"<p>{facts['parameters']:,} parameters, receptive field {facts['receptive_field_seconds']:.1f} s. "
+        f"<p>{size(facts)}. "
         f"{training['steps']} steps, {training['epochs']:g} epochs, {training['processes']} process(es), precision "
         f"{html.escape(training['precision'])}; kept: {html.escape(kept)}. {waiting} of the time went on waiting for "
         "data.</p>"
@@ -247,9 +276,9 @@ def training_facts(facts: dict[str, Any]) -> str:
 
 def data_facts(facts: dict[str, Any]) -> str:
     """Sides and hash of the split, and what was left out of the data, by reason."""
-    data, split = facts["data"], facts["split"]
+    data = facts["data"]
     sides = [
-        [html.escape(name), *(f"{side[kind]}" for kind in ("trials", "songs", "listeners"))]
+        [name, *(f"{side[kind]}" for kind in ("trials", "songs", "listeners"))]
         for name, side in data["sides"].items()
         if name != "all"
     ]
@@ -260,13 +289,22 @@ def data_facts(facts: dict[str, Any]) -> str:
         ["notes on trials that are kept", counted(data["notes"])],
         ["listeners scaled by everyone's statistics", ", ".join(data["listeners_scaled_by_everyone"]) or "none"],
     ]
-    settings = ", ".join(f"{key} {value}" for key, value in split.items() if key != "sha256" and value is not None)
     return "\n".join(
         [
-            f"<p>{data['songs']} songs and {data['trials']} trials as recorded. Split: {html.escape(settings)}. "
-            f"SHA-256 of the split: <code>{html.escape(split['sha256'])}</code>.</p>",
-            table(["side", "trials", "songs", "listeners"], sides),
-            table(["left out, or worth a note", ""], [[html.escape(cell) for cell in row] for row in lost]),
-            f"<p>Files: {', '.join(f'<code>{html.escape(file)}</code>' for file in data['files'])}.</p>",
+            f"<p>{data['songs']} songs and {data['trials']} trials as recorded. {split_facts(facts['split'])}</p>",
+            text_table(["side", "trials", "songs", "listeners"], sides),
+            text_table(["left out, or worth a note", ""], lost),
+            files(data),
         ]
     )
+
+
+def split_facts(split: dict[str, Any]) -> str:
+    """What a split follows from, and its hash."""
+    settings = ", ".join(f"{key} {value}" for key, value in split.items() if key != "sha256" and value is not None)
+    return f"Split: {html.escape(settings)}. SHA-256 of the split: <code>{html.escape(split['sha256'])}</code>."
+
+
+def files(data: dict[str, Any]) -> str:
+    """The names of the data's files, which hold a digest."""
+    return f"<p>Files: {', '.join(f'<code>{html.escape(file)}</code>' for file in data['files'])}.</p>"

@@ -13,6 +13,7 @@ from media.eda_settings import EdaSettings
 from tests.conftest import REPOSITORY
 from training.arguments import TASKS, Run, RunArguments, RunTrainingArguments, load_task, parse_run, write_key_table
 from training.build import build_model, new_config
+from training.tasks import eda
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.json"))
 
@@ -36,8 +37,8 @@ def failure(tmp_path: Path, config: dict, *rest: str) -> str:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_parses_to_a_model(path: Path) -> None:
     run = parse_run([str(path)])
-    settings = {"input_size": 8, "output_size": 1, "frame_rate": 4.0, "causal": False}
-    assert build_model(run.arguments, settings).num_parameters() > 0
+    settings = {"input_size": 8, "frame_rate": 4.0}
+    assert build_model(run.arguments, settings, run.task).num_parameters() > 0
     assert run.training.output_dir == f"outputs/{path.stem}"
 
 
@@ -144,17 +145,17 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
 def test_an_unknown_key_inside_model_config_names_the_nearest() -> None:
     arguments = RunArguments(model_config={"num_chanels": 8})
     with pytest.raises(ValueError, match=r"'model_config.num_chanels'; did you mean 'model_config.num_channels'"):
-        new_config(arguments, {"input_size": 8, "output_size": 1})
+        new_config(arguments, {"input_size": 8, "output_size": 1}, eda.MODELS)
 
 
 def test_a_key_that_follows_from_the_data_cannot_be_set() -> None:
     with pytest.raises(ValueError, match="input_size follows from the data"):
-        new_config(RunArguments(model_config={"input_size": 3}), {"input_size": 8, "output_size": 1})
+        new_config(RunArguments(model_config={"input_size": 3}), {"input_size": 8}, eda.MODELS)
 
 
 def test_an_unknown_model_type_is_refused() -> None:
     with pytest.raises(ValueError, match="model_type = 'tnc' is not known"):
-        new_config(RunArguments(model_type="tnc"), {})
+        new_config(RunArguments(model_type="tnc"), {}, eda.MODELS)
 
 
 def kinds_of_all_tasks() -> list[type]:
@@ -168,12 +169,13 @@ def test_every_key_says_what_it_means(kind: type) -> None:
         assert item.init is False or len(item.metadata.get("help", "")) > 10, item.name
 
 
-def test_help_lists_every_key_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("task", TASKS)
+def test_help_lists_every_key_of_a_task_with_its_default(task: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit:
-        parse_run(["--help"])
+        parse_run(["--task", task, "--help"])
     assert exit.value.code == 0
     text = capsys.readouterr().out
-    for kind in kinds_of_all_tasks():
+    for kind in (RunArguments, RunTrainingArguments, *load_task(task).ARGUMENTS):
         for item in dataclasses.fields(kind):
             assert item.init is False or f"--{item.name} " in text, item.name
     assert "(default: 0.001)" in text

@@ -296,3 +296,56 @@ def test_a_window_ends_with_its_sound_and_must_begin_in_it():
     for start, seconds in ((-1, 1), (0, 0), (float("nan"), 1), (0, float("inf"))):
         with pytest.raises(ValueError, match="give a start of 0 or more"):
             read_window(sound, start, seconds)
+
+
+@pytest.mark.parametrize("new_rate", [None, 16000])
+@pytest.mark.parametrize("container, subtype, _", FORMATS)
+def test_a_window_can_be_placed_by_the_length_of_its_sound(container, subtype, _, new_rate):
+    data = encode(np.random.default_rng(0).normal(0, 0.1, 3 * RATE).astype(np.float32), container, subtype)
+    for sound in (data, without_length(data)) if container == "MP3" else (data,):
+        told = []
+        window = read_window(sound, lambda seconds, told=told: told.append(seconds) or seconds - 0.5, 0.5, new_rate)
+        assert told == [audio_seconds(sound)]
+        np.testing.assert_array_equal(window, read_window(sound, told[0] - 0.5, 0.5, new_rate))
+    with pytest.raises(ValueError, match="give a start of 0 or more"):
+        read_window(data, lambda seconds: -seconds, 0.5)
+
+
+def test_a_window_of_a_sound_without_a_length_cannot_be_placed_by_it():
+    flac = with_announced_length(encode(tone(1.0), "FLAC", "PCM_16"), 0)
+    with pytest.raises(AudioError, match="song 17: was streamed without a length"):
+        read_window(flac, lambda seconds: seconds / 2, 0.1, name="song 17")
+
+
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_a_window_of_an_mp3_lacks_nothing_that_stands_in_earlier_frames(rate):
+    loud = np.random.default_rng(0).normal(0, 0.1, 2 * rate)
+    bursts = np.tile(np.concatenate([np.zeros(rate // 4), loud[: rate // 4]]), 8).astype(np.float32)
+    data = encode(bursts, "MP3", "MPEG_LAYER_III", rate, bitrate_mode="VARIABLE", compression_level=0.5)
+    whole, _ = read_audio(data)
+    for first in range(0, 3 * rate, rate // 40):
+        window = read_window(data, first / rate, 0.1)
+        np.testing.assert_allclose(window, whole[first : first + len(window)], atol=1e-5)
+
+
+@pytest.mark.parametrize("rate, subtype", [(16000, "VORBIS"), (44100, "VORBIS"), (48000, "OPUS")])
+@pytest.mark.parametrize("silent_from", [0.5, 6.0])  # s; silence makes for long pages
+def test_a_window_of_the_last_page_of_an_ogg_is_in_its_place(rate, subtype, silent_from):
+    audio = np.random.default_rng(0).normal(0, 0.1, 6 * rate).astype(np.float32)
+    audio[round(silent_from * rate) :] *= 0
+    audio[-rate // 2 :] = audio[: rate // 2]
+    data = encode(audio, "OGG", subtype, rate)
+    whole, _ = read_audio(data)
+    for first in range(3 * rate, 6 * rate - rate // 20, rate // 17):
+        window = read_window(data, first / rate, 0.05)
+        np.testing.assert_allclose(window, whole[first : first + len(window)], atol=1e-4)
+
+
+def test_a_window_of_a_file_is_that_of_its_bytes(tmp_path):
+    for container, subtype, _ in FORMATS:
+        path = tmp_path / f"{container}-{subtype}.raw"  # libsndfile is not to believe the suffix
+        path.write_bytes(encode(tone(2.0), container, subtype))
+        window = read_window(path, 0.7, 1.0, 16000)
+        np.testing.assert_array_equal(window, read_window(path.read_bytes(), 0.7, 1.0, 16000))
+    with pytest.raises(AudioError, match="^song 17: is a folder"):
+        read_window(tmp_path, 0, 1, name="song 17")

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_datasets.audioset.metadata import Labels, read_labels, read_strong, read_weak
+from hf_datasets.audioset.metadata import read_labels, read_strong, read_weak
+from media.ontology import Labels
 
 TWO = Labels(("/m/09x0r", "/t/dd00002"), ("Speech", "Baby cry, infant cry"))
 HEAD = (

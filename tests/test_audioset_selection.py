@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_datasets.audioset.metadata import Labels, read_labels, read_strong, read_weak
-from hf_datasets.audioset.ontology import Ontology, read_ontology
-from hf_datasets.audioset.selection import class_counts, clip_weights, clips_with, id_uniforms, trim_heads
+from hf_datasets.audioset.metadata import read_labels, read_strong, read_weak
+from media.ontology import Labels, Ontology, ontology_from_labels, read_ontology
+from media.selection import class_counts, clip_weights, clips_with, id_uniforms, trim_heads
 
 BABY_CRY, CRYING, WHIMPER = "/t/dd00002", "/m/0463cq4", "/m/07qz6j3"
 SPEECH, MUSIC = "/m/09x0r", "/m/04rlf"
@@ -122,7 +122,6 @@ def test_weights_draw_classes_as_they_say():
         (lambda t: trim_heads(t, [0], 0.2, "some", 0, 3), "takes one of any, only_head, floor"),
         (lambda t: trim_heads(t, [0], 1.5, "any", 0, 3), "keep_fraction = 1.5"),
         (lambda t: clip_weights(t, 3, "log"), "takes one of panns, ast, sqrt"),
-        (lambda t: id_uniforms(pa.array(["short"]), 0), "11 characters"),
     ],
 )
 def test_what_is_not_known_is_refused(call, message):
@@ -141,6 +140,32 @@ def test_the_ontology_is_a_graph_and_knows_what_is_near(ontology):
     assert ontology.related(CRYING) >= {BABY_CRY, WHIMPER}
     with pytest.raises(ValueError, match="is no ontology"):
         read_ontology(b"[{}]", "x.json")
+
+
+def test_the_graph_comes_back_from_labels_json(ontology, labels):
+    others = [mid for mid in ontology.names if mid not in labels.mids]
+    entries = [
+        {"mid": mid, "name": ontology.names[mid], "parents": ontology.parents[mid]} for mid in [*labels.mids, *others]
+    ]
+    again, graph = ontology_from_labels({"num_labels": 527, "labels": entries})
+    assert again.mids == labels.mids and graph.names == ontology.names and graph.parents == ontology.parents
+    assert {mid: set(c) for mid, c in graph.children.items()} == {mid: set(c) for mid, c in ontology.children.items()}
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"labels": []}, "no list of labels .KeyError: 'num_labels'"),
+        (
+            {"num_labels": 2, "labels": [{"mid": "/m/a", "name": "A", "parents": []}]},
+            "1 entries of 1 MIDs, num_labels 2",
+        ),
+        ({"num_labels": 1, "labels": [{"mid": "/m/a", "name": "A", "parents": ["/m/b"]}]}, "the parent /m/b"),
+    ],
+)
+def test_a_labels_json_that_does_not_fit_is_refused(record, message):
+    with pytest.raises(ValueError, match=message):
+        ontology_from_labels(record)
 
 
 def test_half_of_the_clips_with_a_strong_cry_would_be_taken_for_negatives_by_weak_labels_alone(meta, labels):

@@ -101,7 +101,7 @@ def test_scaling_is_fitted_on_training_trials_alone(rows: Dataset) -> None:
 
 def test_the_input_scaling_is_that_of_the_training_songs(rows: Dataset) -> None:
     run, extractor, data = prepare(rows)
-    model = build_model(run.arguments, eda.model_settings(data, extractor, run))
+    model = build_model(run.arguments, eda.model_settings(data, extractor, run), eda)
     eda.initialise(model, data, new=True)
     frames = {song: data.train.input_features[i] for i, song in enumerate(data.train.song_ids)}
     mean = np.concatenate(list(frames.values())).mean(axis=0)
@@ -168,11 +168,11 @@ def test_statistics_of_unseen_listeners_are_refused(rows: Dataset, split_by: str
 
 def test_a_causal_run_is_causal_from_sound_to_skin(rows: Dataset) -> None:
     run, extractor, data = prepare(rows, "--causal", "true")
-    model = build_model(run.arguments, eda.model_settings(data, extractor, run))
+    model = build_model(run.arguments, eda.model_settings(data, extractor, run), eda)
     assert model.config.causal and extractor.pooling == "past"
     with pytest.raises(ValueError, match="model_config.causal follows from the data"):
         run = make_run("--causal", "true", "--model_config.causal", "false")
-        build_model(run.arguments, eda.model_settings(data, extractor, run))
+        build_model(run.arguments, eda.model_settings(data, extractor, run), eda)
 
 
 def test_features_are_served_from_the_cache_until_a_setting_changes(rows: Dataset) -> None:

@@ -21,6 +21,7 @@ from evaluation.metrics.scr_f1 import scr_f1
 from evaluation.metrics.spearman import spearman
 from evaluation.trials import Trials, detrend
 from tests.conftest import REPOSITORY
+from tests.test_detection_metrics import METRICS as DETECTION_METRICS
 
 METRICS = {
     module.__name__.rpartition(".")[2]: module.per_trial
@@ -47,7 +48,7 @@ def random_trials(trials: int = 30, frames: int = 40) -> tuple[np.ndarray, np.nd
 
 
 def test_every_metric_has_its_folder_and_card() -> None:
-    assert {path.stem for path in FOLDERS} == set(METRICS)
+    assert {path.stem for path in FOLDERS} == {*METRICS, *DETECTION_METRICS}
     assert all((path.parent / "README.md").is_file() for path in FOLDERS)
 
 

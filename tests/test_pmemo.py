@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.signal import detrend
 
-from hf_datasets.defects import KINDS
+from hf_datasets.defects import SIGNAL_DEFECTS
 from hf_datasets.pmemo.builder import PmemoBuilder
 from hf_datasets.pmemo.raw import find_root, parse_clock, read_eda, read_tree
 from hf_datasets.pmemo.synthesize import EDA_RATE, bateman_kernel, synthesize
@@ -62,7 +62,7 @@ def tiny(tmp_path) -> Path:
 def test_every_kind_of_defect_is_made_by_the_synthesizer_and_found_by_the_builder(damaged):
     _, builder, rows = damaged
     found = set().union(*map(kinds, rows)) | {defect["what"] for defect in builder.raw_defects}
-    assert found == set(KINDS) - ELSEWHERE
+    assert found == set(SIGNAL_DEFECTS) - ELSEWHERE
 
 
 @pytest.mark.parametrize(

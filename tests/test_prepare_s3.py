@@ -1,11 +1,13 @@
 """Raw corpora and prepared data on S3: the same bytes as in a folder, also after a kill, and one request a file."""
 
 import importlib
+import inspect
 import os
 import signal
 import subprocess
 import sys
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 import datasets
@@ -16,6 +18,7 @@ from hf_datasets.prepare import HERE, builder_class, data_set_names, main
 from media.storage import S3FileManager
 from tests.s3_server import FakeS3, Rule, Status, serve_s3
 
+SMALLER = {"audioset": {"num_train": 40, "num_eval": 10, "suffix": ".wav"}}  # than its sample
 over_data_sets = pytest.mark.parametrize("name", data_set_names())
 
 
@@ -33,6 +36,7 @@ def s3(server, monkeypatch):
     server.reset()
     server.proxy.forget()
     monkeypatch.setattr(S3FileManager, "_shared", None)
+    forkserver._forkserver._stop()  # an older one would give workers the environment of another test
     yield server
     if S3FileManager.live():
         S3FileManager.live().close()
@@ -40,8 +44,13 @@ def s3(server, monkeypatch):
 
 def raw_tree(name: str, folder: Path) -> Path:
     synthesize = importlib.import_module(f"hf_datasets.{name}.synthesize")
-    synthesize.synthesize(folder, **synthesize.SAMPLES["sample"])
+    synthesize.synthesize(folder, **synthesize.SAMPLES["sample"] | SMALLER.get(name, {}))
     return folder
+
+
+def with_sounds(name: str) -> list[str]:
+    """What lets rows hold their sounds, as they must where they are to be the same wherever these lie."""
+    return ["--embed_audio"] if "embed_audio" in inspect.signature(builder_class(name).__init__).parameters else []
 
 
 def upload(s3: FakeS3, folder: Path, url: str) -> int:
@@ -71,14 +80,16 @@ def objects(s3: FakeS3, bucket: str, prefix: str) -> dict[str, bytes]:
 @over_data_sets
 def test_a_tree_on_s3_gives_the_same_bytes_as_in_a_folder_wherever_they_go(name, s3, tmp_path):
     raw = raw_tree(name, tmp_path / "raw")
-    main([name, "--raw_dir", str(raw), "--output_dir", str(tmp_path / "local")])
+    own = with_sounds(name)
+    main([name, "--raw_dir", str(raw), "--output_dir", str(tmp_path / "local"), *own])
     files = upload(s3, raw, "s3://corpora/1. raw")
     s3.proxy.forget()
-    main([name, "--raw_dir", "s3://corpora/1. raw", "--output_dir", str(tmp_path / "from_s3"), "--num_proc", "2"])
+    from_s3 = ["--raw_dir", "s3://corpora/1. raw", "--output_dir", str(tmp_path / "from_s3"), "--num_proc", "2"]
+    main([name, *from_s3, *own])
     assert content(tmp_path / "from_s3") == content(tmp_path / "local")
     reads = [request.line for request in s3.proxy.requests if "list-type" not in request.line]
     assert len(reads) == len(set(reads)) <= files and all(line.startswith("GET ") for line in reads)
-    main([name, "--raw_dir", "s3://corpora/1. raw/", "--output_dir", "s3://corpora/prepared"])
+    main([name, "--raw_dir", "s3://corpora/1. raw/", "--output_dir", "s3://corpora/prepared", *own])
     assert objects(s3, "corpora", "prepared") == content(tmp_path / "local")
 
 
@@ -96,10 +107,11 @@ main(sys.argv[1:])
 def test_a_killed_run_on_s3_goes_on_and_ends_with_the_same_bytes(name, to_s3, s3, tmp_path, monkeypatch):
     monkeypatch.setattr(builder_class(name), "SHARD_INPUTS", 2)
     raw = raw_tree(name, tmp_path / "raw")
-    main([name, "--raw_dir", str(raw), "--output_dir", str(tmp_path / "local")])
+    own = with_sounds(name)
+    main([name, "--raw_dir", str(raw), "--output_dir", str(tmp_path / "local"), *own])
     upload(s3, raw, "s3://corpora/raw")
     output = "s3://corpora/prepared" if to_s3 else str(tmp_path / "output")
-    command = [sys.executable, "-c", RUN, name, "--raw_dir", "s3://corpora/raw", "--output_dir", output]
+    command = [sys.executable, "-c", RUN, name, "--raw_dir", "s3://corpora/raw", "--output_dir", output, *own]
 
     def there() -> dict[str, bytes]:
         return objects(s3, "corpora", "prepared") if to_s3 else content(tmp_path / "output")
@@ -168,12 +180,13 @@ def test_wrong_addresses_are_one_line(s3, tmp_path):
 def test_a_run_reads_prepared_data_from_s3_and_refuses_what_is_unfinished(s3, tmp_path, monkeypatch):
     from training.arguments import RunArguments
     from training.build import data_record, load_rows
+    from training.tasks import eda
 
     for path in (HERE / "pmemo" / "sample").glob("sample-*.parquet"):
         s3.put(f"s3://corpora/ready/data/train-{path.stem[-16:]}-00000-of-00001.parquet", path.read_bytes())
     arguments = RunArguments(dataset="s3://corpora/ready")
     with pytest.raises(SystemExit, match="python -m hf_datasets.prepare"):
-        load_rows(arguments)
+        load_rows(arguments, eda.COLUMNS)
     configs = [
         {"config_name": "full", "default": True, "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}
     ]
@@ -181,7 +194,7 @@ def test_a_run_reads_prepared_data_from_s3_and_refuses_what_is_unfinished(s3, tm
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     s3.proxy.forget()
     for _ in range(2):  # the second time from the copies
-        rows = load_rows(arguments)
+        rows = load_rows(arguments, eda.COLUMNS)
         assert len(rows) == 20
         assert data_record(arguments, rows)["files"][0].startswith("train-")
         assert s3.proxy.count(r"^GET .*parquet") == 1

@@ -93,13 +93,17 @@ class RunTrainingArguments(TrainingArguments):
         "(lr_scheduler_kwargs step_size, gamma) or exponential (gamma); the latter count optimizer steps.",
     )
     learning_rate: float = setting(1e-3, "Peak learning rate.")
-    num_train_epochs: float = setting(30.0, "Passes over the training trials.")
-    per_device_eval_batch_size: int = setting(32, "Trials of an evaluation batch, a process.")
+    num_train_epochs: float = setting(30.0, "Passes over the training data; of batches by plan, over the positives.")
+    per_device_eval_batch_size: int = setting(32, "Items of an evaluation batch, a process.")
     eval_strategy: IntervalStrategy | str = setting("epoch", "Validate each: no, steps, epoch.")
     save_strategy: SaveStrategy | str = setting("epoch", "Checkpoint each: no, steps, epoch, best.")
     save_total_limit: int | None = setting(2, "Checkpoints kept, the best always among them.")
     load_best_model_at_end: bool = setting(True, "End with the best on validation.")
-    metric_for_best_model: str | None = setting("rmse", "The validation metric that decides: rmse, pearson, loss.")
+    metric_for_best_model: str | None = setting(
+        None,
+        "The validation metric that decides; by default the task's first: eda rmse, pearson, loss; detection "
+        "average_precision, roc_auc, loss.",
+    )
     greater_is_better: bool | None = setting(None, "Whether more of it is better; by default what the metric means.")
     prefetch_batches: int = setting(
         8, "Batches whose raw files are fetched ahead, where items read raw files; 0: none."
@@ -114,7 +118,8 @@ class RunTrainingArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         # TrainingArguments turns both into its enums, which know neither torch's schedulers nor plain Adam.
-        scheduler, optimizer, better = self.lr_scheduler_type, self.optim, self.greater_is_better
+        scheduler, optimizer = self.lr_scheduler_type, self.optim
+        metric, better = self.metric_for_best_model, self.greater_is_better
         self.lr_scheduler_type = "constant" if scheduler in TORCH_SCHEDULERS else scheduler
         self.optim = "adamw_torch" if optimizer == "adam" else OPTIMIZER_ALIASES.get(optimizer, optimizer)
         super().__post_init__()
@@ -122,7 +127,8 @@ class RunTrainingArguments(TrainingArguments):
             self.lr_scheduler_type = scheduler
         if optimizer == "adam":
             self.optim = optimizer
-        self.greater_is_better = better  # which TrainingArguments guesses from the name: the worst RMSE would be best
+        # TrainingArguments guesses both, the latter from the name: the worst RMSE would be best.
+        self.metric_for_best_model, self.greater_is_better = metric, better
         for problem in self._problems():
             raise ValueError(problem)
 
@@ -230,6 +236,8 @@ def build_run(config: dict[str, Any], place: str, rest: list[str]) -> Run:
 
 def choose_best_by(training: RunTrainingArguments, task: ModuleType) -> None:
     """Check the metric that decides, and say which way is better: Trainer guesses from the name, and wrongly."""
+    if training.metric_for_best_model is None:
+        training.metric_for_best_model = next(iter(task.VALIDATION_METRICS))
     metric = training.metric_for_best_model.removeprefix("eval_")
     if metric not in task.VALIDATION_METRICS:
         known = ", ".join(task.VALIDATION_METRICS)
@@ -278,7 +286,8 @@ def make_parser(kinds: tuple[type, ...]) -> HfArgumentParser:
         kinds,
         prog="run_train.py",
         usage="accelerate launch run_train.py [config.json] [--key value ...]",
-        description="Train a model on what a config names. A key on the command line wins over the file.",
+        description="Train a model on what a config names. A key on the command line wins over the file. Keys of "
+        "another task are listed by --task <name> --help.",
         allow_abbrev=False,
     )
     hints = type_hints(kinds)
@@ -393,15 +402,15 @@ def default_of(item: dataclasses.Field) -> Any:
 
 
 def write_key_table(readme: Path) -> None:
-    """Put the table of keys between its two marks in the README."""
+    """Put the tables of keys between their two marks in the README."""
     start, end = "<!-- keys: made by `python -m training.arguments` -->\n", "<!-- /keys -->"
     head, rest = readme.read_text(encoding="utf-8").split(start)
     tail = rest.split(end)[1]
-    kinds = [RunArguments]
-    for name in TASKS:
-        kinds += [kind for kind in load_task(name).ARGUMENTS if kind not in kinds]
-    table = key_table((*kinds, RunTrainingArguments))
-    readme.write_text(f"{head}{start}{table}\n{end}{tail}", encoding="utf-8")
+    groups = {"Every run:": (RunArguments,)}
+    groups |= {f"With `task` {name}:": load_task(name).ARGUMENTS for name in TASKS}
+    groups["Training, beside the keys of transformers' `TrainingArguments`:"] = (RunTrainingArguments,)
+    tables = "\n\n".join(f"{title}\n\n{key_table(kinds)}" for title, kinds in groups.items())
+    readme.write_text(f"{head}{start}{tables}\n{end}{tail}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,37 @@
-"""From settings to objects: rows, feature extractor, model, Trainer; and back from a saved run."""
+"""From settings to objects: rows, feature extractor, model, Trainer; and back from a saved run.
+
+A task says what it needs: `COLUMNS` of the data, `AUTO_MODEL` (the Auto class of its models), `MODELS` (their
+configurations), `TRAINER`.
+"""
 
 import fnmatch
 import hashlib
 import inspect
+import json
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path, PurePath
+from types import ModuleType
 from typing import Any
 
 import datasets
 import torch
 import yaml
 from datasets import load_dataset, load_dataset_builder
-from transformers import AutoModel, EarlyStoppingCallback, PreTrainedConfig, PreTrainedModel, set_seed
+from huggingface_hub import hf_hub_download
+from transformers import (
+    CONFIG_MAPPING,
+    FEATURE_EXTRACTOR_MAPPING,
+    AutoConfig,
+    AutoFeatureExtractor,
+    EarlyStoppingCallback,
+    FeatureExtractionMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+    set_seed,
+)
 
 from media.storage import S3FileManager, is_remote
 from modeling import SIGNAL_MODELS
@@ -24,7 +42,7 @@ from training.trainer import SignalTrainer
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = ("song_id", "artist", "audio", "eda_rate", "trials", "defects", "synthetic")  # of a signal data set
+OUR_TYPES = {kind.model_type for kind, _ in SIGNAL_MODELS}  # architectures of this project; others are transformers'
 
 
 def set_up_process(run: Run) -> None:
@@ -41,8 +59,11 @@ def set_up_process(run: Run) -> None:
     logger.info("%s: torch on %s, %d threads", run.name, run.training.device, torch.get_num_threads())
 
 
-def load_rows(arguments: RunArguments) -> datasets.Dataset:
-    """The rows of a data set's only split; loud when they are synthetic."""
+def load_rows(arguments: RunArguments, columns: Sequence[str]) -> datasets.Dataset:
+    """The rows of all splits of a data set, one after the other; loud when they are synthetic.
+
+    Sides are the task's business: data sets say in a column what they know of them.
+    """
     name, config = arguments.dataset, arguments.dataset_config
     if arguments.s3:
         S3FileManager.shared(storage_options=arguments.s3)
@@ -54,7 +75,7 @@ def load_rows(arguments: RunArguments) -> datasets.Dataset:
     if folder.is_file():
         raise SystemExit(f"dataset = {name!r} is a file; it takes a folder such as hf_datasets/pmemo, or a Hub name")
     try:
-        rows = load_dataset(**source_of(arguments), split="train")
+        splits = load_dataset(**source_of(arguments))
     except (FileNotFoundError, datasets.exceptions.DatasetNotFoundError) as error:
         raise SystemExit(
             f"dataset = {name!r}: {error}. It takes a folder such as hf_datasets/pmemo or a name on the Hub; "
@@ -62,12 +83,13 @@ def load_rows(arguments: RunArguments) -> datasets.Dataset:
         ) from error
     except ValueError as error:
         raise SystemExit(f"dataset = {name!r}, dataset_config = {config!r}: {error}") from error
-    missing = [column for column in COLUMNS if column not in rows.column_names]
+    rows = datasets.concatenate_datasets(list(splits.values()))
+    missing = [column for column in columns if column not in rows.column_names]
     if missing:
         raise SystemExit(
             f"dataset = {name!r} has no column {', '.join(missing)}; it has {', '.join(rows.column_names)}"
         )
-    if any(rows["synthetic"]):
+    if any(rows.unique("synthetic")):
         logger.warning(
             "SYNTHETIC DATA: %s (%s) was made by a program, not recorded. Nothing learnt from it is about people.",
             name,
@@ -125,44 +147,78 @@ def data_record(arguments: RunArguments, rows: datasets.Dataset) -> dict[str, An
     return {
         "dataset": arguments.dataset,
         "config": rows.config_name,
-        "files": sorted(PurePath(file).name for file in source.config.data_files["train"]),
+        "files": sorted(PurePath(file).name for files in source.config.data_files.values() for file in files),
         "rows": len(rows),
-        "synthetic": bool(any(rows["synthetic"])),
+        "synthetic": bool(any(rows.unique("synthetic"))),
     }
 
 
-def build_extractor(arguments: RunArguments, **settings: Any) -> AudioFeatureExtractor:
+def read_companion(arguments: RunArguments, config: str, file: str) -> dict[str, Any]:
+    """A JSON that `prepare` wrote beside the Parquet files of a data set; that of its samples lies in `sample/`."""
+    name = arguments.dataset
+    file = file if config == "full" else f"sample/{file}"
+    if is_remote(name):
+        path = S3FileManager.shared().download_file(f"{name.rstrip('/')}/{file}")
+    elif Path(name).is_dir():
+        path = Path(name) / file
+    else:
+        path = Path(hf_hub_download(name, file, repo_type="dataset"))
+    if not Path(path).is_file():
+        raise ValueError(f"{name} ({config}) has no {file} beside its data; prepare the data again")
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def build_extractor(arguments: RunArguments, **settings: Any) -> FeatureExtractionMixin:
     """The audio features: those of the model that is fine-tuned, else new ones. `settings` come from the task."""
     clash = sorted(settings.keys() & arguments.feature_config.keys())
     if clash:
         raise ValueError(f"feature_config sets {clash}, which follow from the task's settings; leave them out")
     asked = settings | arguments.feature_config
-    if not arguments.model_name_or_path:
-        return AudioFeatureExtractor(**asked)
-    extractor = AudioFeatureExtractor.from_pretrained(arguments.model_name_or_path)
-    check_fit(extractor.to_dict(), asked, arguments.model_name_or_path)
-    return extractor
+    if arguments.model_name_or_path:
+        extractor = AutoFeatureExtractor.from_pretrained(arguments.model_name_or_path)
+        check_fit(extractor.to_dict(), asked, arguments.model_name_or_path)
+        return extractor
+    kind = AudioFeatureExtractor
+    config = None if arguments.model_type in OUR_TYPES else dict(CONFIG_MAPPING.items()).get(arguments.model_type)
+    if config in FEATURE_EXTRACTOR_MAPPING:  # other models are refused when they are built
+        kind = FEATURE_EXTRACTOR_MAPPING[config]
+        known = set(inspect.signature(kind).parameters)
+        for key in arguments.feature_config:
+            if key not in known:
+                raise ValueError(unknown_key(f"feature_config.{key}", {f"feature_config.{name}" for name in known}))
+    return kind(**asked)
 
 
-def build_model(arguments: RunArguments, settings: dict[str, Any]) -> PreTrainedModel:
+def build_model(arguments: RunArguments, settings: dict[str, Any], task: ModuleType) -> PreTrainedModel:
     """A new model, or a saved one to go on from. `settings` follow from the data and may not be set in the config."""
-    config = new_config(arguments, settings)
-    if not arguments.model_name_or_path:
-        return AutoModel.from_config(config)
-    model = AutoModel.from_pretrained(arguments.model_name_or_path)
-    new = {name: settings[name] for name in ("target_scaling", "target_unit")}  # of the data that it goes on with
-    asked = own_names(type(model.config), {name: value for name, value in settings.items() if name not in new})
+    config = new_config(arguments, settings, task.MODELS)
+    name = arguments.model_name_or_path
+    if not name:
+        return task.AUTO_MODEL.from_config(config)
+    if arguments.model_type not in OUR_TYPES:  # a published model: its head is made anew where it had other labels
+        saved = AutoConfig.from_pretrained(name)
+        check_fit(saved.to_dict(), arguments.model_config | {"model_type": arguments.model_type}, name)
+        return task.AUTO_MODEL.from_pretrained(name, **settings, ignore_mismatched_sizes=True)
+    model = task.AUTO_MODEL.from_pretrained(name)
+    new = {key: settings[key] for key in ("target_scaling", "target_unit") if key in settings}  # of the new data
+    asked = own_names(type(model.config), {key: value for key, value in settings.items() if key not in new})
     asked |= arguments.model_config
-    check_fit(model.config.to_dict(), asked | {"model_type": arguments.model_type}, arguments.model_name_or_path)
+    check_fit(model.config.to_dict(), asked | {"model_type": arguments.model_type}, name)
     model.config.update(new)
     return model
 
 
-def new_config(arguments: RunArguments, settings: dict[str, Any]) -> PreTrainedConfig:
-    """The config of a new model; a key that the model does not have is an error that names the nearest one."""
-    kinds = {kind.model_type: kind for kind, _ in SIGNAL_MODELS}
+def new_config(
+    arguments: RunArguments, settings: dict[str, Any], models: Sequence[type[PreTrainedConfig]]
+) -> PreTrainedConfig:
+    """The config of a new model; a key that the model does not have is an error that names the nearest one.
+
+    `models` are the configurations that a task can train.
+    """
+    kinds = {kind.model_type: kind for kind in models}
     if arguments.model_type not in kinds:
-        raise ValueError(f"model_type = {arguments.model_type!r} is not known; it takes one of {', '.join(kinds)}")
+        listed = ", ".join(sorted(kinds, key=lambda name: name not in OUR_TYPES))  # ours first
+        raise ValueError(f"model_type = {arguments.model_type!r} is not known; it takes one of {listed}")
     kind = kinds[arguments.model_type]
     settings = own_names(kind, settings)
     known = set(inspect.signature(kind).parameters)
@@ -190,18 +246,19 @@ def check_fit(saved: dict[str, Any], asked: dict[str, Any], name: str) -> None:
             )
 
 
-def build_trainer(run: Run, model: PreTrainedModel, extractor: AudioFeatureExtractor, data: Any) -> SignalTrainer:
+def build_trainer(run: Run, model: PreTrainedModel, extractor: FeatureExtractionMixin, data: Any) -> SignalTrainer:
     """Trainer over the task's items, order and metrics."""
-    return SignalTrainer(
+    return run.task.TRAINER(
         model=model,
         args=run.training,
         train_dataset=data.train,
         eval_dataset=data.validation,
-        data_collator=run.task.collator(),
-        sampler=run.task.sampler(data, run.training.seed),
-        compute_metrics=run.task.validation_metrics,
+        data_collator=run.task.collator(extractor, run),
+        sampler=run.task.sampler(data, run),
+        compute_metrics=data.validation_metrics,
         processing_class=extractor,
         callbacks=early_stopping(run),
+        **run.task.trainer_settings(data, run),
     )
 
 

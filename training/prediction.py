@@ -1,17 +1,17 @@
-"""A saved model on sounds of one's own: no labels, no data set."""
+"""A saved model on sounds of one's own: no labels, no data set. Signals; events are found by detecting.py."""
 
 import csv
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from tqdm import tqdm
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoFeatureExtractor, FeatureExtractionMixin, PreTrainedModel
 
 from media.audio import AudioError, read_audio_blocks
 from media.scaling import Scaling
@@ -19,6 +19,19 @@ from modeling.feature_extraction_audio import AudioFeatureExtractor
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 PLOT_SUFFIXES = (".png", ".pdf", ".svg")
+
+
+class Part(Protocol):
+    """What a model says about a stretch of a sound, as rows of a table."""
+
+    def header(self) -> list[str]:
+        """The table's columns."""
+
+    def rows(self) -> Iterator[list[str]]:
+        """The table's rows."""
+
+    def join(self, others: Sequence[Self]) -> Self:
+        """This stretch and those that follow it as one."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +44,30 @@ class Prediction:
     deviations: np.ndarray | None  # (T, C), the standard deviation that a Gaussian head predicts
     channels: tuple[str, ...]
     unit: str
+
+    def header(self) -> list[str]:
+        """The file, the time and a column a channel, named with its unit, and its deviation."""
+        names = [f"{channel} ({self.unit})" for channel in self.channels]
+        if self.deviations is not None:
+            names += [f"{channel} deviation ({self.unit})" for channel in self.channels]
+        return ["file", "time_seconds", *names]
+
+    def rows(self) -> Iterator[list[str]]:
+        """A row a frame."""
+        columns = [part for part in (self.values, self.deviations) if part is not None]
+        for time, values in zip(self.times, np.hstack(columns), strict=True):
+            yield [str(self.file), f"{time:.3f}", *(f"{value:.6f}" for value in values)]
+
+    def join(self, others: Sequence["Prediction"]) -> "Prediction":
+        """One sound's stretches as one prediction."""
+        parts = [self, *others]
+        deviations = None if self.deviations is None else np.concatenate([part.deviations for part in parts])
+        return replace(
+            self,
+            times=np.concatenate([part.times for part in parts]),
+            values=np.concatenate([part.values for part in parts]),
+            deviations=deviations,
+        )
 
 
 def find_sounds(paths: Sequence[Path]) -> list[Path]:
@@ -49,15 +86,15 @@ def find_sounds(paths: Sequence[Path]) -> list[Path]:
     return sounds
 
 
-def load_model(name: str, device: str) -> tuple[PreTrainedModel, AudioFeatureExtractor]:
+def load_model(name: str, device: str, auto_class: Any) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
     """A model and its features, from a folder or the Hub."""
     if not Path(name).exists() and name.count("/") != 1:
         raise ValueError(f"{name}: no such folder, and not a name on the Hub (user/model)")
     try:
-        model = AutoModel.from_pretrained(name).to(torch.device(device)).eval()
+        model = auto_class.from_pretrained(name).to(torch.device(device)).eval()
     except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"{name} on device {device!r}: {error}") from error
-    return model, AudioFeatureExtractor.from_pretrained(name)
+    return model, AutoFeatureExtractor.from_pretrained(name)
 
 
 @torch.inference_mode()
@@ -87,18 +124,6 @@ def predict_sound(
         yield Prediction(sound, times, values, deviations, scaling.channels, scaling.unit)
 
 
-def join(stretches: Sequence[Prediction]) -> Prediction:
-    """One sound's stretches as one prediction."""
-    return replace(
-        stretches[0],
-        times=np.concatenate([part.times for part in stretches]),
-        values=np.concatenate([part.values for part in stretches]),
-        deviations=None
-        if stretches[0].deviations is None
-        else np.concatenate([part.deviations for part in stretches]),
-    )
-
-
 def check_outputs(table: Path, plot: Path | None) -> None:
     """Refuse names that could not be written, before the work rather than after it."""
     for path in (path for path in (table, plot) if path is not None):
@@ -111,14 +136,9 @@ def check_outputs(table: Path, plot: Path | None) -> None:
 
 
 def write_predictions(
-    model: PreTrainedModel,
-    extractor: AudioFeatureExtractor,
-    sounds: Sequence[Path],
-    listener: str | None,
-    path: Path,
-    keep: bool,
-) -> tuple[list[Prediction], list[str]]:
-    """A CSV with a row a frame: file, time_seconds, a column a channel named with its unit, and its deviation.
+    predict: Callable[[Path], Iterator[Part]], sounds: Sequence[Path], path: Path, keep: bool
+) -> tuple[list[Part], list[str]]:
+    """A CSV of what `predict` says of each sound, stretch by stretch.
 
     Written as predictions come, under its name once it is whole; a sound that turns out to be unreadable, also at its
     end, has no rows. Returns the predictions (to draw them) where they are to be kept, else what identifies them, and
@@ -131,34 +151,19 @@ def write_predictions(
         for sound in tqdm(sounds, desc="predicting", unit="sound"):
             start, stretches = file.tell(), []
             try:
-                for part in predict_sound(model, extractor, sound, listener):
+                for part in predict(sound):
                     if not file.tell():
-                        writer.writerow(["file", "time_seconds", *column_names(part)])
-                    write_rows(writer, part)
+                        writer.writerow(part.header())
+                    writer.writerows(part.rows())
                     stretches += [part] if keep or not stretches else []
             except AudioError as error:
                 file.seek(start)
                 file.truncate()
                 unreadable.append(str(error))
                 continue
-            predictions.append(join(stretches))
+            predictions.append(stretches[0].join(stretches[1:]))
     if predictions:
         os.replace(draft, path)
     else:
         draft.unlink()
     return predictions, unreadable
-
-
-def column_names(prediction: Prediction) -> list[str]:
-    """The CSV's columns of values."""
-    names = [f"{channel} ({prediction.unit})" for channel in prediction.channels]
-    if prediction.deviations is not None:
-        names += [f"{channel} deviation ({prediction.unit})" for channel in prediction.channels]
-    return names
-
-
-def write_rows(writer: Any, prediction: Prediction) -> None:
-    """A row a frame."""
-    columns = [part for part in (prediction.values, prediction.deviations) if part is not None]
-    for time, values in zip(prediction.times, np.hstack(columns), strict=True):
-        writer.writerow([prediction.file, f"{time:.3f}", *(f"{value:.6f}" for value in values)])

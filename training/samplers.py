@@ -78,7 +78,7 @@ class PrefetchingSampler(Sampler[Any]):
         num_processes: int = 1,
     ) -> None:
         self.sampler, self.files_of = sampler, files_of
-        self.batch_size, self.batches_ahead = batch_size, batches_ahead
+        self.items_a_batch, self.batches_ahead = batch_size, batches_ahead
         self.process_index, self.num_processes = process_index, num_processes
 
     def set_epoch(self, epoch: int) -> None:
@@ -86,10 +86,10 @@ class PrefetchingSampler(Sampler[Any]):
         self.sampler.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[Any]:
-        ahead = self.batches_ahead * self.batch_size * self.num_processes  # items of all processes
+        ahead = self.batches_ahead * self.items_a_batch * self.num_processes  # items of all processes
         coming: deque[Any] = deque()
         for place, item in enumerate(self.sampler):
-            if place // self.batch_size % self.num_processes == self.process_index:
+            if place // self.items_a_batch % self.num_processes == self.process_index:
                 S3FileManager.shared().prefetch_files(self.files_of(item))
             coming.append(item)
             if len(coming) > ahead:
@@ -98,3 +98,21 @@ class PrefetchingSampler(Sampler[Any]):
 
     def __len__(self) -> int:
         return len(self.sampler)
+
+
+class PrefetchingBatchSampler(PrefetchingSampler):
+    """The same for a sampler of the batches of all ranks in turn; has what Accelerate asks of a batch sampler."""
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        files_of: Callable[[Any], Iterable[str]],
+        batches_ahead: int,
+        process_index: int = 0,
+        num_processes: int = 1,
+    ) -> None:
+        def files_of_batch(batch: list[Any]) -> Iterator[str]:
+            return (file for item in batch for file in files_of(item))
+
+        super().__init__(sampler, files_of_batch, 1, batches_ahead, process_index, num_processes)
+        self.batch_size, self.drop_last = sampler.batch_size, False

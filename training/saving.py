@@ -10,19 +10,21 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import HfApi, hf_hub_download
-from transformers import FeatureExtractionMixin, PreTrainedModel
+from transformers import AutoConfig, FeatureExtractionMixin, PreTrainedModel
 
-from evaluation.splits import Split
+from modeling.configuration_signal import SignalConfig
 from training.arguments import Run
-from training.build import data_record
+from training.build import OUR_TYPES, data_record
 from training.environment import versions
 from training.resuming import write_json
 from training.trainer import SignalTrainer
 
 # What is on the way to a model, or local to the machine, stays out of a repository on the Hub; so does what shows the
-# recordings of people: predictions beside their targets, and the report, which draws three of them.
+# recordings of people: predictions beside their targets, the report and figures of single recordings, and what people
+# are asked to listen to again.
 NOT_SHARED = [
-    "checkpoint-*", "checkpoint-*/**", "runs/**", ".*/**", "predictions.parquet", "report.html", "figure_trials_*"
+    "checkpoint-*", "checkpoint-*/**", "runs/**", ".*/**", "predictions.parquet", "report.html", "figure_trials_*",
+    "figure_timelines*", "review.csv",
 ]  # fmt: skip
 
 
@@ -39,7 +41,7 @@ def describe_run(
         "base": base_record(run, data),
         "model": trainer.model.config.to_diff_dict(),
         "parameters": trainer.model.num_parameters(),
-        "receptive_field_seconds": trainer.model.config.receptive_field_seconds,
+        "receptive_field_seconds": receptive_field_seconds(trainer.model),
         "training": {
             "steps": state.global_step,
             "epochs": state.epoch,
@@ -50,10 +52,16 @@ def describe_run(
             "precision": trainer.accelerator.mixed_precision,
             "data_wait_share": round(trainer.data_wait_share, 4),
             "log": state.log_history,
+            **run.task.about_training(trainer, data),
         },
         "test": results,
         "versions": versions(),
     }
+
+
+def receptive_field_seconds(model: PreTrainedModel) -> float | None:
+    """How much sound a frame's output sees; None for models of others, which see all of a clip."""
+    return model.config.receptive_field_seconds if isinstance(model.config, SignalConfig) else None
 
 
 def base_record(run: Run, data: Any) -> dict[str, Any] | None:
@@ -61,12 +69,19 @@ def base_record(run: Run, data: Any) -> dict[str, Any] | None:
     base = run.arguments.model_name_or_path
     if base is None:
         return None
+    if not is_of_this_project(base):  # a published model: nobody here knows what it was trained on
+        return {"model": base, "test_trials_it_was_trained_on": None}
     known = set(read_record(base, "splits.json")["trials"]["train"])
     test = data.split.record()["trials"]["test"]
     return {"model": base, "test_trials_it_was_trained_on": len(known.intersection(test))}
 
 
-def split_record(split: Split) -> dict[str, Any]:
+def is_of_this_project(model: str) -> bool:
+    """Whether a saved model has an architecture of ours, and so the records of the run that made it."""
+    return AutoConfig.from_pretrained(model).model_type in OUR_TYPES
+
+
+def split_record(split: Any) -> dict[str, Any]:
     """The hash of a split and the settings that it follows from."""
     return {"sha256": split.sha256, **split.record()["settings"]}
 

@@ -54,8 +54,10 @@ def saved_run(arguments: argparse.Namespace) -> Run:
         key: record[key] for key in keys if key in record
     }  # what came later has a default that changes nothing
     if arguments.explain:
+        if "explain" not in keys:
+            raise ValueError(f"--explain: a model of task {record['task']!r} has no explanations; leave it out")
         task_keys["explain"] = True
-    if arguments.side == "all":
+    if arguments.side == "all" and "split_by" in keys:
         task_keys |= {"split_by": "song", "held_out_listener": None}  # nothing is divided
     config = arguments.dataset_config or "default"
     name = "-".join(["eval", Path(arguments.model).name, Path(arguments.dataset).name, config, arguments.side])
@@ -87,6 +89,7 @@ def describe_scores(
     """What `metrics.json` says and the report is made from, with the keys of a run's where they mean the same."""
     return {
         "name": run.name,
+        "task": run.arguments.task,
         "model": arguments.model,
         "side": arguments.side,
         "data": data_record(run.arguments, rows) | data.record(),

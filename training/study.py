@@ -143,7 +143,8 @@ def parts_of(study: Study) -> list[tuple[str, tuple[str, ...]]]:
 
 def listeners_of(study: Study) -> list[str]:
     """Everyone with a trial in the data set that the config names."""
-    rows = load_rows(parse_run([study.config, *study.passed_on]).arguments).with_format("arrow")
+    run = parse_run([study.config, *study.passed_on])
+    rows = load_rows(run.arguments, run.task.COLUMNS).with_format("arrow")
     trials = pc.list_flatten(pa.chunked_array(rows.data.column("trials")))
     return sorted(pc.unique(pc.struct_field(trials, "listener")).to_pylist())
 

@@ -36,17 +36,16 @@ class SignalTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.sampler = sampler(self.args.train_batch_size)
         if hasattr(self.train_dataset, "files_of") and self.args.prefetch_batches:
-            self.sampler = PrefetchingSampler(
-                self.sampler,
-                self.train_dataset.files_of,
-                self.args.train_batch_size,
-                self.args.prefetch_batches,
-                self.args.process_index,
-                self.args.world_size,
-            )
+            self.sampler = self.prefetching(self.sampler)
         self.add_callback(EpochOfSampler(self.sampler))
         self.data_wait_seconds = 0.0
         self.train_seconds = 0.0
+
+    def prefetching(self, sampler: Sampler) -> Sampler:
+        """The same order, the raw files of coming batches of this process on their way."""
+        files_of, batch_size = self.train_dataset.files_of, self.args.train_batch_size
+        ahead, index, processes = self.args.prefetch_batches, self.args.process_index, self.args.world_size
+        return PrefetchingSampler(sampler, files_of, batch_size, ahead, index, processes)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
         """The order of training; Trainer's name, held by a test."""

@@ -5,18 +5,50 @@ process. Batch k * world + r belongs to rank r, which is how Accelerate deals ou
 are disjoint and have equally many steps.
 """
 
-# P pools' members, L labels, K steps of an epoch, W ranks, B items of a batch
+# P pools' members, L labels, K steps of an epoch, W ranks, B items of a batch, D draws
 
 import functools
 import hashlib
+import json
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import Sampler
 
-POSITIVES, STRONG, WEAK, MIXING, SEEDS, ROUNDS = range(6)  # streams of random numbers, each of its own
+from training.permuting import keys_of, permuted_places
+
+if TYPE_CHECKING:
+    from training.pools import ClipPools
+
+STATE_VERSION = 1
+TIERS = ("positive", "tier_a", "tier_b", "weak")  # the parts of a batch, in the order of its places
+POSITIVES, TIER_A, FILLING, WEAK, EXPLICIT, DEALING, SEEDS, TURNS = range(8)  # streams of numbers, each of its own
+IN_TURN, BY_LABEL, HARD, CHECKED = range(4)  # why an item was drawn
+TRIES = 20  # steps that are asked to take a negative which would come twice in its own
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """What a batch is made of."""
+
+    positive_share: float = field(default=0.25, metadata={"help": "Share of a batch that holds the target."})
+    strong_share: float = field(
+        default=0.25, metadata={"help": "Share of negatives that are known events; 0 where there are none."}
+    )
+    weak_share: float = field(default=0.5, metadata={"help": "Share of negatives from anywhere in a clip."})
+    tier_a_share: float = field(
+        default=0.6,
+        metadata={"help": "Share of the strong negatives that come by label; the others are hard ones, tier B."},
+    )
+
+    @property
+    def shares(self) -> tuple[float, float, float]:
+        """Of positives, strong and weak negatives."""
+        return self.positive_share, self.strong_share, self.weak_share
 
 
 @dataclass(frozen=True)
@@ -30,21 +62,41 @@ class LabelledPool:
     labels: np.ndarray  # (P,) int
 
     @functools.cached_property
-    def by_label(self) -> tuple[np.ndarray, np.ndarray]:
-        """Items grouped by label (P,), and where each label's begin (L + 1,); labels without members are left out."""
+    def by_label(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Items grouped by label (P,), where each label's begin (L + 1,), and labels (L,), those without items not."""
         order = np.argsort(self.labels, kind="stable")
-        _, counts = np.unique(self.labels, return_counts=True)
-        return self.items[order], np.concatenate(([0], np.cumsum(counts)))
+        counts = np.bincount(self.labels)
+        labels = np.flatnonzero(counts)
+        return self.items[order], np.concatenate(([0], np.cumsum(counts[labels]))), labels
+
+
+class Draws(NamedTuple):
+    """Items in the order drawn, and how they came to it; arrays of one shape."""
+
+    items: np.ndarray  # int64
+    labels: np.ndarray  # int32, the label for which it was drawn, -1 for none
+    reasons: np.ndarray  # int8
+
+    @classmethod
+    def of(cls, items: np.ndarray, reason: int, labels: np.ndarray | int = -1) -> "Draws":
+        """Draws that have one reason."""
+        labels = np.broadcast_to(np.asarray(labels, np.int32), items.shape)
+        return cls(items.astype(np.int64), labels, np.full(items.shape, reason, np.int8))
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Draws]", axis: int = 0) -> "Draws":
+        """One after the other."""
+        return cls(*(np.concatenate(columns, axis=axis) for columns in zip(*parts, strict=True)))
 
 
 def apportion(size: int, shares: Sequence[float], names: Sequence[str]) -> list[int]:
-    """Whole numbers in proportion to shares that add up to `size`, by largest remainders; each at least 1.
+    """Whole numbers in proportion to shares that add up to `size`, by largest remainders; at least 1 unless it is 0.
 
     >>> apportion(32, [0.25, 0.25, 0.5], ["positive", "strong", "weak"])
     [8, 8, 16]
     """
     total = sum(shares)
-    if not total > 0 or min(shares) < 0:
+    if not (total > 0 and math.isfinite(total)) or min(shares) < 0:
         raise ValueError(f"shares {list(shares)} of {list(names)} must be numbers of 0 or more, not all 0")
     exact = [size * share / total for share in shares]
     parts = [math.floor(value) for value in exact]
@@ -65,21 +117,23 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
 
     Each batch has the same number of positives, strong negatives and weak negatives. Strong negatives come in two
     tiers: A by label, in proportion to the root of a label's size and each label at least once an epoch; B from
-    `hard`, the negatives that a model takes for the target, topped up by tier A where there are too few. Weak
-    negatives come by label as tier A does. An epoch is one pass over the positives. Within a label and within the
-    positives nothing comes again before all else has come, across epochs too (for tier A, while tier B is equally
-    full); no negative comes twice in one step of all ranks, if there are enough.
+    `hard`, the negatives that a model takes for the target, then from `explicit`, those that a person checked, and
+    where these are too few by label as tier A does. Weak negatives come by label too. An epoch is one pass over the
+    positives. Within a label of tier A or of the weak negatives, and within the positives, nothing comes again before
+    all else has come, across epochs too; no negative comes twice in one step of all ranks, if there are enough.
 
     Where an epoch has fewer slots than labels, labels take turns: each comes once in `rounds` epochs.
 
     Args:
         positives: items, (P,).
-        strong, weak: negatives by label; events, and clips.
+        strong, weak: negatives by label; events, and clips. A pool with the share 0 may be empty.
         batch_size: of one process.
         shares: of positives, strong and weak negatives.
         tier_a_share: of the strong negatives.
-        hard: items for tier B, the hardest first; set anew between epochs by whoever mines them.
-        max_uses: how often a hard negative may come in an epoch.
+        hard: items for tier B, the hardest first; `set_hard` exchanges them between epochs.
+        uses: how often each of them may come in an epoch through tier B; by default once.
+        explicit: items for tier B after the hard ones.
+        pool_digest: of what the items are; a state belongs to it.
     """
 
     positives: np.ndarray
@@ -91,49 +145,125 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
     shares: tuple[float, float, float] = (0.25, 0.25, 0.5)
     tier_a_share: float = 0.6
     hard: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    max_uses: int = 2
+    uses: np.ndarray | None = None
+    explicit: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    pool_digest: str = ""
     epoch: int = 0
     drop_last: bool = False  # Accelerate asks
 
     def __post_init__(self) -> None:
-        for name, pool in (("positives", self.positives), ("strong", self.strong.items), ("weak", self.weak.items)):
-            if not len(pool):
-                raise ValueError(f"there are no {name} items; a batch needs some")
         names = ("positives", "strong negatives", "weak negatives")
         self.composition = apportion(self.batch_size, self.shares, names)
+        if not self.composition[0]:
+            raise ValueError("the share of positives is 0, but an epoch is one pass over them; raise it")
+        pools = (self.positives, self.strong.items, self.weak.items)
+        for name, pool, count in zip(names, pools, self.composition, strict=True):
+            if count and not len(pool):
+                raise ValueError(f"there are no {name}, but a batch needs {count}; give some, or their share 0")
         tiers = (self.tier_a_share, 1 - self.tier_a_share)
-        self.tiers = apportion(self.composition[1], tiers, ("tier A", "tier B"))
+        strong = self.composition[1]
+        self.tiers = apportion(strong, tiers, ("tier A", "tier B")) if strong else [0, 0]
         self.steps = math.ceil(len(self.positives) / (self.composition[0] * self.world_size))
         self.sampler = self  # where Accelerate looks for set_epoch
+        self.first_batch = 0  # of the next iteration, where a state was loaded
+        self.set_hard(self.hard, self.uses)
+
+    @classmethod
+    def from_pools(
+        cls, pools: "ClipPools", settings: SamplerSettings, batch_size: int, seed: int, world_size: int = 1
+    ) -> "TwoTierBatchSampler":
+        """The batches of some clips; ValueError says why a pool is empty that a batch needs."""
+        pools.check_not_empty(settings.shares)
+        return cls(
+            pools.positives,
+            pools.strong,
+            pools.weak,
+            batch_size,
+            seed,
+            world_size,
+            settings.shares,
+            settings.tier_a_share,
+            explicit=pools.explicit,
+            pool_digest=pools.digest,
+        )
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose plan the next iteration yields; calling it again changes nothing."""
-        self.epoch = epoch
+        if epoch != self.epoch:
+            self.epoch, self.first_batch = epoch, 0
+
+    def set_hard(self, hard: np.ndarray, uses: np.ndarray | None = None) -> None:
+        """Exchange the hard negatives, the hardest first, and how often each may come; only between epochs."""
+        hard = np.asarray(hard, np.int64)
+        uses = np.ones(len(hard), np.int64) if uses is None else np.asarray(uses, np.int64)
+        if hard.shape != uses.shape or len(np.unique(hard)) != len(hard) or not ((uses >= 1) & (uses <= 127)).all():
+            raise ValueError(
+                f"{len(hard)} hard negatives with {len(uses)} uses: each is named once, with 1 to 127 uses"
+            )
+        self.hard, self.uses = hard, uses
 
     def __len__(self) -> int:
         return self.steps * self.world_size
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         items, seeds = self.plan(self.epoch)
-        for batch, drawn in zip(items, seeds, strict=True):
+        first, self.first_batch = self.first_batch, 0
+        for batch, drawn in zip(items[first:], seeds[first:], strict=True):
             yield list(zip(batch.tolist(), drawn.tolist(), strict=True))
 
     def plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Items and seeds of an epoch, (K * W, B) each: positives, tier A, tier B, weak negatives in this order."""
-        batches, (positive, _, weak) = len(self), self.composition
-        hard, by_label = self._tier_b(batches, epoch)
-        strong = self._by_label(self.strong, batches * self.tiers[0] + by_label, epoch, STRONG)
-        split = batches * self.tiers[0]
-        parts = [
-            self._positives(batches * positive, epoch).reshape(batches, -1),
-            strong[:split].reshape(batches, -1),
-            self._mixed(np.concatenate([hard, strong[split:]]), epoch, 0).reshape(batches, -1),
-            self._by_label(self.weak, batches * weak, epoch, WEAK).reshape(batches, -1),
-        ]
-        items = np.concatenate(parts, axis=1)
-        self._spread_repeats(items, epoch)
-        seeds = self._random(SEEDS, epoch).integers(2**63, size=items.shape)
-        return items, seeds
+        items = self._draw(epoch).items
+        return items, self._random(SEEDS, epoch).integers(2**63, size=items.shape)
+
+    @property
+    def tier_names(self) -> list[str]:
+        """What each place of a batch is for (B,), of TIERS."""
+        counts = (self.composition[0], *self.tiers, self.composition[2])
+        return [name for name, count in zip(TIERS, counts, strict=True) for _ in range(count)]
+
+    def planned(self, epoch: int) -> dict[str, int]:
+        """How many items an epoch has of each tier, and in tier B of hard and of explicit negatives."""
+        reasons = Counter(self._draw(epoch).reasons.ravel().tolist())
+        counts = {name: count * len(self) for name, count in Counter(self.tier_names).items()}
+        return dict.fromkeys(TIERS, 0) | counts | {"hard": reasons[HARD], "explicit": reasons[CHECKED]}
+
+    def explain(self, batch: int, position: int) -> dict[str, Any]:
+        """Why an item of this epoch was drawn: `item`, `seed`, `tier`, `label` (None for none) and `why` in words."""
+        if not (0 <= batch < len(self) and 0 <= position < self.batch_size):
+            raise ValueError(
+                f"batch {batch}, position {position}: an epoch has {len(self)} batches of {self.batch_size}"
+            )
+        draws = self._draw(self.epoch)
+        item, label, reason = (int(column[batch, position]) for column in draws)
+        seed = int(self._random(SEEDS, self.epoch).integers(2**63, size=draws.items.shape)[batch, position])
+        tier = self.tier_names[position]
+        why = self._why(item, label, reason, tier, draws)
+        return {"item": item, "seed": seed, "tier": tier, "label": None if label < 0 else label, "why": why}
+
+    def _why(self, item: int, label: int, reason: int, tier: str, draws: Draws) -> str:
+        if reason == IN_TURN:
+            count = len(self) * self.composition[0]
+            passed = self.epoch * count / len(self.positives)
+            return f"in turn: {count} of {len(self.positives)} positives an epoch, {passed:.2f} passes done before"
+        if reason == HARD:
+            place = int(np.flatnonzero(self.hard == item)[0])
+            return (
+                f"hard: {place + 1} of {len(self.hard)} negatives taken for the target, up to {self.uses[place]} times"
+            )
+        if reason == CHECKED:
+            return f"explicit: one of {len(self.explicit)} that a person checked"
+        pool = self.weak if tier == "weak" else self.strong
+        drawn = np.array(self.tier_names) == tier
+        slots, same = (
+            len(self) * np.count_nonzero(drawn),
+            (draws.labels == label) & (draws.reasons == BY_LABEL) & drawn,
+        )
+        spare = ", where hard ones are too few" if tier == "tier_b" else ""
+        return (
+            f"by label{spare}: its label has {np.count_nonzero(same)} of {slots} slots (by the root of its size, at "
+            f"least one) and {np.count_nonzero(pool.labels == label)} members"
+        )
 
     def digest(self) -> str:
         """Of the plan of this epoch; ranks whose digests differ would train on different plans."""
@@ -142,59 +272,125 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
 
     @property
     def rounds(self) -> int:
-        """Epochs in which every label of the strong negatives comes at least once."""
-        labels = len(np.unique(self.strong.labels))
-        return math.ceil(labels / (len(self) * self.tiers[0]))
+        """Epochs in which every label of the strong negatives comes at least once; 0 where a batch has none."""
+        return self._rounds(self.strong, self.tiers[0])
+
+    @property
+    def weak_rounds(self) -> int:
+        """Epochs in which every label of the weak negatives comes at least once; 0 where a batch has none."""
+        return self._rounds(self.weak, self.composition[2])
+
+    def _rounds(self, pool: LabelledPool, in_batch: int) -> int:
+        return math.ceil(len(pool.by_label[2]) / (len(self) * in_batch)) if in_batch else 0
+
+    def state_dict(self, next_batch: int = 0) -> dict[str, np.ndarray]:
+        """Arrays from which `load_state_dict` goes on.
+
+        Args:
+            next_batch: batches of this epoch that are done, of all ranks, for a loader that does not skip them
+                itself; Trainer's does, so there it stays 0.
+        """
+        return {
+            "version": np.array(STATE_VERSION),
+            "epoch": np.array(self.epoch),
+            "next_batch": np.array(next_batch),
+            "made_for": np.array(json.dumps(self._made_for)),
+            "hard": self.hard.astype(np.int32),
+            "uses": self.uses.astype(np.int8),
+        }
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """Go on where `state_dict` was called; ValueError when that was another plan."""
+        if int(state["version"]) != STATE_VERSION:
+            raise ValueError(f"a sampler's state of version {state['version']}, this is version {STATE_VERSION}")
+        before, now = json.loads(str(state["made_for"])), json.loads(json.dumps(self._made_for))
+        for name in now:
+            if before.get(name) != now[name]:
+                raise ValueError(
+                    f"the plan was made with {name} = {before.get(name)!r}, it is {now[name]!r} now; "
+                    "a run goes on with the plan that it began with"
+                )
+        self.epoch, self.first_batch = int(state["epoch"]), int(state["next_batch"])
+        self.set_hard(state["hard"], state["uses"])
+
+    @functools.cached_property
+    def _made_for(self) -> dict[str, Any]:
+        """What a state must agree in, so that its plan is this one."""
+        digest = hashlib.sha256(self.pool_digest.encode())
+        for column in (
+            self.positives, self.strong.items, self.strong.labels, self.weak.items, self.weak.labels, self.explicit
+        ):  # fmt: skip
+            digest.update(f"{len(column)}:".encode() + np.ascontiguousarray(column, "<i4").data)
+        settings = ("batch_size", "world_size", "seed", "shares", "tier_a_share")
+        return {name: getattr(self, name) for name in settings} | {"the data": digest.hexdigest()[:16]}
 
     def _random(self, stream: int, *place: int) -> np.random.Generator:
         """Numbers that belong to a place, not to what was drawn before."""
         return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, stream, *place])))
 
-    def _cycled(self, members: np.ndarray, start: int, count: int, *place: int) -> np.ndarray:
+    def _draw(self, epoch: int) -> Draws:
+        """All items of an epoch and why they are there, (K * W, B)."""
+        batches, (positive, _, weak) = len(self), self.composition
+        slots = batches * positive
+        in_turn = Draws.of(self._cycled(self.positives, epoch * slots, slots, POSITIVES), IN_TURN)
+        parts = [
+            Draws(*(column.reshape(self.steps, self.world_size, positive) for column in in_turn)),
+            self._deal(self._by_label(self.strong, batches * self.tiers[0], epoch, TIER_A), epoch, 1),
+            self._deal(self._tier_b(batches * self.tiers[1], epoch), epoch, 2),
+            self._deal(self._by_label(self.weak, batches * weak, epoch, WEAK), epoch, 3),
+        ]
+        draws = Draws.joined(parts, axis=2)  # (K, W, B)
+        edges = np.cumsum([positive, *self.tiers, weak])
+        _spread_repeats(draws, list(zip(edges[:-1], edges[1:], strict=True)), self._random(DEALING, 4, epoch))
+        return Draws(*(column.reshape(batches, self.batch_size) for column in draws))
+
+    def _tier_b(self, slots: int, epoch: int) -> Draws:
+        """The hardest negatives as often as each may come, then explicit ones, then others by label."""
+        hard = Draws.of(np.repeat(self.hard, self.uses)[:slots], HARD)
+        others = self.explicit[~np.isin(self.explicit, self.hard)]
+        count = min(len(others), slots - len(hard.items))
+        checked = Draws.of(self._cycled(others, epoch * count, count, EXPLICIT), CHECKED)
+        filling = self._by_label(self.strong, slots - len(hard.items) - count, epoch, FILLING)
+        return Draws.joined([hard, checked, filling])
+
+    def _cycled(self, members: np.ndarray, start: int, count: int, stream: int) -> np.ndarray:
         """Members start to start + count of an endless row of shuffled rounds over all of them."""
-        rounds = range(start // len(members), -(-(start + count) // len(members)))
-        row = np.concatenate([self._random(ROUNDS, *place, r).permutation(members) for r in rounds] or [members[:0]])
-        skipped = start - rounds.start * len(members)
-        return row[skipped : skipped + count]
+        if not count:
+            return members[:0]
+        rounds, places = np.divmod(np.arange(start, start + count), len(members))
+        return members[permuted_places(places, len(members), keys_of(self.seed, stream, 0, rounds))]
 
-    def _positives(self, count: int, epoch: int) -> np.ndarray:
-        return self._cycled(self.positives, epoch * count, count, POSITIVES)
-
-    def _tier_b(self, batches: int, epoch: int) -> tuple[np.ndarray, int]:
-        """Hard negatives of an epoch, and how many slots they leave to tier A."""
-        slots = batches * self.tiers[1]
-        uses = np.tile(self.hard, self.max_uses)[:slots]
-        return self._mixed(uses, epoch, 1), slots - len(uses)
-
-    def _by_label(self, pool: LabelledPool, slots: int, epoch: int, stream: int) -> np.ndarray:
-        """So many items, each label as often as the root of its size asks for."""
-        items, edges = pool.by_label
+    def _by_label(self, pool: LabelledPool, slots: int, epoch: int, stream: int) -> Draws:
+        """So many items, each label as often as the root of its size asks for; within it in shuffled rounds."""
+        if not slots:
+            return Draws.of(np.zeros(0, np.int64), BY_LABEL)
+        items, edges, labels = pool.by_label
         sizes = np.diff(edges)
         quotas = label_quotas(sizes, slots)
+        used = epoch * quotas
         if len(quotas) > slots:  # labels take turns
-            order = self._random(stream, len(sizes)).permutation(len(sizes))
-            turn = np.take(order, np.arange(epoch * slots, (epoch + 1) * slots), mode="wrap")
-            quotas = np.bincount(turn, minlength=len(sizes))
-            used = np.array([_uses_before(order, label, epoch * slots) for label in range(len(sizes))])
-        else:
-            used = epoch * quotas
-        drawn = [
-            self._cycled(items[edges[label] : edges[label + 1]], int(used[label]), int(quotas[label]), stream, label)
-            for label in np.flatnonzero(quotas)
-        ]
-        return self._mixed(np.concatenate(drawn) if drawn else items[:0], epoch, 2 + stream)
+            order = self._random(TURNS, stream, len(sizes)).permutation(len(sizes))
+            place = np.argsort(order)
+            before, after = ((number * slots) for number in (epoch, epoch + 1))
+            used = before // len(order) + (place < before % len(order))
+            quotas = after // len(order) + (place < after % len(order)) - used
+        which = np.repeat(np.arange(len(sizes)), quotas)  # (D,)
+        place = np.arange(slots) - np.repeat(np.cumsum(quotas) - quotas - used, quotas)
+        rounds, place = np.divmod(place, sizes[which])
+        place = permuted_places(place, sizes[which], keys_of(self.seed, stream, labels[which], rounds))
+        return Draws.of(items[edges[which] + place], BY_LABEL, labels[which])
 
-    def _mixed(self, items: np.ndarray, epoch: int, part: int) -> np.ndarray:
-        return self._random(MIXING, part, epoch).permutation(items)
+    def _deal(self, draws: Draws, epoch: int, part: int) -> Draws:
+        """Spread draws over the steps, (K, W, draws of a batch), an item that comes again to another step.
 
-    def _spread_repeats(self, items: np.ndarray, epoch: int) -> None:
-        """Swap negatives that come twice in a step of all ranks with ones of their kind in other steps; in place."""
-        positive, strong, _ = self.composition
-        dice = self._random(MIXING, 9, epoch)
-        in_steps = items.reshape(self.steps, self.world_size, -1)  # a view
-        for first, last in ((positive, positive + strong), (positive + strong, self.batch_size)):
-            for step in range(self.steps):
-                _swap_repeats(in_steps, step, first, last, dice)
+        Draws of one item stand together and are dealt like cards, so that they meet in one step only if the item
+        comes more often than there are steps.
+        """
+        dice = self._random(DEALING, part, epoch)
+        shuffled = keys_of(int(dice.integers(2**63)), DEALING, draws.items, 0)
+        order = np.argsort(shuffled, kind="stable").reshape(-1, self.steps).T
+        order = order[dice.permutation(self.steps)].reshape(self.steps, self.world_size, -1)
+        return Draws(*(column[order] for column in draws))
 
 
 def label_quotas(sizes: np.ndarray, slots: int) -> np.ndarray:
@@ -211,25 +407,71 @@ def label_quotas(sizes: np.ndarray, slots: int) -> np.ndarray:
     return quotas + 1
 
 
-def _uses_before(order: np.ndarray, label: int, count: int) -> int:
-    """How often a label is among the first `count` of an endlessly repeated order."""
-    place = int(np.flatnonzero(order == label)[0])
-    return count // len(order) + int(place < count % len(order))
+def _spread_repeats(draws: Draws, parts: list[tuple[int, int]], dice: np.random.Generator) -> None:
+    """Exchange negatives that come twice in a step, draws (K, W, B), with others of the same part; in place."""
+    steps, first = len(draws.items), parts[0][0]
+    negatives = draws.items[:, :, first:].reshape(steps, -1)  # (K, W * negatives)
+    in_order = np.sort(negatives, axis=1)
+    for step in np.flatnonzero((in_order[:, 1:] == in_order[:, :-1]).any(axis=1)).tolist():
+        for begin, end in reversed(parts):
+            _swap_repeats(draws, step, first, begin, end, dice)
 
 
-def _swap_repeats(items: np.ndarray, step: int, first: int, last: int, dice: np.random.Generator) -> None:
-    """Exchange what comes again in a step's columns first to last, items (K, W, B), with another step's; in place."""
-    block = items[step, :, first:last]
-    _, places = np.unique(block, return_index=True)
-    for again in np.setdiff1d(np.arange(block.size), places):
-        rank, column = divmod(int(again), last - first)
-        mine = items[step, rank, first + column]
-        for other in dice.permutation(len(items))[:20]:  # a few tries: where all steps are full of it, it stays
-            there = items[other, :, first:last]
-            candidates = np.flatnonzero(~np.isin(there, block))
-            if other == step or not len(candidates) or mine in there:
+def _swap_repeats(draws: Draws, step: int, first: int, begin: int, end: int, dice: np.random.Generator) -> None:
+    """Exchange what a step's columns begin to end repeat of its columns from `first` on; in place."""
+    for rank, column in np.ndindex(draws.items.shape[1], end - begin):
+        column += begin
+        here = draws.items[step, :, first:]
+        mine = draws.items[step, rank, column]
+        if np.count_nonzero(here == mine) < 2:
+            continue
+        for other in dice.permutation(len(draws.items))[:TRIES].tolist():  # where all are full of it, it stays
+            if other == step or (draws.items[other, :, first:] == mine).any():
                 continue
-            other_rank, other_column = divmod(int(dice.choice(candidates)), last - first)
-            items[step, rank, first + column] = items[other, other_rank, first + other_column]
-            items[other, other_rank, first + other_column] = mine
-            break
+            fits = ~np.isin(draws.items[other, :, begin:end], here)
+            if fits.any():
+                other_rank, other_column = divmod(int(dice.choice(np.flatnonzero(fits))), end - begin)
+                for values in draws:
+                    there = values[other, other_rank, begin + other_column]
+                    values[other, other_rank, begin + other_column] = values[step, rank, column]
+                    values[step, rank, column] = there
+                break
+
+
+@dataclass
+class RankView(Sampler[list[tuple[int, int]]]):
+    """The batches of one rank, for torch's DistributedDataParallel without Accelerate.
+
+    >>> loader = DataLoader(windows, batch_sampler=RankView(sampler, rank))  # doctest: +SKIP
+    """
+
+    sampler: TwoTierBatchSampler
+    rank: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.sampler.world_size:
+            raise ValueError(f"rank {self.rank}: the plan is for {self.sampler.world_size} ranks, from 0 on")
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose plan the next iteration yields."""
+        self.sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return self.sampler.steps
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        first = self.sampler.first_batch
+        for number, batch in enumerate(self.sampler, start=first):
+            if number % self.sampler.world_size == self.rank:
+                yield batch
+
+
+def check_same_plan(digest: str, gather: Callable[[list[str]], list[str]]) -> None:
+    """Refuse to train where ranks have different plans; `gather` joins every rank's list, as gather_object does."""
+    found = gather([digest])
+    others = [rank for rank, other in enumerate(found) if other != found[0]]
+    if others:
+        raise RuntimeError(
+            f"ranks {others} have another plan than rank 0 (digests {sorted(set(found))}): their data, settings or "
+            "versions differ; start all of them with the same"
+        )

@@ -13,38 +13,20 @@ which may begin with `-` and hold `_`. Whatever does not fit is a ValueError wit
 import csv
 import io
 import re
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from media.ontology import Labels
+from media.selection import id_uniforms
+
 YTID = r"^[A-Za-z0-9_-]{11}$"
 PART_HEADER = b"empty"
 COUNTS = re.compile(rb"num_(\w+)=(\d+)")
 ROWS_A_PART = 50_000  # of the unbalanced table, by which its files lie in 41 folders
 PRESENCE = ("PRESENT", "NOT_PRESENT")
-
-
-@dataclass(frozen=True)
-class Labels:
-    """A vocabulary: MIDs in their published order, and what people call them."""
-
-    mids: tuple[str, ...]
-    names: tuple[str, ...]
-
-    def find(self, wanted: str) -> str:
-        """The MID of a label given by MID or by name, whatever its case; ValueError names the nearest ones."""
-        if wanted in self.mids:
-            return wanted
-        lowered = [name.lower() for name in self.names]
-        if wanted.lower() in lowered:
-            return self.mids[lowered.index(wanted.lower())]
-        near = [name for name in self.names if wanted.lower() in name.lower()][:5]
-        raise ValueError(
-            f"there is no label {wanted!r}; " + (f"there are {near}" if near else "give a MID or its name")
-        )
 
 
 def read_labels(data: bytes, where: str) -> Labels:
@@ -73,12 +55,27 @@ def read_weak(data: bytes, labels: Labels, where: str) -> pa.Table:
 
     The counts in the comments of the official files must be those of the rows; a file that was cut off shows so.
     """
-    announced, skipped, body = _split_head(data, where)
-    if not body.strip():
+    table, skipped = read_weak_texts(data, where)
+    lists = table["labels"].combine_chunks()
+    codes = pc.index_in(lists.values, value_set=pa.array(labels.mids))
+    if codes.null_count:
+        place = int(np.flatnonzero(codes.is_null().to_numpy(zero_copy_only=False))[0])
+        row = int(np.searchsorted(lists.offsets.to_numpy(), place, side="right")) - 1
+        raise ValueError(
+            f"{where} line {row + skipped + 1}: label {lists.values[place].as_py()!r} is not in the vocabulary"
+        )
+    return table.set_column(3, "labels", pa.ListArray.from_arrays(lists.offsets, codes.cast(pa.int16())))
+
+
+def read_weak_texts(data: bytes, where: str) -> tuple[pa.Table, int]:
+    """As `read_weak`, with labels as they are written (list of string); and how many lines come before the rows."""
+    announced, skipped, begin = _read_head(data, where)
+    if not re.compile(rb"\S").search(data, begin):
         raise ValueError(f"{where} has no rows below its header")
+    rows = pa.py_buffer(data.replace(b", ", b"\t")).slice(len(data[:begin].replace(b", ", b"\t")))
     try:
         table = pa.csv.read_csv(
-            pa.py_buffer(body.replace(b", ", b"\t")),
+            rows,
             read_options=pa.csv.ReadOptions(column_names=["ytid", "start_seconds", "end_seconds", "labels"]),
             parse_options=pa.csv.ParseOptions(delimiter="\t", ignore_empty_lines=True),
             convert_options=pa.csv.ConvertOptions(
@@ -96,24 +93,15 @@ def read_weak(data: bytes, labels: Labels, where: str) -> pa.Table:
         raise ValueError(f'{where}: {str(error).splitlines()[0]}; rows are YTID, start, end, "mid,mid"') from None
     _check_rows(table, where, skipped)
     lists = pc.split_pattern(table["labels"].combine_chunks(), ",")
-    codes = pc.index_in(lists.values, value_set=pa.array(labels.mids))
-    if codes.null_count:
-        place = int(np.flatnonzero(codes.is_null().to_numpy(zero_copy_only=False))[0])
-        row = int(np.searchsorted(lists.offsets.to_numpy(), place, side="right")) - 1
-        raise ValueError(
-            f"{where} line {row + skipped + 1}: label {lists.values[place].as_py()!r} is not in the vocabulary"
-        )
-    coded = pa.ListArray.from_arrays(lists.offsets, codes.cast(pa.int16()))
-    _check_counts(announced, table, codes, where)
-    return table.set_column(3, "labels", coded)
+    _check_counts(announced, table, lists.values, where)
+    return table.set_column(3, "labels", lists), skipped
 
 
 def read_strong(data: bytes, where: str) -> pa.Table:
     """A table of strong labels: ytid, clip_start_ms (of the excerpt in the video), start_seconds and end_seconds (of
     the event in the excerpt), label (MID), present (true without that column).
     """
-    lines = data.decode("utf-8-sig").splitlines()
-    header = lines[0].split("\t") if lines else []
+    header = data[: data.find(b"\n") + 1 or len(data)].decode("utf-8-sig").strip().split("\t")
     needed = ["segment_id", "start_time_seconds", "end_time_seconds", "label"]
     if header[:4] != needed or header[4:] not in ([], ["present"]):
         raise ValueError(f"{where}: the header is {header}; it should be {needed}, and `present` in framed tables")
@@ -157,17 +145,17 @@ def read_strong(data: bytes, where: str) -> pa.Table:
     return strong
 
 
-def _split_head(data: bytes, where: str) -> tuple[dict[str, int], int, bytes]:
-    """Counts that the comments announce, lines before the rows, and the rows."""
+def _read_head(data: bytes, where: str) -> tuple[dict[str, int], int, int]:
+    """Counts that the comments announce, lines before the rows, and the byte at which the rows begin."""
     announced: dict[str, int] = {}
-    body, skipped = data.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n"), 0
-    while body.startswith(b"#") or body.startswith(PART_HEADER):
-        line, _, body = body.partition(b"\n")
-        announced |= {name.decode(): int(count) for name, count in COUNTS.findall(line)}
-        skipped += 1
-    if not skipped:
+    begin, lines = 3 if data.startswith(b"\xef\xbb\xbf") else 0, 0
+    while data.startswith((b"#", PART_HEADER), begin):
+        end = data.find(b"\n", begin) + 1 or len(data)
+        announced |= {name.decode(): int(count) for name, count in COUNTS.findall(data[begin:end])}
+        begin, lines = end, lines + 1
+    if not lines:
         raise ValueError(f"{where} has no comment lines at its top, which AudioSet's tables have; is it one of them?")
-    return announced, skipped, body
+    return announced, lines, begin
 
 
 def _check_rows(table: pa.Table, where: str, skipped: int) -> None:
@@ -187,12 +175,13 @@ def _check_times(table: pa.Table, where: str, skipped: int) -> None:
         raise ValueError(f"{where} line {row + skipped + 1}: it lasts from {start[row]} to {end[row]} s")
 
 
-def _check_counts(announced: dict[str, int], table: pa.Table, codes: pa.Array, where: str) -> None:
+def _check_counts(announced: dict[str, int], table: pa.Table, labels: pa.Array, where: str) -> None:
+    distinct = len(np.unique(id_uniforms(table["ytid"], 0)))  # fewer than the ids only where two numbers are one
     found = {
-        "ytids": pc.count_distinct(table["ytid"]).as_py(),
+        "ytids": distinct if distinct == len(table) else pc.count_distinct(table["ytid"]).as_py(),
         "segs": len(table),
-        "unique_labels": pc.count_distinct(codes).as_py(),
-        "positive_labels": len(codes),
+        "unique_labels": pc.count_distinct(labels).as_py(),
+        "positive_labels": len(labels),
     }
     for name, count in found.items():
         if announced.get(name, count) != count:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from datasets.builder import Key
 
-from ..defects import make_defect
+from ..defects import SIGNAL_DEFECTS, make_defect
 from ..raw_files import RawFolder
 from ..signals import FEATURES, RATINGS, check_ends, located, read_sound
 from .metadata import METADATA, Recording, Song, read_folder
@@ -40,6 +40,7 @@ class FolderBuilder(datasets.ArrowBasedBuilder):
     BUILDER_CONFIG_CLASS = FolderConfig
     VERSION = datasets.Version("1.0.0")
     SHARD_INPUTS = 16  # songs a Parquet file
+    DEFECTS = SIGNAL_DEFECTS
 
     def __init__(self, raw_dir: str | Path | None = None, hash: str | None = None, **kwargs) -> None:
         if raw_dir is None:

@@ -19,8 +19,9 @@ import pyarrow as pa
 from datasets import Features, List, Value
 from datasets.builder import Key
 
-from ..defects import make_defect
+from ..defects import SIGNAL_DEFECTS, make_defect
 from ..raw_files import RawFolder
+from ..shards import RowReader
 from ..signals import FEATURES as SHARED
 from ..signals import RATINGS, check_ends, check_listeners, check_trial, located, read_sound
 from .raw import KINDS, PERSONALITY, RATINGS_OF_TRIAL, RawSong, RawTrial, read_signal, read_tree, settle_rate
@@ -63,6 +64,7 @@ class Hku956Builder(datasets.ArrowBasedBuilder):
     BUILDER_CONFIG_CLASS = Hku956Config
     VERSION = datasets.Version("1.0.0")
     SHARD_INPUTS = 16  # songs a Parquet file
+    DEFECTS = SIGNAL_DEFECTS
 
     def __init__(
         self,
@@ -81,13 +83,12 @@ class Hku956Builder(datasets.ArrowBasedBuilder):
         audio_root = None if audio_root is None else str(audio_root)
         super().__init__(hash=hash, raw_dir=str(raw_dir), audio_root=audio_root, **defaults | kwargs)
 
-    @property
-    def lists(self) -> dict[str, str]:
+    def lists(self, rows: RowReader) -> tuple[dict[str, str | bytes], str]:
         """Files that `prepare` writes beside defects.csv: the songs without a sound, and where to get it."""
         missing = [(song.song_id, song.link or "") for song in self.tree.songs if song.audio is None]
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([("song_id", "link"), *missing])
-        return {"missing_audio.csv": text.getvalue()}
+        return {"missing_audio.csv": text.getvalue()}, ""
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from datasets.builder import Key
 
-from ..defects import make_defect
+from ..defects import SIGNAL_DEFECTS, make_defect
 from ..raw_files import RawFolder
 from ..signals import FEATURES, RATINGS, check_ends, check_listeners, check_time, check_trial, located, read_sound
 from .raw import RawSong, read_eda, read_tree
@@ -49,6 +49,7 @@ class PmemoBuilder(datasets.ArrowBasedBuilder):
     BUILDER_CONFIG_CLASS = PmemoConfig
     VERSION = datasets.Version("1.0.0")
     SHARD_INPUTS = 16  # songs a Parquet file: some 11 MB of the real data
+    DEFECTS = SIGNAL_DEFECTS
 
     def __init__(self, raw_dir: str | Path | None = None, hash: str | None = None, **kwargs) -> None:
         if raw_dir is None:

@@ -1,14 +1,16 @@
 """Audio -> skin conductance: what is predicted, on whom it is tested, and how that is scored."""
 
+import argparse
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
-from transformers import EvalPrediction, PreTrainedModel, Trainer
+from transformers import AutoModel, EvalPrediction, PreTrainedModel, Trainer
 from transformers.trainer_utils import PredictionOutput
 
 from evaluation.assessment import assess, longest_of_song
@@ -23,12 +25,15 @@ from evaluation.splits import SIDES, Split, SplitSettings, split_trials
 from evaluation.trials import Trials, pad_rows
 from media.eda_settings import EdaSettings
 from media.scaling import Scaling, fit_scaling
+from modeling import SIGNAL_MODELS
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from modeling.layers import IGNORE_LABEL, warn_if_receptive_field_exceeds
 from training.arguments import Run
 from training.collators import SignalCollator
+from training.prediction import Prediction, predict_sound, write_predictions
 from training.samplers import LengthGroupedSampler
 from training.signals import SignalTables, TrialDataset, make_tables, ragged_column, trial_values
+from training.trainer import SignalTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +68,9 @@ class ReportSettings:
 
 
 ARGUMENTS = (EdaSettings, TrialSettings, SplitSettings, ReportSettings)
+COLUMNS = ("song_id", "artist", "audio", "eda_rate", "trials", "defects", "synthetic")  # of the data
+AUTO_MODEL, MODELS = AutoModel, tuple(config for config, _ in SIGNAL_MODELS)
+TRAINER = SignalTrainer
 IN_SAMPLE = "The baselines were fitted on trials that are scored here, which flatters them; the test side has no such."
 CONTROL = "this is a control: the model was trained with each song's sound exchanged for that of another"
 VALIDATION_METRICS = {"rmse": False, "pearson": True, "loss": False}  # name -> whether more is better
@@ -90,6 +98,10 @@ class EdaData:
     def validation(self) -> TrialDataset:
         """What checkpoints are chosen on."""
         return self.sides["validation"]
+
+    def validation_metrics(self, output: EvalPrediction) -> dict[str, float]:
+        """RMSE and correlation of the validation."""
+        return validation_metrics(output)
 
     def record(self) -> dict[str, Any]:
         """What was left out, and what each side holds."""
@@ -228,14 +240,29 @@ def initialise(model: PreTrainedModel, data: EdaData, new: bool) -> None:
     model.set_input_scaling(frames.mean(axis=0), deviation)
 
 
-def collator() -> SignalCollator:
+def collator(extractor: AudioFeatureExtractor, run: Run) -> SignalCollator:
     """How items become a batch."""
     return SignalCollator()
 
 
-def sampler(data: EdaData, seed: int) -> Callable[[int], LengthGroupedSampler]:
+def sampler(data: EdaData, run: Run) -> Callable[[int], LengthGroupedSampler]:
     """The order of training, for a batch size that the trainer knows."""
-    return lambda batch_size: LengthGroupedSampler(data.train.window_lengths, batch_size, seed)
+    return lambda batch_size: LengthGroupedSampler(data.train.window_lengths, batch_size, run.training.seed)
+
+
+def trainer_settings(data: EdaData, run: Run) -> dict[str, Any]:
+    """What the trainer needs beside what all trainers do: nothing."""
+    return {}
+
+
+def about_training(trainer: Trainer, data: EdaData) -> dict[str, Any]:
+    """What this task records of a training beside what all do: nothing."""
+    return {}
+
+
+def extra_pages(trainer: Trainer, data: EdaData) -> dict[str, str]:
+    """Files that this task leaves beside card and report: none."""
+    return {}
 
 
 def validation_metrics(output: EvalPrediction) -> dict[str, float]:
@@ -382,3 +409,17 @@ def prediction_table(data: EdaData, dataset: TrialDataset, predictions: list[np.
                 }
             )
     return pa.Table.from_pylist(records)
+
+
+def predict(
+    model: PreTrainedModel, extractor: AudioFeatureExtractor, sounds: Sequence[Path], arguments: argparse.Namespace
+) -> tuple[list[Prediction], list[str], str]:
+    """Write the predictions for some sounds; they, why some have none, and a line that says what was written."""
+    predictions, unreadable = write_predictions(
+        lambda sound: predict_sound(model, extractor, sound, arguments.listener),
+        sounds,
+        arguments.output,
+        keep=arguments.plot is not None,
+    )
+    said = ", ".join(predictions[0].channels) + f" in {predictions[0].unit}" if predictions else ""
+    return predictions, unreadable, said

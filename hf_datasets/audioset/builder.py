@@ -1,0 +1,166 @@
+"""AudioSet as a builder: its tables and a folder of sounds in, one row a clip out. Columns: see README.md.
+
+It works alone, `AudiosetBuilder(raw_dir=..., audio_root=...).download_and_prepare()`, and for `hf_datasets.prepare`.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+from datasets import Audio, ClassLabel, Features, List, Value
+from datasets.builder import Key
+
+from media.ontology import Labels, Ontology
+
+from ..defects import CLIP_DEFECTS
+from ..shards import RowReader
+from ..signals import FEATURES as SIGNAL_FEATURES
+from .reading import CHECKS, Reading, read_clips
+from .summary import summarise
+from .tree import read_tree
+
+ROWS_A_TABLE = 10_000  # of those that a shard is made of
+ROWS_WITH_SOUND = 20  # the same where rows hold the sounds themselves, some 0.3 MB each
+
+
+@dataclass
+class AudiosetConfig(datasets.BuilderConfig):
+    """`raw_dir` holds the tables, `audio_root` the sounds; folders or s3:// URLs. The lists are paths of one's own."""
+
+    name: str = "full"
+    raw_dir: str | None = None
+    audio_root: str | None = None
+    target: list[str] | None = None
+    pos_strong_paths: list[str] | None = None
+    neg_strong_paths: list[str] | None = None
+    weak_paths: list[str] | None = None
+    check_audio: str = "headers"
+    embed_audio: bool = False
+
+
+class AudiosetBuilder(datasets.ArrowBasedBuilder):
+    """A row a clip, whether its sound was found or not: labels, events, the sound's path, and what is wrong with it.
+
+    The `hash` covers this version, the columns, every table and list, and path and size of every sound file.
+    """
+
+    BUILDER_CONFIG_CLASS = AudiosetConfig
+    VERSION = datasets.Version("1.0.0")
+    SHARD_INPUTS = 5  # tables a Parquet file: 50,000 rows, as in a part of the unbalanced table
+    ROW = "clip_id"  # in defects.csv
+    DEFECTS = CLIP_DEFECTS
+
+    def __init__(
+        self,
+        raw_dir: str | Path | None = None,
+        audio_root: str | Path | None = None,
+        target: list[str] | str | None = None,
+        pos_strong_paths: list[str] | None = None,
+        neg_strong_paths: list[str] | None = None,
+        weak_paths: list[str] | None = None,
+        check_audio: str = "headers",
+        embed_audio: bool = False,
+        hash: str | None = None,
+        **kwargs,
+    ) -> None:
+        if raw_dir is None:
+            raise ValueError("AudiosetBuilder needs raw_dir, the folder that holds AudioSet's tables")
+        if check_audio not in CHECKS:
+            raise ValueError(f"--check_audio {check_audio}: it takes one of {', '.join(CHECKS)}")
+        target = [target] if isinstance(target, str) else list(target or [])
+        lists = {"pos_strong": pos_strong_paths, "neg_strong": neg_strong_paths, "weak": weak_paths}
+        lists = {kind: [str(path) for path in paths or []] for kind, paths in lists.items()}
+        audio_root = None if audio_root is None else str(audio_root)
+        self.tree = read_tree(str(raw_dir), audio_root, target, lists, check_audio, embed_audio)
+        self.raw_defects, self.raw_bytes = self.tree.defects, self.tree.size  # what `prepare` asks for
+        self.ROWS_A_GROUP = ROWS_WITH_SOUND if embed_audio else ROWS_A_TABLE
+        self.features = make_features(self.tree.labels.mids)
+        parts = [str(self.VERSION), ROWS_A_TABLE, ROWS_WITH_SOUND, self.features.to_dict(), self.tree.digest]
+        hash = hash or hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
+        options = {
+            "raw_dir": str(raw_dir),
+            "audio_root": audio_root,
+            "target": target,
+            **{f"{kind}_paths": paths for kind, paths in lists.items()},
+            "check_audio": check_audio,
+            "embed_audio": embed_audio,
+            "dataset_name": "audioset",
+            "config_id": "full",  # the hash tells trees apart, not their folder
+        }
+        super().__init__(hash=hash, **options | kwargs)
+
+    @property
+    def companions(self) -> dict[str, str]:
+        """labels.json: the vocabulary in the order of its codes, and the other nodes, for media.ontology."""
+        return {"labels.json": labels_json(self.tree.labels, self.tree.ontology)}
+
+    def lists(self, rows: RowReader) -> tuple[dict[str, str | bytes], str]:
+        """What `prepare` writes beside the rows and prints: see summary.py."""
+        return summarise(self.tree, rows)
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(
+            description="AudioSet: clips of ten seconds, the sounds heard in them, and where their own sound is.",
+            features=self.features,
+            homepage="https://research.google.com/audioset",
+            license="labels CC BY 4.0, ontology CC BY-SA 4.0",
+        )
+
+    def _split_generators(self, dl_manager: datasets.DownloadManager | None) -> list[datasets.SplitGenerator]:
+        rows = ROWS_WITH_SOUND if self.tree.reading.embed else ROWS_A_TABLE
+        shared = {"reading": self.tree.reading, "schema": self.features.arrow_schema}
+        sides = {"train": np.flatnonzero(~self.tree.in_eval), "eval": np.flatnonzero(self.tree.in_eval)}
+        return [
+            datasets.SplitGenerator(split, gen_kwargs=shared | {"clips": self.tree.cut(clips, rows)})
+            for split, clips in sides.items()
+            if len(clips)
+        ]
+
+    @staticmethod  # so that `prepare` can send it to its workers without the builder
+    def _generate_tables(clips: list[pa.Table], reading: Reading, schema: pa.Schema) -> Iterator[tuple[Key, pa.Table]]:
+        for i, table in enumerate(clips):
+            yield Key(0, i), read_clips(table, reading, schema)
+
+
+def labels_json(labels: Labels, ontology: Ontology | None) -> str:
+    """What `media.ontology.ontology_from_labels` reads."""
+    names = dict(zip(labels.mids, labels.names, strict=True))
+    if ontology is not None:
+        names |= {mid: name for mid, name in ontology.names.items() if mid not in names}
+    parents = {} if ontology is None else ontology.parents
+    entries = [{"mid": mid, "name": name, "parents": parents.get(mid, ())} for mid, name in names.items()]
+    lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
+    return f'{{"num_labels": {len(labels.mids)}, "labels": [\n{lines}\n]}}\n'
+
+
+def make_features(mids: tuple[str, ...]) -> Features:
+    """The columns of a row, with labels of this vocabulary."""
+    label = ClassLabel(names=list(mids))
+    return Features(
+        {
+            "clip_id": Value("string"),
+            "subset": Value("string"),
+            "part": Value("int16"),
+            "start_seconds": Value("float64"),
+            "end_seconds": Value("float64"),
+            "labels": List(label),
+            "events": List(
+                {
+                    "label": label,
+                    "start_seconds": Value("float32"),
+                    "end_seconds": Value("float32"),
+                    "present": Value("bool"),
+                }
+            ),
+            "strongly_labelled": Value("bool"),
+            "audio": Audio(decode=False),  # opened by media.audio, which needs no torchcodec
+            "audio_seconds": Value("float32"),
+            "defects": SIGNAL_FEATURES["defects"],
+            "synthetic": Value("bool"),
+        }
+    )

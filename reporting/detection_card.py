@@ -1,0 +1,245 @@
+"""The table of a detector's scores and its card, made from what a run recorded about itself."""
+
+from typing import Any
+
+from reporting.card import base, chosen, configuration, front_matter, score_cell, size, versions, warnings
+
+# Rows of the table: heading, score, decimals.
+SCORES = (
+    ("average precision", "average_precision", 3),
+    ("ROC-AUC", "roc_auc", 3),
+    ("d'", "d_prime", 2),
+    ("recall at 1 false alarm an hour", "recall_at_1_per_hour", 3),
+    ("recall at 10 false alarms an hour", "recall_at_10_per_hour", 3),
+    ("recall at 60 false alarms an hour", "recall_at_60_per_hour", 3),
+    ("false alarms an hour at 90 % recall", "false_alarms_at_recall", 2),
+    ("at the threshold: recall", "recall", 3),
+    ("at the threshold: precision", "precision", 3),
+    ("at the threshold: F1", "f1", 3),
+    ("at the threshold: false alarms an hour", "false_alarms_per_hour", 2),
+    ("at the threshold: F1 of events", "event_f1", 3),
+)
+SCORES_EXPLAINED = (
+    "A clip's score is the highest of its windows. Average precision, ROC-AUC and d' (the distance of two normal "
+    "distributions with this ROC-AUC) rank clips. Recall at so many false alarms an hour is that of the lowest "
+    "threshold that keeps to them on these very clips; the rows at the threshold use the one that validation chose. "
+    "A false alarm is an event that is detected in a clip without the target. F1 of events pairs detected and true "
+    "ones by onset and offset, in clips whose events are all known; others are undefined. Brackets hold 95 % "
+    "intervals over clips. Chance says yes blindly, so its average precision is the share of positives; loudness "
+    "takes the level of the sound for a score."
+)
+RULE = (
+    "better than a baseline is a model whose interval of average precision lies above that of the baseline, or above "
+    "its mean where that has no interval"
+)
+LIMITS = (
+    "AudioSet's labels are weak: they say that a sound is somewhere in a clip, and many sounds that are there have no "
+    "label. Some false alarms are therefore right, and some negatives of training hold the target; clips with a label "
+    "under which the target may be heard are left out of training and scores, so mistakes there are not counted. "
+    "Sounds that resemble the target (its siblings in the ontology) stay among the negatives: the table of false "
+    "alarms tells which of them fire. Clips are excerpts that people found worth a label: an hour of them has more, "
+    "and more varied, sounds than an hour of a room, and positives are more frequent, so precision and false alarms "
+    "an hour will differ where the model listens all day. Set the threshold anew on recordings of that place. "
+    "AudioSet's labels are CC BY 4.0 and its ontology CC BY-SA 4.0 (Google); the audio belongs to those who made the "
+    "videos and may not be redistributed."
+)
+
+
+def results_table(test: dict[str, Any]) -> str:
+    """Scores as Markdown: what they come to, then model and baselines side by side."""
+    blocks = [verdict_line(test), operating_line(test), score_table(test), *remarks(test)]
+    return "\n\n".join(blocks)
+
+
+def score_table(test: dict[str, Any]) -> str:
+    """A row a score, a column the model and each baseline; brackets hold 95 % intervals."""
+    columns = {"model": test["scores"], **test["baselines"]}
+    lines = [
+        f"| {test['clips']:,} clips, {test['positives']:,} with the target | "
+        f"{' | '.join(who.replace('_', ' ') for who in columns)} |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for heading, score, decimals in SCORES:
+        if any(score in scores for scores in columns.values()):
+            cells = (cell(scores.get(score), decimals) for scores in columns.values())
+            lines.append(f"| {heading} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def cell(score: dict[str, Any] | None, decimals: int) -> str:
+    """A score with its interval; why there is none; nothing where it makes no sense."""
+    if score is None:
+        return ""
+    reason = f" ({score['reason']})" if score["mean"] is None and score["reason"] else ""
+    return score_cell(score, decimals) + reason
+
+
+def verdict_line(test: dict[str, Any]) -> str:
+    """Whether average precision is above what hears nothing and what hears only loudness, and by how much."""
+    found = test["scores"]["average_precision"]
+    if found["mean"] is None:
+        return f"**Verdict: not measured** (average precision is undefined: {found['reason']})."
+    rivals = {
+        who.replace("_", " "): scores["average_precision"]
+        for who, scores in test["baselines"].items()
+        if "average_precision" in scores and scores["average_precision"]["mean"] is not None
+    }
+    said = f"average precision {cell(found, 3)}"
+    if not rivals:
+        return f"**Verdict: compared with nothing** ({said})."
+    said += "; " + ", ".join(f"{who} {cell(score, 3)}" for who, score in rivals.items())
+    if found["low"] is None:
+        reason = f"{said}; no interval: {found['reason']}"
+        return f"**Verdict: not shown to be better than {' and '.join(rivals)}** ({reason})."
+    bounds = {who: score["mean"] if score["high"] is None else score["high"] for who, score in rivals.items()}
+    unbeaten = [who for who, bound in bounds.items() if found["low"] <= bound]
+    if unbeaten:
+        return f"**Verdict: not shown to be better than {' and '.join(unbeaten)}** ({said})."
+    return f"**Verdict: better than {' and '.join(rivals)}** ({said})."
+
+
+def operating_line(test: dict[str, Any]) -> str:
+    """What happens at the threshold that validation chose, in the units of a person who is to live with it."""
+    threshold, scores = test["threshold"], test["scores"]
+    if threshold["value"] is None:
+        return f"No threshold could be chosen on {threshold['chosen_on']} (rule: {threshold['rule']})."
+    return (
+        f"At the threshold {threshold['value']:.3g}, chosen on {threshold['chosen_on']} (rule: {threshold['rule']}): "
+        f"recall {cell(scores.get('recall'), 3) or 'undefined'}, "
+        f"{cell(scores.get('false_alarms_per_hour'), 2) or 'undefined'} false alarms an hour in "
+        f"{number(test['hours_of_negatives'])} hours without the target."
+    )
+
+
+def remarks(test: dict[str, Any]) -> list[str]:
+    """What has to be known to read the table."""
+    found = []
+    at_recall, hours = test["false_alarms_at_recall"], test["hours_of_negatives"]
+    if at_recall and at_recall["per_hour"] is not None and "false_alarms_at_recall" not in test["scores"]:
+        found.append(
+            f"For {100 * at_recall['recall']:g} % recall on these clips: {at_recall['per_hour']:.1f} false alarms an "
+            "hour."
+        )
+    if 0 < hours < 1:
+        found.append(
+            f"One false alarm in {number(hours)} hours is {1 / hours:,.1f} an hour: recall at fewer is recall at none."
+        )
+    return [*found, *([test["note"]] if test["note"] else [])]
+
+
+def target_names(test: dict[str, Any]) -> str:
+    """What is detected: names, with MIDs."""
+    return " or ".join(f"{label['name']} ({label['mid']})" for label in test["target"])
+
+
+def about(test: dict[str, Any]) -> str:
+    """What was scored, in a line."""
+    lost = [
+        f"{test[kind]:,} {what}"
+        for kind, what in (
+            ("ambiguous", "with a label under which it may be heard are left out"),
+            ("unreadable", "could not be read"),
+        )
+        if test[kind]
+    ]
+    return (
+        f"{test['clips']:,} clips, {test['positives']:,} with {target_names(test)}, {test['negatives']:,} without it "
+        f"({number(test['hours_of_negatives'])} hours)" + "".join(f"; {text}" for text in lost)
+    )
+
+
+def model_card(facts: dict[str, Any]) -> str:
+    """The README.md of a saved detector: metadata for the Hub, scores beside baselines, limits, and how to use it."""
+    data, test, training = facts["data"], facts["test"], facts["training"]
+    picture = "![Precision against recall of the model, its baselines and chance](figure_precision_recall.png)"
+    sections = [
+        front_matter(facts, ["audio-classification", "sound-event-detection", "audioset"], "audio-classification"),
+        f"# {facts['name']}",
+        *warnings(facts, "clips"),
+        f"Detects {target_names(test)} in sound: a score from 0 to 1 for each "
+        f"{facts['model']['detection']['clip_seconds']:g} s.",
+        "## Scores",
+        f"On the test side: {about(test)}. {SCORES_EXPLAINED}",
+        results_table(test),
+        f"The rule: {RULE}.",
+        *([picture] if test["curve"] and test["curve"]["recall"] else []),
+        "`report.html`, which stays with the run, has more: false alarms by label, timelines of some clips, what was "
+        "served in training, and every setting.",
+        "## Data",
+        f"`{data['dataset']}` ({data['config']}). "
+        + " ".join(f"{name.capitalize()}: {in_words(side)}." for name, side in data["sides"].items())
+        + f" SHA-256 of the split `{facts['split']['sha256'][:16]}`.",
+        f"Clips, and windows that can be drawn: {in_words(flat(data['clips']))}. Clips left out by each rule in turn: "
+        f"{'; '.join(ruled(rule) for rule in data['rules']) or 'none'}.",
+        "## Use",
+        usage(facts),
+        "## Training",
+        f"{training['steps']} steps; {chosen(training)}. {size(facts)}.{base(facts)} {mined(training)}",
+        configuration(facts),
+        "## Limits",
+        LIMITS,
+        versions(facts),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def in_words(counts: dict[str, Any]) -> str:
+    """Counts: "1,200 clips, 60 with target"."""
+    return ", ".join(f"{number(count)} {kind.replace('_', ' ')}" for kind, count in counts.items())
+
+
+def flat(counts: dict[str, Any]) -> dict[str, Any]:
+    """Counts of which some are divided further, as one level: "unusable (missing)"."""
+    found = {}
+    for kind, count in counts.items():
+        parts = count if isinstance(count, dict) else {None: count}
+        found |= {kind if part is None else f"{kind} ({part})": value for part, value in parts.items()}
+    return found
+
+
+def number(value: Any) -> str:
+    """A count with commas at the thousands; hours, where they are few, to two digits."""
+    if isinstance(value, float):
+        return f"{value:,.1f}" if value >= 10 else f"{value:.2g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def ruled(rule: dict[str, Any]) -> str:
+    """What a rule removed."""
+    return f"{rule['rule']}: {number(rule['clips'])}"
+
+
+def mined(training: dict[str, Any]) -> str:
+    """How hard negatives were found, and what became of those that are probably no negatives."""
+    if not training["mining"]:
+        return "Hard negatives were not mined."
+    last = training["mining"][-1]
+    said = "Hard negatives, on which the model gave an alarm in training, were served again in the next epoch"
+    if not last["quarantined"]:
+        return f"{said}; none was suspected to be a missing label."
+    return (
+        f"{said}, except {last['quarantined']:,} whose score stayed so high that their label is probably missing: "
+        "these are listed for review in review.csv beside the run."
+    )
+
+
+def usage(facts: dict[str, Any]) -> str:
+    """How to load the model where nothing of this project is installed."""
+    return f'''```python
+import librosa
+import torch
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
+
+folder = "{facts["name"]}"  # this folder, or its name on the Hub
+model = AutoModelForAudioClassification.from_pretrained(folder, trust_remote_code=True).eval()
+extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True)
+settings = model.config.detection  # the length of the windows of training, and the threshold of validation
+rate = extractor.sampling_rate  # Hz; librosa makes the sound mono
+sound, _ = librosa.load("recording.wav", sr=rate, duration=settings["clip_seconds"])
+batch = extractor(sound, sampling_rate=rate, return_tensors="pt")
+with torch.no_grad():
+    score = model(**batch).logits.sigmoid()[0, 0].item()
+heard = score >= settings["threshold"]
+```
+
+Recordings of any length, in a checkout of the project: `python run_predict.py {facts["name"]} recording.wav`.'''

@@ -1,0 +1,588 @@
+"""Measures of detection against answers by hand and plain loops; as functions, and as modules of `evaluate`."""
+
+import itertools
+import math
+from pathlib import Path
+
+import evaluate
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from evaluation.detection import (
+    Ranking,
+    area_under_precision,
+    area_under_roc,
+    average_precision,
+    bootstrap_clips,
+    d_prime,
+    false_alarms_within,
+    paired_bootstrap,
+    precision_recall_curve,
+    recall_at_false_alarms,
+    recall_within,
+    resamples,
+    roc_auc,
+    threshold_for,
+)
+from evaluation.events import (
+    alarm_peaks,
+    average_frames,
+    confusers,
+    detect_events,
+    event_counts,
+    event_scores,
+    false_alarms_per_hour,
+    merge_windows,
+    refine,
+)
+from evaluation.intervals import Interval
+from tests.conftest import REPOSITORY
+
+METRICS = ("average_precision", "roc_auc", "d_prime", "recall_at_false_alarms", "event_f1")
+RANKINGS = (average_precision, roc_auc, d_prime)
+
+scored = st.lists(st.tuples(st.integers(-5, 5), st.booleans()), min_size=2, max_size=30)
+
+
+def arrays(pairs: list[tuple[float, bool]]) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and targets, of which there are both kinds."""
+    scores, targets = (np.array(column) for column in zip(*pairs, strict=True))
+    assume(targets.any() and not targets.all())
+    return scores.astype(float), targets
+
+
+# Rankings
+
+
+@pytest.mark.parametrize(
+    ("measure", "scores", "targets", "expected"),
+    [
+        (average_precision, [4, 3, 2, 1], [1, 0, 1, 0], (1 + 2 / 3) / 2),
+        (average_precision, [4, 3, 2, 1], [0, 0, 0, 1], 1 / 4),
+        (average_precision, [4, 3, 3, 1], [1, 0, 1, 0], (1 + 2 / 3) / 2),  # the tie is one threshold
+        (average_precision, [1, 1, 1, 1], [1, 0, 0, 0], 1 / 4),
+        (average_precision, [1, 2], [1, 1], 1.0),
+        (roc_auc, [4, 3, 2, 1], [1, 0, 1, 0], 3 / 4),
+        (roc_auc, [4, 3, 3, 1], [1, 0, 1, 0], 3.5 / 4),
+        (roc_auc, [1, 1, 1, 1], [1, 0, 0, 0], 1 / 2),
+        (roc_auc, [1, 2, 3, 4], [1, 1, 0, 0], 0.0),
+        (d_prime, [4, 3, 3, 1], [0, 1, 0, 1], math.sqrt(2) * -1.150349),  # an area of 0.5 / 4
+        (d_prime, [1, 1, 1, 1], [1, 0, 0, 0], 0.0),
+        (d_prime, [4, 3, 2, 1], [1, 1, 0, 0], math.sqrt(2) * 1.150349),  # an area of 1, kept at 1 - 1 / 8
+    ],
+)
+def test_known_answers(measure, scores, targets, expected) -> None:
+    assert measure(np.array(scores), np.array(targets)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_d_prime_is_the_distance_of_two_normal_distributions() -> None:
+    rng = np.random.default_rng(0)
+    targets = np.arange(40_000) % 2 == 1
+    assert d_prime(rng.normal(size=40_000) + 1.3 * targets, targets) == pytest.approx(1.3, abs=0.04)
+
+
+@given(scored)
+def test_the_ranking_alone_counts(pairs) -> None:
+    scores, targets = arrays(pairs)
+    order = np.random.default_rng(0).permutation(len(scores))
+    for measure in RANKINGS:
+        expected = measure(scores, targets)
+        assert measure(np.exp(scores) * 3 + 1, targets) == pytest.approx(expected, abs=1e-12)
+        assert measure(scores[order], targets[order]) == pytest.approx(expected, abs=1e-12)
+    assert roc_auc(-scores, targets) == pytest.approx(1 - roc_auc(scores, targets))
+    assert roc_auc(scores, ~targets) == pytest.approx(1 - roc_auc(scores, targets))
+
+
+@given(st.lists(st.booleans(), min_size=2, max_size=30))
+def test_perfect_scores_are_perfect_and_constant_ones_are_chance(targets) -> None:
+    scores, targets = arrays([(float(target), target) for target in targets])
+    assert average_precision(scores, targets) == roc_auc(scores, targets) == 1
+    assert average_precision(0 * scores, targets) == pytest.approx(targets.mean())
+    assert (roc_auc(0 * scores, targets), d_prime(0 * scores, targets)) == (0.5, 0)
+
+
+def test_random_scores_have_the_share_of_positives_for_average_precision() -> None:
+    rng = np.random.default_rng(0)
+    targets = np.arange(2000) < 200
+    values = [average_precision(rng.random(2000), targets) for _ in range(100)]
+    assert np.mean(values) == pytest.approx(0.1, abs=0.005)
+
+
+@given(scored)
+def test_rankings_agree_with_scikit_learn(pairs) -> None:
+    peer = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not there to compare with")
+    scores, targets = arrays(pairs)
+    assert average_precision(scores, targets) == pytest.approx(peer.average_precision_score(targets, scores))
+    assert roc_auc(scores, targets) == pytest.approx(peer.roc_auc_score(targets, scores))
+    recall, precision, thresholds = precision_recall_curve(scores, targets)
+    theirs = peer.precision_recall_curve(targets, scores)
+    assert precision == pytest.approx(theirs[0][-2::-1])
+    assert recall == pytest.approx(theirs[1][-2::-1])
+    assert thresholds == pytest.approx(theirs[2][::-1])
+
+
+def test_what_divides_by_nothing_is_not_defined() -> None:
+    scores, none, some = np.array([1.0, 2.0]), np.array([0, 0]), np.array([1, 1])
+    assert math.isnan(average_precision(scores, none)) and average_precision(scores, some) == 1
+    assert all(math.isnan(measure(scores, targets)) for measure in (roc_auc, d_prime) for targets in (none, some))
+    assert math.isnan(recall_at_false_alarms(scores, none, 1.0, 10))
+    assert math.isnan(recall_at_false_alarms(scores, some, 0.0, 10))
+    assert [part.tolist() for part in precision_recall_curve(scores, none)] == [[], [], []]
+
+
+@pytest.mark.parametrize(
+    ("scores", "targets", "message"),
+    [
+        ([1, np.nan, np.nan], [1, 0, 0], "scores: 2 of 3 are NaN, the first is that of clip 1; leave"),
+        ([1, 2], [1, 0.5], "targets: that of clip 1 is 0.5; it takes 1"),
+        ([1, 2], [1], r"must be \(N,\)"),
+        ([], [], r"must be \(N,\)"),
+        ([[1, 2]], [[0, 1]], r"must be \(N,\)"),
+    ],
+)
+def test_what_cannot_be_ranked_is_refused(scores, targets, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        average_precision(np.array(scores), np.array(targets))
+
+
+@pytest.mark.parametrize(
+    ("hours", "per_hour", "expected"),
+    [(1, 0, 1 / 3), (1, 1, 2 / 3), (0.5, 2, 2 / 3), (1, 1.9, 2 / 3), (2, 1, 1), (1, 3, 1), (0.1, 10, 2 / 3)],
+)
+def test_recall_at_false_alarms_by_hand(hours, per_hour, expected) -> None:
+    """From the top: a hit, a false alarm, a hit, then a hit and a false alarm at one score, a false alarm."""
+    scores, targets = np.array([9, 8, 7, 6, 6, 5]), np.array([1, 0, 1, 1, 0, 0])
+    assert recall_at_false_alarms(scores, targets, hours, per_hour) == pytest.approx(expected)
+
+
+def test_recall_is_0_where_the_highest_score_is_a_false_alarm_too_many() -> None:
+    assert recall_at_false_alarms(np.array([9, 8]), np.array([0, 1]), hours=1, per_hour=0) == 0
+    assert recall_at_false_alarms(np.array([9, 9]), np.array([0, 1]), hours=1, per_hour=0) == 0
+
+
+@given(scored, st.integers(1, 10))
+def test_false_alarms_at_a_recall_by_a_loop(pairs, tenths) -> None:
+    scores, targets = arrays(pairs)
+    enough = [t for t in scores if 10 * (targets & (scores >= t)).sum() >= tenths * targets.sum()]
+    expected = (~targets & (scores >= max(enough))).sum()
+    assert false_alarms_within(*Ranking.of(scores, targets).counts(), tenths / 10) == expected
+
+
+# Thresholds
+
+
+@given(scored)
+def test_thresholds_by_a_loop(pairs) -> None:
+    scores, targets = arrays(pairs)
+
+    def at(threshold: float) -> tuple[int, int]:
+        return (targets & (scores >= threshold)).sum(), (~targets & (scores >= threshold)).sum()
+
+    def f1(threshold: float) -> float:
+        hits, false_alarms = at(threshold)
+        return 2 * hits / (targets.sum() + hits + false_alarms)
+
+    best = max(map(f1, scores))
+    assert threshold_for(scores, targets, "f1") == max(t for t in scores if f1(t) == pytest.approx(best))
+    half = threshold_for(scores, targets, "recall:0.5")
+    assert half == max(t for t in scores if at(t)[0] >= targets.sum() / 2)
+    within = [t for t in scores if at(t)[1] <= 3]
+    lowest = threshold_for(scores, targets, "false_alarms:6", hours=0.5)
+    assert lowest == min(within, default=np.nextafter(scores.max(), np.inf))
+    assert at(lowest)[1] <= 3
+
+
+def test_a_recall_of_a_tenth_of_ten_is_one_clip_whatever_floats_say() -> None:
+    scores = np.arange(10.0)
+    for tenths in range(1, 11):
+        assert threshold_for(scores, np.ones(10), f"recall:{tenths / 10}") == 10 - tenths
+
+
+@pytest.mark.parametrize("rule", ["f2", "recall", "recall:0", "recall:1.1", "recall:x", "false_alarms:-1", "f1:2", ""])
+def test_unknown_rules_say_which_there_are(rule) -> None:
+    with pytest.raises(ValueError, match=f"threshold rule '{rule}' is not known; it takes one such as f1, recall:0.9"):
+        threshold_for(np.arange(4), np.arange(4) % 2, rule, hours=1.0)
+
+
+@pytest.mark.parametrize(
+    ("rule", "targets", "hours", "message"),
+    [
+        ("f1", [0, 0], None, "needs a clip that holds the target: none of 2 does"),
+        ("recall:0.9", [0, 0], None, "needs a clip that holds the target"),
+        ("false_alarms:1", [0, 1], None, "needs clips without the target and their length: hours = None, 1 such"),
+        ("false_alarms:1", [1, 1], 1.0, "hours = 1.0, 0 such clips"),
+    ],
+)
+def test_a_rule_that_cannot_be_met_says_what_it_lacks(rule, targets, hours, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        threshold_for(np.array([1.0, 2.0]), np.array(targets), rule, hours)
+
+
+# Events
+
+
+def test_windows_that_touch_make_one_event() -> None:
+    times, scores = np.arange(0, 5, 0.5), np.array([0.1, 0.6, 0.9, 0.2, 0.7, 0.1, 0.1, 0.1, 0.5, 0.4])
+    assert merge_windows(times, scores, 0.5, window_seconds=1.0).tolist() == [[0.5, 3.0, 0.9], [4.0, 5.0, 0.5]]
+    assert merge_windows(times, scores, 0.5, window_seconds=0.5).tolist() == [
+        [0.5, 1.5, 0.9],
+        [2.0, 2.5, 0.7],
+        [4.0, 4.5, 0.5],
+    ]
+    assert merge_windows(times, scores, 0.95, window_seconds=1.0).shape == (0, 3)
+    assert merge_windows([], [], 0.5, window_seconds=1.0).shape == (0, 3)
+
+
+windows = st.lists(st.tuples(st.integers(1, 8), st.integers(0, 4)), max_size=25)
+
+
+@given(windows, st.integers(1, 6), st.integers(0, 4))
+def test_events_cover_what_fires_and_lie_apart_and_no_more_than_the_peaks(pairs, width, threshold) -> None:
+    times, scores = np.cumsum([step for step, _ in pairs]), np.array([score for _, score in pairs], float)
+    events = merge_windows(times, scores, threshold, width)
+    fires = {t + k for t, score in zip(times, scores, strict=True) if score >= threshold for k in range(width)}
+    assert fires == {second for start, end, _ in events for second in range(int(start), int(end))}
+    assert (events[1:, 0] > events[:-1, 1]).all()
+    for start, end, score in events:
+        assert score == scores[(times >= start) & (times < end) & (scores >= threshold)].max()
+    assert len(events) <= (alarm_peaks(times, scores, width) >= threshold).sum()
+
+
+def test_peaks_by_hand() -> None:
+    times = np.array([0, 1, 2, 3, 4, 5, 9, 10.0])
+    scores = np.array([3, 1, 2, 2, 1, 4, 4, 0.0])
+    assert alarm_peaks(times, scores, window_seconds=1.0).tolist() == [3, 2, 4, 4]
+    assert alarm_peaks(times, np.ones(8), window_seconds=1.0).tolist() == [1, 1]
+    assert alarm_peaks([], [], window_seconds=1.0).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("times", "scores", "seconds", "message"),
+    [
+        ([0, 2, 1], [1, 1, 1], 1.0, "window 2 begins at 1.0 s, before window 1; sort them"),
+        ([0, 1], [1, np.nan], 1.0, "window 1 of 2: its time or score is not a number"),
+        ([0, 1], [1], 1.0, r"must be \(W,\)"),
+        ([0, 1], [1, 1], 0.0, "window_seconds = 0.0 must be above 0"),
+    ],
+)
+def test_windows_that_cannot_be_merged_are_refused(times, scores, seconds, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        merge_windows(np.array(times), np.array(scores), 0.5, seconds)
+
+
+def test_overlapping_frames_are_averaged() -> None:
+    times, averages, length = average_frames([0.0, 0.5, 3.0], [[0, 1], [0, 1], [1, 1]], window_seconds=1.0)
+    assert times.tolist() == [0.0, 0.5, 1.0, 3.0, 3.5] and length == 0.5
+    assert averages.tolist() == [0, 0.5, 1, 1, 1]
+
+
+def test_events_are_narrowed_to_the_frames_that_reach_the_threshold() -> None:
+    events = np.array([[0.0, 2.0, 0.9], [5.0, 6.0, 0.7]])
+    times, scores = np.arange(0, 6, 0.25), np.zeros(24)
+    scores[[2, 5]] = 0.8, 0.6  # 0.5 to 0.75 s and 1.25 to 1.5 s
+    scores[14] = 1.0  # outside of both
+    assert refine(events, times, scores, 0.5, 0.25).tolist() == [[0.5, 1.5, 0.9], [5.0, 6.0, 0.7]]
+    assert events[0].tolist() == [0.0, 2.0, 0.9]
+
+
+def test_a_sound_is_found_where_its_frames_are() -> None:
+    """Windows of 1 s every half second over a sound from 2.3 to 2.7 s; frames of 0.1 s know it, windows hold it."""
+    starts = np.arange(0, 5, 0.5)
+    middles = starts[:, None] + 0.05 + 0.1 * np.arange(10)
+    frames = ((middles > 2.3) & (middles < 2.7)).astype(float)
+    whole = detect_events(starts, frames.max(axis=1), 0.5, 1.0)
+    assert whole.tolist() == [[1.5, 3.5, 1.0]]
+    assert detect_events(starts, frames.max(axis=1), 0.5, 1.0, frames)[0] == pytest.approx([2.3, 2.7, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("found", "happened", "expected"),
+    [
+        ([[1.0, 2.0]], [[1.2, 2.2]], (1, 0, 0)),
+        ([[1.0, 2.0]], [[1.21, 2.0]], (0, 1, 1)),
+        ([[1.0, 2.3]], [[1.0, 2.0]], (0, 1, 1)),
+        ([[1.0, 12.0]], [[1.0, 10.2]], (1, 0, 0)),  # 20 % of 9.2 s are 1.84 s
+        ([[1.0, 12.1]], [[1.0, 10.2]], (0, 1, 1)),
+        ([[1.0, 2.0], [1.1, 2.0]], [[1.0, 2.0]], (1, 1, 0)),  # one to one
+        ([[1.0, 2.0, 0.9]], [], (0, 1, 0)),
+        ([], [[1.0, 2.0]], (0, 0, 1)),
+        ([], [], (0, 0, 0)),
+    ],
+)
+def test_events_found_by_hand(found, happened, expected) -> None:
+    assert event_counts(np.array(found), np.array(happened)) == expected
+
+
+def test_pairs_are_chosen_so_that_there_are_most_of_them() -> None:
+    """The first could take either; the second only the one that is nearest to the first."""
+    assert event_counts([[1.0, 2.0], [0.85, 2.0]], [[1.0, 2.0], [1.2, 2.0]]) == (2, 0, 0)
+
+
+@settings(max_examples=100)
+@given(*[st.lists(st.tuples(st.integers(0, 8), st.integers(1, 4)), max_size=4)] * 2, st.integers(0, 3))
+def test_no_other_pairing_of_events_finds_more(found, happened, collar) -> None:
+    found, happened = ([(onset, onset + length) for onset, length in events] for events in (found, happened))
+    few, many = sorted((found, happened), key=len)
+    most = max(
+        sum(abs(a[0] - b[0]) <= collar and abs(a[1] - b[1]) <= collar for a, b in zip(few, chosen, strict=True))
+        for chosen in itertools.permutations(many, len(few))
+    )
+    counts = event_counts(np.array(found), np.array(happened), collar, collar, 0.0)
+    assert counts == (most, len(found) - most, len(happened) - most)
+    scores = event_scores(np.array([counts]))
+    if found or happened:
+        assert scores["event_f1"] == 2 * most / (len(found) + len(happened))
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ([[2.0, 1.0]], r"events found: event 0 has onset and offset \[2.0, 1.0\]"),
+        ([[0.0, 1.0], [np.nan, 1.0]], "events found: event 1"),
+        ([1.0, 2.0], r"shape \(2,\) must be \(E, 2\)"),
+    ],
+)
+def test_what_is_no_event_is_refused(found, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        event_counts(np.array(found), np.array([[0.0, 1.0]]))
+
+
+def test_false_alarms_are_events_in_clips_without_the_target() -> None:
+    alarms, targets = np.array([3, 1, 0, 2]), np.array([1, 0, 0, 0])
+    assert false_alarms_per_hour(alarms, targets, np.full(4, 10.0)) == pytest.approx(3 / 30 * 3600)
+    assert math.isnan(false_alarms_per_hour(alarms, np.ones(4), np.full(4, 10.0)))
+
+
+def test_confusers_are_the_labels_of_clips_with_false_alarms() -> None:
+    """Clip 0 holds the target; clip 1 is a cat and speech, 2 a cat, 3 speech, 4 speech; clip 1 says cat twice."""
+    codes, clips = [7, 7, 2, 7, 7, 2, 2], [0, 1, 1, 1, 2, 3, 4]
+    table = confusers(codes, clips, np.array([1, 0, 0, 0, 0]), np.array([5, 2, 1, 0, 0]))
+    assert [tuple(row.values()) for row in table] == [(7, 2, 2, 3), (2, 3, 1, 2)]
+    assert list(table[0]) == ["label", "clips", "clips_with_false_alarm", "false_alarms"]
+    assert confusers([], [], np.zeros(2), np.zeros(2)) == []
+
+
+# Intervals
+
+
+@given(scored, st.integers(0, 2**31), st.integers(0, 12), st.integers(1, 10))
+def test_a_weight_is_how_often_a_clip_is_there(pairs, seed, allowed, tenths) -> None:
+    scores, targets = arrays(pairs)
+    weights = np.random.default_rng(seed).integers(0, 3, len(scores))
+    repeated = np.repeat(scores, weights), np.repeat(targets, weights)
+    assume(repeated[1].any() and not repeated[1].all())
+    counts = Ranking.of(scores, targets).weighted(np.arange(len(scores)), len(scores))(weights[None].astype(float))
+    assert area_under_precision(*counts)[0] == pytest.approx(average_precision(*repeated))
+    assert area_under_roc(*counts)[0] == pytest.approx(roc_auc(*repeated))
+    assert recall_within(*counts, np.array([allowed]))[0] == recall_at_false_alarms(*repeated, 1.0, allowed)
+    alone = false_alarms_within(*Ranking.of(*repeated).counts(), tenths / 10)
+    assert false_alarms_within(*counts, tenths / 10)[0] == alone
+
+
+def clips(positives: int = 40, negatives: int = 400, distance: float = 1.5, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Scores, targets and seconds of clips of 10 s."""
+    targets = np.arange(positives + negatives) < positives
+    scores = np.random.default_rng(seed).normal(size=len(targets)) + distance * targets
+    return scores, targets, np.full(len(targets), 10.0)
+
+
+def intervals(scores, targets, seconds, recordings=None, threshold=1.0, **options) -> dict[str, Interval]:
+    """Of clips whose events are the clips that fire."""
+    recordings = np.arange(len(scores)) if recordings is None else recordings
+    alarms = options.pop("alarms", (scores >= threshold).astype(int))
+    return bootstrap_clips(scores, targets, seconds, recordings, threshold, alarms, **options)
+
+
+def test_means_are_the_measures_of_all_clips() -> None:
+    scores, targets, seconds = clips()
+    found = intervals(scores, targets, seconds, samples=50)
+    fired, hours = scores >= 1.0, 400 * 10 / 3600
+    hits, misfires = (fired & targets).sum(), (fired & ~targets).sum()
+    expected = {
+        "average_precision": average_precision(scores, targets),
+        "roc_auc": roc_auc(scores, targets),
+        "d_prime": d_prime(scores, targets),
+        **{f"recall_at_{n}_per_hour": recall_at_false_alarms(scores, targets, hours, n) for n in (1, 10, 60)},
+        "false_alarms_at_recall": (scores[~targets] >= threshold_for(scores, targets, "recall:0.9")).sum() / hours,
+        "recall": hits / 40,
+        "precision": hits / (hits + misfires),
+        "f1": 2 * hits / (40 + hits + misfires),
+        "false_alarms_per_hour": misfires / hours,
+    }
+    assert {name: interval.mean for name, interval in found.items()} == pytest.approx(expected)
+    assert all(each.low <= each.mean <= each.high and each.samples == 50 for each in found.values())
+
+
+def test_bounds_are_percentiles_of_resampled_clips() -> None:
+    scores, targets, seconds = clips()
+    rng = np.random.default_rng(1)
+    drawn = [average_precision(scores[rows], targets[rows]) for rows in rng.integers(0, 440, (2000, 440))]
+    found = intervals(scores, targets, seconds, samples=2000)["average_precision"]
+    assert [found.low, found.high] == pytest.approx(np.quantile(drawn, [0.0216, 0.9784]), abs=0.015)
+
+
+@pytest.mark.parametrize(("seed", "same"), [(0, True), (1, False)])
+def test_a_seed_gives_the_same_bounds_however_many_resamples_are_held(seed, same, monkeypatch) -> None:
+    scores, targets, seconds = clips()
+    expected = intervals(scores, targets, seconds, samples=30)
+    monkeypatch.setattr("evaluation.detection.AT_ONCE", 3 * len(scores))
+    assert (intervals(scores, targets, seconds, samples=30, seed=seed) == expected) == same
+
+
+def test_clips_of_one_recording_count_as_one() -> None:
+    scores, targets, seconds = clips()
+    alone = intervals(scores, targets, seconds)["roc_auc"]
+    repeated = [np.repeat(each, 4) for each in (scores, targets, seconds, np.arange(440))]
+    together = intervals(*repeated)["roc_auc"]
+    assert together.mean == pytest.approx(alone.mean)
+    assert together.high - together.low == pytest.approx(alone.high - alone.low, rel=0.1)
+    naive = intervals(*repeated[:3])["roc_auc"]
+    assert together.high - together.low > 1.7 * (naive.high - naive.low)
+    assert together.clusters == {"positives": 40, "negatives": 400}
+
+
+def test_recordings_are_drawn_whole() -> None:
+    code = np.array([0, 0, 1, 2, 2, 2])
+    weights = np.concatenate(list(resamples(code, 50, seed=0)))
+    assert (weights[:, 0] == weights[:, 1]).all() and (weights[:, 3] == weights[:, 5]).all()
+    assert (weights[:, [0, 2, 3]].sum(axis=1) == 3).all()
+
+
+def test_resamples_without_a_positive_are_left_out() -> None:
+    scores, targets, seconds = clips(positives=2, negatives=20)
+    found = intervals(scores, targets, seconds, samples=500)
+    assert 400 < found["average_precision"].samples < 470  # (20 / 22) ** 22 = 12 % hold neither
+    assert found["false_alarms_per_hour"].samples == 500
+
+
+def test_what_cannot_be_told_is_none_with_a_reason() -> None:
+    scores, targets, seconds = clips()
+    none = intervals(scores, 0 * targets, seconds, samples=20)
+    assert none["average_precision"].reason == none["recall"].reason == "there are no positives"
+    assert none["false_alarms_per_hour"].high is not None
+    every = intervals(scores, 0 * targets + 1, seconds, samples=20)
+    assert (every["false_alarms_per_hour"].mean, every["false_alarms_per_hour"].reason) == (
+        None,
+        "there are no negatives",
+    )
+    silent = intervals(scores, targets, seconds, threshold=99.0, samples=20)
+    assert silent["precision"].reason == "it would divide by nothing"
+    assert silent["recall"].mean == 0 and silent["recall"].reason.startswith("all resamples give 0")
+    one = intervals(scores, targets, seconds, np.where(targets, -1, np.arange(440)), samples=20)
+    assert one["recall"].reason == "all positives are of one recording: an interval over recordings needs at least 2"
+    perfect = intervals(targets.astype(float), targets, seconds, samples=20)
+    assert (perfect["roc_auc"].mean, perfect["roc_auc"].low, perfect["d_prime"].low) == (1, None, None)
+    for each in (*none.values(), *every.values(), *silent.values(), *perfect.values()):
+        assert not any(isinstance(value, float) and math.isnan(value) for value in vars(each).values())
+
+
+def test_peaks_are_what_raises_false_alarms() -> None:
+    """Every negative clip has a second peak as high as the first: twice the false alarms at a threshold."""
+    scores, targets, seconds = clips()
+    negative = np.flatnonzero(~targets)
+    peaks = np.repeat(scores[negative], 2), np.repeat(negative, 2)
+    once, twice = intervals(scores, targets, seconds), intervals(scores, targets, seconds, peaks=peaks)
+    assert twice["false_alarms_at_recall"].mean == 2 * once["false_alarms_at_recall"].mean
+    assert twice["recall_at_60_per_hour"].mean == recall_at_false_alarms(scores, targets, 400 * 10 / 3600, 30)
+    assert twice["average_precision"] == once["average_precision"]
+    with pytest.raises(ValueError, match="peaks: some are of clips that hold the target"):
+        intervals(scores, targets, seconds, peaks=(np.ones(1), np.zeros(1, int)))
+
+
+def test_events_of_clips_without_labels_in_time_are_left_out() -> None:
+    scores, targets, seconds = clips()
+    events = np.zeros((440, 3))
+    events[:40] = [2, 1, 1]
+    events[20:40] = np.nan
+    events[50] = [0, 4, 0]
+    found = intervals(scores, targets, seconds, events=events)["event_f1"]
+    assert found.mean == pytest.approx(2 * 40 / (2 * 40 + 20 + 4 + 20)) and found.low < found.mean < found.high
+    assert (found.trials, found.undefined) == (420, 20)
+
+
+def test_two_models_are_compared_on_the_same_resamples() -> None:
+    """A model and the same with noise: what both find hard cancels, so the bounds are closer than apart."""
+    scores, targets, seconds = clips(distance=1.0)
+    noisy = scores + np.random.default_rng(3).normal(size=440)
+    difference = paired_bootstrap(scores, noisy, targets, np.arange(440), roc_auc, samples=500)
+    assert difference.mean == pytest.approx(roc_auc(scores, targets) - roc_auc(noisy, targets))
+    assert 0 < difference.low < difference.mean < difference.high
+    apart = [intervals(each, targets, seconds)["roc_auc"] for each in (scores, noisy)]
+    assert difference.high - difference.low < 0.9 * math.hypot(*[each.high - each.low for each in apart])
+    swapped = paired_bootstrap(noisy, scores, targets, np.arange(440), roc_auc, samples=500)
+    assert (swapped.mean, swapped.low, swapped.high) == pytest.approx(
+        (-difference.mean, -difference.high, -difference.low)
+    )
+    same = paired_bootstrap(scores, 2 * scores, targets, np.arange(440), average_precision, samples=20)
+    assert (same.mean, same.low) == (0, None) and "all resamples give 0" in same.reason
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seconds": np.ones(3)}, "440 scores and 3, 440, 440 other values"),
+        ({"samples": 0}, "samples = 0 must be 1 or more"),
+        ({"level": 95}, "level = 95"),
+    ],
+)
+def test_requests_that_make_no_sense_are_refused(change, message) -> None:
+    request = dict(zip(("scores", "targets", "seconds"), clips(), strict=True))
+    with pytest.raises(ValueError, match=message):
+        intervals(**request | change)
+
+
+# As modules of `evaluate`
+
+
+def load(name: str, tmp_path: Path) -> evaluate.EvaluationModule:
+    """The module as a user loads it."""
+    return evaluate.load(str(REPOSITORY / "evaluation" / "metrics" / name), cache_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_the_examples_of_the_card_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = (REPOSITORY / "evaluation" / "metrics" / name / "README.md").read_text(encoding="utf-8")
+    example = card.split("```python\n")[1].split("```")[0].replace("metric.compute", "result = metric.compute")
+    monkeypatch.chdir(REPOSITORY)
+    scope: dict = {}
+    exec(example, scope)
+    assert next(iter(scope["result"])) == name and scope["result"][name] is not None
+
+
+@pytest.mark.parametrize("measure", RANKINGS, ids=lambda measure: measure.__name__)
+def test_one_label_or_several(measure, tmp_path: Path) -> None:
+    name = measure.__name__
+    scores, targets, _ = clips(5, 20)
+    columns = np.stack([scores, -scores, scores], axis=1), np.stack([targets, targets, 0 * targets], axis=1)
+    one, other = measure(scores, targets), measure(-scores, targets)
+    metric = load(name, tmp_path)
+    result = metric.compute(predictions=scores.tolist(), references=targets.tolist())
+    assert result == {name: pytest.approx(one), "labels": 1, "undefined": 0}
+    result = metric.compute(predictions=columns[0].tolist(), references=columns[1].astype(int).tolist())
+    assert result == {name: pytest.approx((one + other) / 2), "labels": 2, "undefined": 1}
+    result = metric.compute(predictions=[0.1, 0.2], references=[0, 0])
+    assert result == {name: None, "labels": 0, "undefined": 1}
+    with pytest.raises(ValueError, match="label 1: scores: 1 of 2 are NaN, the first is that of clip 1"):
+        metric.compute(predictions=[[0.1, 0.2], [0.1, math.nan]], references=[[0, 0], [1, 1]])
+
+
+def test_the_module_of_recall_counts_what_it_is_a_share_of(tmp_path: Path) -> None:
+    metric = load("recall_at_false_alarms", tmp_path)
+    result = metric.compute(predictions=[9, 8, 7, 6], references=[1, 0, 1, 0], hours=0.1)
+    assert result == {"recall_at_false_alarms": 1.0, "positives": 2, "negatives": 2}
+    result = metric.compute(predictions=[9, 8], references=[0, 0], hours=0.1, per_hour=1)
+    assert result == {"recall_at_false_alarms": None, "positives": 0, "negatives": 2}
+
+
+def test_the_module_of_events_adds_over_files_and_names_the_file_of_an_error(tmp_path: Path) -> None:
+    metric = load("event_f1", tmp_path)
+    result = metric.compute(
+        predictions=[[[0.0, 1.0]], [[0.0, 1.0], [5.0, 6.0]]], references=[[[0.1, 1.1]], [[2.0, 3.0]]]
+    )
+    scores = {"event_f1": pytest.approx(0.4), "precision": pytest.approx(1 / 3), "recall": 0.5}
+    assert result == scores | {"files": 2, "hits": 1, "false_alarms": 2, "misses": 1}
+    assert metric.compute(predictions=[[]], references=[[]])["event_f1"] is None
+    with pytest.raises(ValueError, match="file 1: events found: event 0"):
+        metric.compute(predictions=[[], [[2.0, 1.0]]], references=[[], []])
