@@ -658,6 +658,7 @@ def test_every_kind_of_defect_is_made_and_found(own, tmp_path):
     assert found == set(CLIP_DEFECTS)
 
 
+@pytest.mark.slow
 def test_num_proc_and_a_second_run_change_no_byte(raw, tmp_path, monkeypatch):
     monkeypatch.setattr("hf_datasets.audioset.builder.ROWS_A_TABLE", 3)
     monkeypatch.setattr(AudiosetBuilder, "SHARD_INPUTS", 1)
