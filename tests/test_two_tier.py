@@ -5,6 +5,7 @@ import pickle
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import scipy.stats
 from accelerate.data_loader import BatchSamplerShard
@@ -12,13 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
+from media.ontology import Labels
+from tests.toy_clips import toy_clips
+from training.explain_plan import explanations
 from training.mining import read_arrays, write_arrays
 from training.permuting import keys_of, permuted_places
+from training.pools import WEAK
 from training.two_tier import (
     CHECKED,
     HARD,
     LabelledPool,
     RankView,
+    SamplerSettings,
     TwoTierBatchSampler,
     apportion,
     check_same_plan,
@@ -297,6 +303,28 @@ def test_every_place_of_a_batch_can_be_explained():
     assert seen == {"in turn", "by label", "hard", "explicit", "by label, where hard ones are too few"}
     with pytest.raises(ValueError, match="batch 99, position 0: an epoch has 15 batches of 16"):
         sampler.explain(99, 0)
+
+
+def test_a_batch_is_told_in_words():
+    rows, pools = toy_clips()
+    sampler = TwoTierBatchSampler.from_pools(pools, SamplerSettings(), 16, seed=0)
+    names = ("Cry", "Speech", "Dog", "Rain", "Wind")
+    heard = pa.array([[0, 1]] * len(rows), pa.list_(pa.int64()))
+    table = pa.table({"clip_id": rows.data.table["clip_id"], "labels": heard})
+    lines = explanations(sampler, pools, table, Labels(tuple(f"/m/{name}" for name in names), names), batch=1)
+    assert len(lines) == 32
+    for position, (item, seed) in enumerate(list(sampler)[1]):
+        what, why = lines[2 * position : 2 * position + 2]
+        place = "anywhere" if pools.items.kind[item] == WEAK else "0.30-0.50 s"
+        for part in (
+            f"clip{item:07d}",
+            sampler.tier_names[position],
+            place,
+            names[pools.items.label[item]],
+            "[Cry; Speech]",
+        ):
+            assert part in what
+        assert why.endswith(f"; item {item}, seed {seed}")
 
 
 # Refusals

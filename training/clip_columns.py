@@ -4,7 +4,7 @@
 
 import functools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,9 +36,9 @@ class ClipColumns:
     @classmethod
     def of(cls, table: pa.Table) -> "ClipColumns":
         """From the data set's columns, as Parquet files or `datasets` have them."""
-        codes, edges = _lists(table["labels"])
-        events, event_edges = _lists(table["events"])
-        fields = dict(zip((field.name for field in events.type), events.flatten(), strict=True))
+        codes, edges = _lists(table["labels"], _codes)
+        events, event_edges = _lists(table["events"], _event_columns)
+        event_codes, event_start, event_end, present = events
         subset, subsets = _encoded(table["subset"])
         seconds = _without_nulls(table["audio_seconds"], np.inf)
         rows = np.repeat(np.arange(len(table), dtype=np.int32), np.diff(event_edges))
@@ -49,13 +49,13 @@ class ClipColumns:
             subsets=subsets,
             strong=_without_nulls(table["strongly_labelled"], False),
             seconds=seconds,
-            codes=codes.to_numpy().astype(np.int16, copy=False),
+            codes=codes[0],
             edges=edges,
             event_rows=rows,
-            event_codes=fields["label"].to_numpy().astype(np.int16, copy=False),
-            event_start=fields["start_seconds"].to_numpy(),
-            event_end=np.minimum(fields["end_seconds"].to_numpy(), seconds[rows]),
-            present=_without_nulls(fields["present"], False),
+            event_codes=event_codes,
+            event_start=event_start,
+            event_end=np.minimum(event_end, seconds[rows]),
+            present=present,
         )
 
     def __len__(self) -> int:
@@ -120,23 +120,49 @@ def among(codes: np.ndarray, wanted: Sequence[int]) -> np.ndarray:
 
 def reasons_without_audio(table: pa.Table, usable: np.ndarray) -> dict[str, int]:
     """Why clips have no usable audio, by their defects, most frequent first; a clip may have several."""
-    lists, edges = _lists(table["defects"].filter(pa.array(~usable)))
-    reasons = Counter()
-    if len(lists):
-        what = lists.flatten()[[field.name for field in lists.type].index("what")]
-        reasons.update({entry["values"]: entry["counts"] for entry in pc.value_counts(what).to_pylist()})
-    unexplained = int((np.diff(edges) == 0).sum())
+    defects = table["defects"].filter(pa.array(~usable))
+    reasons: Counter[str] = Counter()
+    unexplained = 0
+    for chunk in defects.chunks:
+        unexplained += int(np.count_nonzero(_lengths(chunk) == 0))
+        for entry in pc.value_counts(_fields(chunk.flatten())["what"]).to_pylist():
+            reasons[entry["values"]] += entry["counts"]
     if unexplained:
         reasons[NO_REASON] = unexplained
     return dict(reasons.most_common())
 
 
-def _lists(column: pa.ChunkedArray) -> tuple[pa.Array, np.ndarray]:
-    """The values of all lists one after the other, and where each list's begin (R + 1,) int32; null is empty."""
-    lists = column.combine_chunks()
-    edges = np.zeros(len(lists) + 1, np.int32)
-    np.cumsum(_without_nulls(pc.list_value_length(lists), 0), out=edges[1:])
-    return lists.flatten(), edges
+def _lists(
+    column: pa.ChunkedArray, columns_of: Callable[[pa.Array], tuple[np.ndarray, ...]]
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Columns of the values of all lists one after the other, and where each list's begin (R + 1,) int32.
+
+    Chunk by chunk: columns are narrower than what they are made of.
+    """
+    edges = np.zeros(len(column) + 1, np.int32)
+    np.cumsum(np.concatenate([np.zeros(0, np.int32), *(_lengths(chunk) for chunk in column.chunks)]), out=edges[1:])
+    nothing = columns_of(pa.array([], column.type.value_type))
+    found = zip(nothing, *(columns_of(chunk.flatten()) for chunk in column.chunks), strict=True)
+    return [np.concatenate(parts) for parts in found], edges
+
+
+def _lengths(lists: pa.ListArray) -> np.ndarray:
+    return _without_nulls(pc.list_value_length(lists), 0)
+
+
+def _codes(labels: pa.Array) -> tuple[np.ndarray]:
+    return (labels.to_numpy().astype(np.int16, copy=False),)
+
+
+def _fields(values: pa.StructArray) -> dict[str, pa.Array]:
+    return dict(zip((field.name for field in values.type), values.flatten(), strict=True))
+
+
+def _event_columns(events: pa.StructArray) -> tuple[np.ndarray, ...]:
+    """Code, start, end and whether it is there."""
+    fields = _fields(events)
+    times = (fields[name].to_numpy() for name in ("start_seconds", "end_seconds"))
+    return fields["label"].to_numpy().astype(np.int16, copy=False), *times, _without_nulls(fields["present"], False)
 
 
 def _encoded(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:

@@ -45,7 +45,11 @@ class Items:
     @classmethod
     def joined(cls, parts: "Sequence[Items]") -> "Items":
         """One after the other."""
-        return cls(*(np.concatenate([getattr(part, column.name) for part in parts]) for column in fields(cls)))
+        return cls(*(np.concatenate(columns) for columns in zip(*(part.columns() for part in parts), strict=True)))
+
+    def columns(self) -> tuple[np.ndarray, ...]:
+        """clip, start, end, kind and label."""
+        return tuple(getattr(self, column.name) for column in fields(self))
 
     def targets(self) -> np.ndarray:
         """1 where the target is heard, else 0 (N,) float32."""
@@ -53,7 +57,7 @@ class Items:
 
     def take(self, which: np.ndarray) -> "Items":
         """Some items, by number or by a mask."""
-        return Items(*(getattr(self, column.name)[which] for column in fields(self)))
+        return Items(*(column[which] for column in self.columns()))
 
 
 def event_items(clips: ClipColumns, which: np.ndarray, kind: int) -> Items:

@@ -3,7 +3,7 @@
     python -m training.explain_plan configs/baby_cry.json --epoch 3 --batch 17
 
 Any key of the config may follow, and `--checkpoint outputs/baby_cry/checkpoint-120` takes that run's hard negatives:
-without it tier B is filled as in a run's first epoch.
+without it tier B is filled as in a run's first epoch. Batch k * ranks + r is what rank r trains on in step k.
 """
 
 import argparse
@@ -11,44 +11,65 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
+from media.ontology import Labels, ontology_from_labels
 from training.arguments import one_line_errors, parse_run
-from training.build import build_extractor, load_rows
+from training.build import load_rows, read_companion
+from training.pools import KINDS, ClipPools, PoolSettings, build_pools
 from training.target_trainer import STATE_FILE, read_part
-from training.two_tier import TwoTierBatchSampler
+from training.two_tier import SamplerSettings, TwoTierBatchSampler
+from training.windows import WindowSettings
 
 
-def explanations(sampler: TwoTierBatchSampler, data: object, batch: int) -> list[str]:
-    """A line a slot of the batch: its tier, the clip, the window's label and place, and why."""
-    ids = data.rows.select_columns(["clip_id"]).data.table["clip_id"]
+def explanations(
+    sampler: TwoTierBatchSampler, pools: ClipPools, table: pa.Table, labels: Labels, batch: int
+) -> list[str]:
+    """Two lines a slot of the batch: its tier, the clip, the window's place and label, the clip's labels; and why.
+
+    Args:
+        table: the rows of the data set, with clip_id and labels.
+    """
     lines = []
     for position in range(sampler.batch_size):
-        why = sampler.explain(batch, position)
-        item = data.pools.items.take(np.array([why["item"]]))
-        place = "anywhere" if np.isnan(item.start[0]) else f"{item.start[0]:.2f} to {item.end[0]:.2f} s"
-        label = data.labels.names[int(item.label[0] if why["label"] is None else why["label"])]
-        lines.append(f"{position:3} {why['tier']:8} {ids[int(item.clip[0])].as_py()} {place}, {label}: {why['why']}")
+        drawn = sampler.explain(batch, position)
+        item = pools.items.take(np.array([drawn["item"]]))
+        row = table.slice(int(item.clip[0]), 1).to_pylist()[0]
+        label = labels.names[int(item.label[0]) if drawn["label"] is None else drawn["label"]]
+        place = "anywhere" if np.isnan(item.start[0]) else f"{item.start[0]:.2f}-{item.end[0]:.2f} s"
+        heard = "; ".join(labels.names[code] for code in row["labels"] or [])
+        what = f"{KINDS[item.kind[0]]}: {label}  [{heard}]"
+        lines.append(f"{position:3}  {drawn['tier']:8}  {row['clip_id']}  {place:14}  {what}")
+        lines.append(f"     {drawn['why']}; item {drawn['item']}, seed {drawn['seed']}")
     return lines
 
 
 def main(argv: list[str]) -> None:
     """Build the plan as a run does, and print one batch of it."""
-    parser = argparse.ArgumentParser(prog="python -m training.explain_plan", description=__doc__)
-    parser.add_argument("config", help="The config of a run, and any of its keys after it.")
-    parser.add_argument("--epoch", type=int, default=0, help="Counted from 0.")
-    parser.add_argument("--batch", type=int, default=0, help="Of all ranks, counted from 0.")
-    parser.add_argument("--checkpoint", type=Path, default=None, help="A checkpoint, for its hard negatives.")
-    options, rest = parser.parse_known_args(argv)
-    run = parse_run([options.config, *rest])
-    if run.arguments.task != "detection":
-        raise ValueError(f"{options.config}: task {run.arguments.task!r} has no plan of tiers; give one of detection")
+    parser = argparse.ArgumentParser(prog="python -m training.explain_plan", description=__doc__.splitlines()[0])
+    parser.add_argument("config", help="the config of a detection run")
+    parser.add_argument("--epoch", type=int, default=0, help="counted from 0")
+    parser.add_argument("--batch", type=int, default=0, help="of all ranks, counted from 0")
+    parser.add_argument("--ranks", type=int, default=1, help="processes of the run")
+    parser.add_argument("--checkpoint", type=Path, help="a checkpoint's folder, whose hard negatives are drawn")
+    arguments, rest = parser.parse_known_args(argv)
+    run = parse_run([arguments.config, *rest])
+    if PoolSettings not in run.task.ARGUMENTS:
+        task = run.arguments.task
+        raise ValueError(f"{arguments.config}: task {task!r} has no plan of tiers; give one of detection")
     rows = load_rows(run.arguments, run.task.COLUMNS)
-    data = run.task.prepare(rows, build_extractor(run.arguments, **run.task.feature_settings(run)), run)
-    sampler = run.task.sampler(data, run)(run.training.train_batch_size)
-    if options.checkpoint is not None:
-        sampler.load_state_dict(read_part(options.checkpoint / STATE_FILE, "plan"))
-    sampler.set_epoch(options.epoch)
-    print(*explanations(sampler, data, options.batch), sep="\n")
+    labels, ontology = ontology_from_labels(read_companion(run.arguments, rows.config_name, "labels.json"))
+    table = rows.select_columns([name for name in run.task.COLUMNS if name != "synthetic"]).data.table
+    seconds = run.settings(WindowSettings).clip_seconds
+    pools = build_pools(table, labels, ontology, run.settings(PoolSettings), seconds)
+    size, seed = run.training.per_device_train_batch_size, run.training.seed
+    sampler = TwoTierBatchSampler.from_pools(pools, run.settings(SamplerSettings), size, seed, arguments.ranks)
+    if arguments.checkpoint:
+        sampler.load_state_dict(read_part(arguments.checkpoint / STATE_FILE, "plan"))
+    sampler.set_epoch(arguments.epoch)
+    lines = explanations(sampler, pools, table.select(["clip_id", "labels"]), labels, arguments.batch)
+    title = f"epoch {sampler.epoch}, batch {arguments.batch} of {len(sampler)}"
+    print(title, *lines, sep="\n")
 
 
 if __name__ == "__main__":

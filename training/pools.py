@@ -136,13 +136,9 @@ class ClipPools:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Of all that can be drawn: with other data, item numbers mean other sounds."""
-        items, digest = self.items, hashlib.sha256(self.ids.encode())
-        for column, kind in (
-            (items.clip, "<i4"), (items.start, "<f4"), (items.end, "<f4"), (items.kind, "i1"), (items.label, "<i2"),
-            (self.positives, "<i4"), (self.strong.items, "<i4"), (self.strong.labels, "<i2"),
-            (self.weak.items, "<i4"), (self.weak.labels, "<i2"), (self.explicit, "<i4"),
-        ):  # fmt: skip
+        """Of all items: with other data, their numbers mean other sounds."""
+        digest = hashlib.sha256(self.ids.encode())
+        for column, kind in zip(self.items.columns(), ("<i4", "<f4", "<f4", "i1", "<i2"), strict=True):
             digest.update(f"{len(column)}:".encode() + np.ascontiguousarray(column, kind).data)
         return digest.hexdigest()[:16]
 
