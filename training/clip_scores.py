@@ -123,18 +123,19 @@ def assess(
     validation: ClipScores,
     loudness: tuple[ClipScores, ClipScores],
     rule: str,
-    table: pa.Table,
+    rows: pa.Table,
     labels: Labels,
     chosen_on: str,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[np.ndarray]]:
     """Everything about one side: the model beside chance and loudness, at thresholds that validation chose.
 
     Args:
         loudness: of test and validation.
-        table: rows of the data set, with clip_id and labels.
+        rows: clip_id and labels of each readable clip of the test.
+
+    Returns:
+        the record, and the events (E, 3) found in each of those clips.
     """
-    clips = test.side.clips
-    rows = table.select(["clip_id", "labels"]).take(pa.array(clips.rows[test.readable]))
     ids = rows["clip_id"].to_pylist()
     threshold = validation.threshold(rule)
     scores, found = test.measures(threshold, ids)
@@ -146,11 +147,11 @@ def assess(
     at_recall = scores.pop("false_alarms_at_recall")
     loud.pop("false_alarms_at_recall")
     positives = int(test.targets.sum())
-    return {
+    record = {
         "clips": len(ids),
         "positives": positives,
         "negatives": len(ids) - positives,
-        "ambiguous": clips.ambiguous,
+        "ambiguous": test.side.clips.ambiguous,
         "unreadable": int((~test.readable).sum()),
         "hours_of_negatives": test.hours_of_negatives,
         "threshold": {"value": threshold, "rule": rule, "chosen_on": chosen_on},
@@ -170,6 +171,7 @@ def assess(
         ],
         "timelines": timelines(test, found, ids),
     }
+    return record, found
 
 
 def chance(share: float) -> dict[str, dict[str, Any]]:
@@ -217,11 +219,12 @@ def timelines(scores: ClipScores, found: list[np.ndarray], ids: Sequence[str]) -
     return lines
 
 
-def prediction_table(scores: ClipScores, loudness: ClipScores, ids: Sequence[str], threshold: float) -> pa.Table:
-    """A row a readable clip: id, target, score, loudness, the events found, and all windows."""
+def prediction_table(
+    scores: ClipScores, loudness: ClipScores, ids: Sequence[str], found: Sequence[np.ndarray]
+) -> pa.Table:
+    """A row a readable clip: id, target, score, loudness, the events (E, 3) found in it, and all windows."""
     records = []
-    found = zip(np.flatnonzero(scores.readable), scores.events(threshold), strict=True)
-    for place, (clip, events) in enumerate(found):
+    for place, (clip, events) in enumerate(zip(np.flatnonzero(scores.readable), found, strict=True)):
         windows = scores.windows(clip)
         records.append(
             {

@@ -13,13 +13,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from media.ontology import Labels, ontology_from_labels
+from media.ontology import Labels
 from training.arguments import one_line_errors, parse_run
-from training.build import load_rows, read_companion
-from training.pools import KINDS, ClipPools, PoolSettings, build_pools
-from training.target_trainer import STATE_FILE, read_part
+from training.build import load_rows
+from training.pools import KINDS, ClipPools, PoolSettings
+from training.target_trainer import STATE_FILE, read_state
 from training.two_tier import SamplerSettings, TwoTierBatchSampler
-from training.windows import WindowSettings
 
 
 def explanations(
@@ -58,16 +57,14 @@ def main(argv: list[str]) -> None:
         task = run.arguments.task
         raise ValueError(f"{arguments.config}: task {task!r} has no plan of tiers; give one of detection")
     rows = load_rows(run.arguments, run.task.COLUMNS)
-    labels, ontology = ontology_from_labels(read_companion(run.arguments, rows.config_name, "labels.json"))
-    table = rows.select_columns([name for name in run.task.COLUMNS if name != "synthetic"]).data.table
-    seconds = run.settings(WindowSettings).clip_seconds
-    pools = build_pools(table, labels, ontology, run.settings(PoolSettings), seconds)
+    labels, pools = run.task.clip_pools(rows, run)
     size, seed = run.training.per_device_train_batch_size, run.training.seed
     sampler = TwoTierBatchSampler.from_pools(pools, run.settings(SamplerSettings), size, seed, arguments.ranks)
     if arguments.checkpoint:
-        sampler.load_state_dict(read_part(arguments.checkpoint / STATE_FILE, "plan"))
+        sampler.load_state_dict(read_state(arguments.checkpoint / STATE_FILE)["plan"])
     sampler.set_epoch(arguments.epoch)
-    lines = explanations(sampler, pools, table.select(["clip_id", "labels"]), labels, arguments.batch)
+    table = rows.select_columns(["clip_id", "labels"]).data.table
+    lines = explanations(sampler, pools, table, labels, arguments.batch)
     title = f"epoch {sampler.epoch}, batch {arguments.batch} of {len(sampler)}"
     print(title, *lines, sep="\n")
 

@@ -24,7 +24,7 @@ from training.mining import MiningTable, read_arrays, write_arrays
 from training.pools import EXPLICIT, STRONG, ClipPools
 from training.samplers import PrefetchingBatchSampler
 from training.trainer import SignalTrainer
-from training.two_tier import TwoTierBatchSampler
+from training.two_tier import TwoTierBatchSampler, check_same_plan
 
 STATE_FILE = "mining.npz"  # in a checkpoint
 NOT_OF_THE_MODEL = ("item", "requested", "seed", "loudness")  # of a batch
@@ -97,12 +97,7 @@ class TargetSoundTrainer(SignalTrainer):
         if epoch != self.epoch and self.served.has_steps:  # resumed from a checkpoint of an epoch's very last step
             self.finish_epoch()
         self.epoch = epoch
-        digests = set(gather_object([self.plan.digest()]))
-        if len(digests) != 1:
-            raise RuntimeError(
-                f"ranks have different plans for epoch {epoch} (digests {sorted(digests)}): their data, settings or "
-                "versions differ; start all of them with the same"
-            )
+        check_same_plan(self.plan.digest(), gather_object)
 
     def finish_epoch(self) -> None:
         """Count what was served, and choose the hard negatives of the next epoch."""
@@ -131,18 +126,22 @@ class TargetSoundTrainer(SignalTrainer):
 
     def load_state(self, path: Path) -> None:
         """Take up what `_save_checkpoint` wrote; ValueError when it belongs to other data or another world size."""
-        self.plan.load_state_dict(read_part(path, "plan"))
-        served = read_part(path, "served")
+        parts = read_state(path)
+        self.plan.load_state_dict(parts["plan"])
+        served = parts["served"]
         self.epoch = int(served.pop("in_epoch"))
         self.served.load_state_dict(served)
         if self.mining is not None:
-            self.mining.load_state_dict(read_part(path, "mining"))
+            self.mining.load_state_dict(parts["mining"])
 
 
-def read_part(path: Path, part: str) -> dict[str, np.ndarray]:
-    """One of the parts that a checkpoint's state has: plan, served or mining."""
-    arrays = read_arrays(path)
-    return {name.partition("/")[2]: value for name, value in arrays.items() if name.startswith(f"{part}/")}
+def read_state(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """The parts of a checkpoint's state: plan, served and, where negatives were mined, mining."""
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    for place, value in read_arrays(path).items():
+        part, _, name = place.partition("/")
+        parts.setdefault(part, {})[name] = value
+    return parts
 
 
 class AtEpochs(TrainerCallback):

@@ -1,6 +1,6 @@
 """Write a raw AudioSet-shaped tree of synthetic clips: no video, nobody was recorded.
 
-    python -m hf_datasets.audioset.synthesize --output_dir /tmp/raw --num_train 600 --num_eval 200
+    python -m hf_datasets.audioset.synthesize --output_dir raw_audioset --num_train 600 --num_eval 200
 
 Clips of ten seconds hold one to three of the sounds of voices.py over some noise, each at a level of its own, so that
 loudness tells nothing. The tables have AudioSet's formats, MIDs and names, and what makes AudioSet hard:

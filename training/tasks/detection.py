@@ -129,10 +129,8 @@ def prepare(
     rows: datasets.Dataset, extractor: FeatureExtractionMixin, run: Run, saved: dict[str, Any] | None = None
 ) -> DetectionData:
     """Pools, sides and the windows of both."""
-    labels, ontology = ontology_from_labels(read_companion(run.arguments, rows.config_name, "labels.json"))
-    settings, windows, scores = (run.settings(kind) for kind in (PoolSettings, WindowSettings, ScoreSettings))
-    table = rows.select_columns([name for name in COLUMNS if name != "synthetic"]).data.table
-    pools = build_pools(table, labels, ontology, settings, windows.clip_seconds)
+    labels, pools = clip_pools(rows, run)
+    windows, scores = run.settings(WindowSettings), run.settings(ScoreSettings)
     seconds, rate = windows.clip_seconds, windows.sampling_rate
     if scores.hop_seconds > seconds:
         raise ValueError(
@@ -142,12 +140,20 @@ def prepare(
     sides = {side: ClipWindows(rows, clips, seconds, scores.hop_seconds, rate) for side, clips in pools.sides.items()}
     check_sides(sides)
     train = AudioSetWindows(rows, pools.items, seconds, rate, run.settings(Augmentation))
-    split = ClipSplit.of(rows, pools, settings)
+    split = ClipSplit.of(rows, pools, run.settings(PoolSettings))
     data = DetectionData(
         rows, labels, pools, split, train, sides, extractor, scores.hop_seconds, scores.threshold_rule
     )
     log_what_was_kept(data)
     return data
+
+
+def clip_pools(rows: datasets.Dataset, run: Run) -> tuple[Labels, ClipPools]:
+    """The vocabulary of a data set, and what of its clips can be drawn and scored."""
+    labels, ontology = ontology_from_labels(read_companion(run.arguments, rows.config_name, "labels.json"))
+    table = rows.select_columns([name for name in COLUMNS if name != "synthetic"]).data.table
+    seconds = run.settings(WindowSettings).clip_seconds
+    return labels, build_pools(table, labels, ontology, run.settings(PoolSettings), seconds)
 
 
 def check_sides(sides: dict[str, ClipWindows]) -> None:
@@ -234,7 +240,8 @@ def evaluate(trainer: Trainer, data: DetectionData, side: str) -> tuple[dict[str
     }
     (test, loud), (validation, loud_validation) = scored[side], scored["validation"]
     table = data.rows.select_columns(["clip_id", "labels"]).data.table
-    results = assess(test, validation, (loud, loud_validation), data.rule, table, data.labels, "validation")
+    rows = table.take(pa.array(test.side.clips.rows[test.readable]))
+    results, events = assess(test, validation, (loud, loud_validation), data.rule, rows, data.labels, "validation")
     results["target"] = [
         {"mid": data.labels.mids[code], "name": data.labels.names[code]} for code in data.pools.targets
     ]
@@ -244,23 +251,20 @@ def evaluate(trainer: Trainer, data: DetectionData, side: str) -> tuple[dict[str
         "hop_seconds": data.hop_seconds,
         "threshold": results["threshold"]["value"],
     }
-    ids = table["clip_id"].take(pa.array(test.side.clips.rows[test.readable])).to_pylist()
-    return results, prediction_table(test, loud, ids, results["threshold"]["value"])
+    return results, prediction_table(test, loud, rows["clip_id"].to_pylist(), events)
 
 
 def about_training(trainer: TargetSoundTrainer, data: DetectionData) -> dict[str, Any]:
     """What was served beside what was planned, labels met, hard negatives over the epochs, and bad files."""
     served, plan, items = trainer.served, trainer.plan, data.pools.items
-    epochs = range(int(np.ceil(trainer.state.epoch or 0)))
-    planned: Counter[str] = Counter()
-    for _ in epochs:
-        planned.update(Counter({name: count * len(plan) for name, count in Counter(plan.tier_names).items()}))
+    batches = int(np.ceil(trainer.state.epoch or 0)) * len(plan)
+    planned = {name: count * batches for name, count in Counter(plan.tier_names).items()}
     negatives = np.unique(data.pools.strong.labels)
     never = [data.labels.names[label] for label in negatives if not served.seen[label]]
     ids = data.rows.select_columns(["clip_id"]).data.table["clip_id"]
     return {
         "composition": {
-            "planned": dict(planned),
+            "planned": planned,
             "served": {name: served.counts[name] for name in planned},
             **{name: served.counts[name] for name in ("explicit", "hard", "substituted", "mixed")},
         },
