@@ -24,10 +24,17 @@ class FetchError(Exception):
 
 
 class RawFolder:
-    """The files below one folder or URL, by their path in it, sorted; hidden ones are left out."""
+    """The files below one folder or URL, by their path in it, sorted; `hidden` ones are left out of `files`."""
 
-    def __init__(self, location: str, files: dict[str, S3Object | None], unreadable: Iterable[OSError] = ()) -> None:
-        self.location, self.files, self.unreadable = location, files, list(unreadable)
+    def __init__(
+        self,
+        location: str,
+        files: dict[str, S3Object | None],
+        unreadable: Iterable[OSError] = (),
+        hidden: Iterable[str] = (),
+    ) -> None:
+        self.location, self.files = location, files
+        self.unreadable, self.hidden = list(unreadable), sorted(hidden)
 
     @classmethod
     def open(cls, raw_dir: str | Path, meant: str, option: str = "--raw_dir") -> "RawFolder":
@@ -35,7 +42,7 @@ class RawFolder:
         location = str(raw_dir)
         if is_remote(location):
             location = location.rstrip("/")
-            return cls(location, _list_remote(location, option))
+            return cls(location, *_list_remote(location, option))
         if not Path(location).is_dir():
             what = "is a file; unpack it and give the" if Path(location).exists() else "does not exist; give the"
             raise ValueError(f"{option} {location} {what} {meant}")
@@ -43,9 +50,10 @@ class RawFolder:
         names = []
         for here, folders, found in os.walk(location, onerror=unreadable.append):
             folders[:] = [name for name in folders if not name.startswith(".")]
-            names += [os.path.join(here, name) for name in found if not name.startswith(".")]
+            names += [os.path.join(here, name) for name in found]
         relative = sorted(Path(path).relative_to(location).as_posix() for path in names)
-        return cls(location, dict.fromkeys(relative), unreadable)
+        seen = dict.fromkeys(name for name in relative if not is_hidden(name))
+        return cls(location, seen, unreadable, [name for name in relative if name not in seen])
 
     def below(self, folder: str) -> "RawFolder":
         """One of the folders in it ("" for itself), whose every folder has to be readable."""
@@ -110,10 +118,16 @@ class RawFolder:
         return hashlib.blake2b(json.dumps(entries).encode(), digest_size=16).hexdigest(), sum(e[1] for e in entries)
 
 
-def _list_remote(location: str, option: str) -> dict[str, S3Object | None]:
+def is_hidden(name: str) -> bool:
+    """Whether a file, or a folder that it lies in, has a name that begins with a dot."""
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def _list_remote(location: str, option: str) -> tuple[dict[str, S3Object | None], list[OSError], list[str]]:
     try:
         found = S3FileManager.shared().list_objects(location)
     except OSError as error:
         raise ValueError(f"{option} {error}") from error
     named = {file.url[len(location) + 1 :]: file for file in found}
-    return {name: file for name, file in sorted(named.items()) if not any(p.startswith(".") for p in name.split("/"))}
+    seen = {name: file for name, file in sorted(named.items()) if not is_hidden(name)}
+    return seen, [], [name for name in named if name not in seen]
