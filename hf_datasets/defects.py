@@ -77,9 +77,55 @@ _OF_CLIPS = (
     DefectKind("table_left_out", "", "a table that is there in another form, which is taken"),
     DefectKind("own_label", "labels", "labels of people's own lists that AudioSet does not have"),
 )
+_OF_UTTERANCES = (
+    DefectKind("video_missing", "", "no clip of this utterance among those of its split; its text can be used"),
+    DefectKind("video_unreadable", "bytes", "its clip's container cannot be opened (such as no moov atom)"),
+    DefectKind("cut_too_long", "s", "length of a clip above 30 s, or above 3 times and 10 s more than its row says"),
+    DefectKind("cut_too_short", "s", "length of a clip's sound below 0.3 s; the sound is not used"),
+    DefectKind("no_sound_track", "", "its clip has pictures alone"),
+    DefectKind("no_pictures", "", "its clip has sound alone"),
+    DefectKind("many_channels", "channels", "its clip has surround sound, which decoding mixes down"),
+    DefectKind("twin_clip", "", "its clip is there twice; the one called final_videos_test... is taken"),
+    DefectKind("prefixed_clip", "", "its clip is there under the name final_videos_test... alone; it is used"),
+    DefectKind("double_clip", "files", "other files of its clip in other folders; the one named is used"),
+    DefectKind("empty_text", "", "its cell of text is empty; sound and pictures can be used"),
+    DefectKind("sentiment_mismatch", "", "its sentiment is not the one that all rows of its emotion have"),
+    DefectKind("unreadable_time", "", "a time that is not of the form 0:01:15,500; it is null"),
+    DefectKind("no_duration", "s", "its end minus its start, zero or less"),
+    DefectKind("long_by_table", "s", "it lasts so long by its row, above 30 s: it was cut wrongly"),
+    DefectKind("time_backwards", "s", "it starts so long before the row before it in its dialogue"),
+    DefectKind("duplicate_utterance", "rows", "other rows of this split, dialogue and utterance; the first is taken"),
+    DefectKind("table_not_utf8", "lines", "lines of a table that are not UTF-8; they are read as Windows-1252"),
+    DefectKind("control_characters", "characters", "C1 controls in a table, read as Windows-1252 has them"),
+    DefectKind("split_missing", "", "a split whose table is not there; it is left out"),
+    DefectKind("split_count", "rows", "a split that does not have as many rows as MELD (9,989, 1,109 and 2,610)"),
+    DefectKind("no_clips", "rows", "a split without clips: its rows have text alone"),
+    DefectKind("orphan_clips", "files", "clips of one folder that belong to no row; orphan_clips.csv names them"),
+    DefectKind(
+        "side_files", "files", "files of one folder called ._* or *.*.mp4, which are no clips; they are skipped"
+    ),
+)
+_OF_CREATIVES = (
+    DefectKind("batch_unreadable", "bytes", "the batch of sounds that the index names is damaged, or no data", True),
+    DefectKind("batch_missing", "", "the batch of sounds that the index names is not there"),
+    DefectKind("not_in_index", "", "no batch of sounds lists it in the index"),
+    DefectKind("not_in_batch", "", "the batch of sounds that the index names does not hold it"),
+    DefectKind("not_in_file", "", "the file of this modality does not list it"),
+    DefectKind("empty_embedding", "", "its entry is None, or empty"),
+    DefectKind("not_numbers", "", "its entry is no array of numbers"),
+    DefectKind("not_finite", "numbers", "numbers of its entry that are NaN or infinite; the entry is not used"),
+    DefectKind("other_width", "numbers", "width of its entry, not that of the others; the entry is not used"),
+    DefectKind("duplicate_id", "entries", "further entries of its id in one file; the first is taken"),
+    DefectKind("target_missing", "", "its cell of the target holds no finite number; it is null"),
+    DefectKind("strangers_in_batch", "ids", "ids in its batch that the index does not list there; they are left out"),
+    DefectKind("undeclared_ids", "ids", "ids of a file that labels.csv does not have; they are left out"),
+    DefectKind("batch_not_indexed", "", "a batch of sounds beyond the last row of the index; it is left out"),
+)
 SIGNAL_DEFECTS = tuple(kind.name for kind in _OF_SIGNALS)  # of data sets of sounds and skin conductance
 CLIP_DEFECTS = tuple(kind.name for kind in _OF_CLIPS)  # of data sets of clips that are told by an id
-KINDS: dict[str, DefectKind] = {kind.name: kind for kind in _OF_SIGNALS + _OF_CLIPS}
+UTTERANCE_DEFECTS = tuple(kind.name for kind in _OF_UTTERANCES)  # of data sets of utterances with clips
+CREATIVE_DEFECTS = tuple(kind.name for kind in _OF_CREATIVES)  # of data sets of stored embeddings
+KINDS: dict[str, DefectKind] = {kind.name: kind for kind in _OF_SIGNALS + _OF_CLIPS + _OF_UTTERANCES + _OF_CREATIVES}
 
 
 def make_defect(what: str, how_much: float | None = None, listener: str | None = None, detail: str = "") -> dict:

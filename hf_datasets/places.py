@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 import sys
@@ -56,6 +57,13 @@ class Folder:
         if not inside.is_dir():
             return {}
         return {f"{folder}/{path.name}": path.stat().st_size for path in inside.iterdir() if path.is_file()}
+
+    def digests(self, folder: str) -> dict[str, str]:
+        """Names, with the folder's, and MD5 of the files in one folder in it."""
+        return {
+            name: hashlib.md5((self.path / name).read_bytes(), usedforsecurity=False).hexdigest()
+            for name in self.sizes(folder)
+        }
 
     def has(self, name: str) -> bool:
         """Whether a file is there."""
@@ -140,6 +148,11 @@ class Bucket:
         """Names, with the folder's, and bytes of the files in one folder in it."""
         found = S3FileManager.shared().list_objects(self.where(folder))
         return {file.url[len(self.location) + 1 :]: file.size for file in found}
+
+    def digests(self, folder: str) -> dict[str, str]:
+        """The same with ETags, which are MD5 unless a file was uploaded in parts or is encrypted by a key of KMS."""
+        found = S3FileManager.shared().list_objects(self.where(folder))
+        return {file.url[len(self.location) + 1 :]: file.etag for file in found}
 
     def has(self, name: str) -> bool:
         """Whether a file is there."""

@@ -1,0 +1,99 @@
+"""A folder that answers like S3, after a latency: `python -m benchmarks.folder_server FOLDER 0.03`.
+
+For timing clients only: its subfolders are the buckets, files are read and written as asked for, and no signature is
+looked at. ETags are the MD5 of a file, kept while it is as it was. Prints its port.
+"""
+
+import asyncio
+import hashlib
+import re
+import sys
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
+
+_known: dict[Path, tuple[int, str]] = {}
+
+
+def etag(path: Path) -> str:
+    """The MD5 of a file."""
+    stamp = path.stat().st_mtime_ns
+    if _known.get(path, (0, ""))[0] != stamp:
+        _known[path] = stamp, hashlib.md5(path.read_bytes()).hexdigest()
+    return _known[path][1]
+
+
+def listing(root: Path, bucket: str, query: dict[str, list[str]]) -> bytes:
+    """The answer to ListObjectsV2, on one page."""
+    prefix = query.get("prefix", [""])[0]
+    paths = sorted(path for path in (root / bucket).rglob("*") if path.is_file())
+    named = {path.relative_to(root / bucket).as_posix(): path for path in paths}
+    entries = "".join(
+        f"<Contents><Key>{escape(key)}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+        f'<ETag>"{etag(path)}"</ETag><Size>{path.stat().st_size}</Size></Contents>'
+        for key, path in named.items()
+        if key.startswith(prefix)
+    )
+    return (
+        f"<ListBucketResult><Name>{bucket}</Name><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>".encode()
+    )
+
+
+def answer(root: Path, line: str, headers: str, sent: bytes) -> tuple[bytes, bytes]:
+    """Head and body for a request."""
+    method, target, _ = line.split()
+    parts = urlsplit(target)
+    bucket, _, key = unquote(parts.path).lstrip("/").partition("/")
+    path = root / bucket / key
+    if method == "POST":  # DeleteObjects
+        for name in re.findall(rb"<Key>(.*?)</Key>", sent):
+            (root / bucket / name.decode()).unlink(missing_ok=True)
+        body = b"<DeleteResult></DeleteResult>"
+    elif not key and method in ("GET", "HEAD"):
+        body = listing(root, bucket, parse_qs(parts.query))
+    elif method == "PUT":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(sent)
+        return f'HTTP/1.1 200 OK\r\nContent-Length: 0\r\nETag: "{etag(path)}"\r\n\r\n'.encode(), b""
+    elif not path.is_file():
+        return b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", b""
+    else:
+        body, status = path.read_bytes(), "200 OK"
+        length = len(body)
+        if found := re.search(r"range: bytes=(\d+)-(\d*)", headers, re.IGNORECASE):
+            body = body[int(found[1]) : int(found[2]) + 1 if found[2] else None]
+            status = f"206 Partial Content\r\nContent-Range: bytes {found[1]}-{int(found[1]) + len(body) - 1}/{length}"
+        head = (
+            f'HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nETag: "{etag(path)}"\r\n'
+            "Last-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\nAccept-Ranges: bytes\r\n\r\n"
+        )
+        return head.encode(), b"" if method == "HEAD" else body
+    return f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode(), b"" if method == "HEAD" else body
+
+
+async def serve(root: Path, latency: float) -> None:
+    """Answer for ever."""
+
+    async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                line, _, headers = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").partition("\r\n")
+                if "100-continue" in headers.lower():
+                    writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                length = re.search(r"content-length: (\d+)", headers, re.IGNORECASE)
+                sent = await reader.readexactly(int(length[1])) if length else b""
+                head, body = answer(root, line, headers, sent)
+                await asyncio.sleep(latency)
+                writer.write(head)
+                writer.write(body)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    server = await asyncio.start_server(connection, "127.0.0.1", 0, limit=1 << 20)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(Path(sys.argv[1]), float(sys.argv[2])))

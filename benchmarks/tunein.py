@@ -1,0 +1,252 @@
+"""TuneIn's stored embeddings: `python -m benchmarks.tunein --full`, 16,889 creatives at real sizes in 244 batches.
+
+The rival is what one writes first: unpickle every file into pandas, merge by id, and write a pickle a batch of 16.
+Both read from and write to a store 30 ms away (folder_server.py), as where the data lie, and a folder of this machine.
+Each run is the whole command, imports included. Then all batches are read once, as numpy arrays: prepared rows through
+`datasets`, 16 at a time, safetensors batches, and the rival's pickles.
+"""
+
+import argparse
+import contextlib
+import itertools
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.timing import compare, print_ratio, print_table, print_value, ratio
+
+CREATIVES, BATCHES = 16_889, 244
+TEXT, VIDEO, SOUND = 384, 512, 256  # numbers a vector, or a frame
+FEWEST, MOST = 2, 30  # frames of a sound
+BATCH_SIZE, LATENCY = 16, 0.03  # s
+MEGABYTE = 2**10  # in the KiB that the kernel counts
+
+
+def make_raw(folder: Path, count: int, batches: int) -> None:
+    """A clean raw tree of noise, which does not compress, as real embeddings do not."""
+    rng = np.random.default_rng(0)
+    ids = [str(10_000 + i) for i in range(count)]
+    (folder / "audio_embeddings").mkdir(parents=True)
+    cells = []
+    for number, group in enumerate(np.array_split(rng.permutation(ids), batches), start=1):
+        sounds: dict[str, list] = {"id": [str(name) for name in group]}
+        for kind in ("audio", "backaudio"):
+            sounds[kind] = [
+                rng.standard_normal((int(frames), SOUND), dtype=np.float32)
+                for frames in rng.integers(FEWEST, MOST + 1, len(group))
+            ]
+        (folder / "audio_embeddings" / f"embedding_batch_{number}.pkl").write_bytes(pickle.dumps(sounds))
+        cells.append(str(sounds["id"]))
+    for kind, width in (("text", TEXT), ("video", VIDEO)):
+        names = [str(name) for name in rng.permutation(ids)]
+        vectors = [rng.standard_normal((1, width), dtype=np.float32) for _ in names]
+        held = {"creative_id": names, "embeddings": vectors}
+        (folder / f"rf_{kind}_embeddings.pkl").write_bytes(pickle.dumps(held))
+    labels = "".join(f"{name},{rng.standard_normal():.4f}\n" for name in ids)
+    (folder / "labels.csv").write_text("creative_id,attention_data_completed\n" + labels)
+    (folder / "sound_indexes.csv").write_text("index\n" + "".join(f'"{cell}"\n' for cell in cells))
+
+
+def naive(raw: str, output: str) -> None:
+    """The straightforward version: all into pandas, a left join, a pickle a batch."""
+    import io
+
+    import pandas as pd
+
+    if raw.startswith("s3://"):
+        import boto3
+
+        client = boto3.client("s3")
+
+        def read(name: str) -> bytes:
+            bucket, _, key = raw.removeprefix("s3://").partition("/")
+            return client.get_object(Bucket=bucket, Key=f"{key}/{name}")["Body"].read()
+
+        def write(name: str, data: bytes) -> None:
+            bucket, _, key = output.removeprefix("s3://").partition("/")
+            client.put_object(Bucket=bucket, Key=f"{key}/{name}", Body=data)
+    else:
+        Path(output).mkdir(parents=True)
+
+        def read(name: str) -> bytes:
+            return Path(raw, name).read_bytes()
+
+        def write(name: str, data: bytes) -> None:
+            Path(output, name).write_bytes(data)
+
+    def table(name: str, columns: list[str]) -> pd.DataFrame:
+        frame = pd.DataFrame(pickle.loads(read(name)))
+        frame.columns = columns
+        return frame
+
+    text = table("rf_text_embeddings.pkl", ["id", "text"])
+    video = table("rf_video_embeddings.pkl", ["id", "video"])
+    count = len(pd.read_csv(io.BytesIO(read("sound_indexes.csv"))))
+    names = [f"audio_embeddings/embedding_batch_{number}.pkl" for number in range(1, count + 1)]
+    sounds = pd.concat([table(name, ["id", "audio", "back_audio"]) for name in names])
+    labels = pd.read_csv(io.BytesIO(read("labels.csv")), dtype={"creative_id": str})
+    rows = labels.rename(columns={"creative_id": "id"})
+    for other in (text, video, sounds):
+        rows = rows.merge(other, on="id", how="left")
+    for number, start in enumerate(range(0, len(rows), BATCH_SIZE)):
+        some = rows.iloc[start : start + BATCH_SIZE]
+        batch = {kind: list(some[kind]) for kind in ("id", "text", "video", "audio", "back_audio")}
+        write(
+            f"batch_{number:05d}.pickle",
+            pickle.dumps(batch | {"targets": some["attention_data_completed"].to_numpy()}),
+        )
+
+
+def run(*command: str) -> float:
+    """Run a module of ours; returns its largest resident memory, in MiB."""
+    words = [sys.executable, "-m", *command]
+    with open(os.devnull, "w") as silence:
+        streams = [(os.POSIX_SPAWN_DUP2, silence.fileno(), 1), (os.POSIX_SPAWN_DUP2, silence.fileno(), 2)]
+        child = os.posix_spawn(sys.executable, words, os.environ, file_actions=streams)
+        _, status, usage = os.wait4(child, 0)
+    if status:
+        raise RuntimeError(f"{' '.join(words)} failed; run it to see why")
+    return usage.ru_maxrss / MEGABYTE
+
+
+@contextlib.contextmanager
+def store(folder: Path) -> Iterator[None]:
+    """The folder as s3://, which every client of this process and its children finds, and no other one."""
+    command = [sys.executable, "-m", "benchmarks.folder_server", str(folder), str(LATENCY)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    kept = dict(os.environ)
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
+    os.environ |= {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{int(server.stdout.readline())}",
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "nothing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+    }
+    try:
+        yield
+    finally:
+        server.kill()
+        server.wait()
+        os.environ.clear()
+        os.environ.update(kept)
+
+
+def prepare_side_by_side(raw: str, output: str, folder: Path, rounds: int, where: str) -> None:
+    """Time both, print the table, the ratio and the memory; what the last round wrote stays in `folder`."""
+    peaks: dict[str, float] = {}
+    last = {"naive": "", "ours": ""}
+    number = itertools.count()
+
+    def rival(name: str, *command: str) -> None:
+        if last[name]:
+            shutil.rmtree(folder / last[name])
+        last[name] = f"{name}{next(number)}"
+        words = [word.replace("OUTPUT", f"{output}/{last[name]}") for word in command]
+        peaks[name] = max(peaks.get(name, 0), run(*words))
+
+    rivals = {
+        "naive": lambda: rival("naive", "benchmarks.tunein", "--naive", raw, "OUTPUT"),
+        "ours": lambda: rival("ours", "hf_datasets.prepare", "tunein", "--raw_dir", raw, "--output_dir", "OUTPUT"),
+    }
+    timings = compare(rivals, rounds=rounds, warmup=0)
+    print(f"from and to {where}")
+    print_table(timings)
+    print_ratio(f"prepare_vs_naive_{where}", ratio(timings["naive"], timings["ours"]))
+    for name, peak in peaks.items():
+        print_value(f"peak_memory_{name}_{where}", peak, "MiB")
+    print_value(f"memory_ratio_{where}", peaks["naive"] / peaks["ours"], "times less")
+    for name, made in last.items():
+        (folder / made).rename(folder / name)
+
+
+def read_all(folder: Path, rounds: int) -> None:
+    """Read every batch once, by each way, as numpy arrays."""
+    import datasets
+    import safetensors.numpy
+
+    safetensors_files = sorted((folder / "batches" / "latest_embeddings").glob("*.safetensors"))
+    pickles = sorted((folder / "naive").glob("*.pickle"))
+    columns = ["text", "video", "audio", "audio_frames", "back_audio", "back_audio_frames", "target"]
+    with tempfile.TemporaryDirectory() as cache:
+        rows = datasets.load_dataset(str(folder / "ours"), split="train", cache_dir=cache)
+        rows = rows.select_columns(columns).with_format("numpy")
+
+        def arrow() -> float:
+            return sum(len(batch["target"]) for batch in rows.iter(BATCH_SIZE))
+
+        def tables() -> float:
+            total = 0.0
+            for batch in rows.with_format("arrow").iter(BATCH_SIZE):
+                for kind in ("text", "video", "audio", "back_audio"):
+                    total += batch[kind].combine_chunks().flatten().to_numpy().sum()
+            return total
+
+        def tensors() -> float:
+            return sum(
+                value.sum() for path in safetensors_files for value in safetensors.numpy.load_file(path).values()
+            )
+
+        def pickled() -> float:
+            total = 0.0
+            for path in pickles:
+                batch = pickle.loads(path.read_bytes())
+                total += sum(np.concatenate(batch[kind]).sum() for kind in ("text", "video", "audio", "back_audio"))
+            return total
+
+        timings = compare(
+            {"pickles": pickled, "safetensors": tensors, "Arrow, flat": tables, "Arrow, numpy rows": arrow},
+            rounds=rounds,
+            warmup=1,
+        )
+    print(f"reading all batches of {BATCH_SIZE} once")
+    print_table(timings)
+    for name, word in (("safetensors", "safetensors"), ("Arrow, flat", "arrow"), ("Arrow, numpy rows", "arrow_rows")):
+        print_ratio(f"read_{word}_vs_pickles", ratio(timings["pickles"], timings[name]))
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--full", action="store_true", help="all 16,889 creatives (minutes, 4 GB of disk)")
+    parser.add_argument("--rounds", type=int, default=2, help="of each measurement, 2 or more")
+    parser.add_argument("--naive", nargs=2, metavar=("RAW", "OUTPUT"), help="run the rival alone")
+    args = parser.parse_args()
+    if args.naive:
+        return naive(*args.naive)
+    count, batches = (CREATIVES, BATCHES) if args.full else (CREATIVES // 8, BATCHES // 8)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        make_raw(folder / "lab" / "raw", count, batches)
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        print(f"{count:,} creatives in {batches} batches, {size / 1e6:,.0f} MB, {os.cpu_count()} cores")
+        with store(folder):
+            prepare_side_by_side("s3://lab/raw", "s3://lab", folder / "lab", args.rounds, "store")
+        for name in ("naive", "ours"):
+            shutil.rmtree(folder / "lab" / name)
+        prepare_side_by_side(str(folder / "lab" / "raw"), str(folder / "lab"), folder / "lab", args.rounds, "folder")
+        start = time.perf_counter()
+        peak = run(
+            "hf_datasets.tunein.write_batches", "--data_dir", str(folder / "lab" / "ours"),
+            "--output_dir", str(folder / "lab" / "batches"),
+        )  # fmt: skip
+        print_value("write_batches", time.perf_counter() - start, "s")
+        print_value("write_batches_peak_memory", peak, "MiB")
+        read_all(folder / "lab", args.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""TuneIn as a builder: a raw tree (see raw.py) in, one row a creative out. Licence and columns: see README.md.
+
+It works alone, `TuneinBuilder(raw_dir="/data/tunein").download_and_prepare()`, and for `hf_datasets.prepare`.
+A segment is SHARD_INPUTS batches of sounds and becomes one Parquet file. Vectors of text and video are in memory once;
+of sounds, which are most of the data, one batch at a time.
+"""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Features, List, Value
+from datasets.builder import Key
+
+from ..defects import CREATIVE_DEFECTS, make_defect
+from ..raw_files import AHEAD, RawFolder
+from ..shards import RowReader
+from ..signals import FEATURES as SIGNAL_FEATURES
+from ..signals import located
+from .raw import MODALITIES, SOUNDS, VECTORS, Batch, Drop, as_frames, as_id, load_columns, read_tree
+
+FEATURES = Features(
+    {
+        "creative_id": Value("string"),
+        "batch": Value("int32"),
+        "target": Value("float32"),
+        "has_text": Value("bool"),
+        "has_video": Value("bool"),
+        "has_audio": Value("bool"),
+        "has_back_audio": Value("bool"),
+        "defects": SIGNAL_FEATURES["defects"],
+        "synthetic": Value("bool"),
+        "audio_frames": Value("int32"),
+        "back_audio_frames": Value("int32"),
+        # What is big comes last: what lists are made of lies together, and is one request a file on S3.
+        "text": List(Value("float32")),
+        "video": List(Value("float32")),
+        # Frames one after the other, (frames x width) numbers: one list a row is read without a copy, a list of lists
+        # is not. `numbers.reshape(audio_frames, -1)` has them apart.
+        "audio": List(Value("float32")),
+        "back_audio": List(Value("float32")),
+    }
+)
+SCHEMA = FEATURES.arrow_schema
+# Why a modality of a creative is not there; the detail of these begins with its name.
+REASONS = CREATIVE_DEFECTS[: CREATIVE_DEFECTS.index("duplicate_id") + 1]
+
+
+@dataclass
+class TuneinConfig(datasets.BuilderConfig):
+    """`raw_dir` is the folder or s3:// URL of the raw files, at any depth."""
+
+    name: str = "full"
+    raw_dir: str | None = None
+
+
+class TuneinBuilder(datasets.ArrowBasedBuilder):
+    """A row a creative that labels.csv declares, whatever it has: its embeddings, its target, and what is missing.
+
+    The `hash` covers this version, the columns and the content of every raw file.
+    """
+
+    BUILDER_CONFIG_CLASS = TuneinConfig
+    VERSION = datasets.Version("1.0.0")
+    SHARD_INPUTS = 8  # batches of sounds a Parquet file, a segment: some 550 creatives of the real data
+    ROWS_A_GROUP = 256
+    ROW = "creative_id"  # in defects.csv
+    DEFECTS = CREATIVE_DEFECTS
+    REDISTRIBUTION = "no licence of the data is known"
+
+    def __init__(self, raw_dir: str | Path | None = None, hash: str | None = None, **kwargs) -> None:
+        if raw_dir is None:
+            raise ValueError("TuneinBuilder needs raw_dir, the folder of labels.csv and the embeddings")
+        self.tree = read_tree(raw_dir)
+        self.raw_defects, self.raw_bytes = self.tree.defects, self.tree.size  # what `prepare` asks for
+        parts = [str(self.VERSION), self.SHARD_INPUTS, FEATURES.to_dict(), self.tree.digest]
+        hash = hash or hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
+        defaults = {"dataset_name": "tunein", "config_id": "full"}  # the hash tells trees apart, not their folder
+        super().__init__(hash=hash, raw_dir=str(raw_dir), **defaults | kwargs)
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo(
+            description="TuneIn: embeddings of creatives' text, pictures and sounds, and the attention that they got.",
+            features=FEATURES,
+            license="none stated; the embeddings are not redistributable",
+        )
+
+    def _split_generators(self, dl_manager: datasets.DownloadManager | None) -> list[datasets.SplitGenerator]:
+        tree = self.tree
+        inputs = {"batches": tree.batches, "root": tree.root, "widths": tree.widths, "synthetic": tree.synthetic}
+        inputs["order"] = tuple(batch.file for batch in tree.batches if batch.file)
+        return [datasets.SplitGenerator("train", gen_kwargs=inputs)]
+
+    @staticmethod  # so that `prepare` can send it to its workers without the builder
+    def _generate_tables(
+        batches: list[Batch], root: RawFolder, widths: dict[str, int], synthetic: bool, order: tuple[str, ...]
+    ) -> Iterator[tuple[Key, pa.Table]]:
+        for i, batch in enumerate(root.ahead(batches, lambda batch: (batch.file,))):
+            if batch is batches[-1] and batch.file:  # the next segment's come while this one is written
+                coming = order[order.index(batch.file) + 1 :][:AHEAD]
+                for _ in root.ahead([coming], lambda names: names):
+                    pass
+            yield Key(0, i), read_batch(batch, root, widths, synthetic)
+
+    def lists(self, rows: RowReader) -> tuple[dict[str, str | bytes], str]:
+        """missed_embeddings.csv, a line for each embedding that no row has; and how many rows have which."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["id", "modality", "reason", "batch"])
+        names = [f"has_{kind}" for kind in MODALITIES]
+        counts = dict.fromkeys([*MODALITIES, "all four", "a target"], 0)
+        total = 0
+        for _, table in rows(["creative_id", "batch", "target", *names, "defects"]):
+            writer.writerows(_missed(table))
+            has = np.stack([table[name].to_numpy() for name in names])
+            found = [*has.sum(1), has.all(0).sum(), len(table) - table["target"].null_count]
+            counts = {kind: counts[kind] + int(count) for kind, count in zip(counts, found, strict=True)}
+            total += len(table)
+        writer.writerows(self.tree.dropped)
+        said = ", ".join(f"{kind} {count:,}" for kind, count in counts.items())
+        return {"missed_embeddings.csv": text.getvalue()}, f"{total:,} creatives; with {said}"
+
+
+def read_batch(batch: Batch, root: RawFolder, widths: dict[str, int], synthetic: bool) -> pa.Table:
+    """The rows of the creatives whose sounds lie in one file, which is read once."""
+    defects = [list(found) for found in batch.defects]
+    sounds = _read_sounds(batch, root, widths, defects)
+    count = len(batch.ids)
+    columns: dict[str, pa.Array] = {
+        "creative_id": pa.array(batch.ids, pa.string()),
+        "batch": pa.array([batch.number] * count, pa.int32()),
+        "target": pa.array(batch.targets, pa.float32()),
+        "synthetic": pa.array([synthetic] * count),
+    }
+    for kind in VECTORS:
+        rows = [row if has else None for row, has in zip(batch.vectors[kind], batch.has[kind], strict=True)]
+        columns |= {kind: _lists(rows), f"has_{kind}": pa.array(batch.has[kind])}
+    for kind, found in sounds.items():
+        columns[kind] = _lists([None if frames is None else frames.ravel() for frames in found])
+        columns[f"{kind}_frames"] = pa.array([0 if frames is None else len(frames) for frames in found], pa.int32())
+        columns[f"has_{kind}"] = pa.array([frames is not None for frames in found])
+    columns["defects"] = pa.array(defects, SCHEMA.field("defects").type)
+    return pa.Table.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA)
+
+
+def _read_sounds(
+    batch: Batch, root: RawFolder, widths: dict[str, int], defects: list[list[dict]]
+) -> dict[str, list[np.ndarray | None]]:
+    """The frames of each creative by modality, None where there are none; every reason goes to its `defects`."""
+    found: dict[str, list[np.ndarray | None]] = {kind: [None] * len(batch.ids) for kind in SOUNDS}
+    what, size, detail = "not_in_index" if batch.number is None else "batch_missing", None, ""
+    entries: dict[str, int] = {}
+    columns: list[list] = []
+    if batch.file is not None:
+        data = b""
+        try:
+            data = root.read(batch.file)
+            ids, *columns = load_columns(data, batch.file, ("id", *SOUNDS.values()))
+            what = "not_in_batch"
+            entries = _places(ids, batch, defects)
+        except (ValueError, OSError) as error:
+            what, size, detail = "batch_unreadable", len(data), f": {located(batch.file, error)}"
+    for row, name in enumerate(batch.ids):
+        place = entries.get(name)
+        if place is None:
+            defects[row] += [make_defect(what, size, detail=kind + detail) for kind in SOUNDS]
+            continue
+        for kind, column in zip(SOUNDS, columns, strict=True):
+            frames = as_frames(column[place], kind, defects[row])
+            column[place] = None
+            if frames is not None and frames.shape[1] != widths[kind]:
+                defects[row].append(make_defect("other_width", frames.shape[1], detail=kind))
+                frames = None
+            found[kind][row] = frames
+    return found
+
+
+def _places(ids: list, batch: Batch, defects: list[list[dict]]) -> dict[str, int]:
+    """Where each id stands in the lists of its batch, the first time."""
+    places: dict[str, int] = {}
+    rows = {name: row for row, name in enumerate(batch.ids)}
+    again: dict[str, int] = {}
+    for place, value in enumerate(ids):
+        name = as_id(value)
+        if name in places:
+            again[name] = again.get(name, 0) + 1
+        places.setdefault(name, place)
+    for name, count in again.items():
+        if name in rows:
+            defects[rows[name]] += [make_defect("duplicate_id", count, detail=kind) for kind in SOUNDS]
+    strangers = [name for name in places if name not in batch.listed]
+    if strangers:
+        defects[0].append(make_defect("strangers_in_batch", len(strangers), detail=" ".join(strangers)))
+    # of another batch by the index: it would have two sounds
+    return {name: place for name, place in places.items() if name in batch.listed}
+
+
+def _lists(rows: list[np.ndarray | None]) -> pa.ListArray:
+    """A list a row, null where there is None, without a Python number being made."""
+    lengths = [0 if row is None else len(row) for row in rows]
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    parts = [row for row in rows if row is not None]
+    values = pa.array(np.concatenate(parts) if parts else np.empty(0, np.float32), pa.float32())
+    return pa.ListArray.from_arrays(offsets, values, mask=pa.array([row is None for row in rows]))
+
+
+def _missed(table: pa.Table) -> Iterator[Drop]:
+    table = table.filter(pc.greater(pc.list_value_length(table["defects"]), 0))
+    for row in table.select(["creative_id", "batch", "defects"]).to_pylist():
+        for defect in row["defects"]:
+            what, detail = defect["what"], defect["detail"]
+            if what == "strangers_in_batch":
+                yield from ((name, kind, what, row["batch"]) for name in detail.split() for kind in SOUNDS)
+            elif what == "target_missing":
+                yield row["creative_id"], "target", what, None
+            elif what in REASONS:
+                kind = detail.partition(":")[0]
+                yield row["creative_id"], kind, what, row["batch"] if kind in SOUNDS else None

@@ -1,0 +1,372 @@
+"""The raw TuneIn tree as it is found: its tables and pickles at any depth, and which entry belongs to which creative.
+
+    labels.csv                        creative_id (or id), attention_data_completed: declares the creatives; without an
+                                      id column its rows are those of rf_video_embeddings.pkl, in that order
+    rf_text_embeddings.pkl            {"creative_id": [ids], "embeddings": [arrays]}
+    rf_video_embeddings.pkl           the same
+    sound_indexes.csv                 index: row r (from 1) lists the ids in batch r
+    audio_embeddings/embedding_batch_<N>.pkl   {"id": [ids], "audio": [arrays], "backaudio": [arrays]}
+
+Everything is joined by whole ids, compared as text without blanks around it, from the side of labels.csv. Creatives
+are put in the order of the batches that hold their sounds, so that each batch is read once.
+"""
+
+import csv
+import io
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from media.legacy_pickle import LegacyPickleError, load_legacy_pickle
+from media.storage import is_remote
+
+from ..defects import make_defect
+from ..raw_files import SYNTHETIC_MARKER, RawFolder
+from ..tables import parse_number
+
+TABLES = ("labels.csv", "sound_indexes.csv", "rf_text_embeddings.pkl", "rf_video_embeddings.pkl")
+BATCH_NAME = re.compile(r"embedding_batch_(\d{1,9})\.pkl")
+TARGET, ID_COLUMNS = "attention_data_completed", ("creative_id", "id")
+VECTORS = ("text", "video")
+SOUNDS = {"audio": "audio", "back_audio": "backaudio"}  # ours and the batches'
+MODALITIES = (*VECTORS, *SOUNDS)
+SILENT = 64  # creatives without a batch that are taken together, about as many as a batch has
+NAMED = 3  # ids named where many are counted
+MEANT = "folder that holds labels.csv, sound_indexes.csv, the embeddings and audio_embeddings/"
+BETWEEN = re.compile(r"[\s,;\[\](){}'\"]+")
+ARRAY = re.compile(r"^\s*array\(|,\s*dtype=[\w<>|']+\)\s*$")
+
+Drop = tuple[str, str, str, int | None]  # id, modality, reason, batch of what is left out
+
+
+@dataclass
+class Batch:
+    """Creatives whose sounds lie in one file: an input of the builder. `file` is None where there is none."""
+
+    number: int | None
+    file: str | None
+    ids: list[str]
+    targets: list[float | None]
+    listed: set[str]  # ids that the index lists in it, declared or not
+    vectors: dict[str, np.ndarray] = field(default_factory=dict)  # by modality, (creatives, width) float32
+    has: dict[str, np.ndarray] = field(default_factory=dict)  # by modality, (creatives,) bool
+    defects: list[list[dict]] = field(default_factory=list)
+
+
+@dataclass
+class RawTree:
+    """A whole tree: batches in the order in which they are read, and what belongs to no creative."""
+
+    root: RawFolder  # with the batches alone
+    batches: list[Batch]
+    widths: dict[str, int]  # numbers a frame, by modality of SOUNDS
+    dropped: list[Drop]
+    defects: list[dict]
+    synthetic: bool
+    digest: str
+    size: int  # bytes of all that is read
+
+
+@dataclass
+class Entries:
+    """Usable vectors of one file by id, and what is wrong with the others."""
+
+    vectors: dict[str, np.ndarray]
+    defects: dict[str, list[dict]]
+    order: list[str]  # ids as listed, each once
+    width: int
+
+
+def read_tree(raw_dir: str | Path) -> RawTree:
+    """Read the tables and vectors; batches of sounds are read later, but for the first, which tells their widths."""
+    location = str(raw_dir) if is_remote(str(raw_dir)) else str(Path(raw_dir).absolute())
+    root = RawFolder.open(location, MEANT).below("")
+    names, files = _find_tables(root), _find_batches(root)
+    index_name, labels_name = names["sound_indexes.csv"], names["labels.csv"]
+    index = read_index(root.read(index_name), root.where(index_name))
+    video = read_entries(root, names["rf_video_embeddings.pkl"], "video")  # whose order labels.csv may have
+    targets, defects_of = read_labels(root.read(labels_name), root.where(labels_name), video.order)
+    if not targets:
+        raise ValueError(f"{root.where(labels_name)} has no rows")
+    batches, dropped = _cut(targets, index, files)
+    dropped += _join("video", video, batches, targets)
+    text = read_entries(root, names["rf_text_embeddings.pkl"], "text")
+    dropped += _join("text", text, batches, targets)
+    for batch in batches:
+        for name, defects in zip(batch.ids, batch.defects, strict=True):
+            defects += defects_of.get(name, [])
+    markers = [name for name in root.files if name.rsplit("/", 1)[-1] == SYNTHETIC_MARKER]
+    digest, size = root.digest([*names.values(), *files.values(), *markers])
+    used = root.only(batch.file for batch in batches if batch.file)
+    defects = _count_drops(dropped)
+    defects += [make_defect("batch_not_indexed", detail=files[number]) for number in sorted(set(files) - set(index))]
+    return RawTree(used, batches, _sound_widths(used, batches), dropped, defects, bool(markers), digest, size)
+
+
+def _find_tables(root: RawFolder) -> dict[str, str]:
+    names = {}
+    for wanted in TABLES:
+        found = [name for name in root.files if name.rsplit("/", 1)[-1] == wanted]
+        if len(found) != 1:
+            said = f"holds several {wanted} ({', '.join(found)}); leave one" if found else f"holds no {wanted}"
+            raise ValueError(f"{root.location} {said}; give the {MEANT}")
+        names[wanted] = found[0]
+    return names
+
+
+def _find_batches(root: RawFolder) -> dict[int, str]:
+    """Files of sounds by number: 2 comes before 10, whatever the order of a listing."""
+    files: dict[int, str] = {}
+    for name in root.files:
+        if match := BATCH_NAME.fullmatch(name.rsplit("/", 1)[-1]):
+            if int(match[1]) in files:
+                raise ValueError(
+                    f"{root.location} holds batch {int(match[1])} twice ({files[int(match[1])]}, {name}); leave one"
+                )
+            files[int(match[1])] = name
+    return dict(sorted(files.items()))
+
+
+def as_id(value: Any) -> str:
+    """An id as text: 12, 12.0, numpy's 12 and ' 12 ' are the same one."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value.decode() if isinstance(value, bytes) else str(value).strip()
+
+
+def parse_ids(cell: str) -> list[str]:
+    """The ids in a cell: a list's or array's text, or ids with commas or blanks between them; each whole.
+
+    parse_ids("['12', '112']") == parse_ids("12,112") == parse_ids("[12 112]") == ["12", "112"]
+    """
+    ids = [name for name in BETWEEN.split(ARRAY.sub("", cell)) if name]
+    if "..." in ids:
+        raise ValueError("a list of ids was cut short (...) when it was printed; write all of its ids")
+    return ids
+
+
+def read_index(data: bytes, where: str) -> dict[int, list[str]]:
+    """The ids in each batch by its number, from 1."""
+    header, rows = _read_csv(data, where)
+    if "index" not in header:
+        raise ValueError(f"{where} lacks the column 'index'; it has {header}")
+    place = header.index("index")
+    found = {}
+    for number, row in enumerate(rows, start=1):
+        # ids of an only column that nobody quoted are cells of their own
+        cell = ",".join(row) if len(header) == 1 else "".join(row[place : place + 1])
+        try:
+            found[number] = parse_ids(cell)
+        except ValueError as error:
+            raise ValueError(f"{where} row {number}: {error}") from None
+    return found
+
+
+def read_labels(
+    data: bytes, where: str, video_order: list[str]
+) -> tuple[dict[str, float | None], dict[str, list[dict]]]:
+    """The target of each declared creative, None where there is none, and what is wrong with the rows."""
+    header, rows = _read_csv(data, where)
+    if TARGET not in header:
+        raise ValueError(f"{where} lacks the column {TARGET!r}; it has {header}")
+    named = next((header.index(name) for name in ID_COLUMNS if name in header), None)
+    if named is None and len(rows) != len(video_order):
+        raise ValueError(
+            f"{where} has no id column and {len(rows)} rows, where rf_video_embeddings.pkl has {len(video_order)} "
+            f"creatives: which row is whose cannot be known; add a column {ID_COLUMNS[0]!r}"
+        )
+    targets: dict[str, float | None] = {}
+    defects: dict[str, list[dict]] = {}
+    again: Counter[str] = Counter()
+    for i, row in enumerate(rows):
+        cells = row + [""] * (len(header) - len(row))
+        name = video_order[i] if named is None else as_id(cells[named])
+        if not name:
+            raise ValueError(f"{where} row {i + 1} has no id; give it one or take it out")
+        cell = cells[header.index(TARGET)]
+        try:
+            target = parse_number(cell)
+        except ValueError:
+            raise ValueError(f"{where} row {i + 1}: {TARGET} is {cell[:40]!r}, which is no number") from None
+        if name in targets:
+            again[name] += 1
+            continue
+        targets[name] = target if math.isfinite(target) else None
+        if targets[name] is None:
+            defects.setdefault(name, []).append(make_defect("target_missing", detail=cell.strip()))
+    for name, count in again.items():
+        defects.setdefault(name, []).append(make_defect("duplicate_id", count, detail="target: labels.csv"))
+    return targets, defects
+
+
+def _read_csv(data: bytes, where: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows; a line without anything is no row, as everywhere, but one with an empty quoted cell is."""
+    try:
+        rows = [row for row in csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=None)) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{where} cannot be read as a UTF-8 csv table: {error}; save it again as one") from None
+    if not rows:
+        raise ValueError(f"{where} is empty")
+    return [name.strip() for name in rows[0]], rows[1:]
+
+
+def load_columns(data: bytes, where: str, columns: tuple[str, ...]) -> list[list[Any]]:
+    """These columns of a pickled dict, all of one length; LegacyPickleError where they are not there."""
+    value = load_legacy_pickle(data, where)
+    if not isinstance(value, dict) or any(
+        not isinstance(value.get(name), list | tuple | np.ndarray) for name in columns
+    ):
+        found = list(value) if isinstance(value, dict) else type(value).__name__
+        raise LegacyPickleError(
+            f"{where}: holds {str(found)[:100]}, not lists {list(columns)}; write it as such a dict"
+        )
+    lengths = [len(value[name]) for name in columns]
+    if len(set(lengths)) > 1:
+        raise LegacyPickleError(f"{where}: its lists {list(columns)} have {lengths} entries; they belong together")
+    return [list(value[name]) for name in columns]
+
+
+def read_entries(root: RawFolder, name: str, kind: str) -> Entries:
+    """The vectors of one file by id: each flat, of the width that most of them have."""
+    ids, values = load_columns(root.read(name), root.where(name), ("creative_id", "embeddings"))
+    vectors: dict[str, np.ndarray] = {}
+    defects: dict[str, list[dict]] = {}
+    again: Counter[str] = Counter()
+    order = dict.fromkeys(as_id(value) for value in ids)
+    seen = set()
+    for i, value in enumerate(ids):
+        own = as_id(value)
+        if own in seen:
+            again[own] += 1
+        else:
+            seen.add(own)
+            found = as_numbers(values[i], kind, defects.setdefault(own, []))
+            if found is not None:
+                vectors[own] = found.reshape(-1)
+        values[i] = None  # its memory
+    for own, count in again.items():
+        defects[own].append(make_defect("duplicate_id", count, detail=kind))
+    widths = Counter(len(vector) for vector in vectors.values())
+    width = max(widths, key=lambda width: (widths[width], width)) if widths else 0
+    for own in [own for own, vector in vectors.items() if len(vector) != width]:
+        defects[own].append(make_defect("other_width", len(vectors.pop(own)), detail=kind))
+    return Entries(vectors, defects, list(order), width)
+
+
+def as_numbers(value: Any, kind: str, defects: list[dict]) -> np.ndarray | None:
+    """An entry as float32; None, and why in `defects`, where it cannot be used. `kind` is its modality."""
+    try:
+        found = np.asarray(value)
+    except ValueError:  # lists of several lengths
+        found = np.asarray(None)
+    if value is None or found.size == 0:
+        defects.append(make_defect("empty_embedding", detail=kind))
+        return None
+    if found.dtype.kind not in "iuf" or not isinstance(value, list | tuple | np.ndarray):
+        defects.append(make_defect("not_numbers", detail=kind))
+        return None
+    with np.errstate(over="ignore"):  # it is infinite then, and not used
+        found = found.astype(np.float32, copy=False)
+    odd = found.size - np.isfinite(found).sum()
+    if odd:
+        defects.append(make_defect("not_finite", odd, detail=kind))
+        return None
+    return found
+
+
+def as_frames(value: Any, kind: str, defects: list[dict]) -> np.ndarray | None:
+    """A sound's entry, (frames, width): the first axis is time, further ones make up the width."""
+    found = as_numbers(value, kind, defects)
+    if found is None:
+        return None
+    return found.reshape(1, -1) if found.ndim < 2 else found.reshape(len(found), -1)
+
+
+def _cut(
+    targets: dict[str, float | None], index: dict[int, list[str]], files: dict[int, str]
+) -> tuple[list[Batch], list[Drop]]:
+    """Declared creatives by the batch of their sounds, each in the order of labels.csv; then those without one."""
+    batch_of: dict[str, int] = {}
+    again: Counter[str] = Counter()
+    dropped: list[Drop] = []
+    for number, ids in index.items():
+        for name in dict.fromkeys(ids):
+            if name in batch_of:
+                again[name] += 1
+            elif name not in targets:
+                dropped += [(name, kind, "undeclared_ids", number) for kind in SOUNDS]
+            batch_of.setdefault(name, number)
+    held: dict[int | None, list[str]] = {number: [] for number in index}
+    silent: list[str] = []
+    for name in targets:
+        held[batch_of[name]].append(name) if name in batch_of else silent.append(name)
+    groups = [(number, ids) for number, ids in held.items() if ids]
+    groups += [(None, silent[start : start + SILENT]) for start in range(0, len(silent), SILENT)]
+    batches = []
+    for number, ids in groups:
+        file = None if number is None else files.get(number)
+        batch = Batch(number, file, ids, [targets[name] for name in ids], set(index.get(number, ())))
+        batch.defects = [_listed_again(again[name]) for name in ids]
+        batches.append(batch)
+    return batches, dropped
+
+
+def _listed_again(count: int) -> list[dict]:
+    return [make_defect("duplicate_id", count, detail=f"{kind}: sound_indexes.csv") for kind in SOUNDS if count]
+
+
+def _join(kind: str, found: Entries, batches: list[Batch], targets: dict[str, float | None]) -> list[Drop]:
+    """Give each creative its vector by its id, and return what belongs to none. Vectors of one batch lie together."""
+    for batch in batches:
+        matrix = np.zeros((len(batch.ids), found.width), np.float32)
+        batch.has[kind] = np.array([name in found.vectors for name in batch.ids])
+        for i, name in enumerate(batch.ids):
+            if name in found.vectors:
+                matrix[i] = found.vectors.pop(name)
+            batch.defects[i] += found.defects.get(name) or ([] if batch.has[kind][i] else [_not_in_file(kind)])
+        batch.vectors[kind] = matrix
+    found.vectors.clear()
+    return [(name, kind, "undeclared_ids", None) for name in found.order if name not in targets]
+
+
+def _not_in_file(kind: str) -> dict:
+    return make_defect("not_in_file", detail=kind)
+
+
+def _sound_widths(root: RawFolder, batches: Iterable[Batch]) -> dict[str, int]:
+    """Numbers a frame, as most entries of the first batch have that can be read; all others have to agree."""
+    widths: dict[str, int] = {}
+    for batch in batches:
+        if batch.file is None or len(widths) == len(SOUNDS):
+            continue
+        try:
+            _, *columns = load_columns(root.read(batch.file), batch.file, ("id", *SOUNDS.values()))
+        except (ValueError, OSError):  # its rows say so
+            continue
+        for kind, column in zip(SOUNDS, columns, strict=True):
+            found = Counter(frames.shape[1] for value in column if (frames := as_frames(value, kind, [])) is not None)
+            if found:
+                widths.setdefault(kind, max(found, key=lambda width: (found[width], width)))
+    return widths
+
+
+def _count_drops(dropped: list[Drop]) -> list[dict]:
+    """One defect a modality; missed_embeddings.csv has a line each."""
+    by_kind: dict[str, list[str]] = {}
+    for name, kind, _, _ in dropped:
+        by_kind.setdefault(kind, []).append(name)
+    return [
+        make_defect(
+            "undeclared_ids",
+            len(ids),
+            detail=f"{kind}: {', '.join(ids[:NAMED])}" + (", ..." if len(ids) > NAMED else ""),
+        )
+        for kind, ids in by_kind.items()
+    ]
