@@ -3,13 +3,29 @@
 Importing this package is enough for `AutoConfig`, `AutoModel` and `AutoModelForAudioClassification` to find them.
 """
 
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForAudioClassification,
+    AutoModelForSequenceClassification,
+    AutoModelForVideoClassification,
+    AutoProcessor,
+)
+from transformers.pipelines import PIPELINE_REGISTRY
 
+from .configuration_fusion import FusionConfig
 from .configuration_tcn import TcnConfig
 from .configuration_wavenet import WavenetConfig
 from .feature_extraction_audio import AudioFeatureExtractor
+from .feature_extraction_fusion import FusionFeatureExtractor
+from .modeling_fusion import FusionForClassification, FusionForEmotion, FusionForRegression
+from .modeling_signal import SignalRegressionModel
 from .modeling_tcn import TcnForAudioClassification, TcnForSignalRegression, TcnModel
 from .modeling_wavenet import WavenetForAudioClassification, WavenetForSignalRegression, WavenetModel
+from .pipeline_emotion import EmotionPipeline
+from .pipeline_signal import SignalPipeline
+from .processing_fusion import FusionProcessor
 
 # What predicts a signal frame by frame, and what names the sounds of a clip; tests run over all.
 SIGNAL_MODELS = ((TcnConfig, TcnForSignalRegression), (WavenetConfig, WavenetForSignalRegression))
@@ -26,12 +42,43 @@ for config_class, model_class in CLASSIFICATION_MODELS:
     AutoModelForAudioClassification.register(config_class, model_class)
     model_class.register_for_auto_class("AutoModelForAudioClassification")
 
+# Emotions of a clip: transformers has no class for what also reads; a processor holds features and tokenizer.
+AutoConfig.register(FusionConfig.model_type, FusionConfig)
+AutoModelForVideoClassification.register(FusionConfig, FusionForEmotion)
+AutoModel.register(FusionConfig, FusionForRegression)
+AutoModelForSequenceClassification.register(FusionConfig, FusionForClassification)
+AutoFeatureExtractor.register(FusionConfig, FusionFeatureExtractor)
+AutoProcessor.register(FusionConfig, FusionProcessor)
+FusionConfig.register_for_auto_class()
+FusionForEmotion.register_for_auto_class("AutoModelForVideoClassification")
+FusionForRegression.register_for_auto_class("AutoModel")
+FusionForClassification.register_for_auto_class("AutoModelForSequenceClassification")
+FusionFeatureExtractor.register_for_auto_class()
+FusionProcessor.register_for_auto_class()
+
 AudioFeatureExtractor.register_for_auto_class()
+
+# What `pipeline(...)` knows beside transformers' own, audio-classification for one: model, task, its Auto class.
+PIPELINES = (
+    (SignalRegressionModel, "audio-to-signal", SignalPipeline, AutoModel, "audio"),
+    (FusionForEmotion, "clip-to-emotion", EmotionPipeline, AutoModelForVideoClassification, "multimodal"),
+)
+for _, name, pipeline_class, auto_class, kind in PIPELINES:
+    PIPELINE_REGISTRY.register_pipeline(name, pipeline_class, pt_model=auto_class, type=kind)
 
 __all__ = [
     "AudioFeatureExtractor",
     "CLASSIFICATION_MODELS",
+    "EmotionPipeline",
+    "FusionConfig",
+    "FusionFeatureExtractor",
+    "FusionForClassification",
+    "FusionForEmotion",
+    "FusionForRegression",
+    "FusionProcessor",
+    "PIPELINES",
     "SIGNAL_MODELS",
+    "SignalPipeline",
     "TcnConfig",
     "TcnForAudioClassification",
     "TcnForSignalRegression",

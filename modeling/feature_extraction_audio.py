@@ -68,6 +68,7 @@ class AudioFeatureExtractor(FeatureExtractionMixin):
     """
 
     model_input_names = ["input_features", "attention_mask"]
+    padding_value, padding_side = 0.0, "right"  # by which transformers' pipelines make batches of clips
 
     def __init__(
         self,

@@ -1,0 +1,214 @@
+"""A number or a class of stored embeddings: ragged time, masks, scaling, loss, saving."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from transformers import AutoModel, AutoModelForSequenceClassification
+
+from modeling import FusionConfig, FusionForClassification, FusionForEmotion, FusionForRegression
+from modeling.configuration_fusion import EMBEDDING_POOLINGS
+
+SIZES = {"text": 6, "video": 5, "audio": 4, "back_audio": 3}
+SUBSETS = [list(some) for count in (1, 2, 3, 4) for some in itertools.combinations(SIZES, count)]
+
+
+def model_of(**settings: object) -> FusionForRegression:
+    """A small model in evaluation."""
+    settings = {"modalities": list(SIZES), "embedding_sizes": SIZES, "hidden_size": 16, "fusion_size": 12} | settings
+    torch.manual_seed(0)
+    return FusionForRegression(FusionConfig(**settings)).eval()
+
+
+def inputs_of(modalities: list[str], items: int = 4, frames: int = 3) -> dict[str, torch.Tensor]:
+    """A batch in which all is there."""
+    inputs = {f"{name}_embeddings": torch.randn(items, frames, SIZES[name]) for name in modalities}
+    return inputs | {f"{name}_mask": torch.ones(items, frames).long() for name in modalities}
+
+
+@pytest.mark.parametrize("pooling", EMBEDDING_POOLINGS)
+@pytest.mark.parametrize("modalities", SUBSETS, ids="-".join)
+def test_any_subset_can_be_trained_and_tested_on_with_any_of_it_missing(modalities, pooling):
+    model = model_of(modalities=modalities, embedding_pooling=pooling, learned_absent=True, modality_dropout=0.3)
+    for kept in [[], *SUBSETS]:
+        if not set(kept) <= set(modalities):
+            continue
+        inputs = inputs_of(modalities)
+        for name in set(modalities) - set(kept):
+            inputs[f"{name}_mask"].zero_()
+            inputs[f"{name}_embeddings"].fill_(float("nan"))
+        output = model.eval()(**inputs, labels=torch.randn(4))
+        assert output.predictions.shape == (4,) and output.predictions.isfinite().all() and output.loss.isfinite()
+        assert output.present.tolist() == [[name in kept for name in modalities]] * 4
+        model.train().zero_grad()
+        model(**inputs, labels=torch.randn(4)).loss.backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("pooling", EMBEDDING_POOLINGS)
+def test_padding_has_no_influence_and_order_in_time_neither(pooling):
+    model = model_of(embedding_pooling=pooling)
+    short = inputs_of(list(SIZES))
+    longer = {
+        name: torch.nn.functional.pad(x, (0, 2)) if x.ndim == 2 else torch.cat([x, x[:, :2] * torch.nan], 1)
+        for name, x in short.items()
+    }
+    torch.testing.assert_close(model(**short).predictions, model(**longer).predictions)
+    turned = {name: x.flip(1) for name, x in short.items()}
+    torch.testing.assert_close(model(**short).predictions, model(**turned).predictions)
+
+
+def test_embeddings_over_time_are_averaged_after_scaling():
+    """By hand: (1 - 1) / 2 = 0 and (5 - 1) / 2 = 2, mean 1; the masked third does not count."""
+    model = model_of(modalities=["back_audio"], embedding_sizes={"back_audio": 1})
+    model.set_input_scaling("back_audio", torch.tensor([1.0]), torch.tensor([2.0]))
+    embeddings, mask = torch.tensor([[[1.0], [5.0], [99.0]]]), torch.tensor([[1, 1, 0]])
+    assert model.fusion.branches["back_audio"].encode(embeddings, mask).tolist() == [[1.0]]
+
+
+@pytest.mark.parametrize(("loss", "expected"), [("mse", (0.25 + 4) / 2), ("huber", (0.125 + 1.5) / 2)])
+def test_the_loss_is_in_deviations_and_predictions_in_the_unit(loss, expected):
+    """By hand: targets of mean 10 and deviation 2; the net says 0, so 10; labels 11 and 14 are 0.5 and 2 off."""
+    model = model_of(regression_loss=loss, target_mean=10.0, target_std=2.0)
+    last = model.regression[-1]
+    torch.nn.init.zeros_(last.weight)
+    torch.nn.init.zeros_(last.bias)
+    inputs = inputs_of(list(SIZES), items=2)
+    output = model(**inputs, labels=torch.tensor([11.0, 14.0]))
+    assert output.predictions.tolist() == [10.0, 10.0]
+    assert output.loss.item() == pytest.approx(expected)
+    split = model(**inputs, labels=torch.tensor([11.0, 14.0]), num_items_in_batch=4)
+    assert split.loss.item() == pytest.approx(expected / 2)
+
+
+def test_the_projection_is_trained_and_saved(tmp_path):
+    """No layer is made in `forward`: its width comes from the config, and its numbers from training."""
+    model = model_of(embedding_pooling="attention", learned_absent=True)
+    for name, size in SIZES.items():
+        model.set_input_scaling(name, torch.randn(size), torch.rand(size) + 0.5)
+        assert model.fusion.branches[name].projection.weight.shape == (16, size)
+    before = model.fusion.branches["audio"].projection.weight.clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    inputs = inputs_of(list(SIZES))
+    model.train()(**inputs, labels=torch.randn(4)).loss.backward()
+    optimizer.step()
+    assert not torch.equal(before, model.fusion.branches["audio"].projection.weight)
+    model.eval().save_pretrained(tmp_path)
+    again = AutoModel.from_pretrained(tmp_path).eval()
+    assert isinstance(again, FusionForRegression)
+    assert torch.equal(again(**inputs).predictions, model(**inputs).predictions)
+
+
+def test_it_learns_a_product_of_two_modalities():
+    """What no linear map of embeddings can: the sign of one tells what the other means."""
+    torch.manual_seed(1)
+    model = model_of(modalities=["text", "audio"], branch_dropout=0.0, fusion_dropout=0.0, head_dropout=0.0).train()
+    inputs = inputs_of(["text", "audio"], items=256, frames=1)
+    target = inputs["text_embeddings"][:, 0, 0] * inputs["audio_embeddings"][:, 0, 0]
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(150):
+        optimizer.zero_grad()
+        model(**inputs, labels=target).loss.backward()
+        optimizer.step()
+    said = model.eval()(**inputs).predictions
+    assert torch.corrcoef(torch.stack([said, target]))[0, 1] > 0.9
+
+
+def test_emotions_can_be_told_from_embeddings_too():
+    sizes = {"text": 6, "voice": 4}
+    model = FusionForEmotion(FusionConfig(modalities=["text", "voice"], embedding_sizes=sizes)).eval()
+    inputs = {"text_embeddings": torch.randn(3, 2, 6), "voice_embeddings": torch.randn(3, 5, 4)}
+    assert model(**inputs).emotion_logits.shape == (3, 7)
+    assert model.config.text_config is None
+
+
+NAMES = ["loud", "quiet", "mute"]
+
+
+def classifier_of(**settings: object) -> FusionForClassification:
+    """A small classifier in evaluation whose logits are always (0, ln 2, 0): probabilities 1/4, 1/2, 1/4."""
+    settings = {"modalities": list(SIZES), "embedding_sizes": SIZES, "class_names": NAMES} | settings
+    model = FusionForClassification(FusionConfig(**settings)).eval()
+    last = model.classification[-1]
+    torch.nn.init.zeros_(last.weight)
+    with torch.no_grad():
+        last.bias.copy_(torch.tensor([1.0, 2.0, 1.0]).log())
+    return model
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),  # in units of ln 2: -log of 1/2 is 1, of 1/4 is 2
+    [
+        ({}, (1 + 2) / 2),
+        ({"class_weights": [3.0, 0.5, 1.0]}, (0.5 * 1 + 3 * 2) / 2),  # by the count of labels, not by their weights
+        ({"label_smoothing": 0.3}, 0.7 * (1 + 2) / 2 + 0.3 * (2 + 1 + 2) / 3),
+    ],
+)
+def test_the_loss_of_classes_is_their_weighted_and_smoothed_cross_entropy(settings, expected):
+    """By hand, of labels 1, 0 and one that is not scored."""
+    model, inputs, labels = classifier_of(**settings), inputs_of(list(SIZES), items=3), torch.tensor([1, 0, -100])
+    output = model(**inputs, labels=labels)
+    assert output.logits.shape == (3, 3) and output.present.all()
+    assert output.loss.item() == pytest.approx(expected * math.log(2), rel=1e-5)
+    split = model(**inputs, labels=labels, num_items_in_batch=4)
+    assert split.loss.item() == pytest.approx(output.loss.item() / 2)
+    assert model(**inputs, labels=torch.full((3,), -100)).loss == 0
+
+
+def test_a_classifier_trains_all_that_it_has_and_is_saved_whole(tmp_path):
+    model, inputs = classifier_of(learned_absent=True), inputs_of(list(SIZES))
+    model.set_input_scaling("audio", torch.ones(4), torch.full((4,), 2.0))
+    inputs["video_mask"].zero_()
+    model.train()(**inputs, labels=torch.tensor([0, 1, 1, 1])).loss.backward()
+    last = model.classification[-1]
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters()) and last.bias.grad.any()
+    assert model.trainable_parameters()["classification"] == sum(p.numel() for p in model.classification.parameters())
+    model.eval().save_pretrained(tmp_path)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    assert isinstance(again, FusionForClassification) and again.config.class_names == NAMES
+    assert torch.equal(again(**inputs).logits, model(**inputs).logits)
+    assert again.fusion.branches["audio"].input_std.tolist() == [2.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"class_names": None}, "FusionForClassification: class_names=None; give two or more names"),
+        ({"class_names": ["one"]}, "class_names=.* must be two or more different names"),
+        ({"class_names": None, "class_weights": [1.0]}, r"class_names=\[\] must be two or more"),
+        ({"class_weights": [1.0]}, "class_weights=.* must be 3 numbers of 0 or more"),
+    ],
+)
+def test_classes_that_cannot_be_are_refused_by_name(settings, says):
+    with pytest.raises(ValueError, match=says):
+        classifier_of(**settings)
+    with pytest.raises(ValueError, match=r"labels.shape = \(4, 1\) must be \(B,\) = \(4,\)"):
+        classifier_of()(**inputs_of(list(SIZES)), labels=torch.zeros(4, 1).long())
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"modalities": ["smell"]}, r"must name one or more of \['text', 'video', 'audio', 'back_audio'\]"),
+        ({"modalities": ["text"], "embedding_sizes": {"text": 0}}, "embedding_sizes.text=0 must be a whole number"),
+        ({"embedding_pooling": "max"}, "take one of"),
+        ({"regression_loss": "l1"}, "take one of"),
+        ({"target_std": 0.0}, "must be above 0"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_by_name(settings, says):
+    with pytest.raises(ValueError, match=says):
+        model_of(**settings)
+
+
+def test_inputs_that_cannot_be_are_refused():
+    model = model_of()
+    with pytest.raises(ValueError, match=r"must be \(B, T, 6\)"):
+        model(text_embeddings=torch.randn(2, 6))
+    with pytest.raises(ValueError, match=r"labels.shape = \(4, 1\) must be \(B,\)"):
+        model(**inputs_of(list(SIZES)), labels=torch.randn(4, 1))
+    with pytest.raises(ValueError, match="must hold 6 finite numbers"):
+        model.set_input_scaling("text", torch.zeros(3), torch.ones(3))
+    with pytest.raises(ValueError, match="not above 0"):
+        model.set_input_scaling("text", torch.zeros(6), torch.zeros(6))
