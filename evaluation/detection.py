@@ -14,14 +14,13 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.special import ndtri
 
-from evaluation.intervals import LEVEL, Interval, tail_of
+from evaluation.intervals import LEVEL, TOLERANCE, Interval, interval_of
 
 PER_HOUR = (1, 10, 60)  # false alarms per hour at which recall is told
 RECALL = 0.9  # at which false alarms are told
 SAMPLES = 1000  # of the bootstrap
 AT_ONCE = 1_000_000  # numbers of resampled weights that are held at once
 RULES = ("f1", "recall:0.9", "false_alarms:10")
-TOLERANCE = 1e-9  # a share or rate that was asked for may be missed by so much: 0.9 * 10 clips are 9
 
 
 def check_scores(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -386,24 +385,3 @@ def paired_bootstrap(
     sides = {"positives": len(np.unique(code[targets])), "negatives": len(np.unique(code[~targets]))}
     whole = difference(everything) if targets.any() and not targets.all() else np.nan
     return interval_of(float(whole), np.array(drawn), sides, len(first), 0, level)
-
-
-def interval_of(
-    value: float, drawn: np.ndarray, clusters: dict[str, int], clips: int, left_out: int, level: float
-) -> Interval:
-    """The bounds of a measure from its resamples (S,), NaN where it is not defined."""
-    drawn = drawn[np.isfinite(drawn)]
-    fewest = min(clusters, key=clusters.__getitem__)
-    if not np.isfinite(value):
-        lacking = [side for side, count in clusters.items() if not count]
-        reason = f"there are no {' and no '.join(lacking)}" if lacking else "it would divide by nothing"
-        return Interval(None, None, None, clusters, 0, clips, left_out, reason)
-    if clusters[fewest] < 2:
-        reason = f"all {fewest} are of one recording: an interval over recordings needs at least 2"
-        return Interval(value, None, None, clusters, 0, clips, left_out, reason)
-    if not len(drawn) or np.ptp(drawn) < TOLERANCE:
-        reason = f"all resamples give {value:.4g}, which does not tell how far off it may be"
-        return Interval(value, None, None, clusters, len(drawn), clips, left_out, reason)
-    tail = tail_of(level, clusters[fewest])
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return Interval(value, float(low), float(high), clusters, len(drawn), clips, left_out)

@@ -20,6 +20,7 @@ from scipy.special import ndtr, stdtrit
 
 OVER = {"songs": ("songs",), "listeners": ("listeners",), "both": ("songs", "listeners")}
 LEVEL = 0.95
+TOLERANCE = 1e-9  # a share or rate that was asked for may be missed by so much: 0.9 * 10 clips are 9
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,34 @@ def interval(
     tail = tail_of(level, clusters[fewest])
     low, high = np.quantile(resampled, [tail, 1 - tail])
     return Interval(mean, float(low), float(high), clusters, len(resampled), len(values), undefined)
+
+
+def interval_of(
+    value: float,
+    drawn: np.ndarray,
+    clusters: dict[str, int],
+    rows: int,
+    left_out: int = 0,
+    level: float = LEVEL,
+    kind: str = "recording",
+) -> Interval:
+    """The bounds of a measure from its resamples (S,), NaN where it is not defined; `kind` is what was drawn."""
+    drawn = drawn[np.isfinite(drawn)]
+    fewest = min(clusters, key=clusters.__getitem__)
+    if not np.isfinite(value):
+        lacking = [side for side, count in clusters.items() if not count]
+        reason = f"there are no {' and no '.join(lacking)}" if lacking else "it would divide by nothing"
+        return Interval(None, None, None, clusters, 0, rows, left_out, reason)
+    if clusters[fewest] < 2:
+        alone = f"there is one {kind}" if fewest == f"{kind}s" else f"all {fewest} are of one {kind}"
+        reason = f"{alone}: an interval over {kind}s needs at least 2"
+        return Interval(value, None, None, clusters, 0, rows, left_out, reason)
+    if not len(drawn) or np.ptp(drawn) < TOLERANCE:
+        reason = f"all resamples give {value:.4g}, which does not tell how far off it may be"
+        return Interval(value, None, None, clusters, len(drawn), rows, left_out, reason)
+    tail = tail_of(level, clusters[fewest])
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return Interval(value, float(low), float(high), clusters, len(drawn), rows, left_out)
 
 
 def tail_of(level: float, clusters: int) -> float:

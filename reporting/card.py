@@ -1,8 +1,16 @@
-"""The card of a trained model and the table of its scores, made from what a run recorded about itself."""
+"""The card of a trained model and the table of its scores, made from what a run recorded about itself.
 
+python -m reporting.card outputs/eda_tcn    makes card, report and figures of a finished run anew, of any task
+"""
+
+import argparse
 import json
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
 
 SYNTHETIC_NOTICE = (
     "**SYNTHETIC DATA.** This model was trained and scored on signals that a program made. "
@@ -20,7 +28,17 @@ LIMITS = (
 )
 # Columns of the table: their heading (with the unit where there is one), the score, its decimals.
 SCORES = (("RMSE ({unit})", "rmse"), ("r", "pearson"), ("CCC", "ccc"), ("r, detrended", "detrended_pearson"))
+HUB_NAMES = {"rmse": "rmse", "pearson": "pearsonr", "ccc": "ccc", "detrended_pearson": "pearsonr"}
+FOR_PROGRAMS = ("target_scaling", "auto_map", "custom_pipelines")  # settings of a model that nobody reads
 ORACLES = ("others",)  # baselines that know what no model can
+LICENCE = (
+    "The weights follow from data that have their own terms (see Limits), hence `license: other`: read those of the "
+    "data and of the encoders named in the configuration before you use the model commercially."
+)
+SCORED_ONCE = (
+    "The test side was scored once, by the model that was kept. This is one run with one seed; how far others would "
+    "be from it is not told."
+)
 
 
 def results_table(results: dict[str, Any]) -> str:
@@ -77,13 +95,106 @@ def score_cell(score: dict[str, Any], decimals: int = 3) -> str:
     return f"{score['mean']:{shape}}{interval}{undefined}"
 
 
+def cell(score: dict[str, Any] | None, decimals: int) -> str:
+    """A score with its interval; why there is none; nothing where it makes no sense."""
+    if score is None:
+        return ""
+    reason = f" ({score['reason']})" if score["mean"] is None and score["reason"] else ""
+    return score_cell(score, decimals) + reason
+
+
+def no_interval(score: dict[str, Any]) -> str:
+    """A difference with its interval, or why it has none."""
+    missing = score["mean"] is not None and score["low"] is None and score["reason"]
+    return cell(score, 3) + (f" (no interval: {score['reason']})" if missing else "")
+
+
+def compared_table(
+    title: str,
+    columns: Sequence[tuple[str, str]],
+    scores: dict[str, Any],
+    others: dict[str, dict[str, Any]],
+    gain: tuple[str, str],
+) -> str:
+    """A row the model and each of the others; a column a score, and what the model has more.
+
+    Args:
+        columns: heading and score.
+        scores: the model's.
+        others: scores and differences, by label.
+        gain: the last heading, and the score of the differences.
+    """
+    headings = [*(heading for heading, _ in columns), gain[0]]
+    lines = [f"| {title} | {' | '.join(headings)} |", "|---" * (len(headings) + 1) + "|"]
+    for label, found in {"model": {"scores": scores}, **others}.items():
+        cells = [cell(found["scores"][name], 3) for _, name in columns]
+        cells.append(cell(found["difference"][gain[1]], 3) if "difference" in found else "")
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def rows_line(test: dict[str, Any]) -> str:
+    """How many rows were scored, and how many of these had to be judged without something."""
+    lacking = [f"{count:,} without {modality}" for modality, count in test["lacking"].items() if count]
+    if test["lacking_all"]:
+        lacking.append(f"{test['lacking_all']:,} without any of these")
+    rest = f"of them {', '.join(lacking)}, judged by what they have" if lacking else "none lacks a modality"
+    line = f"All {test['rows']:,} rows of this side are scored: {rest}."
+    if test.get("undecodable"):
+        line += f" {test['undecodable']:,} rows have something that could not be decoded, which is taken as missing."
+    return line
+
+
+def data_lines(facts: dict[str, Any]) -> list[str]:
+    """Data set, sides and split; what was done about rows that are not whole; and whose terms hold."""
+    data = facts["data"]
+    return [
+        f"`{data['dataset']}` ({data['config']}). "
+        + " ".join(f"{name.capitalize()}: {in_words(flat(side))}." for name, side in data["sides"].items())
+        + f" SHA-256 of the split `{facts['split']['sha256'][:16]}`.",
+        *data.get("policies", []),
+        *([f"Left out: {counted(data['left_out'])}."] if data.get("left_out") else []),
+        *([f"Notes on rows: {counted(data['notes'])}."] if data.get("notes") else []),
+        LICENCE,
+    ]
+
+
+def eval_result(
+    facts: dict[str, Any],
+    task: tuple[str, str],
+    metric: tuple[str, str],
+    score: dict[str, Any],
+    details: dict[str, str],
+) -> EvalResult:
+    """A score of the test as the Hub reads it, with its interval.
+
+    Args:
+        task, metric: the Hub's type, and a name for people.
+        details: what else identifies the score.
+    """
+    data = facts["data"]
+    bounds = {key: round(score[key], 4) for key in ("low", "high")} if score["low"] is not None else {}
+    return EvalResult(
+        task_type=task[0],
+        task_name=task[1],
+        dataset_type=data["dataset"],
+        dataset_name=f"{data['dataset']}{' (SYNTHETIC)' if data['synthetic'] else ''}",
+        dataset_config=data["config"],
+        dataset_split="test",
+        metric_type=metric[0],
+        metric_name=metric[1],
+        metric_value=round(score["mean"], 4),
+        metric_args=details | {"level": 0.95} | bounds,
+    )
+
+
 def model_card(facts: dict[str, Any]) -> str:
     """The README.md of a saved model: metadata for the Hub, scores beside baselines, limits, and how to use it."""
     data, test, training = facts["data"], facts["test"], facts["training"]
     counts = {name: f"{side['trials']} trials of {side['songs']} songs" for name, side in data["sides"].items()}
     first = list(test["channels"])[:1]  # one picture; the report has the others
     sections = [
-        front_matter(facts, ["audio", "skin-conductance", "electrodermal-activity"]),
+        front_matter(facts, ["audio", "skin-conductance", "electrodermal-activity"], results=eval_results(facts)),
         f"# {facts['name']}",
         *warnings(facts),
         f"Predicts {', '.join(test['channels'])} skin conductance in {test['unit']} from sound, "
@@ -101,6 +212,7 @@ def model_card(facts: dict[str, Any]) -> str:
         f"SHA-256 `{facts['split']['sha256'][:16]}`.",
         f"Left out: songs: {counted(data['songs_left_out'])}; trials: {counted(data['trials_rejected'])}; "
         f"trials between sides: {data['trials_between_sides']}.",
+        LICENCE,
         "## Use",
         usage(facts),
         "## Training",
@@ -113,9 +225,42 @@ def model_card(facts: dict[str, Any]) -> str:
     return "\n\n".join(sections) + "\n"
 
 
+def eval_results(facts: dict[str, Any]) -> list[EvalResult]:
+    """The scores as the Hub reads them, each with its interval; one that is not defined has no place there."""
+    task, test, found = ("time-series-forecasting", "skin conductance from sound"), facts["test"], []
+    for channel, results in test["channels"].items():
+        told = {"channel": channel, "over": results["interval_over"], "verdict": results["verdict"]["verdict"]}
+        for heading, name in SCORES:
+            metric, score = (HUB_NAMES[name], f"{channel} {heading.format(unit=test['unit'])}"), results["model"][name]
+            if score["mean"] is not None:
+                found.append(eval_result(facts, task, metric, score, told | {"score": name}))
+    return found
+
+
 def counted(reasons: dict[str, int]) -> str:
     """What was left out, with its count: "flat 3, too_short 1"."""
     return ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items())) or "none"
+
+
+def in_words(counts: dict[str, Any]) -> str:
+    """Counts: "1,200 clips, 60 with target"."""
+    return ", ".join(f"{number(count)} {kind.replace('_', ' ')}" for kind, count in counts.items())
+
+
+def flat(counts: dict[str, Any]) -> dict[str, Any]:
+    """Counts of which some are divided further, as one level: "unusable (missing)"."""
+    found = {}
+    for kind, count in counts.items():
+        parts = count if isinstance(count, dict) else {None: count}
+        found |= {kind if part is None else f"{kind} ({part})": value for part, value in parts.items()}
+    return found
+
+
+def number(value: Any) -> str:
+    """A count with commas at the thousands; hours, where they are few, to two digits."""
+    if isinstance(value, float):
+        return f"{value:,.1f}" if value >= 10 else f"{value:.2g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def chosen(training: dict[str, Any]) -> str:
@@ -137,7 +282,7 @@ def size(facts: dict[str, Any]) -> str:
 
 def configuration(facts: dict[str, Any]) -> str:
     """The model's settings, without those that are for programs."""
-    model = {key: value for key, value in facts["model"].items() if key not in ("target_scaling", "auto_map")}
+    model = {key: value for key, value in facts["model"].items() if key not in FOR_PROGRAMS}
     return f"```json\n{json.dumps(model, indent=2)}\n```"
 
 
@@ -161,8 +306,13 @@ def warnings(facts: dict[str, Any], items: str = "trials") -> list[str]:
     return [*synthetic, *(f"**WARNING.** {text[0].upper()}{text[1:]}." for text in found if text)]
 
 
-def front_matter(facts: dict[str, Any], tags: Sequence[str], pipeline: str | None = None) -> str:
-    """The card's metadata; `pipeline` is what the Hub calls the task, where it has a name for it."""
+def front_matter(
+    facts: dict[str, Any], tags: Sequence[str], pipeline: str | None = None, results: Sequence[EvalResult] = ()
+) -> str:
+    """The card's metadata; `pipeline` is what the Hub calls the task, where it has a name for it.
+
+    The `results` become the `model-index`, from which the Hub shows scores.
+    """
     tags = [*tags, facts["model"]["model_type"], *(["synthetic-data"] if facts["data"]["synthetic"] else [])]
     listed = "\n".join(f"- {tag}" for tag in tags)
     fields = [
@@ -173,6 +323,8 @@ def front_matter(facts: dict[str, Any], tags: Sequence[str], pipeline: str | Non
         "tags:",
         listed,
     ]
+    if results:
+        fields.append(ModelCardData(model_name=facts["name"], eval_results=list(results)).to_yaml())
     return "\n".join(["---", *fields, "---"])
 
 
@@ -190,4 +342,24 @@ batch = extractor(sound, sampling_rate=extractor.sampling_rate, return_tensors="
 predictions = model(**batch).predictions[0]  # (frames, channels), scaled as the training was
 scaling = model.config.target_scaling  # of everyone; scaling["listeners"] holds each listener's own, if there are any
 values = predictions.detach().numpy() * scaling["scale"] + scaling["offset"]  # in {facts["test"]["unit"]}
-```'''
+```
+
+In one call: `pipeline("audio-to-signal", model="{facts["name"]}", trust_remote_code=True)("song.mp3")`.'''
+
+
+def main(argv: list[str]) -> None:
+    """Make the pages of a finished run anew."""
+    from reporting.pages import renew_pages  # it imports this file
+
+    parser = argparse.ArgumentParser(
+        prog="python -m reporting.card", description="Make card, report and figures of a finished run anew."
+    )
+    parser.add_argument("folder", type=Path, help="The folder of the run, with its metrics.json.")
+    try:
+        print(*renew_pages(parser.parse_args(argv).folder), sep="\n")
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"reporting.card: {' '.join(str(error).split())}") from error
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

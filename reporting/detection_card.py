@@ -2,7 +2,23 @@
 
 from typing import Any
 
-from reporting.card import base, chosen, configuration, front_matter, score_cell, size, versions, warnings
+from huggingface_hub import EvalResult
+
+from reporting.card import (
+    LICENCE,
+    base,
+    cell,
+    chosen,
+    configuration,
+    eval_result,
+    flat,
+    front_matter,
+    in_words,
+    number,
+    size,
+    versions,
+    warnings,
+)
 
 # Rows of the table: heading, score, decimals.
 SCORES = (
@@ -64,14 +80,6 @@ def score_table(test: dict[str, Any]) -> str:
             cells = (cell(scores.get(score), decimals) for scores in columns.values())
             lines.append(f"| {heading} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def cell(score: dict[str, Any] | None, decimals: int) -> str:
-    """A score with its interval; why there is none; nothing where it makes no sense."""
-    if score is None:
-        return ""
-    reason = f" ({score['reason']})" if score["mean"] is None and score["reason"] else ""
-    return score_cell(score, decimals) + reason
 
 
 def verdict_line(test: dict[str, Any]) -> str:
@@ -153,7 +161,12 @@ def model_card(facts: dict[str, Any]) -> str:
     data, test, training = facts["data"], facts["test"], facts["training"]
     picture = "![Precision against recall of the model, its baselines and chance](figure_precision_recall.png)"
     sections = [
-        front_matter(facts, ["audio-classification", "sound-event-detection", "audioset"], "audio-classification"),
+        front_matter(
+            facts,
+            ["audio-classification", "sound-event-detection", "audioset"],
+            "audio-classification",
+            eval_results(facts),
+        ),
         f"# {facts['name']}",
         *warnings(facts, "clips"),
         f"Detects {target_names(test)} in sound: a score from 0 to 1 for each "
@@ -171,6 +184,7 @@ def model_card(facts: dict[str, Any]) -> str:
         + f" SHA-256 of the split `{facts['split']['sha256'][:16]}`.",
         f"Clips, and windows that can be drawn: {in_words(flat(data['clips']))}. Clips left out by each rule in turn: "
         f"{'; '.join(ruled(rule) for rule in data['rules']) or 'none'}.",
+        LICENCE,
         "## Use",
         usage(facts),
         "## Training",
@@ -183,25 +197,14 @@ def model_card(facts: dict[str, Any]) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def in_words(counts: dict[str, Any]) -> str:
-    """Counts: "1,200 clips, 60 with target"."""
-    return ", ".join(f"{number(count)} {kind.replace('_', ' ')}" for kind, count in counts.items())
-
-
-def flat(counts: dict[str, Any]) -> dict[str, Any]:
-    """Counts of which some are divided further, as one level: "unusable (missing)"."""
-    found = {}
-    for kind, count in counts.items():
-        parts = count if isinstance(count, dict) else {None: count}
-        found |= {kind if part is None else f"{kind} ({part})": value for part, value in parts.items()}
-    return found
-
-
-def number(value: Any) -> str:
-    """A count with commas at the thousands; hours, where they are few, to two digits."""
-    if isinstance(value, float):
-        return f"{value:,.1f}" if value >= 10 else f"{value:.2g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+def eval_results(facts: dict[str, Any]) -> list[EvalResult]:
+    """The scores as the Hub reads them, each with its interval; one that is not defined has no place there."""
+    test, task = facts["test"], ("audio-classification", "sound detection")
+    return [
+        eval_result(facts, task, (score, heading), test["scores"][score], {"score": score, "over": "clips"})
+        for heading, score, _ in SCORES
+        if score in test["scores"] and test["scores"][score]["mean"] is not None
+    ]
 
 
 def ruled(rule: dict[str, Any]) -> str:
@@ -241,5 +244,8 @@ with torch.no_grad():
     score = model(**batch).logits.sigmoid()[0, 0].item()
 heard = score >= settings["threshold"]
 ```
+
+In one call, of as long a sound: `pipeline("audio-classification", model="{facts["name"]}", trust_remote_code=True)(
+{{"array": sound, "sampling_rate": rate}})`.
 
 Recordings of any length, in a checkout of the project: `python run_predict.py {facts["name"]} recording.wav`.'''

@@ -9,7 +9,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from reporting.plots import DPI, FAINT, FALSE, MODEL, OTHERS, THRESHOLD, TRUTH, literal, panels_below_each_other
+from reporting.plots import (
+    DPI,
+    FAINT,
+    FALSE,
+    MODEL,
+    OTHERS,
+    THRESHOLD,
+    TRUTH,
+    legend_above,
+    literal,
+    panels_below_each_other,
+)
 
 LABELS_SHOWN = 15  # of confusers; a page holds no more
 NAME_LENGTH = 42  # characters of a label beside a bar
@@ -84,11 +95,6 @@ def plot_score_histogram(histogram: dict[str, Any] | None, threshold: float | No
     panel.set_xlabel("score of a clip", fontsize=9)
     legend_above(panel)
     return figure
-
-
-def legend_above(panel: Axes) -> None:
-    """A legend in one row over a panel, where it covers nothing."""
-    panel.legend(frameon=False, fontsize=8, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
 
 
 def plot_timelines(clips: Sequence[dict[str, Any]] | None, threshold: float | None) -> Figure | None:

@@ -4,17 +4,16 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
 from matplotlib.figure import Figure
 
-from reporting.card import warnings
+from reporting.card import flat, number, warnings
 from reporting.detection_card import (
     LIMITS,
     RULE,
     SCORES_EXPLAINED,
     about,
-    flat,
     mined,
-    number,
     operating_line,
     remarks,
     score_table,
@@ -39,19 +38,20 @@ from reporting.report import (
     page,
     settings,
     shown,
+    sides,
     split_facts,
+    substitutions,
     text_table,
     training_facts,
     with_images,
 )
 
 CLASSES_SHOWN = 10  # of the thinning, on each side
-SUBSTITUTIONS_SHOWN = 20
 NAMES_SHOWN = 30  # of labels that were never served
 
 
-def report_files(facts: dict[str, Any], config: dict[str, Any]) -> dict[str, str | bytes]:
-    """`report.html` and its figures by file name, from a run's record and its settings."""
+def report_files(facts: dict[str, Any], config: dict[str, Any], predictions: pa.Table) -> dict[str, str | bytes]:
+    """`report.html` and its figures by file name, from a run's record, which has the timelines, and its settings."""
     figures = images(draw_figures(facts))
     return with_images(report(facts, config, figures), figures)
 
@@ -151,7 +151,7 @@ def served_line(composition: dict[str, Any] | None) -> str:
         f"Of the windows that were served, {composition['hard']:,} were mined as hard, {composition['explicit']:,} "
         f"are of moments where a person checked that the target is absent, {composition['substituted']:,} stood in "
         "for one whose file could not be read (same kind, same label), and "
-        f"{composition['mixed']:,} were mixed with another."
+        f"{composition['mixed']:,} were mixed with one that holds the target, so that they count for no part."
     )
 
 
@@ -173,32 +173,15 @@ def epochs(count: int) -> str:
     return f"{count} epoch{'' if count == 1 else 's'}"
 
 
-def substitutions(found: Sequence[dict[str, Any]] | None) -> str:
-    """Clips whose file failed in training, most often asked for first; nothing where all could be read."""
-    if not found:
-        return ""
-    most = sorted(found, key=lambda clip: -clip["times"])
-    rows = [
-        [clip["clip_id"], number(clip["times"]), clip["reason"] or "it could be read later"]
-        for clip in most[:SUBSTITUTIONS_SHOWN]
-    ]
-    more = len(most) - len(rows)
-    return text_table(["clip that could not be read", "times", "why"], rows) + (
-        f"<p>And {more:,} more.</p>" if more else ""
-    )
-
-
 def data_section(facts: dict[str, Any]) -> str:
     """Sides and hash of the split, and what was left out of the data, by reason and by rule."""
     data = facts["data"]
-    kinds = list(dict.fromkeys(kind for side in data["sides"].values() for kind in side))
-    sides = [[name, *(number(side.get(kind, "")) for kind in kinds)] for name, side in data["sides"].items()]
     clips = [[kind.replace("_", " "), number(count)] for kind, count in flat(data["clips"]).items()]
     rules = [[rule["rule"], number(rule["clips"])] for rule in data["rules"]]
     return "\n".join(
         [
             f"<p>{data['rows']:,} clips in the data. {split_facts(facts['split'])}</p>",
-            text_table(["side", *(kind.replace("_", " ") for kind in kinds)], sides),
+            sides(data),
             text_table(["clips, and windows that can be drawn", "number"], clips),
             text_table(["rule, in the order of application", "clips left out"], rules),
             thinning(data["trim"]),

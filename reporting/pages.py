@@ -1,33 +1,74 @@
 """What a run shows people, by its task: the table in the terminal, the card of the model, the page."""
 
+import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from reporting import card, detection_card, detection_report, report
+from reporting import (
+    attention_card,
+    attention_report,
+    card,
+    detection_card,
+    detection_report,
+    emotion_card,
+    emotion_report,
+    report,
+)
 from reporting.detection_plots import plot_detections
+from reporting.emotion_timeline import plot_emotions
 from reporting.plots import plot_predictions as plot_signals
+
+# Task -> what makes its table and card, and what makes its page.
+PAGES: dict[str, tuple[ModuleType, ModuleType]] = {
+    "eda": (card, report),
+    "detection": (detection_card, detection_report),
+    "emotion": (emotion_card, emotion_report),
+    "attention": (attention_card, attention_report),
+}
 
 
 def results_table(facts: dict[str, Any]) -> str:
     """The scores, as Markdown."""
-    return (detection_card if facts["task"] == "detection" else card).results_table(facts["test"])
+    return PAGES[facts["task"]][0].results_table(facts["test"])
 
 
 def model_card(facts: dict[str, Any]) -> str:
     """The README.md of the saved model."""
-    return (detection_card if facts["task"] == "detection" else card).model_card(facts)
+    return PAGES[facts["task"]][0].model_card(facts)
 
 
 def report_files(facts: dict[str, Any], config: dict[str, Any], predictions: pa.Table) -> dict[str, str | bytes]:
     """`report.html` and its figures, by file name."""
-    if facts["task"] == "detection":
-        return detection_report.report_files(facts, config)  # whose timelines are in the facts
-    return report.report_files(facts, config, predictions)
+    return PAGES[facts["task"]][1].report_files(facts, config, predictions)
+
+
+def renew_pages(folder: Path) -> list[Path]:
+    """Make the card of a finished run anew and, where its predictions lie beside it, report and figures; their paths.
+
+    (A folder from the Hub has no predictions, and keeps the figures that it came with.)
+    """
+    if not (folder / "metrics.json").is_file():
+        raise ValueError(f"{folder}: no metrics.json; give the folder of a run that run_train.py wrote to its end")
+    facts = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    if "training" not in facts:
+        raise ValueError(f"{folder}: holds scores by run_eval.py and no model, so it has no card; give a run's folder")
+    pages: dict[str, str | bytes] = {"README.md": model_card(facts)}
+    if (folder / "predictions.parquet").is_file():
+        config = json.loads((folder / "run_config.json").read_text(encoding="utf-8"))
+        pages |= report_files(facts, config, pq.read_table(folder / "predictions.parquet"))
+    for file, content in pages.items():
+        draft = folder / f".{file}.part"
+        draft.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        os.replace(draft, folder / file)
+    return [folder / file for file in pages]
 
 
 def plot_predictions(task: str, predictions: Sequence[Any], path: Path) -> None:
-    """What a model predicted for sounds of one's own, a panel a sound."""
-    (plot_detections if task == "detection" else plot_signals)(predictions, path)
+    """What a model predicted for recordings of one's own, a panel a recording."""
+    {"detection": plot_detections, "emotion": plot_emotions}.get(task, plot_signals)(predictions, path)

@@ -68,6 +68,25 @@ def panels_below_each_other(count: int, height: float = 1.8, sharey: bool = True
     return figure, panels
 
 
+def legend_above(panel: Axes) -> None:
+    """A legend in one row over a panel, where it covers nothing."""
+    panel.legend(frameon=False, fontsize=8, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
+
+
+def draw_scores(panel: Axes, scores: dict[str, dict[str, Any]]) -> None:
+    """A dot a score on its interval, the first on top; the model's in its own colour."""
+    for place, (who, score) in enumerate(reversed(scores.items())):
+        if score["mean"] is None:
+            panel.annotate("undefined", (0, place), fontsize=8, va="center", color=OTHERS)
+            continue
+        colour = MODEL if who == "model" else OTHERS
+        if score["low"] is not None:
+            panel.plot([score["low"], score["high"]], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
+        panel.plot(score["mean"], place, "o", color=colour, markersize=6)
+    panel.set_yticks(range(len(scores)), [who.replace("_", " ") for who in reversed(scores)])
+    panel.set_ylim(-0.6, len(scores) - 0.4)
+
+
 def plot_scores(channel: dict[str, Any], name: str) -> Figure:
     """Correlation after detrending of the model, of all that it is compared with, and of its ceiling, with intervals.
 
@@ -80,18 +99,9 @@ def plot_scores(channel: dict[str, Any], name: str) -> Figure:
         scores["wrong song"] = {"mean": null["score_of_wrong"], "low": None, "high": None}
     scores["a listener against the song's others"] = channel["ceiling"]["leave_one_out"]
     figure, (panel,) = panels_below_each_other(1, height=0.27 * len(scores))
-    for place, (who, score) in enumerate(reversed(scores.items())):
-        if score["mean"] is None:
-            panel.annotate("undefined", (0, place), fontsize=8, va="center", color=OTHERS)
-            continue
-        colour = MODEL if who == "model" else OTHERS
-        if score["low"] is not None:
-            panel.plot([score["low"], score["high"]], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
-        panel.plot(score["mean"], place, "o", color=colour, markersize=6)
+    draw_scores(panel, scores)
     panel.axvline(0, color=TRUTH, linewidth=0.8)
-    panel.set_yticks(range(len(scores)), [who.replace("_", " ") for who in reversed(scores)])
     panel.set_xlabel(f"{name}: r within trials after detrending, mean and 95 % interval", fontsize=9)
-    panel.set_ylim(-0.6, len(scores) - 0.4)
     return figure
 
 

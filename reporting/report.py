@@ -11,8 +11,11 @@ from matplotlib.figure import Figure
 
 from reporting.card import (
     LIMITS,
+    SCORED_ONCE,
     SCORES_EXPLAINED,
     counted,
+    flat,
+    number,
     results_table,
     size,
     verdict_line,
@@ -31,6 +34,7 @@ from reporting.plots import (
     png,
 )
 
+SUBSTITUTIONS_SHOWN = 20
 STYLE = """
 body { font: 15px/1.5 Georgia, 'Times New Roman', serif; color: #1b1b1b; max-width: 50rem; margin: 2rem auto;
        padding: 0 1rem; }
@@ -274,6 +278,35 @@ def training_facts(facts: dict[str, Any]) -> str:
     )
 
 
+def training_section(facts: dict[str, Any], figures: dict[str, tuple[bytes, str]]) -> list[str]:
+    """How a model of clips or of creatives came to be, if it was trained in this run."""
+    if "training" not in facts:
+        return []
+    return [
+        "<h2>Training</h2>",
+        training_facts(facts),
+        unread(facts["training"]),
+        f"<p>{html.escape(SCORED_ONCE)}</p>",
+        shown("learning", figures, "nothing was logged"),
+        substitutions(facts["training"].get("substitutions")),
+    ]
+
+
+def unread(training: dict[str, Any]) -> str:
+    """How often a clip could not be decoded, all sides and passes of the run together; nothing where all could."""
+    times = training.get("undecodable")
+    return f"<p>{times:,} times in this run a clip could not be decoded and was taken as missing.</p>" if times else ""
+
+
+def policies_and_notes(data: dict[str, Any]) -> list[str]:
+    """What was done about rows that are not whole, and how many of them there are, by reason."""
+    parts = [f"<p>{html.escape(policy)}</p>" for policy in data.get("policies", [])]
+    for key, heading in (("left_out", "left out"), ("notes", "note on rows")):
+        rows = [[reason, number(count)] for reason, count in sorted(data.get(key, {}).items())]
+        parts += [text_table([heading, "rows"], rows)] if rows else []
+    return parts
+
+
 def data_facts(facts: dict[str, Any]) -> str:
     """Sides and hash of the split, and what was left out of the data, by reason."""
     data = facts["data"]
@@ -297,6 +330,29 @@ def data_facts(facts: dict[str, Any]) -> str:
             files(data),
         ]
     )
+
+
+def substitutions(found: Sequence[dict[str, Any]] | None) -> str:
+    """Clips whose file failed in training, most often asked for first; nothing where all could be read."""
+    if not found:
+        return ""
+    most = sorted(found, key=lambda clip: -clip["times"])
+    rows = [
+        [clip["clip_id"], number(clip["times"]), clip["reason"] or "it could be read later"]
+        for clip in most[:SUBSTITUTIONS_SHOWN]
+    ]
+    more = len(most) - len(rows)
+    return text_table(["clip that could not be read", "times", "why"], rows) + (
+        f"<p>And {more:,} more.</p>" if more else ""
+    )
+
+
+def sides(data: dict[str, Any]) -> str:
+    """What each side holds, a row a side, with a column for whatever any of them counts."""
+    found = {name: flat(side) for name, side in data["sides"].items()}
+    kinds = list(dict.fromkeys(kind for side in found.values() for kind in side))
+    rows = [[name, *(number(side.get(kind, "")) for kind in kinds)] for name, side in found.items()]
+    return text_table(["side", *(kind.replace("_", " ") for kind in kinds)], rows)
 
 
 def split_facts(split: dict[str, Any]) -> str:

@@ -9,9 +9,6 @@ from typing import Any
 from reporting.card import score_cell
 from reporting.report import STYLE, table
 
-HEADINGS = ("setting", "channel", "score", "runs", "trials", "mean", "spread over seeds", "difference", "effects",
-            "validation")  # fmt: skip
-
 
 def study_files(found: dict[str, Any]) -> dict[str, str | bytes]:
     """`table.csv`, `table.md` and `table.html`, and `study.csv` with a row a run, channel, who and score."""
@@ -36,8 +33,29 @@ def comma_separated(rows: Sequence[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
+def columns_of(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headings, and the cells of each row as text; verdicts stand only where a task has them."""
+    of, scored = found["items"]
+    columns = [
+        "setting",
+        of,
+        "score",
+        "runs",
+        scored,
+        "mean",
+        "spread over seeds",
+        "difference",
+        "effects",
+        "validation",
+    ]
+    rows = [cells_of(row) for row in found["rows"]]
+    if all(row["effects"] is None for row in found["rows"]):
+        columns, *rows = ([*line[:-2], line[-1]] for line in (columns, *rows))
+    return columns, rows
+
+
 def cells_of(row: dict[str, Any]) -> list[str]:
-    """The cells of one row, as text."""
+    """All cells of one row, as text."""
     spread, validation = row["spread_over_seeds"], row["validation"]
     return [
         row["setting"],
@@ -55,13 +73,9 @@ def cells_of(row: dict[str, Any]) -> list[str]:
 
 def captions(found: dict[str, Any]) -> list[str]:
     """What a reader of the table has to know."""
-    lines = [
-        f"{found['config']}, {found['finished']} of {found['planned']} runs. Means are over all trials that some run "
-        "tested, each averaged over seeds; brackets hold 95 % intervals over songs and listeners of these trials, not "
-        "over runs, which share their data. Differences are from the first setting, trial by trial."
-    ]
+    lines = [f"{found['config']}, {found['finished']} of {found['planned']} runs. {found['explained']}"]
     if found["synthetic"]:
-        lines.append("SYNTHETIC DATA: these scores say nothing about people or music.")
+        lines.append("SYNTHETIC DATA: these scores say nothing about people, music or recorded sound.")
     if found["settings"] > 1:
         lines.append("WARNING: the setting with the best test score flatters itself; choose by the validation column.")
     return [*lines, *(f"WARNING: {text}." for text in found["warnings"])]
@@ -69,18 +83,19 @@ def captions(found: dict[str, Any]) -> list[str]:
 
 def study_table(found: dict[str, Any]) -> str:
     """The table as Markdown, captions below."""
-    lines = [f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|"]
-    lines += [f"| {' | '.join(cells_of(row))} |" for row in found["rows"]]
+    columns, rows = columns_of(found)
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join(lines) + "\n\n" + "\n\n".join(captions(found))
 
 
 def page(found: dict[str, Any]) -> str:
     """The table as one HTML file."""
-    rows = [[html.escape(cell) for cell in cells_of(row)] for row in found["rows"]]
+    columns, rows = columns_of(found)
+    rows = [[html.escape(cell) for cell in row] for row in rows]
     said = "\n".join(f"<p>{html.escape(line)}</p>" for line in captions(found))
     title = html.escape(f"Study of {found['config']}")
     wide = STYLE.replace("max-width: 50rem", "max-width: 80rem")
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{wide}</style>'
-        f"</head>\n<body><h1>{title}</h1>\n{table(HEADINGS, rows)}\n{said}\n</body></html>\n"
+        f"</head>\n<body><h1>{title}</h1>\n{table(columns, rows)}\n{said}\n</body></html>\n"
     )

@@ -21,6 +21,7 @@ from evaluation.metrics.scr_f1 import scr_f1
 from evaluation.metrics.spearman import spearman
 from evaluation.trials import Trials, detrend
 from tests.conftest import REPOSITORY
+from tests.test_classification_metrics import METRICS as CLASSIFICATION_METRICS
 from tests.test_detection_metrics import METRICS as DETECTION_METRICS
 
 METRICS = {
@@ -48,7 +49,7 @@ def random_trials(trials: int = 30, frames: int = 40) -> tuple[np.ndarray, np.nd
 
 
 def test_every_metric_has_its_folder_and_card() -> None:
-    assert {path.stem for path in FOLDERS} == {*METRICS, *DETECTION_METRICS}
+    assert {path.stem for path in FOLDERS} == {*METRICS, *DETECTION_METRICS, *CLASSIFICATION_METRICS}
     assert all((path.parent / "README.md").is_file() for path in FOLDERS)
 
 

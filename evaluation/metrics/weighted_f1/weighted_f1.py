@@ -1,0 +1,23 @@
+"""Weighted F1: the mean of the classes' F1, each weighted by its rows."""
+
+import datasets
+import evaluate
+
+from evaluation.classification import one_score
+
+
+class WeightedF1(evaluate.Metric):
+    """The metric as `evaluate` loads it: the code of a class a row."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        """Inputs: `predictions` and `references`, whole numbers from 0."""
+        return evaluate.MetricInfo(
+            description="F1 of each class, averaged over classes by their number of rows.",
+            citation="",
+            inputs_description=__doc__,
+            features=datasets.Features(dict.fromkeys(("predictions", "references"), datasets.Value("int64"))),
+        )
+
+    def _compute(self, predictions: list, references: list) -> dict[str, float | int | None]:
+        """The score, the rows, and the classes that occur."""
+        return one_score("weighted_f1", predictions, references)
