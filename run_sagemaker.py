@@ -1,0 +1,37 @@
+"""Train on SageMaker what run_train.py would train here: the same config, checked before anything is uploaded.
+
+python run_sagemaker.py configs/eda_tcn.json --role arn:aws:iam::123456789012:role/feltsound --bucket lab \
+    --instance_type ml.g5.xlarge --image_uri <image> --channel training=s3://lab/prepared/pmemo --learning_rate 3e-4
+Add --dry_run to see the request, --spot for spare capacity, --wait to follow it and fetch the model.
+"""
+
+import json
+import sys
+
+from training.arguments import one_line_errors
+from training.sagemaker_code import pack_code
+from training.sagemaker_follow import connect, fetch_model, follow, submit
+from training.sagemaker_job import REPOSITORY, build_request, check_reaches_container, data_of, parse_job
+from training.sagemaker_limits import check_request
+
+
+def main(argv: list[str]) -> None:
+    """Check, pack, send; then follow, when asked to."""
+    job = parse_job(argv)
+    code = pack_code(REPOSITORY)
+    check_reaches_container(job, code)
+    request = build_request(job, code)
+    check_request(request)
+    print(f"data: {data_of(job)}", file=sys.stderr)
+    if job.options.dry_run:
+        print(json.dumps(request, indent=2))
+        return
+    clients = connect(job.region)
+    print(f"started: {submit(clients, job, code, request)}")
+    if job.options.wait:
+        print(f"model and scores: {fetch_model(clients, job, follow(clients, job.name))}")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(sys.argv[1:])
