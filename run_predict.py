@@ -1,8 +1,10 @@
-"""What a saved model predicts for your own sounds: a CSV of values over time, or of events, and a plot.
+"""What a saved model predicts for your own recordings: values over time, events, or emotions, and a plot.
 
 python run_predict.py outputs/eda_tcn song.mp3 another.wav --output predictions.csv --plot predictions.png
 python run_predict.py outputs/baby_cry recording.wav --output events.csv --plot events.png
 python run_predict.py outputs/eda_tcn folder_of_sounds --output predictions.csv
+python run_predict.py outputs/meld_sample clip.mp4 --text "You came!" --plot emotions.png
+python run_predict.py outputs/meld_sample film.mp4 --utterances film.srt --output emotions.json --plot emotions.png
 """
 
 import argparse
@@ -19,17 +21,23 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="run_predict.py",
-        description="Predict signals, or detect events, in sounds.",
+        description="Predict signals, detect events, or name emotions in recordings.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("model", help="A folder that run_train.py wrote, or a name on the Hub.")
-    parser.add_argument("sounds", nargs="+", type=Path, help="Audio files, or folders that are searched for them.")
-    parser.add_argument("--output", type=Path, default=Path("predictions.csv"), help="The CSV.")
+    parser.add_argument("sounds", nargs="+", type=Path, help="Sounds or clips, or folders that are searched for them.")
+    parser.add_argument(
+        "--output", type=Path, default=None, help="The file; None is predictions.csv, or predictions.json of emotions."
+    )
     parser.add_argument("--plot", type=Path, default=None, help="A picture of all predictions, .png or .pdf.")
     parser.add_argument(
         "--listener", default=None, help="Whose level and spread to use, under listener scaling of a signal."
     )
     parser.add_argument("--threshold", type=float, default=None, help="Of a detector; None is the one it came with.")
+    parser.add_argument("--text", default=None, help="What is said in the clip, for emotions.")
+    parser.add_argument(
+        "--utterances", type=Path, default=None, help="Who says what when in a long clip: .srt, .vtt or .csv."
+    )
     parser.add_argument("--device", default="cpu", help="Where the model runs: cpu, cuda, cuda:1, ...")
     return parser.parse_args(argv)
 
@@ -38,18 +46,24 @@ def main(argv: list[str]) -> None:
     """Find, predict and write block by block, plot."""
     arguments = parse(argv)
     check_outputs(arguments.output, arguments.plot)
-    sounds = find_sounds(arguments.sounds)
     name = read_record(arguments.model, "run_config.json")["task"]
     task = load_task(name)
-    model, extractor = load_model(arguments.model, arguments.device, task.AUTO_MODEL)
+    for option in ("text", "utterances"):
+        if name != "emotion" and getattr(arguments, option) is not None:
+            raise ValueError(f"--{option}: a model of task {name!r} takes none; leave it out")
+    arguments.output = arguments.output or Path(f"predictions{task.OUTPUT_SUFFIX}")
+    check_outputs(arguments.output, arguments.plot)
+    # a task without suffixes takes no recordings, and says so itself
+    sounds = find_sounds(arguments.sounds, task.SUFFIXES) if task.SUFFIXES else arguments.sounds
+    model, extractor = load_model(arguments.model, arguments.device, task)
     predictions, unreadable, said = task.predict(model, extractor, sounds, arguments)
     if predictions:
-        print(f"{len(predictions)} sounds, {said}: {arguments.output}")
+        print(f"{len(predictions)} recordings, {said}\nwritten: {arguments.output}")
     if predictions and arguments.plot:
         plot_predictions(name, predictions, arguments.plot)
         print(f"plot: {arguments.plot}")
     if unreadable:
-        raise ValueError(f"{len(unreadable)} of {len(sounds)} sounds have no prediction: {'; '.join(unreadable)}")
+        raise ValueError(f"{len(unreadable)} of {len(sounds)} recordings have no prediction: {'; '.join(unreadable)}")
 
 
 if __name__ == "__main__":

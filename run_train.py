@@ -8,9 +8,10 @@ import sys
 
 from reporting.pages import model_card, report_files, results_table
 from training.arguments import one_line_errors, parse_run
-from training.build import build_extractor, build_model, build_trainer, load_rows, set_up_process
+from training.build import build_model, build_trainer, load_rows, set_up_process
 from training.resuming import begin_run, checkpoint_to_resume
-from training.saving import check_hub, describe_run, push_run, run_records, save_run
+from training.saving import describe_run, run_records, save_run
+from training.sharing import check_hub, destination, push_run
 
 
 def main(argv: list[str]) -> None:
@@ -20,7 +21,7 @@ def main(argv: list[str]) -> None:
     checkpoint = checkpoint_to_resume(run)
     check_hub(run)
     rows = load_rows(run.arguments, run.task.COLUMNS)
-    extractor = build_extractor(run.arguments, **run.task.feature_settings(run))
+    extractor = run.task.features(run)
     data = run.task.prepare(rows, extractor, run)
     model = build_model(run.arguments, run.task.model_settings(data, extractor, run), run.task)
     run.task.initialise(model, data, new=run.arguments.model_name_or_path is None)
@@ -39,7 +40,7 @@ def main(argv: list[str]) -> None:
         print(results_table(facts))
         print(f"report: {folder / 'report.html'}\ncard: {folder / 'README.md'}\nmodel and scores: {folder}")
         if run.push_to_hub:
-            print(f"shared: {push_run(folder, run.training.hub_model_id or run.name, run.training.hub_private_repo)}")
+            print(f"shared: {push_run(folder, *destination(run))}")
 
 
 if __name__ == "__main__":

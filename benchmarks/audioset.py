@@ -361,7 +361,7 @@ def main() -> None:
             f"\n{best['items']:,.0f} items of the target {TARGET}; epochs of {best['slots_100k']:,.0f} and "
             f"{best['slots_1m']:,.0f} slots in batches of {BATCH} on {WORLD} ranks, 50,000 hard negatives"
         )
-        lines += measure_lhotse(folder / "prepared", 5 * rounds)
+        lines += measure_lhotse(folder / "prepared", 3 * rounds)
         lines += [
             (print_value, "sampler_cold_start_seconds", best["cold_start"], "s"),
             (print_value, "set_epoch_100k_slots_seconds", best["100k"], "s"),

@@ -87,8 +87,8 @@ def read_half(path: Path) -> np.ndarray:
     return np.tile(sound, -(-wanted // len(sound)))[:wanted]
 
 
-def make_tree(esc10: Path, metadata: Path, folder: Path, eval_fold: int, seed: int = 0) -> dict[str, str]:
-    """Write `folder/meta` and `folder/audio`; the recording of each clip, which is what clips are alike by."""
+def make_tree(esc10: Path, metadata: Path, folder: Path, eval_fold: int, seed: int = 0) -> dict[str, list[str]]:
+    """Write `folder/meta` and `folder/audio`; both recordings of each clip, that of a cry first."""
     with open(metadata / "class_labels_indices.csv", newline="", encoding="utf-8") as file:
         mids = {row["display_name"]: row["mid"] for row in csv.DictReader(file)}
     meta, audio = folder / "meta", folder / "audio"
@@ -104,8 +104,8 @@ def make_tree(esc10: Path, metadata: Path, folder: Path, eval_fold: int, seed: i
         for pair in pairs_of(files, generator):
             ytid = clip_id(fold, *(file.stem for file in pair))
             labels = [mids[CLASSES[file.parent.name]] for file in pair]
-            cry = [file for file in pair if file.parent.name == "baby_cry"] or [pair[0]]
-            recordings[ytid] = cry[0].stem.split("-")[1]
+            cry_first = sorted(pair, key=lambda file: file.parent.name != "baby_cry")
+            recordings[ytid] = [file.stem.split("-")[1] for file in cry_first]
             weak[subset].append((ytid, labels))
             strong[subset] += [(ytid, place * HALF, (place + 1) * HALF, mid) for place, mid in enumerate(labels)]
             sound, rate = np.concatenate([read_half(file) for file in pair]), RATE
@@ -204,11 +204,11 @@ def main() -> None:
     report(found, targets, recordings, seconds)
 
 
-def report(found: dict, targets: dict[str, bool], recordings: dict[str, str], seconds: list[float]) -> None:
+def report(found: dict, targets: dict[str, bool], recordings: dict[str, list[str]], seconds: list[float]) -> None:
     """Pooled scores and their differences."""
     clips = sorted(targets)
     truth = np.array([targets[clip] for clip in clips])
-    of = [recordings[clip] for clip in clips]
+    of = [recordings[clip][0] for clip in clips]  # what clips are alike by
     means = {kind: np.array([np.mean(scores[clip]) for clip in clips]) for kind, scores in found.items()}
     print(f"\n{len(clips)} clips of {len(set(of))} recordings, {truth.sum()} with a cry; scores averaged over seeds")
     print(f"{'':16} {'AP':>6} {'false alarms an hour at 90 % recall':>36}")

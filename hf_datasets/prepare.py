@@ -14,11 +14,13 @@ Only then are the files of older digests removed. Writing elsewhere (`--output_d
 
 What it needs of a data set: `builder.py` with `<Name>Builder(raw_dir=..., cache_dir=...)`, an `ArrowBasedBuilder` with
 a `hash` over its raw files, `SHARD_INPUTS`, `DEFECTS` (the kinds that it finds), `raw_defects` (those that belong to
-no row) and `raw_bytes`, a static `_generate_tables`, and rows that start with an id and have a `defects` column;
-`synthesize.py` with `synthesize(folder, **options)` and `SAMPLES`, the options of each committed config. It may have
+no row), `raw_bytes`, `REDISTRIBUTION` (why its rows may not be shared, or None), a static `_generate_tables`, and rows
+that start with an id and have a `defects` and a `synthetic` column; `synthesize.py` with `synthesize(folder,
+**options)` and `SAMPLES`, the options of each committed config. It may have
 
 - arguments of BUILDER_OPTIONS, such as `audio_root` where sounds come from elsewhere;
 - `ROWS_A_GROUP` for the Parquet files, and `ROW`, what a row is called in defects.csv;
+- `REDISTRIBUTION_OF_SOUNDS`, why rows that hold sounds may not be shared where others may (see push_dataset.py);
 - `companions`, small files by name that readers of the rows need, also beside a committed sample;
 - `lists(rows)`: files by name that are made from the finished rows, and what to print; a ValueError stops publishing;
 - in `synthesize.py` `BUILD`, arguments of the builder for the committed configs.
@@ -75,6 +77,7 @@ BUILDER_OPTIONS = (
     "weak_paths",
     "check_audio",
     "embed_audio",
+    "embed_clips",
 )
 
 
@@ -350,6 +353,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--embed_audio", action="store_true", default=None, help="put the sounds into the rows, not their paths"
+    )
+    parser.add_argument(
+        "--embed_clips", action="store_true", default=None, help="put the clips into the rows, not their paths"
     )
     parser.add_argument(
         "--output_dir",

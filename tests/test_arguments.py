@@ -38,6 +38,8 @@ def failure(tmp_path: Path, config: dict, *rest: str) -> str:
 def test_every_config_parses_to_a_model(path: Path) -> None:
     run = parse_run([str(path)])
     settings = {"input_size": 8, "frame_rate": 4.0}
+    if run.arguments.task == "attention":
+        settings["embedding_sizes"] = dict.fromkeys(run.arguments.model_config["modalities"], 8)
     assert build_model(run.arguments, settings, run.task).num_parameters() > 0
     assert run.training.output_dir == f"outputs/{path.stem}"
 

@@ -198,6 +198,7 @@ def test_joined_mp3s_may_differ_in_channels_but_not_in_rate():
         (encode(np.array([0.0, np.nan, np.inf, 0.5]), "WAV", "FLOAT"), "2 of 4 samples are NaN or infinite"),
         (None, "came as NoneType"),
     ],
+    ids=["empty", "text", "no frame", "cut ogg", "cut mp3", "not finite", "none"],  # bytes hold the time of writing
 )
 def test_what_cannot_be_read_is_one_line_that_names_the_source(data, message):
     with pytest.raises(AudioError, match=message) as caught:

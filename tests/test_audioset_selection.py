@@ -90,6 +90,13 @@ def test_modes_thin_what_they_say(seed, fraction):
     assert (after >= np.minimum(before, 20)).all() and (floored | ~any_head).all()
 
 
+@pytest.mark.parametrize("mode", ["any", "only_head", "floor"])
+def test_where_no_clip_has_a_head_label_nothing_is_thinned(mode):
+    table = table_of([(f"{i:011d}", [i % 3 + 2]) for i in range(30)])
+    assert trim_heads(table, [0, 1], 0.0, mode, 0, 12, floor=5).all()
+    assert trim_heads(table.slice(0, 0), [0, 1], 0.0, mode, 0, 12, floor=5).shape == (0,)
+
+
 @pytest.mark.slow
 def test_the_real_table_loses_what_is_known(meta, labels):
     data = lzma.decompress((meta / "unbalanced_train_segments.csv.xz").read_bytes())

@@ -89,6 +89,14 @@ def test_an_item_that_comes_again_in_an_epoch_counts_with_its_highest_score():
     assert table.history == [] and table.hardest()[0].tolist() == [20] and table.history[0]["scored"] == 4
 
 
+def test_of_several_events_of_one_clip_the_one_that_was_scored_is_hard():
+    pools = pools_of()
+    pools.items.clip[:] = 0  # an id of a clip tells nothing of its items
+    table = table_of(pools)
+    apply(table, 0, {12: 0.2, 13: 0.9, 14: 0.3})
+    assert list(hardest(table)) == [13]
+
+
 def test_positives_and_mixtures_are_never_hard_negatives():
     table = table_of()
     record = apply(table, 0, {3: 0.99, -1: 0.99, 9: 0.7, 10: 0.9})

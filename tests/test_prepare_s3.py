@@ -18,7 +18,10 @@ from hf_datasets.prepare import HERE, builder_class, data_set_names, main
 from media.storage import S3FileManager
 from tests.s3_server import FakeS3, Rule, Status, serve_s3
 
-SMALLER = {"audioset": {"num_train": 40, "num_eval": 10, "suffix": ".wav"}}  # than its sample
+SMALLER = {  # than its sample
+    "audioset": {"num_train": 40, "num_eval": 10, "suffix": ".wav"},
+    "meld": {"num_train": 48, "num_dev": 8, "num_test": 12},
+}
 over_data_sets = pytest.mark.parametrize("name", data_set_names())
 
 
@@ -49,8 +52,9 @@ def raw_tree(name: str, folder: Path) -> Path:
 
 
 def with_sounds(name: str) -> list[str]:
-    """What lets rows hold their sounds, as they must where they are to be the same wherever these lie."""
-    return ["--embed_audio"] if "embed_audio" in inspect.signature(builder_class(name).__init__).parameters else []
+    """What lets rows hold their sounds or clips, as they must to be the same wherever these lie."""
+    known = inspect.signature(builder_class(name).__init__).parameters
+    return [f"--{option}" for option in ("embed_audio", "embed_clips") if option in known]
 
 
 def upload(s3: FakeS3, folder: Path, url: str) -> int:

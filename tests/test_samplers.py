@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from media.storage import S3FileManager
 from tests.s3_server import serve_s3
 from training.samplers import LengthGroupedSampler, PrefetchingSampler
+from training.trainer import EpochOfSampler
 
 lengths = st.lists(st.integers(1, 500), min_size=1, max_size=300)
 
@@ -107,3 +108,26 @@ def test_each_rank_asks_for_the_files_of_its_own_batches(monkeypatch):
         calls = S3FileManager._shared.prefetch_files.call_args_list
         asked.append([path for call in calls for path in call.args[0]])
     assert asked == [[f"s3://b/{i}" for i in (0, 1, 4, 5, 8, 9)], [f"s3://b/{i}" for i in (2, 3, 6, 7, 10, 11)]]
+
+
+def test_what_a_resumed_run_skips_is_not_fetched_and_local_files_start_no_manager(monkeypatch):
+    manager = mock.Mock(_closing=threading.Event())
+    monkeypatch.setattr(S3FileManager, "_shared", manager)
+    sampler = PrefetchingSampler(range(12), lambda item: [f"s3://b/{item}", f"/sounds/{item}"], 2, 1, 1, 2)
+    sampler.skip(1 / 3)  # of the three batches of each rank
+    assert list(sampler) == list(range(12))
+    asked = [path for call in manager.prefetch_files.call_args_list for path in call.args[0]]
+    assert asked == [f"s3://b/{i}" for i in (6, 7, 10, 11)]
+    manager.prefetch_files.reset_mock()
+    list(sampler)  # the next epoch is whole
+    assert manager.prefetch_files.call_count == 6
+    monkeypatch.setattr(S3FileManager, "shared", mock.Mock(side_effect=AssertionError))
+    assert list(PrefetchingSampler(range(4), lambda item: [f"/sounds/{item}"], 2, 1)) == list(range(4))
+
+
+def test_a_run_that_resumes_within_an_epoch_says_what_it_skips() -> None:
+    sampler = PrefetchingSampler(LengthGroupedSampler(range(1, 9), 2, seed=0), lambda item: [], 2, 1)
+    at_epoch = EpochOfSampler(sampler)
+    for epoch, skipped in ((1.5, 2), (2.0, 0)):
+        at_epoch.on_epoch_begin(mock.Mock(ignore_data_skip=False), mock.Mock(epoch=epoch), mock.Mock())
+        assert (sampler.sampler.epoch, sampler.skipped) == (int(epoch), skipped)

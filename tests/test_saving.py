@@ -9,12 +9,14 @@ import pyarrow as pa
 import pytest
 
 import training.saving
+import training.sharing
 from modeling.configuration_tcn import TcnConfig
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from modeling.modeling_tcn import TcnForSignalRegression
 from reporting.card import model_card, results_table
 from training.arguments import parse_run
-from training.saving import push_run, save_run
+from training.saving import save_run
+from training.sharing import push_run
 
 SCORE = {"mean": 0.5, "low": 0.4, "high": 0.6, "trials": 3, "undefined": 1}
 NONE = {"mean": None, "low": None, "high": None, "trials": 0, "undefined": 4}
@@ -32,6 +34,7 @@ RESULTS = {
             "gain": {"over": "time_curve", **SCORE},
             "null": {"score": 0.5, "score_of_wrong": 0.1, "low": 0.0, "high": 0.3, "p": 0.004, "permutations": 999},
             "ceiling": {"leave_one_out": SCORE, "split_half": None, "split_half_songs": 0},
+            "interval_over": "songs",
             "verdict": {"verdict": "no effect", "missing": ["2 songs are fewer than 6"], "rule": "the rule"},
         }
     },
@@ -88,7 +91,8 @@ def test_only_the_finished_run_is_shared(tmp_path: Path, monkeypatch: pytest.Mon
         def upload_folder(self, **options: Any) -> None:
             uploads.append(options)
 
-    monkeypatch.setattr(training.saving, "HfApi", Hub)
+    monkeypatch.setattr(training.sharing, "HfApi", lambda token: Hub())
+    (tmp_path / "metrics.json").write_text("{}")
     push_run(tmp_path, "eda-tcn", private=True)
     (options,) = uploads
     paths = ["model.safetensors", "README.md", "layers.py", "checkpoint-7/optimizer.pt", "runs/x/events", ".cache/x"]

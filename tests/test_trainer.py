@@ -153,6 +153,33 @@ def test_reduce_on_plateau_lowers_the_rate_when_validation_stands_still(tmp_path
     assert rates(trainer)[-1] == pytest.approx(1e-6)
 
 
+@pytest.mark.parametrize(
+    ("more_is_better", "scores", "last_rate"),
+    [
+        (True, [0.1, 0.3, 0.5, 0.7], 1e-4),
+        (True, [0.7, 0.5, 0.3, 0.1], 1e-7),
+        (False, [0.7, 0.5, 0.3, 0.1], 1e-4),
+        (False, [0.1, 0.3, 0.5, 0.7], 1e-7),
+    ],
+)
+def test_reduce_on_plateau_knows_which_way_is_better(
+    tmp_path: Path, more_is_better: bool, scores: list[float], last_rate: float
+) -> None:
+    trainer = tiny_trainer(
+        tmp_path,
+        lr_scheduler_type="reduce_lr_on_plateau",
+        lr_scheduler_kwargs={"patience": 0, "factor": 0.1},
+        learning_rate=1e-4,
+        num_train_epochs=4,
+        metric_for_best_model="goodness",
+        greater_is_better=more_is_better,
+    )
+    trainer.compute_metrics = lambda _: {"goodness": scores[round(trainer.state.epoch) - 1]}
+    trainer.train()
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(last_rate)
+    assert trainer.state.best_metric == (max if more_is_better else min)(scores)
+
+
 def test_a_schedule_without_its_settings_says_what_it_needs(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='lr_scheduler_kwargs such as {"step_size": 100'):
         tiny_trainer(tmp_path, lr_scheduler_type="step").train()

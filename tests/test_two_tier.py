@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import random
 from collections import Counter
 
 import numpy as np
@@ -194,6 +195,22 @@ def test_the_plan_is_the_same_everywhere_and_another_in_another_epoch_or_seed():
         assert list(first) == list(second) and first.digest() == second.digest()
     digests = {make(seed, world=2, epoch=epoch).digest() for seed in range(3) for epoch in range(3)}
     assert len(digests) == 9
+
+
+def test_no_rank_has_in_one_epoch_what_another_had_in_one_before_and_other_generators_go_on():
+    random.seed(1)
+    np.random.seed(1)
+    expected = random.random(), np.random.random()
+    random.seed(1)
+    np.random.seed(1)
+    sampler = make(world=3)
+    batches = []
+    for epoch in range(4):
+        sampler.set_epoch(epoch)
+        batches += map(tuple, sampler)
+    assert (random.random(), np.random.random()) == expected
+    assert len({seed for batch in batches for _, seed in batch}) == 16 * len(batches)
+    assert len({tuple(sorted(item for item, _ in batch)) for batch in batches}) == len(batches)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

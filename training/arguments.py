@@ -14,7 +14,7 @@ import os
 import sys
 import typing
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,7 +28,7 @@ TASKS = tuple(sorted(path.stem for path in (Path(__file__).parent / "tasks").glo
 # Beside those of transformers: torch's own, which count optimizer steps like all schedulers of Trainer.
 TORCH_SCHEDULERS = ("step", "exponential")
 OPTIMIZER_ALIASES = {"adamw": "adamw_torch_fused"}
-DICTS = ("model_config", "feature_config", "s3")  # keys whose values have keys
+DICTS = ("model_config", "feature_config", "s3", "learning_rates")  # keys whose values have keys
 SECRET_KEYS = ("hub_token",)
 # Keys of TrainingArguments whose other values our items, order or scores cannot honour.
 KEPT_AS_IT_IS = {
@@ -102,7 +102,7 @@ class RunTrainingArguments(TrainingArguments):
     metric_for_best_model: str | None = setting(
         None,
         "The validation metric that decides; by default the task's first: eda rmse, pearson, loss; detection "
-        "average_precision, roc_auc, loss.",
+        "average_precision, roc_auc, loss; emotion emotion_weighted_f1, sentiment_weighted_f1, loss, ...",
     )
     greater_is_better: bool | None = setting(None, "Whether more of it is better; by default what the metric means.")
     prefetch_batches: int = setting(
@@ -223,7 +223,14 @@ def build_run(config: dict[str, Any], place: str, rest: list[str]) -> Run:
     parser.set_defaults(**defaults | {key: convert(parser, hints, key, value) for key, value in config.items()})
     arguments, *task_settings, training = parser.parse_args_into_dataclasses(rest, look_for_args_file=False)
     for key, values in nested.items():
-        setattr(arguments, key, getattr(arguments, key) | values)
+        if hasattr(arguments, key):
+            setattr(arguments, key, getattr(arguments, key) | values)
+            continue
+        owners = [place for place, settings in enumerate(task_settings) if hasattr(settings, key)]
+        if not owners:
+            raise ValueError(f"{unknown_key(key, hints)} (task {task.__name__.rpartition('.')[2]!r})")
+        (place,) = owners
+        task_settings[place] = replace(task_settings[place], **{key: getattr(task_settings[place], key) | values})
     check_options(arguments.s3, "s3")
     choose_best_by(training, task)
     if training.resume_from_checkpoint is not None:

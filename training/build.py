@@ -1,7 +1,8 @@
 """From settings to objects: rows, feature extractor, model, Trainer; and back from a saved run.
 
 A task says what it needs: `COLUMNS` of the data, `AUTO_MODEL` (the Auto class of its models), `MODELS` (their
-configurations), `TRAINER`.
+configurations), `AUTO_EXTRACTOR` (the Auto class of what makes their inputs), `TRAINER`, and `STUDY` (how scores of
+several runs are put together).
 """
 
 import fnmatch
@@ -34,7 +35,7 @@ from transformers import (
 )
 
 from media.storage import S3FileManager, is_remote
-from modeling import SIGNAL_MODELS
+from modeling import SIGNAL_MODELS, FusionConfig
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from training.arguments import Run, RunArguments, unknown_key
 from training.environment import keep_freed_memory, threads_for_this_process
@@ -42,14 +43,17 @@ from training.trainer import SignalTrainer
 
 logger = logging.getLogger(__name__)
 
-OUR_TYPES = {kind.model_type for kind, _ in SIGNAL_MODELS}  # architectures of this project; others are transformers'
+# Settings of a saved model that training on other data replaces.
+OF_THE_DATA = ("target_scaling", "target_unit", "emotion_weights", "sentiment_weights")
+# Architectures of this project; others are transformers'.
+OUR_TYPES = {kind.model_type for kind, _ in SIGNAL_MODELS} | {FusionConfig.model_type}
 
 
 def set_up_process(run: Run) -> None:
     """Logging on the main process, torch's share of the machine, and the seed, before there are weights to draw."""
     main = run.training.process_index == 0
     logging.basicConfig(level=logging.INFO if main else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
-    for library in ("httpx", "fsspec", "datasets", "matplotlib"):
+    for library in ("httpx", "httpx2", "fsspec", "datasets", "matplotlib"):
         logging.getLogger(library).setLevel(logging.WARNING)
     threads = run.arguments.num_threads or threads_for_this_process()
     if threads:
@@ -200,7 +204,7 @@ def build_model(arguments: RunArguments, settings: dict[str, Any], task: ModuleT
         check_fit(saved.to_dict(), arguments.model_config | {"model_type": arguments.model_type}, name)
         return task.AUTO_MODEL.from_pretrained(name, **settings, ignore_mismatched_sizes=True)
     model = task.AUTO_MODEL.from_pretrained(name)
-    new = {key: settings[key] for key in ("target_scaling", "target_unit") if key in settings}  # of the new data
+    new = {key: settings[key] for key in OF_THE_DATA if key in settings}
     asked = own_names(type(model.config), {key: value for key, value in settings.items() if key not in new})
     asked |= arguments.model_config
     check_fit(model.config.to_dict(), asked | {"model_type": arguments.model_type}, name)

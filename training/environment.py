@@ -37,7 +37,10 @@ def version(package: str) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of what a result depends on, for the record beside a model."""
-    packages = ("torch", "torchaudio", "transformers", "datasets", "accelerate", "librosa", "scipy", "numpy", "soxr")
+    packages = (
+        "torch", "torchaudio", "torchvision", "transformers", "datasets", "accelerate", "librosa", "scikit-learn",
+        "scipy", "numpy", "soxr",
+    )  # fmt: skip
     return {package: version(package) for package in ("feltsound", *packages)}
 
 

@@ -5,13 +5,14 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from types import ModuleType
+from typing import Protocol, Self
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from tqdm import tqdm
-from transformers import AutoFeatureExtractor, FeatureExtractionMixin, PreTrainedModel
+from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from media.audio import AudioError, read_audio_blocks
 from media.scaling import Scaling
@@ -70,14 +71,14 @@ class Prediction:
         )
 
 
-def find_sounds(paths: Sequence[Path]) -> list[Path]:
-    """The audio files among files and folders, in order; a name that is not there is an error."""
+def find_sounds(paths: Sequence[Path], suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
+    """The recordings among files and folders, in order; a name that is not there is an error."""
     sounds = []
     for path in paths:
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes)
             if not found:
-                raise ValueError(f"{path}: no audio file in this folder; it is searched for {' '.join(SUFFIXES)}")
+                raise ValueError(f"{path}: no recording in this folder; it is searched for {' '.join(suffixes)}")
             sounds += found
         elif path.is_file():
             sounds.append(path)
@@ -86,15 +87,15 @@ def find_sounds(paths: Sequence[Path]) -> list[Path]:
     return sounds
 
 
-def load_model(name: str, device: str, auto_class: Any) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
+def load_model(name: str, device: str, task: ModuleType) -> tuple[PreTrainedModel, FeatureExtractionMixin | None]:
     """A model and its features, from a folder or the Hub."""
     if not Path(name).exists() and name.count("/") != 1:
         raise ValueError(f"{name}: no such folder, and not a name on the Hub (user/model)")
     try:
-        model = auto_class.from_pretrained(name).to(torch.device(device)).eval()
+        model = task.AUTO_MODEL.from_pretrained(name).to(torch.device(device)).eval()
     except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"{name} on device {device!r}: {error}") from error
-    return model, AutoFeatureExtractor.from_pretrained(name)
+    return model, None if task.AUTO_EXTRACTOR is None else task.AUTO_EXTRACTOR.from_pretrained(name)
 
 
 @torch.inference_mode()
@@ -124,7 +125,7 @@ def predict_sound(
         yield Prediction(sound, times, values, deviations, scaling.channels, scaling.unit)
 
 
-def check_outputs(table: Path, plot: Path | None) -> None:
+def check_outputs(table: Path | None, plot: Path | None) -> None:
     """Refuse names that could not be written, before the work rather than after it."""
     for path in (path for path in (table, plot) if path is not None):
         if not path.absolute().parent.is_dir():

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Sampler
 
-from media.storage import S3FileManager
+from media.storage import S3FileManager, is_remote
 
 BATCHES_PER_POOL = 50  # batches; items are grouped by length within a pool of this many
 
@@ -18,14 +18,16 @@ class LengthGroupedSampler(Sampler[tuple[int, int]]):
     The order is a pure function of (seed, epoch): every rank computes the same plan, and a run that resumes in the
     middle of an epoch skips to exactly where it stopped. Each item comes with a seed of its own, from which the data
     set draws its random window; so the number of workers changes nothing. (transformers' own length grouping draws
-    from a generator, whose state a checkpoint does not hold.)
+    from a generator, whose state a checkpoint does not hold.) An incomplete last batch of fewer than `smallest_batch`
+    items is left out, other ones each epoch.
 
     >>> [index for index, seed in LengthGroupedSampler([3, 9, 3, 9], batch_size=2, seed=0)]
     [2, 0, 1, 3]
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, smallest_batch: int = 1) -> None:
         self.lengths = np.asarray(lengths)
+        self.smallest_batch = smallest_batch
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
@@ -46,14 +48,15 @@ class LengthGroupedSampler(Sampler[tuple[int, int]]):
         whole = count // self.batch_size * self.batch_size
         batches = order[:whole].reshape(-1, self.batch_size)
         order = np.concatenate([generator.permutation(batches).ravel(), order[whole:]])
-        return order, generator.integers(2**63, size=count)
+        return order[: len(self)], generator.integers(2**63, size=count)[: len(self)]
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         order, seeds = self.plan()
         return zip(order.tolist(), seeds.tolist(), strict=True)
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        count, rest = len(self.lengths), len(self.lengths) % self.batch_size
+        return count - rest if rest < self.smallest_batch else count
 
 
 class PrefetchingSampler(Sampler[Any]):
@@ -61,10 +64,11 @@ class PrefetchingSampler(Sampler[Any]):
 
     A plan knows which items come next, so their files can be fetched while earlier batches are worked on; this process
     asks for them, and its workers find them in the folder that they share with it. Of several ranks each asks for the
-    files of its own batches, which are every `num_processes`-th.
+    files of its own batches, which are every `num_processes`-th. A run that resumes says by `skip` how many batches
+    are only counted off, so that nobody asks for theirs.
 
     Args:
-        files_of: the paths or URLs that the data set opens for an item; those of this machine cost nothing.
+        files_of: the paths or URLs that the data set opens for an item; those of this machine are left alone.
         batches_ahead: batches of this process whose files are asked for before the first of their items is given out.
     """
 
@@ -80,17 +84,27 @@ class PrefetchingSampler(Sampler[Any]):
         self.sampler, self.files_of = sampler, files_of
         self.items_a_batch, self.batches_ahead = batch_size, batches_ahead
         self.process_index, self.num_processes = process_index, num_processes
+        self.skipped = 0  # batches of all processes
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose plan the next iteration yields."""
         self.sampler.set_epoch(epoch)
 
+    def skip(self, share: float) -> None:
+        """Say what share of the next iteration was worked on before: it comes again, for a loader to drop."""
+        batches = -(-len(self.sampler) // (self.items_a_batch * self.num_processes))  # of each process
+        self.skipped = round(share * batches) * self.num_processes
+
     def __iter__(self) -> Iterator[Any]:
         ahead = self.batches_ahead * self.items_a_batch * self.num_processes  # items of all processes
         coming: deque[Any] = deque()
+        skipped, self.skipped = self.skipped, 0
         for place, item in enumerate(self.sampler):
-            if place // self.items_a_batch % self.num_processes == self.process_index:
-                S3FileManager.shared().prefetch_files(self.files_of(item))
+            batch = place // self.items_a_batch
+            if batch >= skipped and batch % self.num_processes == self.process_index:
+                files = [file for file in self.files_of(item) if is_remote(file)]
+                if files:  # a run whose sounds are all local needs no manager
+                    S3FileManager.shared().prefetch_files(files)
             coming.append(item)
             if len(coming) > ahead:
                 yield coming.popleft()

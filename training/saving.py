@@ -1,4 +1,4 @@
-"""The folder of a finished run: what describes it, how it is written whole, and how it is shared."""
+"""The folder of a finished run: what describes it, and how it is written whole."""
 
 import json
 import os
@@ -9,23 +9,17 @@ from typing import Any
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import hf_hub_download
 from transformers import AutoConfig, FeatureExtractionMixin, PreTrainedModel
+from transformers.dynamic_module_utils import custom_object_save
 
+from modeling import PIPELINES
 from modeling.configuration_signal import SignalConfig
 from training.arguments import Run
 from training.build import OUR_TYPES, data_record
 from training.environment import versions
 from training.resuming import write_json
 from training.trainer import SignalTrainer
-
-# What is on the way to a model, or local to the machine, stays out of a repository on the Hub; so does what shows the
-# recordings of people: predictions beside their targets, the report and figures of single recordings, and what people
-# are asked to listen to again.
-NOT_SHARED = [
-    "checkpoint-*", "checkpoint-*/**", "runs/**", ".*/**", "predictions.parquet", "report.html", "figure_trials_*",
-    "figure_timelines*", "review.csv",
-]  # fmt: skip
 
 
 def describe_run(
@@ -109,7 +103,7 @@ def read_record(model: str, file: str) -> dict[str, Any]:
 def save_run(
     run: Run,
     model: PreTrainedModel,
-    extractor: FeatureExtractionMixin,
+    extractor: FeatureExtractionMixin | None,
     pages: dict[str, str | bytes],
     records: dict[str, dict[str, Any]],
     predictions: pa.Table,
@@ -124,8 +118,10 @@ def save_run(
     (folder / "metrics.json").unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as name:
         draft = Path(name)
+        name_pipeline(model, draft)
         model.save_pretrained(draft)
-        extractor.save_pretrained(draft)
+        if extractor is not None:  # stored embeddings need none
+            extractor.save_pretrained(draft)
         write_pages(draft, pages)
         for file, record in records.items():
             write_json(draft / file, record)
@@ -135,28 +131,21 @@ def save_run(
     return folder
 
 
+def name_pipeline(model: PreTrainedModel, folder: Path) -> None:
+    """Name a model's pipeline in its config and put the code beside it, for `pipeline(model=...)` elsewhere.
+
+    (A pipeline's own `save_pretrained` does the same, but without a processor.)
+    """
+    for kind, task, pipeline, auto_class, modality in PIPELINES:
+        if isinstance(model, kind):
+            place = f"{pipeline.__module__.rpartition('.')[2]}.{pipeline.__name__}"
+            model.config.custom_pipelines = {task: {"impl": place, "pt": [auto_class.__name__], "type": modality}}
+            custom_object_save(pipeline, folder)
+
+
 def write_pages(folder: Path, pages: dict[str, str | bytes]) -> None:
     """Write text and pictures into a folder, by file name, each under its name only when it is whole."""
     for file, content in pages.items():
         draft = folder / f".{file}.part"
         draft.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
         os.replace(draft, folder / file)
-
-
-def check_hub(run: Run) -> None:
-    """Ask the Hub who we are before training, rather than after it, when the run is to be shared."""
-    if run.push_to_hub:
-        HfApi().whoami()
-
-
-def push_run(folder: Path, name: str, private: bool) -> str:
-    """Upload a finished run to the Hub and return its address; the token comes from `hf auth login` or HF_TOKEN."""
-    api = HfApi()
-    repository = api.create_repo(name, private=private, exist_ok=True)
-    api.upload_folder(
-        folder_path=folder,
-        repo_id=repository.repo_id,
-        ignore_patterns=NOT_SHARED,
-        commit_message="Add model, features, code, card and scores",
-    )
-    return str(repository)

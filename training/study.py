@@ -1,32 +1,29 @@
 """Studies: many runs of one config, planned before the first begins, kept when they are whole, gathered at the end.
 
-A cell is one ordinary run of run_train.py in a folder of its own: what a study does can be done by hand.
+A cell is one ordinary run of run_train.py in a folder of its own: what a study does can be done by hand. What the
+scores of a run are, and how those of several are put together, its task says by `STUDY`, a module.
 """
 
 import argparse
 import itertools
 import json
-import logging
 import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from evaluation.intervals import Interval, bootstrap
-from training.arguments import parse_run
+from training.arguments import TASKS, load_task, parse_run
 from training.build import load_rows
 from training.resuming import write_json
-
-logger = logging.getLogger(__name__)
 
 RUN_TRAIN = Path(__file__).resolve().parent.parent / "run_train.py"
 OF_THE_STUDY = ("seed", "folds", "fold", "held_out_listener", "output_dir", "resume_from_checkpoint")
@@ -57,6 +54,15 @@ class Cell:
     seed: int
     part: str  # the fold or the listener that is held out; "" for the split of the config
     arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A cell that has ended."""
+
+    cell: Cell
+    facts: dict[str, Any]  # its metrics.json
+    scores: Any  # of its single items, as the task's `read_scores` gives them
 
 
 def parse_study(argv: list[str]) -> Study:
@@ -118,6 +124,7 @@ def parse_setting(text: str) -> tuple[str, tuple[str, ...]]:
 
 def plan(study: Study) -> list[Cell]:
     """Every run, its settings checked before the first begins."""
+    tables_of(study)
     chosen = list(itertools.product(*([(key, value) for value in values] for key, values in study.settings)))
     cells = []
     for number, pairs in enumerate(chosen):
@@ -129,6 +136,17 @@ def plan(study: Study) -> list[Cell]:
             cells.append(Cell(name, setting, seed, part, (*arguments, *division, "--seed", str(seed), *folder)))
         parse_run([study.config, *cells[-1].arguments])  # a wrong key ends the study here, with one line
     return cells
+
+
+def tables_of(study: Study) -> ModuleType:
+    """How the config's task puts the scores of its runs together."""
+    task = parse_run([study.config, *study.passed_on]).arguments.task
+    able = [name for name in TASKS if hasattr(load_task(name), "STUDY")]
+    if task not in able:
+        raise ValueError(
+            f"{study.config}: studies of the task {task} are not there; the task is one of {', '.join(able)}"
+        )
+    return load_task(task).STUDY
 
 
 def parts_of(study: Study) -> list[tuple[str, tuple[str, ...]]]:
@@ -143,7 +161,8 @@ def parts_of(study: Study) -> list[tuple[str, tuple[str, ...]]]:
 
 def listeners_of(study: Study) -> list[str]:
     """Everyone with a trial in the data set that the config names."""
-    run = parse_run([study.config, *study.passed_on])
+    asked = ("--split_by", "leave_one_listener_out", "--held_out_listener", "anyone")  # a task may know no listeners
+    run = parse_run([study.config, *study.passed_on, *asked])
     rows = load_rows(run.arguments, run.task.COLUMNS).with_format("arrow")
     trials = pc.list_flatten(pa.chunked_array(rows.data.column("trials")))
     return sorted(pc.unique(pc.struct_field(trials, "listener")).to_pylist())
@@ -173,7 +192,7 @@ def run_cells(study: Study, cells: Sequence[Cell]) -> dict[str, str]:
     """
     failed = {}
     for cell in tqdm(cells, desc="runs", unit="run"):
-        if (study.folder / cell.name / "metrics.json").is_file():
+        if is_finished(study, cell):
             continue
         command = [*shlex.split(study.launcher), str(RUN_TRAIN), study.config, *cell.arguments]
         log = study.folder / f"{cell.name}.log"
@@ -191,106 +210,58 @@ def run_cells(study: Study, cells: Sequence[Cell]) -> dict[str, str]:
 def collect(study: Study, cells: Sequence[Cell]) -> dict[str, Any]:
     """The scores of all finished runs: `runs`, a row a run, channel, who and score; `rows`, a row a setting, channel
     and score; and what a reader must know."""
-    finished = [cell for cell in cells if (study.folder / cell.name / "metrics.json").is_file()]
+    tables = tables_of(study)
+    finished = [finished_run(study, cell, tables) for cell in cells if is_finished(study, cell)]
     if not finished:
         raise ValueError(f"{study.folder}: no run has ended; see the .log files there")
-    facts = {cell: json.loads((study.folder / cell.name / "metrics.json").read_text("utf-8")) for cell in finished}
-    trials = {cell: trial_scores(study.folder / cell.name / "predictions.parquet") for cell in finished}
     settings = list(dict.fromkeys(cell.setting for cell in cells))
+    of_setting = {setting: [run for run in finished if run.cell.setting == setting] for setting in settings}
     rows = [
-        row
-        for setting in settings
-        for row in rows_of_setting(
-            setting,
-            [cell for cell in finished if cell.setting == setting],
-            [cell for cell in finished if cell.setting == settings[0]],
-            facts,
-            trials,
-        )
+        row_of(setting, runs, found)
+        for setting, runs in of_setting.items()
+        for found in (tables.rows_of_setting(runs, of_setting[settings[0]]) if runs else ())
     ]
     return {
         "config": study.config,
         "planned": len(cells),
         "finished": len(finished),
-        "synthetic": any(record["data"]["synthetic"] for record in facts.values()),
-        "warnings": sorted({text for record in facts.values() if (text := record["data"]["split_warning"])}),
+        "items": tables.ITEMS,
+        "explained": tables.EXPLAINED,
+        "synthetic": any(run.facts["data"]["synthetic"] for run in finished),
+        "warnings": sorted({text for run in finished if (text := run.facts["data"]["split_warning"])}),
         "settings": len(settings),
         "rows": rows,
-        "runs": [row for cell in finished for row in scores_of_run(cell, facts[cell])],
+        "runs": [
+            {"setting": run.cell.setting, "seed": run.cell.seed, "part": run.cell.part, **row}
+            for run in finished
+            for row in tables.scores_of_run(run.facts)
+        ],
     }
 
 
-def scores_of_run(cell: Cell, facts: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every score of one run, long."""
-    return [
-        {"setting": cell.setting, "seed": cell.seed, "part": cell.part, "channel": name, "who": who, "score": score}
-        | {key: found[key] for key in ("mean", "low", "high")}
-        for name, channel in facts["test"]["channels"].items()
-        for who, scores in {"model": channel["model"], **channel["baselines"]}.items()
-        for score, found in scores.items()
-    ]
+def is_finished(study: Study, cell: Cell) -> bool:
+    """metrics.json is what a run writes last."""
+    return (study.folder / cell.name / "metrics.json").is_file()
 
 
-def trial_scores(path: Path) -> dict[tuple[str, str], dict[tuple[str, str, str], float]]:
-    """Scores of trials by (channel, score), then by (song, listener, trial): the float columns of the predictions."""
-    table = pq.read_table(path)
-    names = [field.name for field in table.schema if pa.types.is_floating(field.type) and field.name != "frame_rate"]
-    columns = {name: table[name].to_pylist() for name in ("song_id", "listener", "trial", "channel", *names)}
-    found: dict[tuple[str, str], dict[tuple[str, str, str], float]] = {}
-    for row, channel in enumerate(columns["channel"]):
-        key = columns["song_id"][row], columns["listener"][row], columns["trial"][row]
-        for name in names:
-            value = columns[name][row]
-            found.setdefault((channel, name), {})[key] = np.nan if value is None else value
-    return found
+def finished_run(study: Study, cell: Cell, tables: ModuleType) -> FinishedRun:
+    """What a cell has left."""
+    folder = study.folder / cell.name
+    facts = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return FinishedRun(cell, facts, tables.read_scores(folder / "predictions.parquet"))
 
 
-def rows_of_setting(
-    setting: str, cells: Sequence[Cell], reference: Sequence[Cell], facts: dict[Cell, Any], trials: dict[Cell, Any]
-) -> list[dict[str, Any]]:
-    """One row a channel and per-trial score: the pooled mean with its interval, the spread over seeds, the difference
-    from the first setting, and how often the verdict was an effect."""
-    rows = []
-    for channel, score in trials[cells[0]] if cells else ():
-        pooled = pool([trials[cell][channel, score] for cell in cells])
-        others = pool([trials[cell][channel, score] for cell in reference])
-        shared = [key for key in pooled if key in others]
-        difference = interval_of({key: pooled[key] - others[key] for key in shared}) if shared else None
-        by_seed = [
-            np.nanmean(list(pool([trials[cell][channel, score] for cell in cells if cell.seed == seed]).values()))
-            for seed in sorted({cell.seed for cell in cells})
-        ]
-        records = [facts[cell]["test"]["channels"][channel] for cell in cells]
-        validation = [facts[cell]["training"]["best_validation"] for cell in cells]
-        rows.append(
-            {
-                "setting": setting,
-                "channel": channel,
-                "score": score,
-                "runs": len(cells),
-                "trials": len(pooled),
-                **asdict(interval_of(pooled)),
-                "spread_over_seeds": float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None,
-                "difference": None if difference is None or cells == reference else asdict(difference),
-                "effects": sum(record["verdict"]["verdict"] == "effect" for record in records),
-                "validation": float(np.mean(validation)) if None not in validation else None,
-            }
-        )
-    return rows
-
-
-def pool(runs: Sequence[dict[tuple[str, str, str], float]]) -> dict[tuple[str, str, str], float]:
-    """Scores of all trials that some run tested, each the mean over the runs that did; NaN where none is defined."""
-    values: dict[tuple[str, str, str], list[float]] = {}
-    for run in runs:
-        for key, value in run.items():
-            values.setdefault(key, []).append(value)
-    return {key: float(np.mean(defined)) if (defined := np.array(v)[np.isfinite(v)]).size else np.nan
-            for key, v in values.items()}  # fmt: skip
-
-
-def interval_of(scores: dict[tuple[str, str, str], float]) -> Interval:
-    """The interval of a mean over trials, over songs and listeners, or the one of which there are several."""
-    songs, listeners, _ = zip(*scores, strict=True)
-    over = "both" if len(set(songs)) > 1 < len(set(listeners)) else "songs" if len(set(songs)) > 1 else "listeners"
-    return bootstrap(np.array(list(scores.values())), songs, listeners, over)
+def row_of(setting: str, runs: Sequence[FinishedRun], found: dict[str, Any]) -> dict[str, Any]:
+    """One row of the table: what the task found, and what is the same for all tasks."""
+    by_seed = found.pop("by_seed")
+    validation = [run.facts["training"]["best_validation"] for run in runs]
+    return {
+        "setting": setting,
+        "channel": found.pop("channel"),
+        "score": found.pop("score"),
+        "runs": len(runs),
+        **asdict(found.pop("interval")),
+        "spread_over_seeds": float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None,
+        **found,
+        "validation": float(np.mean(validation)) if None not in validation else None,
+    }

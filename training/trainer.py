@@ -1,6 +1,7 @@
 """Trainer with an order that resumes exactly, torch's schedulers, plain Adam, and the time that it waited for data."""
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,9 +14,15 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from training.arguments import TORCH_SCHEDULERS, RunTrainingArguments
+from training.preemption import StopOnSigterm
 from training.samplers import PrefetchingSampler
 
+logger = logging.getLogger(__name__)
+
 WARMUP_START = 1e-3  # share of the learning rate that a warm-up starts from (LinearLR refuses 0)
+
+SETTLED = 10.0  # s of training before waiting for data is judged: the first batches wait for workers to start
+WAITS_MUCH = 0.1  # share of training spent waiting for data that is worth a warning
 
 
 class SignalTrainer(Trainer):
@@ -38,8 +45,12 @@ class SignalTrainer(Trainer):
         if hasattr(self.train_dataset, "files_of") and self.args.prefetch_batches:
             self.sampler = self.prefetching(self.sampler)
         self.add_callback(EpochOfSampler(self.sampler))
+        self.stopper = StopOnSigterm()
+        self.add_callback(self.stopper)
         self.data_wait_seconds = 0.0
         self.train_seconds = 0.0
+        self.seconds_at_log = (0.0, 0.0)  # both, when the last training loss was logged
+        self.waiting_was_told = False
 
     def prefetching(self, sampler: Sampler) -> Sampler:
         """The same order, the raw files of coming batches of this process on their way."""
@@ -58,6 +69,9 @@ class SignalTrainer(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """Torch's StepLR and ExponentialLR beside transformers' schedules, with the same warm-up."""
         name = self.args.lr_scheduler_type
+        if name == "reduce_lr_on_plateau":  # which is better follows from the metric; torch takes less for better
+            mode = {"mode": "max" if self.args.greater_is_better else "min"}
+            self.args.lr_scheduler_kwargs = mode | (self.args.lr_scheduler_kwargs or {})
         if name not in TORCH_SCHEDULERS or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
         optimizer = optimizer or self.optimizer
@@ -89,6 +103,35 @@ class SignalTrainer(Trainer):
         self.train_seconds += time.perf_counter() - start
         return loss
 
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
+        """As in Trainer; a run that SIGTERM cut short ends here, with its checkpoint."""
+        result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        self.stopper.leave(self.args.output_dir)
+        return result
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As in Trainer, with the share of time since the last loss that training waited for data."""
+        if "loss" in logs:
+            waited, trained = self.data_wait_seconds, self.train_seconds
+            since = waited - self.seconds_at_log[0], trained - self.seconds_at_log[1]
+            self.seconds_at_log = waited, trained
+            logs["data_wait_share"] = round(since[0] / max(sum(since), 1e-9), 4)
+            self.tell_of_waiting()
+        super().log(logs, start_time)
+
+    def tell_of_waiting(self) -> None:
+        """Warn once, after some seconds of training, when batches come too slowly; and say what to change."""
+        seconds = self.data_wait_seconds + self.train_seconds
+        if self.waiting_was_told or seconds < SETTLED or self.data_wait_share < WAITS_MUCH:
+            return
+        self.waiting_was_told = True
+        workers = self.args.dataloader_num_workers
+        logger.warning(
+            "%.0f %% of training is waiting for data; raise dataloader_num_workers (it is %d), or make items cheaper",
+            100 * self.data_wait_share,
+            workers,
+        )
+
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """None are counted: transformers' estimate takes every feature of a frame for a token of a language model."""
         return 0
@@ -109,7 +152,10 @@ class EpochOfSampler(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.sampler.set_epoch(int(state.epoch or 0))
+        epoch = state.epoch or 0
+        self.sampler.set_epoch(int(epoch))
+        if isinstance(self.sampler, PrefetchingSampler) and not args.ignore_data_skip:
+            self.sampler.skip(epoch - int(epoch))  # more than 0 where a run resumes in the middle of an epoch
 
 
 def last_whole_checkpoint(output_dir: Path) -> Path | None:

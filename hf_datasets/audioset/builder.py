@@ -54,6 +54,8 @@ class AudiosetBuilder(datasets.ArrowBasedBuilder):
     SHARD_INPUTS = 5  # tables a Parquet file: 50,000 rows, as in a part of the unbalanced table
     ROW = "clip_id"  # in defects.csv
     DEFECTS = CLIP_DEFECTS
+    REDISTRIBUTION = None  # labels are CC BY 4.0, the ontology CC BY-SA 4.0
+    REDISTRIBUTION_OF_SOUNDS = "the sounds belong to those who published them on YouTube"
 
     def __init__(
         self,

@@ -41,6 +41,9 @@ class FolderBuilder(datasets.ArrowBasedBuilder):
     VERSION = datasets.Version("1.0.0")
     SHARD_INPUTS = 16  # songs a Parquet file
     DEFECTS = SIGNAL_DEFECTS
+    REDISTRIBUTION = (
+        "whether your recordings may be shared only you know, and their card still is that of the synthetic sample"
+    )
 
     def __init__(self, raw_dir: str | Path | None = None, hash: str | None = None, **kwargs) -> None:
         if raw_dir is None:

@@ -65,6 +65,10 @@ class Hku956Builder(datasets.ArrowBasedBuilder):
     VERSION = datasets.Version("1.0.0")
     SHARD_INPUTS = 16  # songs a Parquet file
     DEFECTS = SIGNAL_DEFECTS
+    REDISTRIBUTION = (
+        "each song has a Creative Commons licence of its own, which nobody here has looked at, and the "
+        "signals are CC BY-NC 4.0"
+    )
 
     def __init__(
         self,

@@ -50,6 +50,7 @@ class PmemoBuilder(datasets.ArrowBasedBuilder):
     VERSION = datasets.Version("1.0.0")
     SHARD_INPUTS = 16  # songs a Parquet file: some 11 MB of the real data
     DEFECTS = SIGNAL_DEFECTS
+    REDISTRIBUTION = "its authors state no licence, so it is for research only and not redistributable"
 
     def __init__(self, raw_dir: str | Path | None = None, hash: str | None = None, **kwargs) -> None:
         if raw_dir is None:

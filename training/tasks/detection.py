@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 from transformers import (
+    AutoFeatureExtractor,
     AutoModelForAudioClassification,
     EvalPrediction,
     FeatureExtractionMixin,
@@ -22,9 +23,10 @@ from transformers.trainer_utils import PredictionOutput
 
 from evaluation.detection import average_precision, check_rule, roc_auc
 from media.ontology import Labels, ontology_from_labels
+from training import study_of_clips
 from training.arguments import Run
 from training.augmentation import Augmentation
-from training.build import OUR_TYPES, read_companion
+from training.build import OUR_TYPES, build_extractor, read_companion
 from training.clip_scores import ClipScores, assess, prediction_table
 from training.clip_split import ClipSplit
 from training.clip_windows import ClipWindows
@@ -32,6 +34,7 @@ from training.collators import DetectionCollator
 from training.detecting import Detections, detect
 from training.mining import MiningSettings, MiningTable, review_csv
 from training.pools import ClipPools, PoolSettings, build_pools
+from training.prediction import SUFFIXES as SOUND_SUFFIXES
 from training.prediction import write_predictions
 from training.target_trainer import TargetSoundTrainer
 from training.two_tier import SamplerSettings, TwoTierBatchSampler
@@ -72,7 +75,10 @@ COLUMNS = (
     "audio_seconds", "defects", "synthetic",
 )  # fmt: skip
 AUTO_MODEL, MODELS = AutoModelForAudioClassification, tuple(AutoModelForAudioClassification._model_mapping)
+AUTO_EXTRACTOR = AutoFeatureExtractor
+SUFFIXES, OUTPUT_SUFFIX = SOUND_SUFFIXES, ".csv"  # of recordings, and of what is said of them
 TRAINER = TargetSoundTrainer
+STUDY = study_of_clips
 VALIDATION_METRICS = {"average_precision": True, "roc_auc": True, "loss": False}  # name -> whether more is better
 
 
@@ -117,6 +123,11 @@ class DetectionData:
             "split_warning": None,
             "control": None,
         }
+
+
+def features(run: Run) -> FeatureExtractionMixin:
+    """What makes a model's inputs of sound."""
+    return build_extractor(run.arguments, **feature_settings(run))
 
 
 def feature_settings(run: Run) -> dict[str, Any]:
@@ -257,7 +268,7 @@ def evaluate(trainer: Trainer, data: DetectionData, side: str) -> tuple[dict[str
 def about_training(trainer: TargetSoundTrainer, data: DetectionData) -> dict[str, Any]:
     """What was served beside what was planned, labels met, hard negatives over the epochs, and bad files."""
     served, plan, items = trainer.served, trainer.plan, data.pools.items
-    batches = int(np.ceil(trainer.state.epoch or 0)) * len(plan)
+    batches = round((trainer.state.epoch or 0) * len(plan))  # a run may end within an epoch
     planned = {name: count * batches for name, count in Counter(plan.tier_names).items()}
     negatives = np.unique(data.pools.strong.labels)
     never = [data.labels.names[label] for label in negatives if not served.seen[label]]

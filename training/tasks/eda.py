@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
-from transformers import AutoModel, EvalPrediction, PreTrainedModel, Trainer
+from transformers import AutoFeatureExtractor, AutoModel, EvalPrediction, PreTrainedModel, Trainer
 from transformers.trainer_utils import PredictionOutput
 
 from evaluation.assessment import assess, longest_of_song
@@ -28,8 +28,11 @@ from media.scaling import Scaling, fit_scaling
 from modeling import SIGNAL_MODELS
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from modeling.layers import IGNORE_LABEL, warn_if_receptive_field_exceeds
+from training import study_of_trials
 from training.arguments import Run
+from training.build import build_extractor
 from training.collators import SignalCollator
+from training.prediction import SUFFIXES as SOUND_SUFFIXES
 from training.prediction import Prediction, predict_sound, write_predictions
 from training.samplers import LengthGroupedSampler
 from training.signals import SignalTables, TrialDataset, make_tables, ragged_column, trial_values
@@ -70,7 +73,10 @@ class ReportSettings:
 ARGUMENTS = (EdaSettings, TrialSettings, SplitSettings, ReportSettings)
 COLUMNS = ("song_id", "artist", "audio", "eda_rate", "trials", "defects", "synthetic")  # of the data
 AUTO_MODEL, MODELS = AutoModel, tuple(config for config, _ in SIGNAL_MODELS)
+AUTO_EXTRACTOR = AutoFeatureExtractor
+SUFFIXES, OUTPUT_SUFFIX = SOUND_SUFFIXES, ".csv"  # of recordings, and of what is said of them
 TRAINER = SignalTrainer
+STUDY = study_of_trials
 IN_SAMPLE = "The baselines were fitted on trials that are scored here, which flatters them; the test side has no such."
 CONTROL = "this is a control: the model was trained with each song's sound exchanged for that of another"
 VALIDATION_METRICS = {"rmse": False, "pearson": True, "loss": False}  # name -> whether more is better
@@ -120,6 +126,11 @@ class EdaData:
             "training_mean": self.training_mean,
             "target_scaling": self.scaling.to_dict(),
         }
+
+
+def features(run: Run) -> AudioFeatureExtractor:
+    """What makes a model's inputs of sound."""
+    return build_extractor(run.arguments, **feature_settings(run))
 
 
 def feature_settings(run: Run) -> dict[str, Any]:

@@ -1,0 +1,93 @@
+"""What a study shows of models of attention: scores of all creatives of the test, each run's own, averaged over runs.
+
+A mean over runs is taken within each resample of creatives, and so is a difference between two settings: intervals are
+over creatives, and both settings are scored on the same ones.
+"""
+
+# N creatives, S resamples
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from evaluation.intervals import Interval
+from evaluation.regression import MORE_IS_BETTER, SAMPLES, Scores, drawn_weights, record, scores_of, undefined
+from training.study import FinishedRun
+
+ITEMS = ("target", "creatives")  # what a row is of, and what was scored
+EXPLAINED = (
+    "Means are over runs, each with its own scores of all creatives of the test; brackets hold 95 % intervals over "
+    "these creatives, not over runs, which share their data. Effects are runs that are better than all of their "
+    "baselines, by the rule of their reports. Differences are from the first setting, where both scored the same "
+    "creatives: of errors (MAE, RMSE) one below 0 is the better."
+)
+
+
+def scores_of_run(facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every score of one run, long: those of the model, of its baselines, and of itself with less to go by."""
+    test = facts["test"]
+    others = test["baselines"] | test["ablations"]
+    return [
+        {"channel": test["unit"], "who": who, "score": score} | {key: found[key] for key in ("mean", "low", "high")}
+        for who, scores in {"model": test["scores"], **{who: other["scores"] for who, other in others.items()}}.items()
+        for score, found in scores.items()
+    ]
+
+
+def read_scores(path: Path) -> pa.Table:
+    """Id, target and prediction of each creative, by id."""
+    return pq.read_table(path, columns=["creative_id", "target", "prediction"]).sort_by("creative_id")
+
+
+def rows_of_setting(runs: Sequence[FinishedRun], reference: Sequence[FinishedRun]) -> Iterator[dict[str, Any]]:
+    """A score each: its mean over runs with its interval, its values by seed, the difference from the first setting,
+    and how many runs are better than all of their baselines."""
+    creatives = runs[0].scores.drop("prediction")
+    if any(run.scores.drop("prediction") != creatives for run in runs):
+        raise ValueError(
+            f"runs of {runs[0].cell.setting} did not score the same creatives with the same targets, so they have no "
+            "mean; their scores are in each run's metrics.json"
+        )
+    paired = bool(reference) and runs != reference
+    paired = paired and all(run.scores.drop("prediction") == creatives for run in reference)
+    own, others = ([resampled(run) for run in each] for each in (runs, reference if paired else ()))
+    seeds = np.array([run.cell.seed for run in runs])
+    for score in MORE_IS_BETTER:
+        values, why = mean_of(own, score), reason(runs, score)
+        by_run = np.array([found[score][0] for found in own])
+        gain = values - mean_of(others, score) if others else None
+        yield {
+            "channel": runs[0].facts["test"]["unit"],
+            "score": score,
+            "interval": Interval(**record(values, len(creatives), why)),
+            # of a mean that is not defined there is no spread
+            "by_seed": [] if why else [float(by_run[seeds == seed].mean()) for seed in np.unique(seeds)],
+            "difference": None if gain is None else record(gain, len(creatives), why or reason(reference, score)),
+            "effects": sum(not run.facts["test"]["verdict"]["unbeaten"] for run in runs),
+        }
+
+
+def resampled(run: FinishedRun) -> Scores:
+    """Scores (1 + S,) of one run: of the creatives as they are, and of each resample, the same ones for all runs."""
+    targets, predictions = (run.scores[name].to_numpy() for name in ("target", "prediction"))
+    weights = (np.ones((1, len(targets))), *drawn_weights(len(targets), SAMPLES, seed=0))
+    blocks = [scores_of(targets, predictions, some) for some in weights]
+    return {score: np.concatenate([block[score] for block in blocks]) for score in MORE_IS_BETTER}
+
+
+def mean_of(runs: Sequence[Scores], score: str) -> np.ndarray:
+    """A score (1 + S,), averaged over runs within each resample."""
+    return np.mean([found[score] for found in runs], axis=0)
+
+
+def reason(runs: Sequence[FinishedRun], score: str) -> str | None:
+    """Why a score has no mean over these runs: the first of them that has none."""
+    for run in runs:
+        missing = undefined(run.scores["target"].to_numpy(), run.scores["prediction"].to_numpy())
+        if score in missing:
+            return f"{run.cell.name}: {missing[score]}"
+    return None

@@ -1,0 +1,235 @@
+"""Stored embeddings of a creative -> the attention that it gets: what is fused, how it is divided, and scored."""
+
+import argparse
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+from transformers import AutoConfig, AutoModel, EvalPrediction, Trainer
+
+from evaluation.embedding_baselines import mean_baseline, pooled, ridge, side_by_side
+from evaluation.regression import assess, point_scores
+from modeling import FusionConfig, FusionForRegression
+from training import study_of_creatives
+from training.arguments import Run
+from training.collators import PaddingCollator
+from training.creatives import SIDES, CreativeDataset, CreativeSplit, CreativeSplitSettings, embedding_sizes
+from training.fusion_trainer import FusionTrainer, part_rates
+from training.samplers import LengthGroupedSampler
+
+logger = logging.getLogger(__name__)
+
+MODALITIES = ("text", "video", "audio", "back_audio")
+SMALLEST_DEVIATION = 1e-6  # of a number of an embedding; one that varies less is a constant, and is centred only
+ONE_LEFT = 2  # items that a batch of training needs at least: BatchNorm has no variance of one
+IN_SAMPLE = "The model was fitted, or its checkpoint chosen, on creatives that are scored here, which flatters it."
+
+
+@dataclass(frozen=True)
+class AttentionSettings:
+    """How it is learnt and scored."""
+
+    learning_rates: dict = field(
+        default_factory=dict,
+        metadata={"help": "Learning rates by part of the model (the modalities, fusion, regression)."},
+    )
+    ablations: bool = field(
+        default=True, metadata={"help": "Score the test with each modality alone, and without each, too."}
+    )
+    target_unit: str = field(default="attention", metadata={"help": "What the target is called, and its unit."})
+
+    def __post_init__(self) -> None:
+        part_rates(self.learning_rates)
+
+
+ARGUMENTS = (CreativeSplitSettings, AttentionSettings)
+COLUMNS = ("creative_id", "target", "defects", "synthetic")
+AUTO_MODEL, MODELS, AUTO_EXTRACTOR = AutoModel, (FusionConfig,), None
+SUFFIXES, OUTPUT_SUFFIX = (), ".csv"
+TRAINER = FusionTrainer
+STUDY = study_of_creatives
+VALIDATION_METRICS = {"spearman": True, "pearson": True, "r2": True, "mae": False, "rmse": False, "loss": False}
+
+
+@dataclass(frozen=True)
+class AttentionData:
+    """A data set's creatives, divided."""
+
+    sides: dict[str, CreativeDataset]
+    split: CreativeSplit
+    settings: AttentionSettings
+    left_out: dict[str, int]  # reason -> creatives
+
+    @property
+    def train(self) -> CreativeDataset:
+        """What weights are fitted on."""
+        return self.sides["train"]
+
+    @property
+    def validation(self) -> CreativeDataset:
+        """What checkpoints are chosen on."""
+        return self.sides["validation"]
+
+    def validation_metrics(self, output: EvalPrediction) -> dict[str, float]:
+        """Correlations, R2 and MAE: to choose a checkpoint by; one that is not defined is left out."""
+        found = point_scores(output.label_ids, output.predictions[0])
+        return {name: value for name, value in found.items() if value is not None}
+
+    def record(self) -> dict[str, Any]:
+        """What each side holds and lacks."""
+        sides = {
+            name: {
+                "creatives": len(side),
+                "without": {modality: int((~side.present(modality)).sum()) for modality in side.modalities},
+            }
+            for name, side in self.sides.items()
+            if name in SIDES
+        }
+        return {"sides": sides, "left_out": self.left_out, "split_warning": None, "control": None}
+
+
+def features(run: Run) -> None:
+    """Nothing is made of embeddings: they come as they are stored."""
+
+
+def prepare(rows: datasets.Dataset, extractor: None, run: Run, saved: dict[str, Any] | None = None) -> AttentionData:
+    """The sides, by a hash of the ids."""
+    name, taken = run.arguments.model_name_or_path, None
+    if name:
+        config = AutoConfig.from_pretrained(name)
+        modalities, taken = list(config.modalities), config.embedding_sizes
+    else:
+        modalities = list(run.arguments.model_config.get("modalities", MODALITIES))
+    targets = rows.select_columns(["target"]).with_format("arrow")[:]["target"].to_numpy()
+    known = np.flatnonzero(np.isfinite(targets))
+    left_out = {"no target": len(rows) - len(known)} if len(known) < len(rows) else {}
+    rows = rows.select(known)
+    sizes = embedding_sizes(rows, modalities, taken)
+    split = CreativeSplit.of(rows["creative_id"][:], run.settings(CreativeSplitSettings))
+    places = split.places | {"all": np.arange(len(rows))}
+    sides = {side: CreativeDataset(rows.select(where), modalities, sizes) for side, where in places.items()}
+    empty = [side for side in SIDES if len(sides[side]) < ONE_LEFT]
+    if empty and saved is None:
+        raise ValueError(
+            f"the split leaves {' and '.join(empty)} with fewer than {ONE_LEFT} of {len(rows)} creatives; change the "
+            "fractions, or split_seed"
+        )
+    logger.info("creatives: %s", {side: len(sides[side]) for side in SIDES})
+    return AttentionData(sides, split, run.settings(AttentionSettings), left_out)
+
+
+def model_settings(data: AttentionData, extractor: None, run: Run) -> dict[str, Any]:
+    """What of a model follows from the data."""
+    if run.arguments.model_name_or_path:
+        return {"embedding_sizes": data.train.sizes}
+    targets = data.train.targets()
+    if not targets.std() > 0:
+        raise ValueError(f"all {len(targets)} training targets are {targets[0]}: there is nothing to learn")
+    asked = "modalities" in run.arguments.model_config
+    return ({} if asked else {"modalities": list(data.train.modalities)}) | {
+        "embedding_sizes": data.train.sizes,
+        "target_mean": float(targets.mean()),
+        "target_std": float(targets.std()),
+        "target_unit": data.settings.target_unit,
+    }
+
+
+def initialise(model: FusionForRegression, data: AttentionData, new: bool) -> None:
+    """Give a new model the level and spread of the embeddings that it is trained on."""
+    if new:
+        for name in data.train.modalities:
+            values = np.concatenate(data.train.embeddings(name)).astype(np.float64)
+            deviation = values.std(0)
+            model.set_input_scaling(name, values.mean(0), np.where(deviation < SMALLEST_DEVIATION, 1.0, deviation))
+    model.trainable_parameters()
+
+
+def collator(extractor: None, run: Run) -> PaddingCollator:
+    """How items become a batch."""
+    return PaddingCollator()
+
+
+def sampler(data: AttentionData, run: Run) -> Callable[[int], LengthGroupedSampler]:
+    """The order of training, for a batch size that the trainer knows."""
+    if run.training.per_device_train_batch_size < ONE_LEFT:
+        raise ValueError("per_device_train_batch_size = 1: BatchNorm has no variance of one item; give 2 or more")
+    lengths = np.ones(len(data.train), np.int64)
+    return lambda batch_size: LengthGroupedSampler(lengths, batch_size, run.training.seed, ONE_LEFT)
+
+
+def trainer_settings(data: AttentionData, run: Run) -> dict[str, Any]:
+    """The parts' learning rates."""
+    return {"learning_rates": data.settings.learning_rates}
+
+
+def about_training(trainer: Trainer, data: AttentionData) -> dict[str, Any]:
+    """What is learnt, by part."""
+    return {"trainable": {name: sum(p.numel() for p in part) for name, part in trainer.model.parts().items()}}
+
+
+def extra_pages(trainer: Trainer, data: AttentionData) -> dict[str, str]:
+    """Files that this task leaves beside card and report: none."""
+    return {}
+
+
+def evaluate(trainer: Trainer, data: AttentionData, side: str) -> tuple[dict[str, Any], pa.Table]:
+    """The assessment of one side, beside baselines and with modalities left out, and the predictions behind it."""
+    dataset = data.sides[side]
+    if not len(dataset):
+        raise ValueError(f"nothing to score: the {side} side has no creative")
+    made = trainer.predict(dataset, metric_key_prefix=side).predictions[0].astype(np.float64)
+    left_out = {}
+    if data.settings.ablations and len(dataset.modalities) > 1:
+        for name, hidden in ablations_of(dataset.modalities).items():
+            hiding = replace(dataset, hidden=hidden)
+            output = trainer.predict(hiding, metric_key_prefix=f"{side}_ablation")
+            left_out[name] = output.predictions[0].astype(np.float64)
+    ids, targets = dataset.rows["creative_id"][:], dataset.targets()
+    present = {name: dataset.present(name) for name in dataset.modalities}
+    results = assess(ids, targets, made, baselines(data, dataset), left_out, present, data.settings.target_unit)
+    results["note"] = IN_SAMPLE if side in ("train", "validation", "all") else None
+    table = pa.table({"creative_id": ids, "target": targets, "prediction": made})
+    return results, table
+
+
+def ablations_of(modalities: Sequence[str]) -> dict[str, frozenset[str]]:
+    """What is hidden for each modality alone and for all but each; of two modalities these are the same."""
+    alone = {f"{name} alone": frozenset(modalities) - {name} for name in modalities}
+    without = {f"without {name}": frozenset({name}) for name in modalities}
+    return alone | (without if len(modalities) > 2 else {})
+
+
+def baselines(data: AttentionData, dataset: CreativeDataset) -> dict[str, np.ndarray]:
+    """The mean of training, and ridge regressions on each modality and on all, (N,) each."""
+    sides = (data.train, data.validation, dataset)
+    means = [
+        {name: pooled(side.embeddings(name), side.present(name), side.sizes[name]) for name in side.modalities}
+        for side in sides
+    ]  # of each side (N, E) by modality
+    present = [{name: side.present(name) for name in side.modalities} for side in sides]
+    train, validation = data.train.targets(), data.validation.targets()
+
+    def fitted(names: Sequence[str]) -> np.ndarray:
+        x = [
+            side_by_side({name: mean[name] for name in names}, {name: has[name] for name in names})
+            for mean, has in zip(means, present, strict=True)
+        ]
+        return ridge(x[0], train, x[1], validation, x[2])
+
+    found = {"mean": mean_baseline(train, len(dataset))}
+    found |= {f"ridge on {name}": fitted([name]) for name in dataset.modalities}
+    return found | ({"ridge on all": fitted(dataset.modalities)} if len(dataset.modalities) > 1 else {})
+
+
+def predict(
+    model: FusionForRegression, extractor: None, files: Sequence[Path], arguments: argparse.Namespace
+) -> tuple[list[Any], list[str], str]:
+    """Embeddings are no recordings: whoever has them scores them as a data set."""
+    raise ValueError(
+        "a model of embeddings takes no recordings; prepare them as a data set, then run_eval.py scores it"
+    )

@@ -1,0 +1,60 @@
+"""Which utterances are on which side: as the data set says, with a digest, and a look for dialogues on two sides."""
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+
+MODALITIES = ("text", "video", "audio")
+
+
+@dataclass(frozen=True)
+class UtteranceSplit:
+    """The utterances of each side."""
+
+    places: dict[str, np.ndarray]  # side -> rows of the data set
+    members: dict[str, list[str]]  # side -> ids, in order of the rows
+    sides: dict[str, dict[str, Any]]  # side -> counts
+    warning: str | None
+
+    @classmethod
+    def of(cls, rows: datasets.Dataset, names: dict[str, str]) -> "UtteranceSplit":
+        """By the column `split`; `names` is what the data call each side."""
+        has = [f"has_{name}" for name in MODALITIES]
+        table = rows.select_columns(["utterance_id", "split", "dialogue", *has]).with_format("arrow")[:]
+        which, ids = table["split"].to_numpy(), table["utterance_id"].to_numpy()
+        dialogues = table["dialogue"].to_numpy()
+        places = {side: np.flatnonzero(which == name) for side, name in names.items()}
+        counts = {
+            side: {
+                "utterances": len(where),
+                "dialogues": len(set(dialogues[where])),
+                "without": {name: int((~table[f"has_{name}"].to_numpy()[where]).sum()) for name in MODALITIES},
+            }
+            for side, where in places.items()
+        }
+        sides_of = Counter(dialogue for where in places.values() for dialogue in set(dialogues[where]))
+        shared = sum(count > 1 for count in sides_of.values())
+        warning = f"{shared} dialogues have utterances on more than one side" if shared else None
+        return cls(places, {side: ids[where].tolist() for side, where in places.items()}, counts, warning)
+
+    @property
+    def sha256(self) -> str:
+        """A digest of who is where; it does not depend on the order of the data."""
+        digest = hashlib.sha256()
+        for side, ids in self.members.items():
+            digest.update("\n".join([side, *sorted(ids), ""]).encode())
+        return digest.hexdigest()
+
+    def record(self) -> dict[str, Any]:
+        """What is saved beside a model."""
+        return {
+            "settings": {"split_by": "dialogue, as the data set divides them"},
+            "sha256": self.sha256,
+            "counts": {side: counts["utterances"] for side, counts in self.sides.items()},
+            "warning": self.warning,
+            "trials": {side: sorted(ids) for side, ids in self.members.items()},
+        }
