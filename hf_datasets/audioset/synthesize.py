@@ -12,7 +12,6 @@ loudness tells nothing. The tables have AudioSet's formats, MIDs and names, and 
 With `--linked no` the sounds of each split are dealt out anew: labels and events look the same and tell nothing.
 """
 
-import argparse
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from ..synthesizing import synthesizer, write_synthetic
 from .damage import CLIPS_FOR_DAMAGE, damage
 from .metadata import ROWS_A_PART
 from .voices import RATE, TARGET, VOICES, Voice, noise, write_sound
@@ -277,12 +277,9 @@ def _dealt_out(clips: list[Clip], seed: int) -> dict[str, Clip]:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hf_datasets.audioset.synthesize",
-        description="Write a raw AudioSet-shaped tree of synthetic clips.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    parser = synthesizer(
+        "audioset", "Write a raw AudioSet-shaped tree of synthetic clips.", "AudioSet/ is made in here"
     )
-    parser.add_argument("--output_dir", metavar="FOLDER", required=True, type=Path, help="AudioSet/ is made in here")
     parser.add_argument("--num_train", type=int, default=160, help="clips of the train split")
     parser.add_argument("--num_eval", type=int, default=60, help="clips of the eval split")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same tree")
@@ -293,10 +290,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--linked", choices=("yes", "no"), default="yes", help="no: labels tell nothing of the sounds")
     options = vars(parser.parse_args(arguments))
     options["linked"] = options["linked"] == "yes"
-    try:
-        print(synthesize(**options))
-    except (ValueError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+    write_synthetic(parser, synthesize, options)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ take turns in a time column, a rate in metadata.csv, and a column of one file fo
 third song begin 2 s before the sound.
 """
 
-import argparse
 import csv
 import io
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import soundfile
 
 from ..pmemo.synthesize import EDA_RATE, Listener, draw_accents, synthesize_sound, write_mp3
+from ..synthesizing import synthesizer, write_synthetic
 from .metadata import COLUMNS, METADATA
 
 RATE = 10  # Hz, of the signals written
@@ -102,12 +102,9 @@ def _write_csv(path: Path, rows: list) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hf_datasets.folder.synthesize",
-        description="Write an example of a folder of one's own recordings.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    parser = synthesizer(
+        "folder", "Write an example of a folder of one's own recordings.", "the folder, made if needed"
     )
-    parser.add_argument("--output_dir", metavar="FOLDER", required=True, type=Path, help="the folder, made if needed")
     parser.add_argument("--num_songs", type=int, default=6, help="number of songs")
     parser.add_argument("--num_listeners", type=int, default=3, help="number of listeners, who all hear every song")
     parser.add_argument("--coupling", type=float, default=1.0, help="how much sound drives EDA, 0 to 1")
@@ -115,11 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--seconds", type=float, nargs=2, default=(20.0, 30.0), metavar=("MIN", "MAX"), help="length of the clips"
     )
-    options = vars(parser.parse_args(arguments))
-    try:
-        print(synthesize(**options))
-    except (ValueError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+    write_synthetic(parser, synthesize, vars(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ wristband: 4 Hz, a few microsiemens, with pulse, heart rate and temperature besi
 of the participants; one in five listenings is stopped early, and one participant hears their first song again.
 """
 
-import argparse
 import csv
 import io
 from pathlib import Path
@@ -17,6 +16,7 @@ import soundfile
 
 from ..pmemo.synthesize import EDA_RATE as FINE_RATE
 from ..pmemo.synthesize import Listener, draw_accents, synthesize_sound, write_mp3
+from ..synthesizing import synthesizer, write_synthetic
 from .damage import SONGS_FOR_ALL, damage
 from .raw import AUDIO_FOLDER, LINKS, PERSONALITY, PERSONALITY_TABLE, RATINGS_TABLE, SIGNALS_FOLDER
 
@@ -142,12 +142,9 @@ def _write_csv(path: Path, rows: list[list]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hf_datasets.hku956.synthesize",
-        description="Write a raw HKU956-shaped tree of synthetic songs and listeners.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    parser = synthesizer(
+        "hku956", "Write a raw HKU956-shaped tree of synthetic songs and listeners.", "HKU956/ is made in here"
     )
-    parser.add_argument("--output_dir", metavar="FOLDER", required=True, type=Path, help="HKU956/ is made in here")
     parser.add_argument("--num_songs", type=int, default=20, help="number of songs")
     parser.add_argument("--num_participants", type=int, default=8, help="number of participants")
     parser.add_argument("--listeners_a_song", type=int, default=4, help="how many of them hear each song")
@@ -159,11 +156,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--defects", choices=("none", "few", "all"), default="all", help="kinds of damage done to the tree"
     )
-    options = vars(parser.parse_args(arguments))
-    try:
-        print(synthesize(**options))
-    except (ValueError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+    write_synthetic(parser, synthesize, vars(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ a share 1 - c of the rows, drawn by chance, is acted as if another emotion were 
 same and tell nothing.
 """
 
-import argparse
 import csv
 import io
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from ..synthesizing import synthesizer, write_synthetic
 from .acting import say, show, sing, write_clip
 from .damage import ROWS_FOR_DAMAGE, clip_path, damage
 from .utterances import SPLITS, clock_text
@@ -173,21 +173,13 @@ def table_text(lines: list[dict]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hf_datasets.meld.synthesize",
-        description="Write a raw MELD-shaped tree of synthetic utterances.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--output_dir", metavar="FOLDER", required=True, type=Path, help="MELD.Raw/ is made in here")
+    parser = synthesizer("meld", "Write a raw MELD-shaped tree of synthetic utterances.", "MELD.Raw/ is made in here")
     for split, count in zip(SPLITS, (240, 60, 90), strict=True):
         parser.add_argument(f"--num_{split}", type=int, default=count, help=f"utterances of {split}")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same tree")
     parser.add_argument("--coupling", type=float, default=1.0, help="share of clips that are as labelled, 0 to 1")
     parser.add_argument("--defects", choices=("none", "all"), default="all", help="kinds of damage done to the tree")
-    try:
-        print(synthesize(**vars(parser.parse_args(arguments))))
-    except (ValueError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+    write_synthetic(parser, synthesize, vars(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":

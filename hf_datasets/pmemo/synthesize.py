@@ -12,7 +12,6 @@ How sound becomes skin conductance here, so that one knows what a model can find
 - Spontaneous SCRs, a tonic level that drifts, noise and quantisation come on top, independent of the sound.
 """
 
-import argparse
 import csv
 import io
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from ..synthesizing import synthesizer, write_synthetic
 from .damage import SONGS_FOR_ALL, damage
 
 SAMPLING_RATE = 22050  # Hz
@@ -256,12 +256,9 @@ def _write_csv(path: Path, rows: list[list]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hf_datasets.pmemo.synthesize",
-        description="Write a raw PMEmo-shaped tree of synthetic songs and listeners.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    parser = synthesizer(
+        "pmemo", "Write a raw PMEmo-shaped tree of synthetic songs and listeners.", "PMEmo2019/ is made in here"
     )
-    parser.add_argument("--output_dir", metavar="FOLDER", required=True, type=Path, help="PMEmo2019/ is made in here")
     parser.add_argument("--num_songs", type=int, default=20, help="number of songs")
     parser.add_argument("--num_listeners", type=int, default=6, help="number of listeners, who all hear every song")
     parser.add_argument("--coupling", type=float, default=1.0, help="how much sound drives EDA, 0 to 1")
@@ -272,11 +269,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--defects", choices=("none", "few", "all"), default="all", help="kinds of damage done to the tree"
     )
-    options = vars(parser.parse_args(arguments))
-    try:
-        print(synthesize(**options))
-    except (ValueError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+    write_synthetic(parser, synthesize, vars(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":

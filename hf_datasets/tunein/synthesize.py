@@ -7,13 +7,14 @@ and s, and attention is 0.5 t + 0.5 s + 0.8 t s + 0.1 noise. So text and sound m
 not, and what t s adds no linear model finds. All frames of a sound tell its strength, each with noise of its own.
 """
 
-import argparse
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ..synthesizing import synthesizer, write_synthetic
 
 TEXT_WIDTH, VIDEO_WIDTH, SOUND_WIDTH = 384, 512, 64
 FEWEST, MOST = 2, 8  # frames of a sound
@@ -192,19 +193,11 @@ def _steps(values: np.ndarray) -> np.ndarray:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hf_datasets.tunein.synthesize",
-        description="Write a raw TuneIn-shaped tree of synthetic creatives.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--output_dir", metavar="FOLDER", required=True, type=Path, help="tunein/ is made in here")
+    parser = synthesizer("tunein", "Write a raw TuneIn-shaped tree of synthetic creatives.", "tunein/ is made in here")
     parser.add_argument("--num_creatives", type=int, default=300, help="rows of labels.csv")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same tree")
     parser.add_argument("--defects", choices=("none", "all"), default="all", help="kinds of damage done to the tree")
-    try:
-        print(synthesize(**vars(parser.parse_args(arguments))))
-    except (ValueError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+    write_synthetic(parser, synthesize, vars(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":
