@@ -265,3 +265,23 @@ def row_of(setting: str, runs: Sequence[FinishedRun], found: dict[str, Any]) -> 
         **found,
         "validation": float(np.mean(validation)) if None not in validation else None,
     }
+
+
+def long_scores(channel: str, of: dict[str, dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The scores of the model and of others, by who they are of, as rows of a long table."""
+    return [
+        {"channel": channel, "who": who, "score": score} | {key: found[key] for key in ("mean", "low", "high")}
+        for who, scores in of.items()
+        for score, found in scores.items()
+    ]
+
+
+def by_seed(runs: Sequence[FinishedRun], values: Sequence[float]) -> list[float]:
+    """The mean of a value (runs,) over the runs of each seed, in the order of the seeds."""
+    seeds = np.array([run.cell.seed for run in runs])
+    return [float(np.mean(np.asarray(values)[seeds == seed])) for seed in np.unique(seeds)]
+
+
+def mean_over_runs(runs: Sequence[dict[str, np.ndarray]], score: str) -> np.ndarray:
+    """A score (1 + S,), averaged over runs within each resample."""
+    return np.mean([found[score] for found in runs], axis=0)

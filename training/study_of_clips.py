@@ -5,12 +5,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from evaluation.detection_runs import bootstrap_runs
-from training.study import FinishedRun
+from training.study import FinishedRun, by_seed, long_scores
 
 ITEMS = ("target", "clips")  # what a row is of, and what was scored
 EXPLAINED = (
@@ -27,12 +26,7 @@ def target_of(facts: dict[str, Any]) -> str:
 
 def scores_of_run(facts: dict[str, Any]) -> list[dict[str, Any]]:
     """Every score of one run, long."""
-    return [
-        {"channel": target_of(facts), "who": who, "score": score}
-        | {key: found[key] for key in ("mean", "low", "high")}
-        for who, scores in {"model": facts["test"]["scores"], **facts["test"]["baselines"]}.items()
-        for score, found in scores.items()
-    ]
+    return long_scores(target_of(facts), {"model": facts["test"]["scores"], **facts["test"]["baselines"]})
 
 
 def read_scores(path: Path) -> pa.Table:
@@ -55,13 +49,11 @@ def rows_of_setting(runs: Sequence[FinishedRun], reference: Sequence[FinishedRun
     found = bootstrap_runs(scores, targets)
     differences = bootstrap_runs(scores, targets, others) if others and paired else {}
     for name, interval in found.items():
-        by_run = [run.facts["test"]["scores"][name]["mean"] for run in runs]
-        seeds = np.array([run.cell.seed for run in runs])
         yield {
             "channel": target_of(runs[0].facts),
             "score": name,
             "interval": interval,
-            "by_seed": [float(np.mean(np.array(by_run)[seeds == seed])) for seed in np.unique(seeds)],
+            "by_seed": by_seed(runs, [run.facts["test"]["scores"][name]["mean"] for run in runs]),
             "difference": asdict(differences[name]) if differences else None,
             "effects": None,
         }

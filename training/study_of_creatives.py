@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from evaluation.intervals import Interval
 from evaluation.regression import MORE_IS_BETTER, SAMPLES, Scores, drawn_weights, record, scores_of, undefined
-from training.study import FinishedRun
+from training.study import FinishedRun, by_seed, long_scores, mean_over_runs
 
 ITEMS = ("target", "creatives")  # what a row is of, and what was scored
 EXPLAINED = (
@@ -31,11 +31,9 @@ def scores_of_run(facts: dict[str, Any]) -> list[dict[str, Any]]:
     """Every score of one run, long: those of the model, of its baselines, and of itself with less to go by."""
     test = facts["test"]
     others = test["baselines"] | test["ablations"]
-    return [
-        {"channel": test["unit"], "who": who, "score": score} | {key: found[key] for key in ("mean", "low", "high")}
-        for who, scores in {"model": test["scores"], **{who: other["scores"] for who, other in others.items()}}.items()
-        for score, found in scores.items()
-    ]
+    return long_scores(
+        test["unit"], {"model": test["scores"]} | {who: other["scores"] for who, other in others.items()}
+    )
 
 
 def read_scores(path: Path) -> pa.Table:
@@ -55,17 +53,15 @@ def rows_of_setting(runs: Sequence[FinishedRun], reference: Sequence[FinishedRun
     paired = bool(reference) and runs != reference
     paired = paired and all(run.scores.drop("prediction") == creatives for run in reference)
     own, others = ([resampled(run) for run in each] for each in (runs, reference if paired else ()))
-    seeds = np.array([run.cell.seed for run in runs])
     for score in MORE_IS_BETTER:
-        values, why = mean_of(own, score), reason(runs, score)
-        by_run = np.array([found[score][0] for found in own])
-        gain = values - mean_of(others, score) if others else None
+        values, why = mean_over_runs(own, score), reason(runs, score)
+        gain = values - mean_over_runs(others, score) if others else None
         yield {
             "channel": runs[0].facts["test"]["unit"],
             "score": score,
             "interval": Interval(**record(values, len(creatives), why)),
             # of a mean that is not defined there is no spread
-            "by_seed": [] if why else [float(by_run[seeds == seed].mean()) for seed in np.unique(seeds)],
+            "by_seed": [] if why else by_seed(runs, [found[score][0] for found in own]),
             "difference": None if gain is None else record(gain, len(creatives), why or reason(reference, score)),
             "effects": sum(not run.facts["test"]["verdict"]["unbeaten"] for run in runs),
         }
@@ -77,11 +73,6 @@ def resampled(run: FinishedRun) -> Scores:
     weights = (np.ones((1, len(targets))), *drawn_weights(len(targets), SAMPLES, seed=0))
     blocks = [scores_of(targets, predictions, some) for some in weights]
     return {score: np.concatenate([block[score] for block in blocks]) for score in MORE_IS_BETTER}
-
-
-def mean_of(runs: Sequence[Scores], score: str) -> np.ndarray:
-    """A score (1 + S,), averaged over runs within each resample."""
-    return np.mean([found[score] for found in runs], axis=0)
 
 
 def reason(runs: Sequence[FinishedRun], score: str) -> str | None:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from evaluation.intervals import Interval, bootstrap
-from training.study import FinishedRun
+from training.study import FinishedRun, long_scores
 
 ITEMS = ("channel", "trials")  # what a row is of, and what was scored
 EXPLAINED = (
@@ -24,10 +24,9 @@ Key = tuple[str, str, str]  # song, listener, trial
 def scores_of_run(facts: dict[str, Any]) -> list[dict[str, Any]]:
     """Every score of one run, long."""
     return [
-        {"channel": name, "who": who, "score": score} | {key: found[key] for key in ("mean", "low", "high")}
+        row
         for name, channel in facts["test"]["channels"].items()
-        for who, scores in {"model": channel["model"], **channel["baselines"]}.items()
-        for score, found in scores.items()
+        for row in long_scores(name, {"model": channel["model"], **channel["baselines"]})
     ]
 
 

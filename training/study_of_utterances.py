@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from evaluation.classification import Dialogues, Scores
 from evaluation.intervals import Interval
-from training.study import FinishedRun
+from training.study import FinishedRun, by_seed, long_scores, mean_over_runs
 
 ITEMS = ("head", "utterances")  # what a row is of, and what was scored
 EXPLAINED = (
@@ -30,13 +30,13 @@ EXPLAINED = (
 def scores_of_run(facts: dict[str, Any]) -> list[dict[str, Any]]:
     """Every score of one run, long: those of the model, of its baselines, and of itself with less to go by."""
     return [
-        {"channel": head, "who": who, "score": score} | {key: found[key] for key in ("mean", "low", "high")}
+        row
         for head, assessed in facts["test"]["heads"].items()
-        for who, scores in {
-            "model": assessed["scores"],
-            **{who: rival["scores"] for who, rival in (assessed["baselines"] | assessed["ablations"]).items()},
-        }.items()
-        for score, found in scores.items()
+        for row in long_scores(
+            head,
+            {"model": assessed["scores"]}
+            | {who: rival["scores"] for who, rival in (assessed["baselines"] | assessed["ablations"]).items()},
+        )
     ]
 
 
@@ -57,20 +57,18 @@ def rows_of_setting(runs: Sequence[FinishedRun], reference: Sequence[FinishedRun
         )
     paired = bool(reference) and runs != reference and all(truth(run) == rows for run in reference)
     drawn, every = Dialogues.of(rows["dialogue"].to_pylist()), np.ones(len(rows), bool)
-    seeds = np.array([run.cell.seed for run in runs])
     for head, assessed in runs[0].facts["test"]["heads"].items():
         own = [resampled(run, head, assessed["classes"], drawn) for run in runs]
         others = [resampled(run, head, assessed["classes"], drawn) for run in reference] if paired else []
         unbeaten = [run.facts["test"]["heads"][head]["verdict"]["unbeaten"] for run in runs]
         for score in own[0]:
-            values = mean_of(own, score)
-            by_run = np.array([found[score][0] for found in own])
+            values = mean_over_runs(own, score)
             yield {
                 "channel": head,
                 "score": score,
                 "interval": Interval(**drawn.interval(values, every)),
-                "by_seed": [float(by_run[seeds == seed].mean()) for seed in np.unique(seeds)],
-                "difference": drawn.interval(values - mean_of(others, score), every) if others else None,
+                "by_seed": by_seed(runs, [found[score][0] for found in own]),
+                "difference": drawn.interval(values - mean_over_runs(others, score), every) if others else None,
                 "effects": unbeaten.count([]),
             }
 
@@ -86,8 +84,3 @@ def resampled(run: FinishedRun, head: str, classes: Sequence[str], drawn: Dialog
     columns = (run.scores[head].to_pylist(), run.scores[f"predicted_{head}"].to_pylist())
     targets, predictions = (np.array([code[name] for name in column]) for column in columns)
     return drawn.scores(targets, predictions, len(classes), np.ones(len(targets), bool))
-
-
-def mean_of(runs: Sequence[Scores], score: str) -> np.ndarray:
-    """A score (1 + S,), averaged over runs within each resample."""
-    return np.mean([found[score] for found in runs], axis=0)
