@@ -7,7 +7,7 @@ themselves, which puts every song and every listener on all sides. It is there t
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -96,6 +96,14 @@ class Split:
             "warning": LEAK_WARNING if self.settings.split_by == "random_pairs" else None,
             "trials": members,
         }
+
+
+def digest_of_sides(members: Mapping[str, Sequence[str]]) -> str:
+    """A digest of who is where, from the sorted ids of each of SIDES."""
+    digest = hashlib.sha256()
+    for side in SIDES:
+        digest.update("\n".join([side, *members[side], ""]).encode())
+    return digest.hexdigest()
 
 
 def id_hash(identifier: str, seed: int) -> float:

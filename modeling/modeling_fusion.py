@@ -114,6 +114,11 @@ class FusionPreTrainedModel(PreTrainedModel):
         if isinstance(module, FusionModel) and module.absent is not None:
             init.zeros_(module.absent)
 
+    def post_init(self) -> None:
+        """As in transformers, with what is frozen frozen."""
+        super().post_init()
+        self.train(self.training)
+
     def train(self, mode: bool = True) -> "FusionPreTrainedModel":
         """As in torch, but frozen encoders stay in evaluation: else their BatchNorms would drift and dropout act.
 
@@ -147,9 +152,13 @@ class FusionPreTrainedModel(PreTrainedModel):
         if not (branch.input_std > 0).all():
             raise ValueError(f"{name}: a deviation is not above 0; give 1 for a number that never changes")
 
+    def part_sizes(self) -> dict[str, int]:
+        """How many numbers each part learns."""
+        return {name: sum(p.numel() for p in parameters) for name, parameters in self.parts().items()}
+
     def trainable_parameters(self) -> dict[str, int]:
         """Print how many numbers each part learns, and return them."""
-        counts = {name: sum(p.numel() for p in parameters) for name, parameters in self.parts().items()}
+        counts = self.part_sizes()
         kinds = dict.fromkeys(self.config.modalities, "Encoder") | {"fusion": "Layer"}
         titles = {name: f"{name.replace('_', ' ').title()} {kinds.get(name, 'Classifier')}:" for name in counts}
         titles |= {"regression": "Regression Head:"} if "regression" in counts else {}
@@ -168,7 +177,6 @@ class FusionModel(FusionPreTrainedModel):
         absent = torch.zeros(len(config.modalities), config.hidden_size)
         self.absent = nn.Parameter(absent) if config.learned_absent else None
         self.post_init()
-        self.train(self.training)
 
     def encode(self, name: str, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """What a modality's encoder makes of its input, (B, E): the part that can be cached where it is frozen."""
@@ -260,7 +268,6 @@ class FusionForEmotion(FusionPreTrainedModel):
         self.emotion = Head(config, len(config.emotion_names))
         self.sentiment = Head(config, len(config.sentiment_names))
         self.post_init()
-        self.train(self.training)
 
     def forward(
         self,
@@ -288,7 +295,7 @@ class FusionForEmotion(FusionPreTrainedModel):
             raise ValueError(f"labels.shape = {tuple(labels.shape)} must be (B, 2) = {(len(logits[0]), len(logits))}")
         config = self.config
         total = logits[0].new_zeros((), dtype=torch.float32)
-        for head, (name, scores) in enumerate(zip(("emotion", "sentiment"), logits, strict=True)):
+        for head, (name, scores) in enumerate(zip(self.heads, logits, strict=True)):
             weights, share = getattr(config, f"{name}_weights"), getattr(config, f"{name}_share")
             total = total + share * summed_cross_entropy(scores, labels[:, head], weights, config.label_smoothing)
         return total * len(logits) / scored_labels(labels, num_items)
@@ -315,7 +322,6 @@ class FusionForRegression(FusionPreTrainedModel):
         self.fusion = FusionModel(config)
         self.regression = Head(config, 1)
         self.post_init()
-        self.train(self.training)
 
     def forward(
         self,
@@ -358,7 +364,6 @@ class FusionForClassification(FusionPreTrainedModel):
         self.fusion = FusionModel(config)
         self.classification = Head(config, len(config.class_names))
         self.post_init()
-        self.train(self.training)
 
     def forward(
         self,

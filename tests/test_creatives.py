@@ -13,6 +13,7 @@ from tests.conftest import REPOSITORY
 from training.arguments import Run, parse_run
 from training.collators import PaddingCollator
 from training.creatives import SIDES, CreativeDataset, CreativeSplit, CreativeSplitSettings, embedding_sizes
+from training.fusion_trainer import ablations_of
 from training.tasks import attention
 
 CONFIG = "configs/tunein_attention.json"
@@ -163,9 +164,9 @@ def test_a_hidden_modality_is_as_if_it_were_not_there(rows: datasets.Dataset, hi
 
 
 def test_what_is_hidden_tells_each_modality_alone_and_all_but_each() -> None:
-    found = attention.ablations_of(("text", "audio", "video"))
+    found = ablations_of(("text", "audio", "video"))
     assert found["text alone"] == {"audio", "video"} and found["without text"] == {"text"} and len(found) == 6
-    assert set(attention.ablations_of(("text", "audio"))) == {"text alone", "audio alone"}  # the others are the same
+    assert set(ablations_of(("text", "audio"))) == {"text alone", "audio alone"}  # the others are the same
 
 
 # What the data decide

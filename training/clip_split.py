@@ -2,16 +2,15 @@
 
 # R rows of the data set
 
-import hashlib
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import datasets
 import numpy as np
 
+from evaluation.splits import SIDES, digest_of_sides
 from training.pools import ClipPools, PoolSettings
 
-SIDES = ("train", "validation", "test")
 LISTED = 100_000  # clips of a side whose ids stand in the record; more are told by the hash alone
 
 
@@ -42,10 +41,7 @@ class ClipSplit:
     @property
     def sha256(self) -> str:
         """A digest of who is where; it does not depend on the order of the data."""
-        digest = hashlib.sha256()
-        for side in SIDES:
-            digest.update("\n".join([side, *self.members[side], ""]).encode())
-        return digest.hexdigest()
+        return digest_of_sides(self.members)
 
     def record(self) -> dict[str, Any]:
         """What is saved beside a model: settings, hash, and the clips of each side that are not too many."""

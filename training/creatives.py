@@ -2,7 +2,6 @@
 
 # T embeddings of an item, E numbers of one, N creatives
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -13,9 +12,7 @@ import pyarrow as pa
 import torch
 from torch.utils.data import Dataset
 
-from evaluation.splits import id_hash
-
-SIDES = ("train", "validation", "test")
+from evaluation.splits import SIDES, SplitSettings, digest_of_sides, side_of
 
 
 @dataclass(frozen=True)
@@ -46,19 +43,15 @@ class CreativeSplit:
     @classmethod
     def of(cls, ids: Sequence[str], settings: CreativeSplitSettings) -> "CreativeSplit":
         """The sides of some ids: the lowest hashes are the test, those after them the validation."""
-        hashes = np.array([id_hash(name, settings.split_seed) for name in ids])
-        test, held_out = settings.test_fraction, settings.test_fraction + settings.validation_fraction
-        side = np.where(hashes < test, "test", np.where(hashes < held_out, "validation", "train"))
-        places = {name: np.flatnonzero(side == name) for name in SIDES}
+        rule = SplitSettings(**asdict(settings))
+        side = np.array([side_of(name, rule) for name in ids])
+        places = {name: np.flatnonzero(side == code) for code, name in enumerate(SIDES)}
         return cls(settings, places, {name: sorted(ids[i] for i in where) for name, where in places.items()})
 
     @property
     def sha256(self) -> str:
         """A digest of who is where; it does not depend on the order of the data."""
-        digest = hashlib.sha256()
-        for side in SIDES:
-            digest.update("\n".join([side, *self.members[side], ""]).encode())
-        return digest.hexdigest()
+        return digest_of_sides(self.members)
 
     def record(self) -> dict[str, Any]:
         """What is saved beside a model."""
@@ -107,21 +100,24 @@ class CreativeDataset(Dataset):
 
     def targets(self) -> np.ndarray:
         """(N,)."""
-        return self.rows.select_columns(["target"]).with_format("arrow")[:]["target"].to_numpy().astype(np.float64)
+        return column_of(self.rows, "target").to_numpy().astype(np.float64)
 
     def present(self, name: str) -> np.ndarray:
         """Which creatives have a modality, (N,) bool."""
-        column = f"has_{name}"
-        return self.rows.select_columns([column]).with_format("arrow")[:][column].to_numpy()
+        return column_of(self.rows, f"has_{name}").to_numpy()
 
     def embeddings(self, name: str) -> list[np.ndarray]:
         """A modality's embeddings (T, E) of each creative; (0, E) where it has none."""
-        column = self.rows.select_columns([name]).with_format("arrow")[:][name]
-        size = self.sizes[name]
+        column, size = column_of(self.rows, name), self.sizes[name]
         return [
             numbers_of(value).reshape(-1, size) if there else np.zeros((0, size), np.float32)
             for value, there in zip(column, self.present(name), strict=True)
         ]
+
+
+def column_of(rows: datasets.Dataset, name: str) -> pa.ChunkedArray:
+    """A column of the rows that are selected, without reading any other."""
+    return rows.select_columns([name]).with_format("arrow")[:][name]
 
 
 def numbers_of(value: pa.Scalar) -> np.ndarray:
@@ -141,7 +137,7 @@ def embedding_sizes(
     for name in modalities:
         if name not in rows.column_names or f"has_{name}" not in rows.column_names:
             raise ValueError(f"modalities: the data set has no {name!r}; it has {', '.join(rows.column_names)}")
-        has = rows.select_columns([f"has_{name}"]).with_format("arrow")[:][f"has_{name}"].to_numpy()
+        has = column_of(rows, f"has_{name}").to_numpy()
         if has.any():
             first = rows[int(has.argmax())]
             sizes[name] = len(first[name]) // first.get(f"{name}_frames", 1)

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from media.video import VideoError, probe_clip, read_clip
+from media.video import VideoError, probe_clip
 from modeling import FusionForEmotion, FusionProcessor
+from training.utterances import clip_for, clip_inputs
 
 TOP = 3  # classes that are named of each head
 SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".wav", ".flac", ".ogg", ".mp3")
@@ -105,7 +106,7 @@ def shown(found: Sequence[EmotionPrediction]) -> str:
 @torch.inference_mode()
 def felt(model: FusionForEmotion, processor: FusionProcessor, clip: Path, said: Said) -> Felt:
     """What the model says of one utterance of a clip, by what there is of it."""
-    extractor, wanted = processor.feature_extractor, set(model.config.modalities)
+    wanted = set(model.config.modalities)
     facts = probe_clip(clip)
     lasts = {"video": facts.video_seconds, "audio": facts.audio_seconds}  # s
     has = {"video": facts.width is not None, "audio": facts.sampling_rate is not None}
@@ -117,21 +118,9 @@ def felt(model: FusionForEmotion, processor: FusionProcessor, clip: Path, said: 
             "reads these"
         )
     if readable:
-        read = read_clip(
-            clip,
-            num_frames=extractor.clip_frames if "video" in readable else 0,
-            size=tuple(extractor.frame_size),
-            frame_rate=extractor.video_frame_rate,
-            start=said.start_seconds,
-            seconds=None if said.end_seconds is None else said.end_seconds - said.start_seconds,
-            audio_rate=extractor.sampling_rate if "audio" in readable else None,
-            max_audio_seconds=extractor.max_audio_seconds,
-        )
-        seen = "video" in readable and bool(read.frame_mask.any())
-        if "video" in wanted:
-            given |= {"videos": [read.frames if seen else None], "frame_masks": [read.frame_mask if seen else None]}
-        if "audio" in wanted:
-            given |= {"audio": [read.audio], "sampling_rate": extractor.sampling_rate}
+        seconds = None if said.end_seconds is None else said.end_seconds - said.start_seconds
+        read = clip_for(processor, clip, readable, start=said.start_seconds, seconds=seconds)
+        given |= clip_inputs(processor, read, wanted)
     if "text" in wanted:
         given["text"] = [said.text]
     output = model(**{name: value.to(model.device) for name, value in processor(**given).items()})

@@ -1,6 +1,5 @@
 """Which utterances are on which side: as the data set says, with a digest, and a look for dialogues on two sides."""
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 import datasets
 import numpy as np
 
-MODALITIES = ("text", "video", "audio")
+from evaluation.splits import digest_of_sides
+from modeling.configuration_fusion import MODALITIES
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,7 @@ class UtteranceSplit:
     @property
     def sha256(self) -> str:
         """A digest of who is where; it does not depend on the order of the data."""
-        digest = hashlib.sha256()
-        for side, ids in self.members.items():
-            digest.update("\n".join([side, *sorted(ids), ""]).encode())
-        return digest.hexdigest()
+        return digest_of_sides({side: sorted(ids) for side, ids in self.members.items()})
 
     def record(self) -> dict[str, Any]:
         """What is saved beside a model."""

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,8 +54,7 @@ class UtteranceDataset(Dataset):
     def __post_init__(self) -> None:
         # Views of what is read, made once: making one takes as long as reading ten items.
         self.read_rows = self.rows.select_columns(list(COLUMNS))
-        self.label_rows = self.rows.select_columns(list(HEADS))
-        self.has_rows = self.rows.select_columns([name for name in COLUMNS if name.startswith("has_")])
+        self.told_rows = self.rows.select_columns([*HEADS, *(name for name in COLUMNS if name.startswith("has_"))])
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -67,13 +66,14 @@ class UtteranceDataset(Dataset):
         """
         index = item[0] if isinstance(item, tuple) else item
         inputs = self.read(index) if self.cached is None else self.remembered(index)
-        row = self.has_rows[index]
+        row = self.told_rows[index]
         promised = {name for name in self.modalities if row[f"has_{name}"]} - self.hidden
         undecodable = any(not inputs[INPUTS[name][1]].any() for name in promised)
         for name in self.hidden:
             mask = INPUTS[name][1]
             inputs[mask] = torch.zeros_like(inputs[mask])
-        return inputs | {"labels": self.labels(index), "undecodable": torch.tensor(undecodable)}
+        labels = torch.tensor([row[head] for head in HEADS])
+        return inputs | {"labels": labels, "undecodable": torch.tensor(undecodable)}
 
     def remembered(self, index: int) -> dict[str, torch.Tensor]:
         """The cached inputs of one row."""
@@ -82,45 +82,23 @@ class UtteranceDataset(Dataset):
             row["input_features"] = row["input_features"].unflatten(0, (len(row["features_mask"]), -1))
         return row
 
-    def labels(self, index: int) -> torch.Tensor:
-        """The numbers of emotion and sentiment (2,)."""
-        row = self.label_rows[index]
-        return torch.tensor([row[head] for head in HEADS])
-
     def read(self, index: int) -> dict[str, torch.Tensor]:
         """The inputs of one row, decoded and processed."""
         row = self.read_rows[index]
         wanted = {name for name in self.modalities if row[f"has_{name}"] and name not in self.hidden}
         clip = self.decode(row, wanted & {"video", "audio"})
-        given: dict[str, Any] = {}
+        given = clip_inputs(self.processor, clip, self.modalities)
         if "text" in self.modalities:
             given |= {"text": [row["text"] if "text" in wanted else None], "max_length": self.max_text_tokens}
-        if "video" in self.modalities:
-            seen = clip is not None and clip.frame_mask.any()
-            given |= {"videos": [clip.frames if seen else None], "frame_masks": [clip.frame_mask if seen else None]}
-        if "audio" in self.modalities:
-            given |= {
-                "audio": [None if clip is None else clip.audio],
-                "sampling_rate": self.processor.feature_extractor.sampling_rate,
-            }
         return {name: value[0] for name, value in self.processor(**given).items()}
 
     def decode(self, row: dict[str, Any], wanted: set[str]) -> Clip | None:
         """Frames and sound of a row's clip, as far as wanted; None where it cannot be decoded, which is noted."""
         if not wanted:
             return None
-        extractor = self.processor.feature_extractor
         try:
             with clip_source(row["clip"]) as source:
-                return read_clip(
-                    source,
-                    num_frames=extractor.clip_frames if "video" in wanted else 0,
-                    size=tuple(extractor.frame_size),
-                    frame_rate=extractor.video_frame_rate,
-                    audio_rate=extractor.sampling_rate if "audio" in wanted else None,
-                    max_audio_seconds=extractor.max_audio_seconds,
-                    name=row["utterance_id"],
-                )
+                return clip_for(self.processor, source, wanted, name=row["utterance_id"])
         except VideoError as error:
             logger.warning("%s: its picture and sound are taken as missing: %s", row["utterance_id"], error)
             return None
@@ -132,6 +110,32 @@ class UtteranceDataset(Dataset):
             return []
         clip = self.read_rows[index]["clip"]
         return [] if clip is None or clip["bytes"] is not None or not clip["path"] else [clip["path"]]
+
+
+def clip_for(processor: FusionProcessor, source: Any, wanted: Collection[str], **window: Any) -> Clip:
+    """Frames and sound of a clip, as far as wanted, in the sizes and at the rates of a processor."""
+    extractor = processor.feature_extractor
+    return read_clip(
+        source,
+        num_frames=extractor.clip_frames if "video" in wanted else 0,
+        size=tuple(extractor.frame_size),
+        frame_rate=extractor.video_frame_rate,
+        audio_rate=extractor.sampling_rate if "audio" in wanted else None,
+        max_audio_seconds=extractor.max_audio_seconds,
+        **window,
+    )
+
+
+def clip_inputs(processor: FusionProcessor, clip: Clip | None, modalities: Collection[str]) -> dict[str, Any]:
+    """What a processor is given of one clip for some modalities: None for what there is not."""
+    given: dict[str, Any] = {}
+    if "video" in modalities:
+        seen = clip is not None and clip.frame_mask.any()
+        given |= {"videos": [clip.frames if seen else None], "frame_masks": [clip.frame_mask if seen else None]}
+    if "audio" in modalities:
+        sound = None if clip is None else clip.audio
+        given |= {"audio": [sound], "sampling_rate": processor.feature_extractor.sampling_rate}
+    return given
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import argparse
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,19 @@ from transformers import AutoConfig, AutoModel, EvalPrediction, Trainer
 
 from evaluation.embedding_baselines import mean_baseline, pooled, ridge, side_by_side
 from evaluation.regression import assess, point_scores
+from evaluation.splits import SIDES
 from modeling import FusionConfig, FusionForRegression
 from training import study_of_creatives
 from training.arguments import Run
 from training.collators import PaddingCollator
-from training.creatives import SIDES, CreativeDataset, CreativeSplit, CreativeSplitSettings, embedding_sizes
-from training.fusion_trainer import FusionTrainer, part_rates
+from training.creatives import CreativeDataset, CreativeSplit, CreativeSplitSettings, column_of, embedding_sizes
+from training.fusion_trainer import ONE_LEFT, FusionTrainer, order_of_training, part_rates
 from training.samplers import LengthGroupedSampler
 
 logger = logging.getLogger(__name__)
 
 MODALITIES = ("text", "video", "audio", "back_audio")
 SMALLEST_DEVIATION = 1e-6  # of a number of an embedding; one that varies less is a constant, and is centred only
-ONE_LEFT = 2  # items that a batch of training needs at least: BatchNorm has no variance of one
 IN_SAMPLE = "The model was fitted, or its checkpoint chosen, on creatives that are scored here, which flatters it."
 
 
@@ -105,8 +105,7 @@ def prepare(rows: datasets.Dataset, extractor: None, run: Run, saved: dict[str, 
         modalities, taken = list(config.modalities), config.embedding_sizes
     else:
         modalities = list(run.arguments.model_config.get("modalities", MODALITIES))
-    targets = rows.select_columns(["target"]).with_format("arrow")[:]["target"].to_numpy()
-    known = np.flatnonzero(np.isfinite(targets))
+    known = np.flatnonzero(np.isfinite(column_of(rows, "target").to_numpy()))
     left_out = {"no target": len(rows) - len(known)} if len(known) < len(rows) else {}
     rows = rows.select(known)
     sizes = embedding_sizes(rows, modalities, taken)
@@ -156,10 +155,7 @@ def collator(extractor: None, run: Run) -> PaddingCollator:
 
 def sampler(data: AttentionData, run: Run) -> Callable[[int], LengthGroupedSampler]:
     """The order of training, for a batch size that the trainer knows."""
-    if run.training.per_device_train_batch_size < ONE_LEFT:
-        raise ValueError("per_device_train_batch_size = 1: BatchNorm has no variance of one item; give 2 or more")
-    lengths = np.ones(len(data.train), np.int64)
-    return lambda batch_size: LengthGroupedSampler(lengths, batch_size, run.training.seed, ONE_LEFT)
+    return order_of_training(np.ones(len(data.train), np.int64), run)
 
 
 def trainer_settings(data: AttentionData, run: Run) -> dict[str, Any]:
@@ -169,7 +165,7 @@ def trainer_settings(data: AttentionData, run: Run) -> dict[str, Any]:
 
 def about_training(trainer: Trainer, data: AttentionData) -> dict[str, Any]:
     """What is learnt, by part."""
-    return {"trainable": {name: sum(p.numel() for p in part) for name, part in trainer.model.parts().items()}}
+    return {"trainable": trainer.model.part_sizes()}
 
 
 def extra_pages(trainer: Trainer, data: AttentionData) -> dict[str, str]:
@@ -183,25 +179,14 @@ def evaluate(trainer: Trainer, data: AttentionData, side: str) -> tuple[dict[str
     if not len(dataset):
         raise ValueError(f"nothing to score: the {side} side has no creative")
     made = trainer.predict(dataset, metric_key_prefix=side).predictions[0].astype(np.float64)
-    left_out = {}
-    if data.settings.ablations and len(dataset.modalities) > 1:
-        for name, hidden in ablations_of(dataset.modalities).items():
-            hiding = replace(dataset, hidden=hidden)
-            output = trainer.predict(hiding, metric_key_prefix=f"{side}_ablation")
-            left_out[name] = output.predictions[0].astype(np.float64)
+    less = trainer.predict_with_less(dataset, side) if data.settings.ablations else {}
+    left_out = {name: output.predictions[0].astype(np.float64) for name, output in less.items()}
     ids, targets = dataset.rows["creative_id"][:], dataset.targets()
     present = {name: dataset.present(name) for name in dataset.modalities}
     results = assess(ids, targets, made, baselines(data, dataset), left_out, present, data.settings.target_unit)
     results["note"] = IN_SAMPLE if side in ("train", "validation", "all") else None
     table = pa.table({"creative_id": ids, "target": targets, "prediction": made})
     return results, table
-
-
-def ablations_of(modalities: Sequence[str]) -> dict[str, frozenset[str]]:
-    """What is hidden for each modality alone and for all but each; of two modalities these are the same."""
-    alone = {f"{name} alone": frozenset(modalities) - {name} for name in modalities}
-    without = {f"without {name}": frozenset({name}) for name in modalities}
-    return alone | (without if len(modalities) > 2 else {})
 
 
 def baselines(data: AttentionData, dataset: CreativeDataset) -> dict[str, np.ndarray]:

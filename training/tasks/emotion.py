@@ -37,7 +37,7 @@ from training.build import check_fit
 from training.collators import PaddingCollator
 from training.emotion_prediction import SUFFIXES as CLIP_SUFFIXES
 from training.emotion_prediction import EmotionPrediction, predict_clips
-from training.fusion_trainer import FusionTrainer, part_rates
+from training.fusion_trainer import FusionTrainer, order_of_training, part_rates
 from training.samplers import LengthGroupedSampler
 from training.utterance_split import UtteranceSplit
 from training.utterances import HEADS, UtteranceDataset, cache_features
@@ -50,7 +50,6 @@ TWINS = {  # note on rows -> what was done with clips that are there twice, or u
     "twin_clip": "Where a clip is there twice, the one called final_videos_test... is used, for the other is wrong",
     "prefixed_clip": "A clip that is there as final_videos_test... alone is used",
 }
-ONE_LEFT = 2  # items that a batch of training needs at least: BatchNorm has no variance of one
 FITTED_HERE = (
     "The baselines were fitted on utterances that are scored here, and so was the model if it was trained on these "
     "data, which flatters them."
@@ -255,8 +254,9 @@ def prepare(
     sides = {
         side: UtteranceDataset(rows.select(where), processor, modalities, limit) for side, where in places.items()
     }
-    lengths, cut = text_lengths(sides, processor, limit) if "text" in modalities else ({}, {})
-    lengths = lengths.get("train", np.ones(len(sides["train"]), np.int64))
+    tokens = token_counts(rows, processor) if "text" in modalities else np.ones(len(rows), np.int64)
+    lengths = np.minimum(tokens, limit)[places["train"]]
+    cut = {side: int((tokens[where] > limit).sum()) for side, where in places.items()} if "text" in modalities else {}
     names = {head: rows.features[head].names for head in HEADS}
     for side, count in cut.items():
         if count and side != "all":
@@ -265,16 +265,10 @@ def prepare(
     return EmotionData(sides, split, names, lengths, cut, notes_on(rows), encoders, settings)
 
 
-def text_lengths(
-    sides: dict[str, UtteranceDataset], processor: FusionProcessor, limit: int
-) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """Tokens of each text as it is taken, and how many texts of each side are cut."""
-    lengths, cut = {}, {}
-    for side, dataset in sides.items():
-        texts = [text or "" for text in dataset.rows["text"]]
-        counts = np.array([len(ids) for ids in processor.tokenizer(texts)["input_ids"]] if texts else [], np.int64)
-        lengths[side], cut[side] = np.minimum(counts, limit), int((counts > limit).sum())
-    return lengths, cut
+def token_counts(rows: datasets.Dataset, processor: FusionProcessor) -> np.ndarray:
+    """Tokens of each text (rows,), uncut."""
+    texts = [text or "" for text in rows["text"]]
+    return np.array([len(ids) for ids in processor.tokenizer(texts)["input_ids"]] if texts else [], np.int64)
 
 
 def model_settings(data: EmotionData, processor: FusionProcessor, run: Run) -> dict[str, Any]:
@@ -359,9 +353,7 @@ def collator(processor: FusionProcessor, run: Run) -> PaddingCollator:
 
 def sampler(data: EmotionData, run: Run) -> Callable[[int], LengthGroupedSampler]:
     """The order of training, for a batch size that the trainer knows."""
-    if run.training.per_device_train_batch_size < ONE_LEFT:
-        raise ValueError("per_device_train_batch_size = 1: BatchNorm has no variance of one item; give 2 or more")
-    return lambda batch_size: LengthGroupedSampler(data.lengths, batch_size, run.training.seed, ONE_LEFT)
+    return order_of_training(data.lengths, run)
 
 
 def trainer_settings(data: EmotionData, run: Run) -> dict[str, Any]:
@@ -371,9 +363,8 @@ def trainer_settings(data: EmotionData, run: Run) -> dict[str, Any]:
 
 def about_training(trainer: Trainer, data: EmotionData) -> dict[str, Any]:
     """What is learnt, by part, and how."""
-    counts = {name: sum(p.numel() for p in parameters) for name, parameters in trainer.model.parts().items()}
     return {
-        "trainable": counts,
+        "trainable": trainer.model.part_sizes(),
         "undecodable": trainer.undecodable,
         "encoders": asdict(data.encoders),
         **asdict(data.settings),
@@ -391,19 +382,16 @@ def probabilities_of(output: PredictionOutput) -> dict[str, np.ndarray]:
     return {head: scores.softmax(-1).numpy() for head, scores in zip(HEADS, logits, strict=True)}
 
 
-def utterances(side: UtteranceDataset, present: np.ndarray | None = None) -> Utterances:
-    """What scores need to know of a side; `present` (N, M) is what the model was given."""
+def utterances(side: UtteranceDataset) -> Utterances:
+    """What scores need to know of a side; `present` is what its rows say that there is."""
     columns = side.rows.select_columns(["utterance_id", "dialogue", "text", *HEADS, *(f"has_{m}" for m in MODALITIES)])
     table = columns.with_format("arrow")[:]
-    found = {name: table[f"has_{name}"].to_numpy() for name in side.modalities}
-    if present is not None:
-        found = {name: present[:, place].astype(bool) for place, name in enumerate(side.modalities)}
     return Utterances(
         ids=table["utterance_id"].to_pylist(),
         dialogues=table["dialogue"].to_pylist(),
         texts=[text or "" for text in table["text"].to_pylist()],
         labels={head: table[head].to_numpy() for head in HEADS},
-        present=found,
+        present={name: table[f"has_{name}"].to_numpy() for name in side.modalities},
     )
 
 
@@ -413,25 +401,16 @@ def evaluate(trainer: Trainer, data: EmotionData, side: str) -> tuple[dict[str, 
     if not len(dataset):
         raise ValueError(f"nothing to score: the {side} side has no utterance")
     output = trainer.predict(dataset, metric_key_prefix=side)
-    probabilities, test = probabilities_of(output), utterances(dataset, output.predictions[len(HEADS)])
-    promised = utterances(dataset).present
-    undecodable = np.any([promised[name] & ~test.present[name] for name in dataset.modalities], axis=0).sum()
-    left_out = {}
-    if data.settings.ablations and len(dataset.modalities) > 1:
-        for name, hidden in ablations_of(dataset.modalities).items():
-            made = trainer.predict(replace(dataset, hidden=hidden), metric_key_prefix=f"{side}_ablation")
-            left_out[name] = probabilities_of(made)
+    probabilities, promised = probabilities_of(output), utterances(dataset)
+    given = output.predictions[len(HEADS)].astype(bool)  # (N, M)
+    test = replace(promised, present=dict(zip(dataset.modalities, given.T, strict=True)))
+    undecodable = np.any([promised.present[name] & ~test.present[name] for name in dataset.modalities], axis=0).sum()
+    made = trainer.predict_with_less(dataset, side) if data.settings.ablations else {}
+    left_out = {name: probabilities_of(less) for name, less in made.items()}
     results = assess(data.names, utterances(data.train), test, probabilities, left_out)
     results["undecodable"] = int(undecodable)  # rows, of all processes
     results["note"] = IN_SAMPLE.get(side)
     return results, prediction_table(data, test, probabilities)
-
-
-def ablations_of(modalities: Sequence[str]) -> dict[str, frozenset[str]]:
-    """What is hidden for each modality alone and for all but each; of two modalities these are the same."""
-    alone = {f"{name} alone": frozenset(modalities) - {name} for name in modalities}
-    without = {f"without {name}": frozenset({name}) for name in modalities}
-    return alone | (without if len(modalities) > 2 else {})
 
 
 def prediction_table(data: EmotionData, test: Utterances, probabilities: dict[str, np.ndarray]) -> pa.Table:
