@@ -8,7 +8,7 @@ from importlib import metadata
 
 # Of malloc.h: from how many bytes free memory at the top goes back, and a block gets pages of its own (at most 2^25).
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-INSTALL = "pip install 'torch>=2.11,<2.13' 'torchvision>=0.26,<0.28' 'torchaudio>=2.11,<2.12'"
+INSTALL = "pip install 'torch>=2.11,<2.13' 'torchvision>=0.26,<0.28' 'torchaudio==2.11.0'"
 
 
 def torch_mismatch() -> str | None:
