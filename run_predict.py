@@ -48,8 +48,8 @@ def main(argv: list[str]) -> None:
     check_outputs(arguments.output, arguments.plot)
     name = read_record(arguments.model, "run_config.json")["task"]
     task = load_task(name)
-    for option in ("text", "utterances"):
-        if name != "emotion" and getattr(arguments, option) is not None:
+    for option in ("listener", "threshold", "text", "utterances"):
+        if option not in task.PREDICTION_OPTIONS and getattr(arguments, option) is not None:
             raise ValueError(f"--{option}: a model of task {name!r} takes none; leave it out")
     arguments.output = arguments.output or Path(f"predictions{task.OUTPUT_SUFFIX}")
     check_outputs(arguments.output, arguments.plot)

@@ -58,16 +58,18 @@ def answer(root: Path, line: str, headers: str, sent: bytes) -> tuple[bytes, byt
     elif not path.is_file():
         return b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", b""
     else:
-        body, status = path.read_bytes(), "200 OK"
-        length = len(body)
-        if found := re.search(r"range: bytes=(\d+)-(\d*)", headers, re.IGNORECASE):
-            body = body[int(found[1]) : int(found[2]) + 1 if found[2] else None]
-            status = f"206 Partial Content\r\nContent-Range: bytes {found[1]}-{int(found[1]) + len(body) - 1}/{length}"
+        size = path.stat().st_size
+        asked = re.search(r"range: bytes=(\d+)-(\d*)", headers, re.IGNORECASE)
+        first, last = (int(asked[1]), min(int(asked[2] or size), size - 1)) if asked else (0, size - 1)
+        status = f"206 Partial Content\r\nContent-Range: bytes {first}-{last}/{size}" if asked else "200 OK"
+        with open(path, "rb") as file:
+            file.seek(first)
+            body = b"" if method == "HEAD" else file.read(last + 1 - first)
         head = (
-            f'HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nETag: "{etag(path)}"\r\n'
+            f'HTTP/1.1 {status}\r\nContent-Length: {last + 1 - first}\r\nETag: "{etag(path)}"\r\n'
             "Last-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\nAccept-Ranges: bytes\r\n\r\n"
         )
-        return head.encode(), b"" if method == "HEAD" else body
+        return head.encode(), body
     return f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode(), b"" if method == "HEAD" else body
 
 
@@ -90,6 +92,9 @@ async def serve(root: Path, latency: float) -> None:
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
 
+    for path in root.rglob("*"):  # a store knows the MD5 of what it has
+        if path.is_file():
+            etag(path)
     server = await asyncio.start_server(connection, "127.0.0.1", 0, limit=1 << 20)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()

@@ -10,6 +10,19 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from datasets import List, Value
+
+# The column of a row that says what was found.
+DEFECTS_COLUMN = List(
+    {
+        "listener": Value("string"),
+        "what": Value("string"),
+        "how_much": Value("float64"),
+        "unit": Value("string"),
+        "detail": Value("string"),
+    }
+)
+
 
 @dataclass(frozen=True)
 class DefectKind:
@@ -158,3 +171,9 @@ def defects_table(rows: Iterable[tuple[str, dict]]) -> str:
             unit = f" [{kind.unit}]" if kind.unit else ""
             lines.append(f"{counts[name]:>7} {songs[name]:>6}  {name}{unit}: {kind.meaning}")
     return "\n".join(lines) if counts else "no defects found"
+
+
+def located(name: str, error: Exception) -> str:
+    """What an error says, after the file's name."""
+    reason = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
+    return f"{name}: {reason.removeprefix(f'{name}: ')}"

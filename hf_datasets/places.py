@@ -168,7 +168,7 @@ class Bucket:
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
         """A file to read from, at any position."""
-        with self._file_system().open(self.where(name), "rb", cache_type="readahead", block_size=1 << 20) as file:
+        with self._file_system().open(self.where(name), "rb", cache_type="readahead", block_size=1 << 18) as file:
             yield file
 
     def write(self, name: str, write: Callable[[BinaryIO], None]) -> None:

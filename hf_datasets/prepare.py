@@ -35,7 +35,6 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,7 +49,7 @@ from tqdm import tqdm
 from media.storage import OPTIONS, S3FileManager, check_options, exit_on_sigterm
 
 from .defects import KINDS, defects_csv, defects_table
-from .places import Folder, Place, WriteError, place, write_bytes, write_text
+from .places import Bucket, Folder, Place, WriteError, place, write_bytes, write_text
 from .raw_files import FetchError
 from .shards import (
     ROWS_A_GROUP,
@@ -58,6 +57,8 @@ from .shards import (
     collect_defects,
     cut_inputs,
     defects_of,
+    give_back_freed_memory,
+    map_ahead,
     map_in_processes,
     write_parquet,
     write_shard,
@@ -67,7 +68,6 @@ HERE = Path(__file__).resolve().parent
 CARD, POINTER = "README.md", ".huggingface.yaml"
 SHARD_NAME = re.compile(r"\w+-(?P<digest>[0-9a-f]{16})-\d{5}-of-\d{5}\.parquet")
 UNFINISHED = "unfinished-run-prepare-again.parquet"  # never exists: loading a folder that points to it says so
-READERS = 8  # threads that read the defects of finished shards
 NAMED_INPUTS = 3  # unreadable inputs named in the error; --check_only names them all
 BUILDER_OPTIONS = (
     "audio_root",
@@ -217,9 +217,11 @@ def _lists_of(builder: Any, rows: RowReader) -> tuple[dict[str, str | bytes], st
 def _read_rows(
     output: Place, shards: list[tuple[str, Any, dict]], columns: list[str]
 ) -> Iterator[tuple[str, pa.Table]]:
-    for name, _, _ in shards:
-        with output.open(name) as file:
-            yield Path(name).name.split("-")[0], pq.ParquetFile(file).read(columns=columns)
+    def read(shard: tuple[str, Any, dict]) -> tuple[str, pa.Table]:
+        with output.open(shard[0]) as file:
+            return Path(shard[0]).name.split("-")[0], pq.ParquetFile(file).read(columns=columns, use_threads=False)
+
+    return map_ahead(read, shards)
 
 
 def _cut_splits(builder: Any) -> Iterator[tuple[str, list[dict]]]:
@@ -241,7 +243,11 @@ def _write_shards(output: Place, shards: list[tuple[str, Any, dict]], builder: A
     missing = [(output, *shard, _rows_a_group(builder)) for shard in shards if shard[0] not in finished]
     title, done = f"preparing {builder.dataset_name}", len(shards) - len(missing)
     with tqdm(total=len(shards), initial=done, desc=title, unit="shard") as bar:
-        for _ in map_in_processes(write_shard, missing, num_proc, [builder.__module__]):
+        if num_proc == 1 and isinstance(output, Bucket):  # the next is made while one is uploaded
+            written = map_ahead(lambda job: write_shard(*job), missing, threads=2)
+        else:
+            written = map_in_processes(write_shard, missing, num_proc, [builder.__module__])
+        for _ in written:
             bar.update()
 
 
@@ -249,10 +255,9 @@ def _stored_defects(output: Place, shards: list[tuple[str, Any, dict]]) -> list[
     def read(name: str) -> list[tuple[str, dict]]:
         with output.open(name) as file:
             shard = pq.ParquetFile(file)
-            return defects_of(shard.read(columns=[shard.schema_arrow.names[0], "defects"]))
+            return defects_of(shard.read(columns=[shard.schema_arrow.names[0], "defects"], use_threads=False))
 
-    with ThreadPoolExecutor(READERS) as pool:
-        return [pair for found in pool.map(read, [name for name, _, _ in shards]) for pair in found]
+    return [pair for found in map_ahead(read, [name for name, _, _ in shards]) for pair in found]
 
 
 def _refused(found: list[tuple[str, dict]]) -> list[str]:
@@ -399,6 +404,7 @@ def _parse_options(pairs: list[str]) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> None:
     """The command line; bad input ends in one line on stderr and exit code 1."""
     args = _parse(arguments)
+    give_back_freed_memory()
     try:
         if args.s3 or args.cache_dir:
             S3FileManager.shared(storage_options=_parse_options(args.s3), cache_dir=args.cache_dir)

@@ -108,10 +108,11 @@ class RawFolder:
             if file is not None:
                 return [name, file.size, file.etag]
             try:
-                data = self.read(name)
+                with open(Path(self.location, name), "rb") as content:
+                    found = hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False))
+                    return [name, content.tell(), found.hexdigest()]
             except OSError as error:  # its row is flagged when it is read; here it must only differ from a mended file
                 return [name, 0, error.strerror]
-            return [name, len(data), hashlib.md5(data, usedforsecurity=False).hexdigest()]
 
         with ThreadPoolExecutor(HASH_THREADS) as pool:
             entries = list(pool.map(entry, sorted(set(names))))

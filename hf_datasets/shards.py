@@ -1,11 +1,14 @@
 """Parquet files that are whole or not there: same rows, same bytes, however many processes write them."""
 
+import collections
+import ctypes
 import itertools
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -17,9 +20,14 @@ from media.storage import S3FileManager
 from .places import Place
 
 ROWS_A_GROUP = 4  # a row with its sound is about 1 MB, and a group is what a writer holds in memory
+READERS = 8  # threads that read finished shards
+# Of malloc.h: from how many bytes free memory at the top goes back, and a block gets pages of its own.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, BIG_BLOCK = -1, -3, 4 << 20
 
 # Columns by name -> (split, table of a finished shard) of one shard after the other: what a builder's `lists` reads.
 RowReader = Callable[[list[str]], Iterator[tuple[str, pa.Table]]]
+
+_MAKING = threading.Lock()
 
 
 def write_parquet(
@@ -45,10 +53,18 @@ def write_shard(
     gen_kwargs: dict[str, Any],
     rows_a_group: int = ROWS_A_GROUP,
 ) -> None:
-    """Write the rows that a builder's `_generate_tables` gives for these inputs, one table in memory at a time."""
-    tables = (table for _, table in generate_tables(**gen_kwargs))
-    first = next(tables)
-    place.write(name, lambda file: write_parquet(file, itertools.chain([first], tables), first.schema, rows_a_group))
+    """Write the rows that a builder's `_generate_tables` gives for these inputs, one table in memory at a time.
+
+    Of several threads one makes rows, whatever the others upload.
+    """
+
+    def make(file: BinaryIO) -> None:
+        with _MAKING:
+            tables = (table for _, table in generate_tables(**gen_kwargs))
+            first = next(tables)
+            write_parquet(file, itertools.chain([first], tables), first.schema, rows_a_group)
+
+    place.write(name, make)
 
 
 def collect_defects(generate_tables: Callable[..., Iterator], gen_kwargs: dict[str, Any]) -> list[tuple[str, dict]]:
@@ -70,6 +86,21 @@ def cut_inputs(gen_kwargs: dict[str, Any], size: int) -> list[dict[str, Any]]:
     assert len(lengths) == 1, f"gen_kwargs need lists of one length, got {lengths}"
     starts = range(0, lengths.pop(), size)
     return [gen_kwargs | {key: value[start : start + size] for key, value in lists.items()} for start in starts]
+
+
+def map_ahead(function: Callable[[Any], Any], items: Iterable[Any], threads: int = READERS) -> Iterator[Any]:
+    """The results in order, by threads that are as many items ahead; the first error stops the rest and is raised."""
+    pool = ThreadPoolExecutor(threads)
+    coming: collections.deque[Future] = collections.deque()
+    try:
+        for item in items:
+            coming.append(pool.submit(function, item))
+            if len(coming) == threads:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def map_in_processes(
@@ -97,8 +128,21 @@ def map_in_processes(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def give_back_freed_memory() -> None:
+    """Have the C library hand back what is freed, and Arrow take memory of it: what is needed at once is what is held.
+
+    By itself glibc raises its threshold with the largest block that was freed, and later ones come from heaps with
+    holes, one a thread; Arrow's own allocator keeps for itself what it had.
+    """
+    pa.set_memory_pool(pa.system_memory_pool())
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):  # musl has none
+        mallopt(M_MMAP_THRESHOLD, BIG_BLOCK)
+        mallopt(M_TRIM_THRESHOLD, BIG_BLOCK)
+
+
 def _start_worker(files: S3FileManager | None) -> None:
     """Use the parent's local copies of remote files, and end when it does."""
+    give_back_freed_memory()
     S3FileManager.adopt(files)
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -11,7 +11,7 @@ from datasets import Audio, Features, List, Value
 
 from media.audio import AudioError, read_audio
 
-from .defects import make_defect
+from .defects import DEFECTS_COLUMN, located, make_defect
 from .raw_files import RawFolder
 
 FLAT_RANGE = 0.1  # uS: real near-flat trials span 0.04-0.05 uS, 25-30 quantisation steps
@@ -41,15 +41,7 @@ FEATURES = Features(
         ),
         **RATINGS,
         "dynamic": List({"time_seconds": Value("float64"), **RATINGS}),
-        "defects": List(
-            {
-                "listener": Value("string"),
-                "what": Value("string"),
-                "how_much": Value("float64"),
-                "unit": Value("string"),
-                "detail": Value("string"),
-            }
-        ),
+        "defects": DEFECTS_COLUMN,
         "synthetic": Value("bool"),
     }
 )
@@ -68,12 +60,6 @@ def read_sound(root: RawFolder, name: str, defects: list[dict], where: str = "")
     except (AudioError, OSError) as error:
         defects.append(make_defect("unreadable_audio", len(data), detail=where + located(name, error)))
     return {"bytes": data, "path": Path(name).name}, seconds
-
-
-def located(name: str, error: Exception) -> str:
-    """What an error says, after the file's name."""
-    reason = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
-    return f"{name}: {reason.removeprefix(f'{name}: ')}"
 
 
 def check_time(times: np.ndarray, expected_rate: float | None) -> tuple[float, list[dict]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import run_predict
 from evaluation.splits import SplitSettings
 from media.eda_settings import EdaSettings
 from tests.conftest import REPOSITORY
@@ -210,3 +211,14 @@ def test_a_config_may_say_how_s3_is_reached_but_never_hold_a_secret() -> None:
     for wrong in (["--s3.secret_key", "x"], ["--s3.profile", "AKIAABCDEFGHIJKLMNOP"], ["--s3.endpoint", "x"]):
         with pytest.raises((SystemExit, ValueError), match="s3: .*(looks like a secret|it takes profile)"):
             parse_run(["configs/eda_tcn.json", *wrong])
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("option", ["listener", "threshold", "text", "utterances"])
+def test_a_prediction_takes_the_options_of_its_task_alone(task: str, option: str, tmp_path: Path) -> None:
+    (tmp_path / "run_config.json").write_text(json.dumps({"task": task}))
+    asked = [str(tmp_path), "clip.mp4", "--output", str(tmp_path / "out.csv"), f"--{option}", "0.5"]
+    with pytest.raises((ValueError, SystemExit, OSError)) as caught:
+        run_predict.main(asked)
+    refused = f"--{option}: a model of task {task!r} takes none; leave it out" in str(caught.value)
+    assert refused == (option not in load_task(task).PREDICTION_OPTIONS), caught.value

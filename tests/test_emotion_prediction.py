@@ -257,8 +257,6 @@ def test_json_is_written_whole_or_not_at_all(
         ({"text": "x", "utterances": Path("x.srt")}, 1, "--text and --utterances both say what is said"),
         ({"text": "x"}, 2, "are of one clip, and 2 came"),
         ({"utterances": Path("x.srt")}, 2, "are of one clip, and 2 came"),
-        ({"threshold": 0.5}, 1, "--threshold: a model of emotions knows none"),
-        ({"listener": "x"}, 1, "--listener: a model of emotions knows none"),
     ],
     ids=str,
 )

@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import REPOSITORY
-from training.environment import threads_for_this_process, torch_mismatch, versions
+from training.environment import INSTALL, threads_for_this_process, torch_mismatch, versions
 
 CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
 
@@ -36,6 +37,12 @@ def test_threads(monkeypatch: pytest.MonkeyPatch, environment: dict, expected: i
 def test_the_installed_torch_fits_its_companions() -> None:
     assert torch_mismatch() is None
     assert versions()["torch"].startswith("2.")
+
+
+def test_what_the_message_says_to_install_is_what_the_project_asks_for() -> None:
+    asked = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
+    triple = [name for name in asked if name.startswith("torch")]
+    assert len(triple) == 3 and INSTALL == "pip install " + " ".join(f"'{name}'" for name in triple)
 
 
 def test_a_torchvision_that_does_not_load_is_named_with_what_to_install(tmp_path: Path) -> None:

@@ -102,7 +102,8 @@ class RunTrainingArguments(TrainingArguments):
     metric_for_best_model: str | None = setting(
         None,
         "The validation metric that decides; by default the task's first: eda rmse, pearson, loss; detection "
-        "average_precision, roc_auc, loss; emotion emotion_weighted_f1, sentiment_weighted_f1, loss, ...",
+        "average_precision, roc_auc, loss; emotion emotion_weighted_f1, sentiment_weighted_f1, loss, ...; attention "
+        "spearman, pearson, r2, mae, rmse, loss.",
     )
     greater_is_better: bool | None = setting(None, "Whether more of it is better; by default what the metric means.")
     prefetch_batches: int = setting(

@@ -63,9 +63,6 @@ def predict_clips(
     model: FusionForEmotion, processor: FusionProcessor, clips: Sequence[Path], arguments: argparse.Namespace
 ) -> tuple[list[EmotionPrediction], list[str], str]:
     """Write all predictions as one JSON, whole or not at all; they, why some clips have none, and what was written."""
-    for name in ("listener", "threshold"):
-        if getattr(arguments, name) is not None:
-            raise ValueError(f"--{name}: a model of emotions knows none; leave it out")
     if arguments.text is not None and arguments.utterances is not None:
         raise ValueError("--text and --utterances both say what is said; give one of them")
     if arguments.text is not None and "text" not in model.config.modalities:

@@ -17,7 +17,7 @@ from training.arguments import Run, one_line_errors
 # are asked to listen to again.
 NOT_SHARED = [
     "checkpoint-*", "checkpoint-*/**", "runs/**", ".*/**", "predictions.parquet", "report.html", "figure_trials_*",
-    "figure_timelines*", "review.csv",
+    "figure_timelines*", "figure_predicted*", "review.csv",
 ]  # fmt: skip
 
 

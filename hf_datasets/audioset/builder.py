@@ -17,9 +17,8 @@ from datasets.builder import Key
 
 from media.ontology import Labels, Ontology
 
-from ..defects import CLIP_DEFECTS
+from ..defects import CLIP_DEFECTS, DEFECTS_COLUMN
 from ..shards import RowReader
-from ..signals import FEATURES as SIGNAL_FEATURES
 from .reading import CHECKS, Reading, read_clips
 from .summary import summarise
 from .tree import read_tree
@@ -162,7 +161,7 @@ def make_features(mids: tuple[str, ...]) -> Features:
             "strongly_labelled": Value("bool"),
             "audio": Audio(decode=False),  # opened by media.audio, which needs no torchcodec
             "audio_seconds": Value("float32"),
-            "defects": SIGNAL_FEATURES["defects"],
+            "defects": DEFECTS_COLUMN,
             "synthetic": Value("bool"),
         }
     )

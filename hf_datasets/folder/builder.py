@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 from datasets.builder import Key
 
-from ..defects import SIGNAL_DEFECTS, make_defect
+from ..defects import SIGNAL_DEFECTS, located, make_defect
 from ..raw_files import RawFolder
-from ..signals import FEATURES, RATINGS, check_ends, located, read_sound
+from ..signals import FEATURES, RATINGS, check_ends, read_sound
 from .metadata import METADATA, Recording, Song, read_folder
 from .recording import read_recording
 

@@ -19,11 +19,11 @@ import pyarrow as pa
 from datasets import Features, List, Value
 from datasets.builder import Key
 
-from ..defects import SIGNAL_DEFECTS, make_defect
+from ..defects import SIGNAL_DEFECTS, located, make_defect
 from ..raw_files import RawFolder
 from ..shards import RowReader
 from ..signals import FEATURES as SHARED
-from ..signals import RATINGS, check_ends, check_listeners, check_trial, located, read_sound
+from ..signals import RATINGS, check_ends, check_listeners, check_trial, read_sound
 from .raw import KINDS, PERSONALITY, RATINGS_OF_TRIAL, RawSong, RawTrial, read_signal, read_tree, settle_rate
 
 EDA_RATE = 4.0  # Hz

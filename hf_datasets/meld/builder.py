@@ -20,11 +20,9 @@ from datasets.builder import Key
 
 from media.video import VideoError, probe_clip
 
-from ..defects import UTTERANCE_DEFECTS, make_defect
+from ..defects import DEFECTS_COLUMN, UTTERANCE_DEFECTS, located, make_defect
 from ..raw_files import RawFolder
 from ..shards import RowReader
-from ..signals import FEATURES as SIGNAL_FEATURES
-from ..signals import located
 from .raw import read_tree
 from .utterances import EMOTIONS, LONGEST, SENTIMENTS, Utterance
 
@@ -54,7 +52,7 @@ FEATURES = Features(
         "has_text": Value("bool"),
         "has_audio": Value("bool"),
         "has_video": Value("bool"),
-        "defects": SIGNAL_FEATURES["defects"],
+        "defects": DEFECTS_COLUMN,
         "synthetic": Value("bool"),
     }
 )

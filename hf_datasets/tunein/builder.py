@@ -20,11 +20,9 @@ import pyarrow.compute as pc
 from datasets import Features, List, Value
 from datasets.builder import Key
 
-from ..defects import CREATIVE_DEFECTS, make_defect
+from ..defects import CREATIVE_DEFECTS, DEFECTS_COLUMN, located, make_defect
 from ..raw_files import AHEAD, RawFolder
 from ..shards import RowReader
-from ..signals import FEATURES as SIGNAL_FEATURES
-from ..signals import located
 from .raw import MODALITIES, SOUNDS, VECTORS, Batch, Drop, as_frames, as_id, load_columns, read_tree
 
 FEATURES = Features(
@@ -36,7 +34,7 @@ FEATURES = Features(
         "has_video": Value("bool"),
         "has_audio": Value("bool"),
         "has_back_audio": Value("bool"),
-        "defects": SIGNAL_FEATURES["defects"],
+        "defects": DEFECTS_COLUMN,
         "synthetic": Value("bool"),
         "audio_frames": Value("int32"),
         "back_audio_frames": Value("int32"),

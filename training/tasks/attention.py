@@ -51,6 +51,7 @@ ARGUMENTS = (CreativeSplitSettings, AttentionSettings)
 COLUMNS = ("creative_id", "target", "defects", "synthetic")
 AUTO_MODEL, MODELS, AUTO_EXTRACTOR = AutoModel, (FusionConfig,), None
 SUFFIXES, OUTPUT_SUFFIX = (), ".csv"
+PREDICTION_OPTIONS: tuple[str, ...] = ()  # of run_predict.py, beside those of every task
 TRAINER = FusionTrainer
 STUDY = study_of_creatives
 VALIDATION_METRICS = {"spearman": True, "pearson": True, "r2": True, "mae": False, "rmse": False, "loss": False}

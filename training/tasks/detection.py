@@ -77,6 +77,7 @@ COLUMNS = (
 AUTO_MODEL, MODELS = AutoModelForAudioClassification, tuple(AutoModelForAudioClassification._model_mapping)
 AUTO_EXTRACTOR = AutoFeatureExtractor
 SUFFIXES, OUTPUT_SUFFIX = SOUND_SUFFIXES, ".csv"  # of recordings, and of what is said of them
+PREDICTION_OPTIONS: tuple[str, ...] = ("threshold",)  # of run_predict.py, beside those of every task
 TRAINER = TargetSoundTrainer
 STUDY = study_of_clips
 VALIDATION_METRICS = {"average_precision": True, "roc_auc": True, "loss": False}  # name -> whether more is better

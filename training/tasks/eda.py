@@ -75,6 +75,7 @@ COLUMNS = ("song_id", "artist", "audio", "eda_rate", "trials", "defects", "synth
 AUTO_MODEL, MODELS = AutoModel, tuple(config for config, _ in SIGNAL_MODELS)
 AUTO_EXTRACTOR = AutoFeatureExtractor
 SUFFIXES, OUTPUT_SUFFIX = SOUND_SUFFIXES, ".csv"  # of recordings, and of what is said of them
+PREDICTION_OPTIONS: tuple[str, ...] = ("listener",)  # of run_predict.py, beside those of every task
 TRAINER = SignalTrainer
 STUDY = study_of_trials
 IN_SAMPLE = "The baselines were fitted on trials that are scored here, which flatters them; the test side has no such."

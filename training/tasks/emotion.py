@@ -123,6 +123,7 @@ COLUMNS = (
 )  # fmt: skip
 AUTO_MODEL, MODELS, AUTO_EXTRACTOR = AutoModelForVideoClassification, (FusionConfig,), AutoProcessor
 SUFFIXES, OUTPUT_SUFFIX = CLIP_SUFFIXES, ".json"  # of recordings, and of what is said of them
+PREDICTION_OPTIONS: tuple[str, ...] = ("text", "utterances")  # of run_predict.py, beside those of every task
 TRAINER = FusionTrainer
 STUDY = study_of_utterances
 VALIDATION_METRICS = {  # name -> whether more is better
