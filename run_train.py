@@ -20,11 +20,11 @@ def main(argv: list[str]) -> None:
     set_up_process(run)
     checkpoint = checkpoint_to_resume(run)
     check_hub(run)
-    rows = load_rows(run.arguments, run.task.COLUMNS)
+    rows = load_rows(run.arguments, run.task.COLUMNS, run.task.STREAMED)
     extractor = run.task.features(run)
     data = run.task.prepare(rows, extractor, run)
     model = build_model(run.arguments, run.task.model_settings(data, extractor, run), run.task)
-    run.task.initialise(model, data, new=run.arguments.model_name_or_path is None)
+    run.task.initialise(model, data, new=run.arguments.model_name_or_path is None, resumed=checkpoint is not None)
     records = run_records(run, rows, data)
 
     trainer = build_trainer(run, model, extractor, data)

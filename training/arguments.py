@@ -75,6 +75,10 @@ class RunArguments:
         default_factory=dict,
         metadata={"help": f"How s3:// is reached: {', '.join(OPTIONS)}; never a secret, see the README."},
     )
+    streaming: bool = setting(
+        False, "Do not copy an s3:// data set here, but read its shards as they are needed; see the README."
+    )
+    streaming_cache_gb: float = setting(8.0, "Local copies of shards take at most so much in each process, GB.")
     preprocessing_processes: int = setting(1, "Processes that make the features (Dataset.map's num_proc).")
     num_threads: int | None = setting(
         None, "Threads torch takes; by default OMP_NUM_THREADS, or cores / processes of this host."
@@ -233,6 +237,7 @@ def build_run(config: dict[str, Any], place: str, rest: list[str]) -> Run:
         (place,) = owners
         task_settings[place] = replace(task_settings[place], **{key: getattr(task_settings[place], key) | values})
     check_options(arguments.s3, "s3")
+    check_streaming(arguments, task)
     choose_best_by(training, task)
     if training.resume_from_checkpoint is not None:
         wanted = training.resume_from_checkpoint
@@ -240,6 +245,19 @@ def build_run(config: dict[str, Any], place: str, rest: list[str]) -> Run:
     push_to_hub, training.push_to_hub = training.push_to_hub, False
     settings = dict(zip(task.ARGUMENTS, task_settings, strict=True))
     return Run(Path(training.output_dir).name, arguments, training, task, settings, push_to_hub)
+
+
+def check_streaming(arguments: RunArguments, task: ModuleType) -> None:
+    """Refuse to stream what cannot be, or need not."""
+    if not arguments.streaming:
+        return
+    if not task.STREAMED:
+        raise ValueError(f"streaming: task {arguments.task!r} takes none: {task.NOT_STREAMED}; leave it out")
+    if not arguments.dataset.startswith("s3://"):
+        raise ValueError(
+            f"streaming reads s3:// prefixes that `prepare` wrote, and dataset = {arguments.dataset!r} is none: what "
+            "lies on this machine is memory-mapped already, a Hub name is downloaded; leave streaming out"
+        )
 
 
 def choose_best_by(training: RunTrainingArguments, task: ModuleType) -> None:

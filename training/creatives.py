@@ -2,7 +2,8 @@
 
 # T embeddings of an item, E numbers of one, N creatives
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,7 +13,9 @@ import pyarrow as pa
 import torch
 from torch.utils.data import Dataset
 
+from evaluation.embedding_baselines import pooled
 from evaluation.splits import SIDES, SplitSettings, digest_of_sides, side_of
+from training.streaming import StreamedRows, arrow_rows, is_streamed, of_all_ranks, own_blocks
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class CreativeDataset(Dataset):
 
     def __post_init__(self) -> None:
         has = [f"has_{name}" for name in self.modalities]
-        self.read_rows = self.rows.select_columns([*self.modalities, *has, "target"]).with_format("arrow")
+        self.read_rows = arrow_rows(self.rows, [*self.modalities, *has, "target"])
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -98,6 +101,11 @@ class CreativeDataset(Dataset):
             values[f"{name}_mask"] = torch.full((len(embeddings),), int(there))
         return values
 
+    def files_of(self, item: int | tuple[int, int]) -> list[str]:
+        """The shard that an item is read from, so that it can be fetched ahead; nothing where rows are local."""
+        index = item[0] if isinstance(item, tuple) else item
+        return [self.read_rows.url_of(index)] if is_streamed(self.rows) else []
+
     def targets(self) -> np.ndarray:
         """(N,)."""
         return column_of(self.rows, "target").to_numpy().astype(np.float64)
@@ -106,13 +114,59 @@ class CreativeDataset(Dataset):
         """Which creatives have a modality, (N,) bool."""
         return column_of(self.rows, f"has_{name}").to_numpy()
 
-    def embeddings(self, name: str) -> list[np.ndarray]:
-        """A modality's embeddings (T, E) of each creative; (0, E) where it has none."""
-        column, size = column_of(self.rows, name), self.sizes[name]
-        return [
-            numbers_of(value).reshape(-1, size) if there else np.zeros((0, size), np.float32)
-            for value, there in zip(column, self.present(name), strict=True)
-        ]
+    def embeddings(self) -> Iterator[tuple[np.ndarray, dict[str, list[np.ndarray]]]]:
+        """Places of creatives, as `own_blocks` gives them, and their embeddings (T, E); (0, E) where one has none."""
+        has = [f"has_{name}" for name in self.modalities]
+        for places, table in own_blocks(self.rows, [*self.modalities, *has]):
+            yield places, {name: embeddings_of(table, name, self.sizes[name]) for name in self.modalities}
+
+    def moments(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Mean and standard deviation (E,) of each modality's embeddings, over all ranks' creatives."""
+        found = {name: (0, np.zeros(size), np.zeros(size)) for name, size in self.sizes.items()}
+        for _, block in self.embeddings():
+            for name, values in block.items():
+                frames = np.concatenate(values).astype(np.float64)  # (T, E)
+                if len(frames):
+                    found[name] = merged(found[name], (len(frames), frames.mean(0), frames.var(0) * len(frames)))
+        ranks = of_all_ranks(self.rows, found)
+        total = {name: functools.reduce(merged, [rank[name] for rank in ranks]) for name in found}
+        return {name: (mean, np.sqrt(spread / max(count, 1))) for name, (count, mean, spread) in total.items()}
+
+    def means(self) -> dict[str, np.ndarray]:
+        """The mean of each modality's embeddings over the frames of each creative (N, E); zeros where it has none."""
+        present = {name: self.present(name) for name in self.modalities}
+        parts = []
+        for places, block in self.embeddings():
+            pools = {name: pooled(block[name], present[name][places], self.sizes[name]) for name in block}
+            parts.append((places, pools))
+        found = {name: np.zeros((len(self), size)) for name, size in self.sizes.items()}
+        for rank in of_all_ranks(self.rows, parts):
+            for places, block in rank:
+                for name, values in block.items():
+                    found[name][places] = values
+        return found
+
+
+def embeddings_of(table: pa.Table, name: str, size: int) -> list[np.ndarray]:
+    """A modality's embeddings (T, E) of each row; (0, E) where it has none."""
+    return [
+        numbers_of(value).reshape(-1, size) if there.as_py() else np.zeros((0, size), np.float32)
+        for value, there in zip(table[name], table[f"has_{name}"], strict=True)
+    ]
+
+
+Moments = tuple[int, np.ndarray, np.ndarray]  # how many, their mean (E,), and the sum of squares about it (E,)
+
+
+def merged(one: Moments, other: Moments) -> Moments:
+    """The moments of two lots together (Chan et al. 1979); exact for numbers that never vary."""
+    (count, mean, spread), (more, mean_of_more, spread_of_more) = one, other
+    total, apart = count + more, mean_of_more - mean
+    if not count:
+        return other
+    if not more:
+        return one
+    return total, mean + apart * more / total, spread + spread_of_more + apart**2 * count * more / total
 
 
 def column_of(rows: datasets.Dataset, name: str) -> pa.ChunkedArray:
@@ -135,12 +189,15 @@ def embedding_sizes(
     """
     sizes = {}
     for name in modalities:
-        if name not in rows.column_names or f"has_{name}" not in rows.column_names:
+        there = name in rows.column_names or is_streamed(rows)
+        if not there or f"has_{name}" not in rows.column_names:
             raise ValueError(f"modalities: the data set has no {name!r}; it has {', '.join(rows.column_names)}")
         has = column_of(rows, f"has_{name}").to_numpy()
         if has.any():
-            first = rows[int(has.argmax())]
-            sizes[name] = len(first[name]) // first.get(f"{name}_frames", 1)
+            first = int(has.argmax())
+            value = StreamedRows(rows, [name]).peek(first, name) if is_streamed(rows) else rows[first][name]
+            frames = f"{name}_frames"
+            sizes[name] = len(value) // (rows[first][frames] if frames in rows.column_names else 1)
         elif taken is None:
             raise ValueError(f"modalities: no creative has {name!r}; leave it out of model_config.modalities")
         else:

@@ -1,16 +1,22 @@
 """Trainer for models of several parts, each with a learning rate of its own."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import Dataset
-from transformers.trainer_utils import PredictionOutput
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from transformers import EvalPrediction
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from training.arguments import Run
-from training.samplers import LengthGroupedSampler
+from training.samplers import InOrder, LengthGroupedSampler, ShardedSampler, dealt_batches
+from training.streaming import shards_of
 from training.trainer import SignalTrainer
+
+logger = logging.getLogger(__name__)
 
 ONE_LEFT = 2  # items that a batch of training needs at least: BatchNorm has no variance of one
 
@@ -22,11 +28,25 @@ def part_rates(rates: dict[str, float]) -> None:
             raise ValueError(f"learning_rates.{part} = {rate!r}: give a number above 0")
 
 
-def order_of_training(lengths: Sequence[int], run: Run) -> Callable[[int], LengthGroupedSampler]:
-    """The order of items of some lengths, for a batch size that the trainer knows; no batch is of one item."""
+def order_of_training(
+    lengths: Sequence[int], run: Run, shards: np.ndarray | None = None
+) -> Callable[[int], LengthGroupedSampler | ShardedSampler]:
+    """The order of items of some lengths, for a batch size that the trainer knows; no batch is of one item.
+
+    Args:
+        shards: the shard of each item, where data are streamed; lengths are then left alone.
+    """
     if run.training.per_device_train_batch_size < ONE_LEFT:
         raise ValueError("per_device_train_batch_size = 1: BatchNorm has no variance of one item; give 2 or more")
-    return lambda batch_size: LengthGroupedSampler(lengths, batch_size, run.training.seed, ONE_LEFT)
+    if shards is None:
+        return lambda batch_size: LengthGroupedSampler(lengths, batch_size, run.training.seed, ONE_LEFT)
+
+    def sharded(batch_size: int) -> ShardedSampler:
+        sampler = ShardedSampler(shards, batch_size, run.training.seed, run.training.world_size)
+        logger.info("streaming: %d of %d items come twice an epoch, for equal ranks", sampler.repeated, len(shards))
+        return sampler
+
+    return sharded
 
 
 def ablations_of(modalities: Sequence[str]) -> dict[str, frozenset[str]]:
@@ -40,10 +60,11 @@ class FusionTrainer(SignalTrainer):
     """As `SignalTrainer`, the optimizer's groups being the parts that `model.parts()` names.
 
     `learning_rates` are by part; the others have the run's `learning_rate`. Biases and norms have no weight decay.
+    `streamed` says that the rows of data sets are read shard by shard.
     """
 
-    def __init__(self, *args: Any, learning_rates: dict[str, float], **kwargs: Any) -> None:
-        self.learning_rates = learning_rates
+    def __init__(self, *args: Any, learning_rates: dict[str, float], streamed: bool = False, **kwargs: Any) -> None:
+        self.learning_rates, self.streamed = learning_rates, streamed
         self.undecodable = 0  # items whose clip could not be read, each time that it was asked for by this process
         super().__init__(*args, **kwargs)
 
@@ -72,6 +93,57 @@ class FusionTrainer(SignalTrainer):
                         groups.append({"params": kept, "lr": rate, "weight_decay": decay, "name": name})
             self.optimizer = kind(groups, **options)
         return self.optimizer
+
+    def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
+        """As in Trainer, streamed rows by ranks."""
+        return super().get_eval_dataloader(self.by_ranks(self.eval_dataset if eval_dataset is None else eval_dataset))
+
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
+        """As in Trainer, streamed rows by ranks."""
+        return super().get_test_dataloader(self.by_ranks(test_dataset))
+
+    def by_ranks(self, dataset: Dataset) -> Dataset:
+        """Streamed rows in an order in which each rank meets its own shards, one after the other; others as they are.
+
+        Ranks are made equally long by rows that come twice, which `evaluation_loop` takes out again.
+        """
+        if not self.streamed or not len(dataset):
+            return dataset
+        shards, processes = shards_of(dataset.rows), self.args.world_size
+        own = [np.flatnonzero(shards % processes == rank) for rank in range(processes)]
+        orders = [(rows, rows[-1:] if len(rows) else np.zeros(1, np.int64)) for rows in own]
+        size = self.args.eval_batch_size if processes > 1 else 1
+        return Subset(dataset, dealt_batches(orders, size).tolist())
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler:
+        """As in `SignalTrainer`, the next shard of streamed rows on its way; Trainer's name, held by a test."""
+        if not isinstance(eval_dataset, Subset) or not self.args.prefetch_batches:
+            return super()._get_eval_sampler(eval_dataset)
+
+        def files_of(place: int) -> list[str]:
+            return eval_dataset.dataset.files_of(eval_dataset.indices[place])
+
+        return self.prefetching(InOrder(eval_dataset), files_of, self.args.eval_batch_size)
+
+    def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """As in Trainer; what was predicted of streamed rows is brought in the order of the data, each row once."""
+        if not isinstance(dataloader.dataset, Subset):
+            return super().evaluation_loop(dataloader, *args, **kwargs)
+        places = np.unique(dataloader.dataset.indices, return_index=True)[1]  # where each row comes first
+        compute, self.compute_metrics = self.compute_metrics, lambda output: compute(in_order(output))
+
+        def in_order(output: Any) -> EvalPrediction:
+            predictions = output.predictions
+            if isinstance(predictions, tuple):
+                predictions = tuple(values[places] for values in predictions)
+            return EvalPrediction(predictions, output.label_ids[places])
+
+        try:
+            output = super().evaluation_loop(dataloader, *args, **kwargs)
+        finally:
+            self.compute_metrics = compute
+        made = in_order(output)
+        return EvalLoopOutput(made.predictions, made.label_ids, output.metrics, len(places))
 
     def predict_with_less(self, dataset: Dataset, side: str) -> dict[str, PredictionOutput]:
         """What the model says where modalities are hidden, by ablation; nothing of a model of one modality."""

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Sampler
+from torch.utils.data import Sampler, SequentialSampler
 
 from media.storage import S3FileManager, is_remote
 
+SHARDS_TOGETHER = 2  # whose items are shuffled among each other, where data are read shard by shard
 BATCHES_PER_POOL = 50  # batches; items are grouped by length within a pool of this many
 
 
@@ -57,6 +58,75 @@ class LengthGroupedSampler(Sampler[tuple[int, int]]):
     def __len__(self) -> int:
         count, rest = len(self.lengths), len(self.lengths) % self.batch_size
         return count - rest if rest < self.smallest_batch else count
+
+
+class ShardedSampler(Sampler[tuple[int, int]]):
+    """Items shard by shard, in an order in which batch k * world + r is of shards that belong to rank r.
+
+    Shard s belongs to rank s % world, in every epoch, so that a rank meets the shards again that it has copies of. An
+    epoch shuffles the shards of each rank, and the items of SHARDS_TOGETHER of them among each other. The order is a
+    pure function of (seed, epoch, world size), and items come with seeds, as in `LengthGroupedSampler`.
+
+    Ranks have equally many whole batches: each item comes once an epoch, and then those of the last shards again, as
+    often as it takes to be as long as the longest rank; `repeated` says how many these are.
+
+    >>> [index for index, seed in ShardedSampler([0, 0, 0, 1, 1], batch_size=2, seed=0, world_size=2)]
+    [0, 1, 3, 4, 2, 2, 3, 4]
+    """
+
+    def __init__(self, shards: Sequence[int], batch_size: int, seed: int, world_size: int = 1) -> None:
+        self.shards = np.asarray(shards)
+        self.batch_size, self.seed, self.world_size = batch_size, seed, world_size
+        self.epoch = 0
+        numbers = np.unique(self.shards)
+        self.own = [numbers[numbers % world_size == rank] for rank in range(world_size)]  # shards of each rank
+        if not all(len(own) for own in self.own):
+            raise ValueError(
+                f"streaming: {len(numbers)} shards hold items to train on, and not each of {world_size} processes has "
+                "one; start fewer"
+            )
+        self.total = len(self.plan()[0])
+        self.repeated = self.total - len(self.shards)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose plan the next iteration yields; calling it again changes nothing."""
+        self.epoch = epoch
+
+    def plan(self) -> tuple[np.ndarray, np.ndarray]:
+        """Order of the items and the seed of each position: two arrays of the epoch's length."""
+        generator = np.random.default_rng([self.seed, self.epoch])
+        orders = []
+        for own in self.own:
+            shuffled = generator.permutation(own)
+            together = [shuffled[i : i + SHARDS_TOGETHER] for i in range(0, len(own), SHARDS_TOGETHER)]
+            orders.append([generator.permutation(np.flatnonzero(np.isin(self.shards, some))) for some in together])
+        order = dealt_batches([(np.concatenate(parts), parts[-1]) for parts in orders], self.batch_size)
+        return order, generator.integers(2**63, size=len(order))
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order, seeds = self.plan()
+        return zip(order.tolist(), seeds.tolist(), strict=True)
+
+    def __len__(self) -> int:
+        return self.total
+
+
+def dealt_batches(orders: Sequence[tuple[np.ndarray, np.ndarray]], batch_size: int) -> np.ndarray:
+    """One order of items in which batch k * world + r is rank r's, as Accelerate deals them.
+
+    Args:
+        orders: of each rank its items, and those that it repeats until all ranks have equally many whole batches.
+    """
+    batches = -(-max(len(items) for items, _ in orders) // batch_size)
+    padded = [np.append(items, np.resize(again, batches * batch_size - len(items))) for items, again in orders]
+    return np.stack([items.reshape(batches, batch_size) for items in padded], axis=1).ravel()
+
+
+class InOrder(SequentialSampler):
+    """All items in their order, in every epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing to choose."""
 
 
 class PrefetchingSampler(Sampler[Any]):

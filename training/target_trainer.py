@@ -9,6 +9,7 @@ the hard negatives of one that was never stopped.
 # K steps of an epoch so far, W ranks, B items of a batch
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,10 @@ class TargetSoundTrainer(SignalTrainer):
         self.epoch = 0
         self.add_callback(AtEpochs(self))
 
-    def prefetching(self, sampler: Sampler) -> Sampler:
+    def prefetching(self, sampler: Sampler, files_of: Callable[[Any], list[str]], batch_size: int) -> Sampler:
         """The same batches, their raw files on their way."""
         ahead, index, processes = self.args.prefetch_batches, self.args.process_index, self.args.world_size
-        return PrefetchingBatchSampler(sampler, self.train_dataset.files_of, ahead, index, processes)
+        return PrefetchingBatchSampler(sampler, files_of, ahead, index, processes)
 
     def get_train_dataloader(self) -> DataLoader:
         """The plan's batches: Accelerate gives batch k * world + r to rank r."""

@@ -43,7 +43,7 @@ class SignalTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.sampler = sampler(self.args.train_batch_size)
         if hasattr(self.train_dataset, "files_of") and self.args.prefetch_batches:
-            self.sampler = self.prefetching(self.sampler)
+            self.sampler = self.prefetching(self.sampler, self.train_dataset.files_of, self.args.train_batch_size)
         self.add_callback(EpochOfSampler(self.sampler))
         self.stopper = StopOnSigterm()
         self.add_callback(self.stopper)
@@ -52,9 +52,8 @@ class SignalTrainer(Trainer):
         self.seconds_at_log = (0.0, 0.0)  # both, when the last training loss was logged
         self.waiting_was_told = False
 
-    def prefetching(self, sampler: Sampler) -> Sampler:
+    def prefetching(self, sampler: Sampler, files_of: Callable[[Any], list[str]], batch_size: int) -> Sampler:
         """The same order, the raw files of coming batches of this process on their way."""
-        files_of, batch_size = self.train_dataset.files_of, self.args.train_batch_size
         ahead, index, processes = self.args.prefetch_batches, self.args.process_index, self.args.world_size
         return PrefetchingSampler(sampler, files_of, batch_size, ahead, index, processes)
 

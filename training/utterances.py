@@ -24,6 +24,7 @@ from modeling import FusionForEmotion, FusionProcessor
 from modeling.configuration_fusion import INPUTS
 from training.collators import PaddingCollator
 from training.environment import versions
+from training.streaming import arrow_rows, is_streamed
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,8 @@ class UtteranceDataset(Dataset):
 
     def __post_init__(self) -> None:
         # Views of what is read, made once: making one takes as long as reading ten items.
-        self.read_rows = self.rows.select_columns(list(COLUMNS))
+        self.needs_clips = bool({"video", "audio"} & set(self.modalities))
+        self.read_rows = arrow_rows(self.rows, [name for name in COLUMNS if name != "clip" or self.needs_clips])
         self.told_rows = self.rows.select_columns([*HEADS, *(name for name in COLUMNS if name.startswith("has_"))])
 
     def __len__(self) -> int:
@@ -84,7 +86,7 @@ class UtteranceDataset(Dataset):
 
     def read(self, index: int) -> dict[str, torch.Tensor]:
         """The inputs of one row, decoded and processed."""
-        row = self.read_rows[index]
+        (row,) = self.read_rows[index].to_pylist()
         wanted = {name for name in self.modalities if row[f"has_{name}"] and name not in self.hidden}
         clip = self.decode(row, wanted & {"video", "audio"})
         given = clip_inputs(self.processor, clip, self.modalities)
@@ -106,9 +108,11 @@ class UtteranceDataset(Dataset):
     def files_of(self, item: tuple[int, int] | int) -> list[str]:
         """The file or URL that an item reads, so that it can be fetched ahead."""
         index = item[0] if isinstance(item, tuple) else item
-        if self.cached is not None or not {"video", "audio"} & set(self.modalities):
+        if self.cached is not None or not self.needs_clips:
             return []
-        clip = self.read_rows[index]["clip"]
+        if is_streamed(self.rows):
+            return [self.read_rows.url_of(index)]
+        (clip,) = self.read_rows[index]["clip"].to_pylist()
         return [] if clip is None or clip["bytes"] is not None or not clip["path"] else [clip["path"]]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from transformers import AutoConfig, AutoModel, EvalPrediction, Trainer
 
-from evaluation.embedding_baselines import mean_baseline, pooled, ridge, side_by_side
+from evaluation.embedding_baselines import mean_baseline, ridge, side_by_side
 from evaluation.regression import assess, point_scores
 from evaluation.splits import SIDES
 from modeling import FusionConfig, FusionForRegression
@@ -21,7 +21,8 @@ from training.arguments import Run
 from training.collators import PaddingCollator
 from training.creatives import CreativeDataset, CreativeSplit, CreativeSplitSettings, column_of, embedding_sizes
 from training.fusion_trainer import ONE_LEFT, FusionTrainer, order_of_training, part_rates
-from training.samplers import LengthGroupedSampler
+from training.samplers import LengthGroupedSampler, ShardedSampler
+from training.streaming import shards_of
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class AttentionSettings:
 
 ARGUMENTS = (CreativeSplitSettings, AttentionSettings)
 COLUMNS = ("creative_id", "target", "defects", "synthetic")
+STREAMED = MODALITIES
 AUTO_MODEL, MODELS, AUTO_EXTRACTOR = AutoModel, (FusionConfig,), None
 SUFFIXES, OUTPUT_SUFFIX = (), ".csv"
 PREDICTION_OPTIONS: tuple[str, ...] = ()  # of run_predict.py, beside those of every task
@@ -139,13 +141,11 @@ def model_settings(data: AttentionData, extractor: None, run: Run) -> dict[str, 
     }
 
 
-def initialise(model: FusionForRegression, data: AttentionData, new: bool) -> None:
-    """Give a new model the level and spread of the embeddings that it is trained on."""
-    if new:
-        for name in data.train.modalities:
-            values = np.concatenate(data.train.embeddings(name)).astype(np.float64)
-            deviation = values.std(0)
-            model.set_input_scaling(name, values.mean(0), np.where(deviation < SMALLEST_DEVIATION, 1.0, deviation))
+def initialise(model: FusionForRegression, data: AttentionData, new: bool, resumed: bool = False) -> None:
+    """Give a new model the level and spread of the embeddings that it is trained on; a checkpoint has them."""
+    if new and not resumed:
+        for name, (mean, deviation) in data.train.moments().items():
+            model.set_input_scaling(name, mean, np.where(deviation < SMALLEST_DEVIATION, 1.0, deviation))
     model.trainable_parameters()
 
 
@@ -154,14 +154,14 @@ def collator(extractor: None, run: Run) -> PaddingCollator:
     return PaddingCollator()
 
 
-def sampler(data: AttentionData, run: Run) -> Callable[[int], LengthGroupedSampler]:
+def sampler(data: AttentionData, run: Run) -> Callable[[int], LengthGroupedSampler | ShardedSampler]:
     """The order of training, for a batch size that the trainer knows."""
-    return order_of_training(np.ones(len(data.train), np.int64), run)
+    return order_of_training(np.ones(len(data.train), np.int64), run, shards_of(data.train.rows))
 
 
 def trainer_settings(data: AttentionData, run: Run) -> dict[str, Any]:
-    """The parts' learning rates."""
-    return {"learning_rates": data.settings.learning_rates}
+    """The parts' learning rates, and how rows are read."""
+    return {"learning_rates": data.settings.learning_rates, "streamed": run.arguments.streaming}
 
 
 def about_training(trainer: Trainer, data: AttentionData) -> dict[str, Any]:
@@ -193,10 +193,7 @@ def evaluate(trainer: Trainer, data: AttentionData, side: str) -> tuple[dict[str
 def baselines(data: AttentionData, dataset: CreativeDataset) -> dict[str, np.ndarray]:
     """The mean of training, and ridge regressions on each modality and on all, (N,) each."""
     sides = (data.train, data.validation, dataset)
-    means = [
-        {name: pooled(side.embeddings(name), side.present(name), side.sizes[name]) for name in side.modalities}
-        for side in sides
-    ]  # of each side (N, E) by modality
+    means = [side.means() for side in sides]  # (N, E) by modality
     present = [{name: side.present(name) for name in side.modalities} for side in sides]
     train, validation = data.train.targets(), data.validation.targets()
 

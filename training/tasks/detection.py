@@ -74,6 +74,8 @@ COLUMNS = (
     "clip_id", "subset", "part", "start_seconds", "end_seconds", "labels", "events", "strongly_labelled", "audio",
     "audio_seconds", "defects", "synthetic",
 )  # fmt: skip
+STREAMED = ()
+NOT_STREAMED = "its clips are files, each fetched ahead of its use already"
 AUTO_MODEL, MODELS = AutoModelForAudioClassification, tuple(AutoModelForAudioClassification._model_mapping)
 AUTO_EXTRACTOR = AutoFeatureExtractor
 SUFFIXES, OUTPUT_SUFFIX = SOUND_SUFFIXES, ".csv"  # of recordings, and of what is said of them
@@ -196,7 +198,7 @@ def model_settings(data: DetectionData, extractor: FeatureExtractionMixin, run: 
     return settings
 
 
-def initialise(model: PreTrainedModel, data: DetectionData, new: bool) -> None:
+def initialise(model: PreTrainedModel, data: DetectionData, new: bool, resumed: bool = False) -> None:
     """Give a new model of ours the level and spread of its inputs over some training windows."""
     if not new or model.config.model_type not in OUR_TYPES:
         return

@@ -72,6 +72,8 @@ class ReportSettings:
 
 ARGUMENTS = (EdaSettings, TrialSettings, SplitSettings, ReportSettings)
 COLUMNS = ("song_id", "artist", "audio", "eda_rate", "trials", "defects", "synthetic")  # of the data
+STREAMED = ()
+NOT_STREAMED = "each sound is read once, to make features of it, which are kept on the disk"
 AUTO_MODEL, MODELS = AutoModel, tuple(config for config, _ in SIGNAL_MODELS)
 AUTO_EXTRACTOR = AutoFeatureExtractor
 SUFFIXES, OUTPUT_SUFFIX = SOUND_SUFFIXES, ".csv"  # of recordings, and of what is said of them
@@ -239,7 +241,7 @@ def model_settings(data: EdaData, extractor: AudioFeatureExtractor, run: Run) ->
     }
 
 
-def initialise(model: PreTrainedModel, data: EdaData, new: bool) -> None:
+def initialise(model: PreTrainedModel, data: EdaData, new: bool, resumed: bool = False) -> None:
     """Look at a model's reach, and give a new one the level and spread of its inputs over the training songs."""
     warn_if_receptive_field_exceeds(model.config, max(max(side.lengths, default=0) for side in data.sides.values()))
     if not new:

@@ -38,7 +38,8 @@ from training.collators import PaddingCollator
 from training.emotion_prediction import SUFFIXES as CLIP_SUFFIXES
 from training.emotion_prediction import EmotionPrediction, predict_clips
 from training.fusion_trainer import FusionTrainer, order_of_training, part_rates
-from training.samplers import LengthGroupedSampler
+from training.samplers import LengthGroupedSampler, ShardedSampler
+from training.streaming import StreamedRows, shards_of
 from training.utterance_split import UtteranceSplit
 from training.utterances import HEADS, UtteranceDataset, cache_features
 
@@ -121,6 +122,7 @@ COLUMNS = (
     "utterance_id", "split", "dialogue", "text", "speaker", "emotion", "sentiment", "clip", "clip_seconds", "has_text",
     "has_audio", "has_video", "defects", "synthetic",
 )  # fmt: skip
+STREAMED = ("clip",)
 AUTO_MODEL, MODELS, AUTO_EXTRACTOR = AutoModelForVideoClassification, (FusionConfig,), AutoProcessor
 SUFFIXES, OUTPUT_SUFFIX = CLIP_SUFFIXES, ".json"  # of recordings, and of what is said of them
 PREDICTION_OPTIONS: tuple[str, ...] = ("text", "utterances")  # of run_predict.py, beside those of every task
@@ -245,6 +247,8 @@ def prepare(
     """The sides as the data set divides them."""
     encoders, settings = run.settings(EncoderSettings), run.settings(EmotionSettings)
     modalities, limit = modalities_of(run), encoders.max_text_tokens
+    if run.arguments.streaming:
+        check_streaming(rows, encoders)
     split = UtteranceSplit.of(rows, SIDES)
     missing = [side for side in SIDES if not split.sides[side]["utterances"]]
     if missing and saved is None:
@@ -264,6 +268,18 @@ def prepare(
             logger.warning("%s: %d texts have more than %d tokens and are cut", side, count, limit)
     logger.info("utterances: %s", {side: split.sides[side]["utterances"] for side in SIDES})
     return EmotionData(sides, split, names, lengths, cut, notes_on(rows), encoders, settings)
+
+
+def check_streaming(rows: datasets.Dataset, encoders: EncoderSettings) -> None:
+    """Refuse to stream rows whose clips are not in them, and what would read all of them before training."""
+    if encoders.cache_features:
+        raise ValueError("cache_features reads every clip once and keeps what is needed; leave streaming out")
+    has = np.logical_or(*(np.array(rows[f"has_{name}"][:], bool) for name in ("video", "audio")))
+    if has.any() and StreamedRows(rows, ["clip"]).peek(int(has.argmax()), "clip")["bytes"] is None:
+        raise ValueError(
+            "streaming: the rows do not hold their clips, which are files, each fetched ahead of its use already; "
+            "leave streaming out, or prepare the data with --embed_clips"
+        )
 
 
 def token_counts(rows: datasets.Dataset, processor: FusionProcessor) -> np.ndarray:
@@ -303,7 +319,7 @@ def class_weights(data: EmotionData, head: str, power: float) -> list[float]:
     return (weights * counts.sum() / (weights * counts).sum()).tolist()
 
 
-def initialise(model: FusionForEmotion, data: EmotionData, new: bool) -> None:
+def initialise(model: FusionForEmotion, data: EmotionData, new: bool, resumed: bool = False) -> None:
     """Give a new model the weights of its encoders, and keep what frozen ones make of the utterances."""
     branches = model.fusion.branches
     if new and "text" in branches and has_weights(data.encoders.text_model):
@@ -352,14 +368,14 @@ def collator(processor: FusionProcessor, run: Run) -> PaddingCollator:
     return PaddingCollator(processor.tokenizer.pad_token_id)
 
 
-def sampler(data: EmotionData, run: Run) -> Callable[[int], LengthGroupedSampler]:
+def sampler(data: EmotionData, run: Run) -> Callable[[int], LengthGroupedSampler | ShardedSampler]:
     """The order of training, for a batch size that the trainer knows."""
-    return order_of_training(data.lengths, run)
+    return order_of_training(data.lengths, run, shards_of(data.train.rows))
 
 
 def trainer_settings(data: EmotionData, run: Run) -> dict[str, Any]:
-    """The parts' learning rates."""
-    return {"learning_rates": data.settings.learning_rates}
+    """The parts' learning rates, and how rows are read."""
+    return {"learning_rates": data.settings.learning_rates, "streamed": run.arguments.streaming}
 
 
 def about_training(trainer: Trainer, data: EmotionData) -> dict[str, Any]:
