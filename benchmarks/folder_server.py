@@ -1,7 +1,8 @@
 """A folder that answers like S3, after a latency: `python -m benchmarks.folder_server FOLDER 0.03`.
 
 For timing clients only: its subfolders are the buckets, files are read and written as asked for, and no signature is
-looked at. ETags are the MD5 of a file, kept while it is as it was. Prints its port.
+looked at. ETags are the MD5 of a file, kept while it is as it was. `/-/sent` says how many bytes of bodies were sent
+before. Prints its port.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 _known: dict[Path, tuple[int, str]] = {}
+SENT = "/-/sent"
 
 
 def etag(path: Path) -> str:
@@ -76,7 +78,10 @@ def answer(root: Path, line: str, headers: str, sent: bytes) -> tuple[bytes, byt
 async def serve(root: Path, latency: float) -> None:
     """Answer for ever."""
 
+    sent_bytes = 0
+
     async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent_bytes
         try:
             while True:
                 line, _, headers = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").partition("\r\n")
@@ -84,8 +89,13 @@ async def serve(root: Path, latency: float) -> None:
                     writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                 length = re.search(r"content-length: (\d+)", headers, re.IGNORECASE)
                 sent = await reader.readexactly(int(length[1])) if length else b""
-                head, body = answer(root, line, headers, sent)
-                await asyncio.sleep(latency)
+                if line.split()[1] == SENT:
+                    body = str(sent_bytes).encode()
+                    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+                else:
+                    head, body = answer(root, line, headers, sent)
+                    sent_bytes += len(body)
+                    await asyncio.sleep(latency)
                 writer.write(head)
                 writer.write(body)
                 await writer.drain()

@@ -4,11 +4,15 @@ The rival is what one writes first: unpickle every file into pandas, merge by id
 Both read from and write to a store 30 ms away (folder_server.py), as where the data lie, and a folder of this machine.
 Each run is the whole command, imports included. Then all batches are read once, as numpy arrays: prepared rows through
 `datasets`, 16 at a time, safetensors batches, and the rival's pickles.
+
+`--streaming` measures something else: how long a run on prepared creatives (200 MB, in the store) takes to the end of
+its first step, without imports, and what it has fetched by then, streamed and copied.
 """
 
 import argparse
 import contextlib
 import itertools
+import json
 import os
 import pickle
 import shutil
@@ -16,17 +20,20 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.timing import compare, print_ratio, print_table, print_value, ratio
+from benchmarks.folder_server import SENT
+from benchmarks.timing import Timing, compare, print_ratio, print_table, print_value, ratio
 
 CREATIVES, BATCHES = 16_889, 244
 TEXT, VIDEO, SOUND = 384, 512, 256  # numbers a vector, or a frame
 FEWEST, MOST = 2, 30  # frames of a sound
 BATCH_SIZE, LATENCY = 16, 0.03  # s
+STREAMED, STREAMED_BATCHES = 5_500, 80  # creatives, some 200 MB in 10 shards
 MEGABYTE = 2**10  # in the KiB that the kernel counts
 
 
@@ -218,15 +225,77 @@ def read_all(folder: Path, rounds: int) -> None:
         print_ratio(f"read_{word}_vs_pickles", ratio(timings["pickles"], timings[name]))
 
 
+def first_step(dataset: str, streaming: str, folder: str) -> None:
+    """Set a run up as run_train.py does, and train a step; `seconds` in the folder says how long it took."""
+    from training.arguments import parse_run
+    from training.build import build_model, build_trainer, load_rows, set_up_process
+
+    options = ["--max_steps", "1", "--eval_strategy", "no", "--save_strategy", "no", "--report_to", "none"]
+    options += ["--load_best_model_at_end", "false", "--use_cpu", "true", "--output_dir", folder]
+    run = parse_run(["configs/tunein_attention.json", "--dataset", dataset, "--streaming", streaming, *options])
+    set_up_process(run)
+    start = time.perf_counter()
+    rows = load_rows(run.arguments, run.task.COLUMNS, run.task.STREAMED)
+    data = run.task.prepare(rows, None, run)
+    model = build_model(run.arguments, run.task.model_settings(data, None, run), run.task)
+    run.task.initialise(model, data, new=True)
+    build_trainer(run, model, None, data).train()
+    Path(folder, "seconds").write_text(str(time.perf_counter() - start))
+
+
+def compare_first_steps(folder: Path, rounds: int) -> None:
+    """Seconds and bytes to the first step of training, streamed and copied; each run begins with no copies."""
+    seconds: dict[str, list[float]] = {"copied": [], "streamed": []}
+    fetched: dict[str, int] = {}
+
+    def sent() -> int:
+        with urllib.request.urlopen(os.environ["AWS_ENDPOINT_URL"] + SENT) as answer:
+            return int(answer.read())
+
+    def start(name: str) -> None:
+        before = sent()
+        with tempfile.TemporaryDirectory() as cache:
+            os.environ["HF_DATASETS_CACHE"] = cache
+            streaming = json.dumps(name == "streamed")
+            run("benchmarks.tunein", "--first_step", "s3://lab/prepared", streaming, f"{cache}/run")
+            seconds[name].append(float(Path(cache, "run", "seconds").read_text()))
+        fetched[name] = sent() - before
+
+    make_raw(folder / "raw", STREAMED, STREAMED_BATCHES)
+    prepared = folder / "lab" / "prepared"
+    run("hf_datasets.prepare", "tunein", "--raw_dir", str(folder / "raw"), "--output_dir", str(prepared))
+    shards = [path.stat().st_size for path in prepared.rglob("*.parquet")]
+    print(
+        f"{STREAMED:,} creatives in {len(shards)} shards of {sum(shards) / 1e6:.0f} MB, {1000 * LATENCY:.0f} ms away"
+    )
+    with store(folder):
+        for _ in range(rounds):
+            for name in seconds:
+                start(name)
+    timings = {name: Timing(tuple(values)) for name, values in seconds.items()}
+    print_table(timings)
+    print_ratio("first_step_streamed_vs_copied", ratio(timings["copied"], timings["streamed"]))
+    for name, timing in timings.items():
+        print_value(f"first_step_{name}_seconds", timing.median, "s")
+        print_value(f"first_step_{name}_fetched", fetched[name] / 1e6, "MB")
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="all 16,889 creatives (minutes, 4 GB of disk)")
     parser.add_argument("--rounds", type=int, default=2, help="of each measurement, 2 or more")
     parser.add_argument("--naive", nargs=2, metavar=("RAW", "OUTPUT"), help="run the rival alone")
+    parser.add_argument("--streaming", action="store_true", help="measure the first step of streamed runs alone")
+    parser.add_argument("--first_step", nargs=3, metavar=("DATASET", "STREAMING", "FOLDER"), help="run one of these")
     args = parser.parse_args()
     if args.naive:
         return naive(*args.naive)
+    if args.first_step:
+        return first_step(*args.first_step)
+    if args.streaming:
+        with tempfile.TemporaryDirectory() as temporary:
+            return compare_first_steps(Path(temporary), args.rounds)
     count, batches = (CREATIVES, BATCHES) if args.full else (CREATIVES // 8, BATCHES // 8)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

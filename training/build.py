@@ -1,9 +1,9 @@
 """From settings to objects: rows, feature extractor, model, Trainer; and back from a saved run.
 
 A task says what it needs: `COLUMNS` of the data, `STREAMED` (those that streaming leaves on S3; where there are none,
-`NOT_STREAMED` says why), `AUTO_MODEL` (the Auto class of its models), `MODELS` (their
-configurations), `AUTO_EXTRACTOR` (the Auto class of what makes their inputs), `TRAINER`, and `STUDY` (how scores of
-several runs are put together).
+`NOT_STREAMED` says why), `AUTO_MODEL` (the Auto class of its models), `MODELS` (their configurations),
+`AUTO_EXTRACTOR` (the Auto class of what makes their inputs), `TRAINER`, and `STUDY` (how scores of several runs are
+put together).
 """
 
 import fnmatch
@@ -40,12 +40,11 @@ from modeling import SIGNAL_MODELS, FusionConfig
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from training.arguments import Run, RunArguments, unknown_key
 from training.environment import keep_freed_memory, threads_for_this_process
-from training.streaming import stream_rows
+from training.streaming import GIGABYTE, stream_rows
 from training.trainer import SignalTrainer
 
 logger = logging.getLogger(__name__)
 
-GIGABYTE = 10**9
 # Settings of a saved model that training on other data replaces.
 OF_THE_DATA = ("target_scaling", "target_unit", "emotion_weights", "sentiment_weights")
 # Architectures of this project; others are transformers'.

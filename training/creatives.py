@@ -17,6 +17,8 @@ from evaluation.embedding_baselines import pooled
 from evaluation.splits import SIDES, SplitSettings, digest_of_sides, side_of
 from training.streaming import StreamedRows, arrow_rows, is_streamed, of_all_ranks, own_blocks
 
+SCALED_ON = 2  # shards that tell level and spread of streamed embeddings: some 1,000 creatives, a step's delay
+
 
 @dataclass(frozen=True)
 class CreativeSplitSettings:
@@ -114,16 +116,16 @@ class CreativeDataset(Dataset):
         """Which creatives have a modality, (N,) bool."""
         return column_of(self.rows, f"has_{name}").to_numpy()
 
-    def embeddings(self) -> Iterator[tuple[np.ndarray, dict[str, list[np.ndarray]]]]:
+    def embeddings(self, most_shards: int | None = None) -> Iterator[tuple[np.ndarray, dict[str, list[np.ndarray]]]]:
         """Places of creatives, as `own_blocks` gives them, and their embeddings (T, E); (0, E) where one has none."""
         has = [f"has_{name}" for name in self.modalities]
-        for places, table in own_blocks(self.rows, [*self.modalities, *has]):
+        for places, table in own_blocks(self.rows, [*self.modalities, *has], most_shards):
             yield places, {name: embeddings_of(table, name, self.sizes[name]) for name in self.modalities}
 
     def moments(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Mean and standard deviation (E,) of each modality's embeddings, over all ranks' creatives."""
+        """Mean and standard deviation (E,) of each modality's embeddings; of streamed rows, of the first shards."""
         found = {name: (0, np.zeros(size), np.zeros(size)) for name, size in self.sizes.items()}
-        for _, block in self.embeddings():
+        for _, block in self.embeddings(SCALED_ON):
             for name, values in block.items():
                 frames = np.concatenate(values).astype(np.float64)  # (T, E)
                 if len(frames):

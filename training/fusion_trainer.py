@@ -18,6 +18,7 @@ from training.trainer import SignalTrainer
 
 logger = logging.getLogger(__name__)
 
+MUCH_REPEATED = 0.1  # share of the items of an epoch that is worth a warning when it comes again
 ONE_LEFT = 2  # items that a batch of training needs at least: BatchNorm has no variance of one
 
 
@@ -43,7 +44,13 @@ def order_of_training(
 
     def sharded(batch_size: int) -> ShardedSampler:
         sampler = ShardedSampler(shards, batch_size, run.training.seed, run.training.world_size)
-        logger.info("streaming: %d of %d items come twice an epoch, for equal ranks", sampler.repeated, len(shards))
+        tell = logger.warning if sampler.repeated > MUCH_REPEATED * len(shards) else logger.info
+        tell(
+            "streaming: %d of %d items are served again in an epoch, so that all processes take equally many steps; "
+            "fewest where the number of processes divides that of the shards",
+            sampler.repeated,
+            len(shards),
+        )
         return sampler
 
     return sharded

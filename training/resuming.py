@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 # Keys that may differ when a run goes on, by how they begin: they change where and how fast it runs, not what it does.
 FREE_TO_CHANGE = (
     "output_dir", "num_threads", "preprocessing_processes", "dataloader_", "logging_", "log_", "report_to", "run_name",
-    "disable_tqdm", "save_total_limit", "hub_",
+    "disable_tqdm", "save_total_limit", "hub_", "streaming_cache_gb",
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ more than `streaming_cache_gb`. Shard s belongs to rank s % world, in training a
 
 import hashlib
 import itertools
+import math
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,7 @@ PLACE = datasets.Features(
     group=datasets.Value("int32"),  # row group of the shard
     row=datasets.Value("int32"),  # of the row group
 )
-GIGABYTE = 10**9
+MEGABYTE, GIGABYTE = 10**6, 10**9
 READERS = 16  # threads that read small columns
 DECODED_BYTES = 1 << 30  # of row groups that a process keeps decoded
 ROWS_AT_ONCE = 256  # that a pass over the data reads together
@@ -48,12 +49,12 @@ def stream_rows(config: str, shards: dict[str, list[S3Object]], streamed: Sequen
         with store.open(file.url, "rb", cache_type="none") as opened:
             parquet = pq.ParquetFile(opened, pre_buffer=True)
             table = parquet.read([name for name in parquet.schema_arrow.names if name not in streamed])
-            sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+            sizes = np.array([parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)], int)
         places = {
             "shard": np.full(len(table), number),
             "url": [file.url] * len(table),
             "group": np.repeat(np.arange(len(sizes)), sizes),
-            "row": np.concatenate([np.arange(size) for size in sizes]),
+            "row": np.arange(len(table)) - np.repeat(np.cumsum(sizes) - sizes, sizes),
         }
         kinds = PLACE.arrow_schema
         arrays = [pa.array(places[name], kinds.field(name).type) for name in kinds.names]
@@ -74,7 +75,7 @@ def check_room(files: Sequence[S3Object]) -> None:
     if needed > room:
         raise ValueError(
             f"streaming_cache_gb = {room / GIGABYTE:g} is too small: {2 * SHARDS_TOGETHER} shards of up to {largest} "
-            f"bytes are needed at once; give {needed / GIGABYTE:.2g} or more"
+            f"bytes are needed at once; give {math.ceil(needed / MEGABYTE) / 1000:g} or more"
         )
 
 
@@ -155,8 +156,14 @@ class DecodedGroups:
 _groups = DecodedGroups(DECODED_BYTES)
 
 
-def own_blocks(rows: datasets.Dataset, columns: Sequence[str]) -> Iterator[tuple[np.ndarray, pa.Table]]:
-    """Places in `rows` and some columns there, a block at a time, in order: all, or of streamed rows this rank's."""
+def own_blocks(
+    rows: datasets.Dataset, columns: Sequence[str], most_shards: int | None = None
+) -> Iterator[tuple[np.ndarray, pa.Table]]:
+    """Places in `rows` and some columns there, a block at a time, in order: all, or of streamed rows this rank's.
+
+    Args:
+        most_shards: only the first of streamed rows, counted over all ranks.
+    """
     read = arrow_rows(rows, columns)
     if not is_streamed(rows):
         for start in range(0, len(rows), ROWS_AT_ONCE):
@@ -164,7 +171,7 @@ def own_blocks(rows: datasets.Dataset, columns: Sequence[str]) -> Iterator[tuple
             yield places, read[start : start + ROWS_AT_ONCE]
         return
     state, files = PartialState(), S3FileManager.shared()
-    own = [shard for shard in read.urls if shard % state.num_processes == state.process_index]
+    own = [shard for shard in list(read.urls)[:most_shards] if shard % state.num_processes == state.process_index]
     for shard, following in itertools.zip_longest(own, own[1:]):
         files.prefetch_files([read.urls[number] for number in (shard, following) if number is not None])
         places = np.flatnonzero(read.shards == shard)
