@@ -11,7 +11,7 @@ import torch
 from torch.optim.lr_scheduler import ExponentialLR, LinearLR, LRScheduler, SequentialLR, StepLR
 from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from training.arguments import TORCH_SCHEDULERS, RunTrainingArguments
 from training.preemption import StopOnSigterm
@@ -107,6 +107,13 @@ class SignalTrainer(Trainer):
         result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         self.stopper.leave(self.args.output_dir)
         return result
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """As in Trainer, by the model that is saved, on all ranks: in training each norms by statistics of its own."""
+        if self.args.world_size > 1:
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+        return super().evaluation_loop(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As in Trainer, with the share of time since the last loss that training waited for data."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import datasets
 import torch
+from accelerate import PartialState
 from torch.utils.data import Dataset
 
 from media.storage import S3FileManager, is_remote
@@ -160,7 +161,8 @@ def cache_features(dataset: UtteranceDataset, model: FusionForEmotion) -> datase
     """What each row becomes before the first part that is trained: a table on the disk, made once, in order of rows.
 
     Frozen encoders give their vector (E,); encoders that are trained get what they take. The table is found again by a
-    digest of the rows, the processor and the frozen weights.
+    digest of the rows, the processor and the frozen weights; of a machine's processes the first makes it, and the
+    others wait.
     """
     frozen = [name for name in dataset.modalities if model.fusion.branches[name].frozen]
     if "video" in dataset.modalities and "video" not in frozen:
@@ -191,7 +193,7 @@ def cache_features(dataset: UtteranceDataset, model: FusionForEmotion) -> datase
     names |= {f"{name}_features" if name in frozen else INPUTS[name][0] for name in dataset.modalities}
     training = model.training
     model.eval()
-    with torch.inference_mode():
+    with torch.inference_mode(), PartialState().local_main_process_first():
         made = dataset.rows.map(
             encode,
             batched=True,
