@@ -2,12 +2,8 @@
 
 import csv
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +14,8 @@ from datasets import load_dataset
 
 from media.audio import read_audio
 from tests.conftest import REPOSITORY
-from tests.test_runs import CPU, LAUNCH, assert_same_weights, last_line, numbers, run
+from tests.programs import run
+from tests.test_runs import CPU, LAUNCH, assert_same_weights, kill_at, last_line, numbers
 
 pytestmark = pytest.mark.slow
 
@@ -142,14 +139,7 @@ def test_a_killed_run_goes_on_to_the_weights_that_it_would_have_had(
     uninterrupted, _ = finished
     folder = tmp_path / "killed"
     command = [sys.executable, "run_train.py", CONFIG, "--output_dir", folder, *SHORT, *STEPS]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen([*map(str, command)], cwd=REPOSITORY, **quiet)
-    deadline = time.monotonic() + 300
-    while not (folder / "checkpoint-10" / "trainer_state.json").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_at(folder / "checkpoint-10", *command[1:])
     run(*command, "--resume_from_checkpoint", "true")
     assert_same_weights(folder, uninterrupted)
     ours, theirs = (json.loads((path / "metrics.json").read_text())["training"] for path in (folder, uninterrupted))
@@ -192,28 +182,13 @@ BAD_SETTINGS = {
     ("--dataset", "hf_datasets/pmemo"): "has no column clip_id",
     ("--validation_fraction", "0"): "the validation side has 0 clips with the target",
 }
-# Many commands in one process: most of the time of each would go into imports.
-ANSWERS = """
-import json, sys
-import run_train
-from training.arguments import one_line_errors
-for arguments in json.loads(sys.argv[1]):
-    try:
-        with one_line_errors():
-            run_train.main(arguments)
-        print(json.dumps("it ran"))
-    except SystemExit as stopped:
-        print(json.dumps(stopped.code))
-"""
 
 
-def test_bad_settings_are_answered_in_one_line(tmp_path: Path) -> None:
-    commands = [[CONFIG, "--output_dir", str(tmp_path / "x"), *settings] for settings in BAD_SETTINGS]
-    done = run(sys.executable, "-c", ANSWERS, json.dumps(commands))
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
-    for (settings, said), answer in zip(BAD_SETTINGS.items(), answers, strict=True):
-        assert said in answer and "\n" not in answer, settings
-    assert not list(tmp_path.rglob("*.json"))  # nothing has begun
+@pytest.mark.parametrize(("settings", "said"), BAD_SETTINGS.items(), ids=[key for key, _ in BAD_SETTINGS])
+def test_a_bad_setting_is_answered_in_one_line(settings: tuple[str, str], said: str, tmp_path: Path) -> None:
+    done = run(sys.executable, "run_train.py", CONFIG, "--output_dir", tmp_path / "x", *settings, fails=True)
+    assert said in last_line(done) and "Traceback" not in done.stderr
+    assert not (tmp_path / "x").exists()  # nothing has begun
 
 
 def test_a_batch_is_explained_by_the_command_that_the_readme_names() -> None:

@@ -1,13 +1,12 @@
 """Emotions are in the sample's words, pictures and sounds: each is found alone, and all of them find more."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.programs import run
 
 pytestmark = pytest.mark.slow
 
@@ -24,10 +23,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
         folder = tmp_path_factory.mktemp(name) / "run"
         command = ["run_train.py", "configs/meld_sample.json", "--output_dir", folder, *QUIET]
         command += ["--num_train_epochs", EPOCHS[name], "--model_config.modalities", json.dumps(modalities)]
-        done = subprocess.run(
-            [sys.executable, *map(str, command)], cwd=REPOSITORY, capture_output=True, text=True, timeout=600
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        run(sys.executable, *command)
         found[name] = json.loads((Path(folder) / "metrics.json").read_text())["test"]["heads"]["emotion"]
     return found
 

@@ -236,7 +236,9 @@ def test_the_card_has_scores_with_intervals_for_programs(task: str, pushed) -> N
 
 
 @pytest.mark.parametrize("task", CONFIGS)
-def test_cards_and_reports_are_made_anew_from_what_a_run_recorded(task: str, pushed, tmp_path: Path) -> None:
+def test_cards_and_reports_are_made_anew_from_what_a_run_recorded(
+    task: str, pushed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     _, folder, _ = pushed
     copy = tmp_path / task
     shutil.copytree(folder / task, copy, ignore=shutil.ignore_patterns("checkpoint-*", "runs"))
@@ -244,9 +246,8 @@ def test_cards_and_reports_are_made_anew_from_what_a_run_recorded(task: str, pus
     before = {path.name: path.read_bytes() for path in made}
     for path in made:
         path.unlink()
-    done = run(sys.executable, "-m", "reporting.card", copy)
-    assert done.returncode == 0, done.stderr
-    assert {Path(line).name: Path(line).read_bytes() for line in done.stdout.splitlines()} == before
+    card.main([str(copy)])
+    assert {Path(line).name: Path(line).read_bytes() for line in capsys.readouterr().out.splitlines()} == before
 
 
 def test_what_is_no_run_has_no_card(tmp_path: Path) -> None:

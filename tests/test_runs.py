@@ -16,19 +16,13 @@ from datasets import load_dataset
 from safetensors.numpy import load_file
 
 from tests.conftest import REPOSITORY
+from tests.programs import TIMEOUT, run, start
 
 pytestmark = pytest.mark.slow
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
 CPU = ["--config_file", "accelerate_configs/cpu.yaml"]
 CONFIG = "configs/eda_tcn.json"
-
-
-def run(*command: str | Path, cwd: Path = REPOSITORY, fails: bool = False) -> subprocess.CompletedProcess:
-    """Run a command to its end; both streams are kept."""
-    done = subprocess.run([*map(str, command)], cwd=cwd, capture_output=True, text=True, timeout=600)
-    assert (done.returncode != 0) == fails, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-    return done
 
 
 def last_line(done: subprocess.CompletedProcess) -> str:
@@ -225,23 +219,27 @@ def assert_same_weights(one: Path, other: Path) -> None:
         assert weight.tobytes() == expected[name].tobytes(), name
 
 
+def kill_at(checkpoint: Path, *command: str | Path) -> None:
+    """Start a program, and end it and its workers by kill -9 when a checkpoint is whole."""
+    process = start(*command, said=checkpoint.parent.with_suffix(".said"))
+    deadline = time.monotonic() + TIMEOUT
+    while not (checkpoint / "trainer_state.json").exists():
+        assert process.is_alive() and time.monotonic() < deadline
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.join()
+
+
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
     """kill -9 in the middle of an epoch, with dropout and random windows; workers change nothing."""
-    steps = ["--max_steps", "150", "--save_steps", "7", "--eval_steps", "7"]
+    steps = ["--max_steps", "100", "--save_steps", "7", "--eval_steps", "7"]
     steps += ["--save_strategy", "steps", "--eval_strategy", "steps", "--report_to", "none"]
     command = [sys.executable, "run_train.py", CONFIG, *steps, "--output_dir"]
     run(*command, tmp_path / "whole")
     for workers in ("0", "2"):
         folder = tmp_path / f"killed-{workers}"
         with_workers = [*map(str, command), str(folder), "--dataloader_num_workers", workers]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        process = subprocess.Popen(with_workers, cwd=REPOSITORY, start_new_session=True, **quiet)
-        deadline = time.monotonic() + 300
-        while not (folder / "checkpoint-14" / "trainer_state.json").exists():
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.002)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        kill_at(folder / "checkpoint-14", *with_workers[1:])
         assert not (folder / "metrics.json").exists()
         done = run(*with_workers, fails=True)
         assert "holds an unfinished run" in last_line(done) and "--resume_from_checkpoint true" in last_line(done)

@@ -2,9 +2,10 @@
 
 import csv
 import json
+import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from evaluation.detection import average_precision, roc_auc
 from evaluation.intervals import bootstrap, tail_of
 from evaluation.regression import drawn_weights, scores_of
 from reporting.study import study_files, study_table
+from tests.programs import run
 from training.arguments import parse_run
 from training.study import Study, begin_study, collect, parse_setting, parse_study, plan, run_cells
 from training.study_of_trials import pool
@@ -424,7 +426,20 @@ def test_a_study_in_which_nothing_ended_says_where_to_look(tmp_path: Path) -> No
         collect(study, plan(study))
 
 
+@pytest.fixture
+def forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of a study that start as forks do; how a launcher starts them is tested above."""
+
+    def forked(command: list[str], stdout: TextIO, **streams: Any) -> subprocess.CompletedProcess:
+        done = run(*command)
+        stdout.write(done.stdout + done.stderr)
+        return done
+
+    monkeypatch.setattr("training.study.subprocess.run", forked)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("forks")
 def test_a_study_runs_goes_on_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = [CONFIG, "--folds", "3", "--max_steps", "2", "--report_to", "none", "--output_dir", str(tmp_path)]
     run_study.main(command)
@@ -440,6 +455,7 @@ def test_a_study_runs_goes_on_and_reports(tmp_path: Path, capsys: pytest.Capture
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forks")
 def test_a_study_of_a_detector_runs_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quiet = ["--max_steps", "2", "--report_to", "none", "--output_dir", str(tmp_path)]
     run_study.main([DETECTOR, *quiet])
@@ -448,6 +464,7 @@ def test_a_study_of_a_detector_runs_and_reports(tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forks")
 def test_a_study_of_modalities_trained_alone_runs_and_reports(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -458,6 +475,7 @@ def test_a_study_of_modalities_trained_alone_runs_and_reports(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forks")
 def test_a_study_of_embeddings_trained_alone_runs_and_reports(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,9 +1,6 @@
 """Batches by plan under the real Trainer: any number of ranks, workers and accumulated steps, whole and resumed."""
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import REPOSITORY
+from tests.programs import end_ranks, start_ranks
 from tests.target_run import EPOCHS, make_trainer
 from tests.toy_clips import POSITIVES, toy_clips
 from training.windows import AudioSetWindows
@@ -23,11 +20,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[list[dict]
     found = {}
     for world in (1, 2, 3):
         folder = tmp_path_factory.mktemp(f"world{world}")
-        launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(world), "--master_port", str(29610 + world)]
-        command = [sys.executable, *(launch if world > 1 else []), "-m", "tests.target_run", str(folder)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=1200)
-        assert done.returncode == 0, done.stderr[-4000:]
+        end_ranks(start_ranks(world, folder / "said", "-m", "tests.target_run", folder), folder / "said")
         found[world] = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(world)]
     return found
 
