@@ -19,7 +19,8 @@ import run_eval
 import run_predict
 import run_train
 from tests.conftest import REPOSITORY
-from tests.test_runs import assert_same_weights, numbers, run
+from tests.programs import run
+from tests.test_runs import assert_same_weights, numbers
 from training.collators import PaddingCollator
 from training.creatives import CreativeDataset
 
@@ -115,17 +116,6 @@ def test_a_resumed_run_has_the_weights_that_it_would_have_had(finished: tuple[Pa
     run(*command, "--resume_from_checkpoint", "true", "--dataloader_num_workers", "1")
     assert_same_weights(folder, whole)
     assert pq.read_table(folder / "predictions.parquet").equals(pq.read_table(whole / "predictions.parquet"))
-
-
-def test_two_processes_score_as_many_rows_as_one(finished: tuple[Path, str], tmp_path: Path) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29641"]
-    env = ["env", "OMP_NUM_THREADS=1", "ACCELERATE_USE_CPU=true"]
-    run(*env, *launch, "run_train.py", CONFIG, "--output_dir", tmp_path / "two", *SHORT, "--use_cpu", "true")
-    two, one = record(tmp_path / "two"), record(finished[0])
-    assert two["training"]["processes"] == 2 and one["training"]["processes"] == 1
-    assert two["test"]["rows"] == one["test"]["rows"] and two["split"] == one["split"]
-    tables = [pq.read_table(path / "predictions.parquet") for path in (tmp_path / "two", finished[0])]
-    assert tables[0].drop("prediction").equals(tables[1].drop("prediction"))
 
 
 def test_the_code_of_the_card_runs_and_says_the_same_where_nothing_of_ours_is(

@@ -21,7 +21,8 @@ import modeling  # noqa: F401  (known to the Auto classes)
 from hf_datasets.meld.acting import FRAME_RATE, SAMPLING_RATE, write_clip
 from media.video import read_clip
 from tests.conftest import REPOSITORY
-from tests.test_runs import assert_same_weights, last_line, numbers, run
+from tests.programs import run
+from tests.test_runs import assert_same_weights, last_line, numbers
 from training.arguments import parse_run
 from training.build import build_model, load_rows
 from training.sharing import NOT_SHARED
@@ -148,22 +149,6 @@ def test_a_resumed_run_has_the_weights_that_it_would_have_had(finished: tuple[Pa
     assert json.loads((folder / "run_config.json").read_text())["learning_rates"] == {"text": 0.004}
     assert_same_weights(folder, whole)
     assert pq.read_table(folder / "predictions.parquet").equals(pq.read_table(whole / "predictions.parquet"))
-
-
-def test_two_processes_score_as_many_rows_as_one(finished: tuple[Path, str], tmp_path: Path) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29631"]
-    settings = ["--max_steps", "3", "--per_device_train_batch_size", "8", "--ablations", "false", *QUIET]
-    environment = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    env = [f"{name}={value}" for name, value in environment.items()]
-    run("env", *env, *launch, "run_train.py", CONFIG, "--output_dir", tmp_path / "two", *settings, "--use_cpu", "true")
-    two, one = record(tmp_path / "two"), record(finished[0])
-    assert two["training"]["processes"] == 2 and one["training"]["processes"] == 1
-    assert two["test"]["rows"] == one["test"]["rows"] == ROWS
-    assert two["split"] == one["split"]
-    ids = [pq.read_table(path / "predictions.parquet")["utterance_id"] for path in (tmp_path / "two", finished[0])]
-    assert ids[0].equals(ids[1])
-    for head in ("emotion", "sentiment"):
-        assert sum(map(sum, two["test"]["heads"][head]["confusion"])) == ROWS
 
 
 def test_a_model_loads_and_says_the_same_where_nothing_of_ours_is(
