@@ -6,12 +6,16 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from reporting.card import score_cell
-from reporting.report import STYLE, table
+from reporting.plots import draw_scores, literal, panels_below_each_other
+from reporting.report import STYLE, images, shown, table
 
 
 def study_files(found: dict[str, Any]) -> dict[str, str | bytes]:
-    """`table.csv`, `table.md` and `table.html`, and `study.csv` with a row a run, channel, who and score."""
+    """`table.csv`, `.md` and `.html` with its figure, and `study.csv` with a row a run, channel, who and score."""
+    figures = images({"settings": (plot_settings(found["rows"]), "Every score of each setting.")})
     rows = [{**row, "clusters": row["clusters"] and str(row["clusters"])} for row in found["rows"]]
     for row in rows:
         difference = row.pop("difference") or {}
@@ -20,8 +24,23 @@ def study_files(found: dict[str, Any]) -> dict[str, str | bytes]:
         "study.csv": comma_separated(found["runs"]),
         "table.csv": comma_separated(rows),
         "table.md": study_table(found) + "\n",
-        "table.html": page(found),
+        "table.html": page(found, figures),
+        "figure_settings.png": figures["settings"][0],
     }
+
+
+def plot_settings(rows: Sequence[dict[str, Any]]) -> Figure:
+    """A panel a channel and score, with a dot on its interval for each setting."""
+    panels_of: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        panels_of.setdefault((row["channel"], row["score"]), {})[row["setting"]] = row
+    height = 0.27 * max(map(len, panels_of.values())) + 0.4  # inches
+    figure, panels = panels_below_each_other(len(panels_of), height, sharey=False)
+    for panel, ((channel, score), of_setting) in zip(panels, panels_of.items(), strict=True):
+        draw_scores(panel, of_setting)
+        panel.set_yticklabels([literal(setting) for setting in reversed(of_setting)])  # keys keep their underscores
+        panel.set_xlabel(literal(f"{channel}: {score.replace('_', ' ')}, mean and 95 % interval"), fontsize=9)
+    return figure
 
 
 def comma_separated(rows: Sequence[dict[str, Any]]) -> str:
@@ -88,8 +107,8 @@ def study_table(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n\n" + "\n\n".join(captions(found))
 
 
-def page(found: dict[str, Any]) -> str:
-    """The table as one HTML file."""
+def page(found: dict[str, Any], figures: dict[str, tuple[bytes, str]]) -> str:
+    """The table and its figure as one HTML file."""
     columns, rows = columns_of(found)
     rows = [[html.escape(cell) for cell in row] for row in rows]
     said = "\n".join(f"<p>{html.escape(line)}</p>" for line in captions(found))
@@ -97,5 +116,6 @@ def page(found: dict[str, Any]) -> str:
     wide = STYLE.replace("max-width: 50rem", "max-width: 80rem")
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{wide}</style>'
-        f"</head>\n<body><h1>{title}</h1>\n{table(columns, rows)}\n{said}\n</body></html>\n"
+        f"</head>\n<body><h1>{title}</h1>\n{table(columns, rows)}\n{said}\n{shown('settings', figures)}\n"
+        "</body></html>\n"
     )

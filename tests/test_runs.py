@@ -147,10 +147,12 @@ WITHOUT_THE_HUB = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("path", sorted(Path("configs").glob("*.json")), ids=lambda path: path.stem)
-def test_every_config_trains_and_predicts(path: Path, songs: Path, tmp_path: Path) -> None:
+# The others are trained by the commands of the README, in test_readme.py.
+@pytest.mark.parametrize("name", ["eda_wavenet", "hku956_tcn", *WITHOUT_THE_HUB])
+def test_every_config_trains_and_predicts(name: str, songs: Path, tmp_path: Path) -> None:
+    path = Path(f"configs/{name}.json")
     short = ["--num_train_epochs", "1", "--report_to", "none", "--output_dir", tmp_path / "run"]
-    run(sys.executable, "run_train.py", path, *short, *WITHOUT_THE_HUB.get(path.stem, []))
+    run(sys.executable, "run_train.py", path, *short, *WITHOUT_THE_HUB.get(name, []))
     assert "verdict" in (tmp_path / "run" / "README.md").read_text().lower()
     if json.loads(path.read_text())["task"] == "eda":
         run(sys.executable, "run_predict.py", tmp_path / "run", songs, "--output", tmp_path / "out.csv")

@@ -472,14 +472,3 @@ def test_a_study_of_modalities_trained_alone_runs_and_reports(
     run_study.main([EMOTIONS, "--set", 'model_config.modalities=["text"],["audio"]', *quiet])
     said = capsys.readouterr().out
     assert '| model_config.modalities=["audio"] | sentiment | macro f1 | 1 | 90 |' in said and "SYNTHETIC DATA" in said
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("forks")
-def test_a_study_of_embeddings_trained_alone_runs_and_reports(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    quiet = ["--max_steps", "4", "--report_to", "none", "--output_dir", str(tmp_path)]
-    run_study.main([CREATIVES, "--set", 'model_config.modalities=["text","audio"],["audio"]', *quiet])
-    said = capsys.readouterr().out
-    assert '| model_config.modalities=["audio"] | attention | spearman | 1 |' in said and "SYNTHETIC DATA" in said

@@ -94,7 +94,7 @@ def read_record(model: str, file: str) -> dict[str, Any]:
     if not path.is_file():
         if Path(model).exists():
             raise ValueError(f"{model}: no {file}; expected a folder that run_train.py wrote to its end")
-        if model.count("/") != 1:
+        if model.count("/") != 1 or Path(model).parent.is_dir():  # a folder that is misspelt, or not made yet
             raise ValueError(f"{model}: no such folder, and not a name on the Hub (user/model)")
         path = Path(hf_hub_download(model, file))
     return json.loads(path.read_text(encoding="utf-8"))
