@@ -18,10 +18,10 @@ from reporting.plots import DPI, OTHERS, WIDTH, png
 
 # Report -> its figures, column by column.
 FIGURES = {
-    "eda": (("trials_phasic",), ("scores_phasic", "null_phasic", "over_time_phasic")),
+    "eda": (("trials_phasic", "scores_phasic"), ("null_phasic", "over_time_phasic")),
     "detection": (("timelines",), ("precision_recall", "scores")),
     "emotion": (("ablations",), ("confusion_emotion",)),
-    "attention": (("compared",), ("removals", "residuals")),
+    "attention": (("compared",), ("removals", "residuals", "learning")),
     "study": (("settings",),),
 }
 COLUMN = 700  # pixels
@@ -39,7 +39,7 @@ def write_picture(folder: Path, output_dir: Path) -> Path:
         raise ValueError(f"{folder}: shows recordings of people, which are not for a README; give a run on a sample")
     kind = facts["task"] if records[0].parent == folder else "study"
     columns = [[read_figure(folder / f"figure_{name}.png") for name in names] for names in FIGURES[kind]]
-    caption = f"{folder.name}: some figures of its {kind} report. The data are synthetic: they say nothing of people."
+    caption = f"{folder.name}: some figures of its report, on synthetic data"
     path = output_dir / f"{kind}.png"
     output_dir.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".part")

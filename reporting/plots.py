@@ -177,7 +177,7 @@ def plot_null(null: dict[str, Any], ceiling: dict[str, Any]) -> Figure:
         panel.axvline(found["mean"], color=TRUTH, linewidth=1, linestyle=":", label="ceiling: a listener, others")
     panel.set_xlabel("mean r within trials after detrending", fontsize=9)
     panel.set_ylabel("permutations", fontsize=9)
-    panel.legend(frameon=False, fontsize=8, ncols=4, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
+    panel.legend(frameon=False, fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
     return figure
 
 
