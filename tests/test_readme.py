@@ -35,7 +35,7 @@ NEEDS = {
     r"multi_gpu|multi_node": "several GPUs",
     r"meld_fusion|meld_text": "weights of encoders",
     r"\b(song|another|recording|clip|film)\.(mp3|wav|mp4|srt)\b": "a recording of the reader's",
-    r"leave_one_listener_out|--folds|--set learning_rate|configs/meld_sample.json --seeds": "much time, and test_study.py runs such",
+    r"leave_one_listener_out|--folds|--set learning_rate|configs/meld_sample.json --seeds": "much time",
 }
 
 # Settings that make a command short; the first that fits is appended. All else is as printed.
