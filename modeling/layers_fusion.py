@@ -166,7 +166,8 @@ class EmbeddingBranch(nn.Module):
         x = ((embeddings - self.input_mean) / self.input_std).masked_fill(~valid, 0.0)
         if self.attention is None:
             return x.sum(1) / valid.sum(1).clamp_min(1)
-        scores = self.attention(x).masked_fill(~valid, torch.finfo(x.dtype).min)
+        scores = self.attention(x)
+        scores = scores.masked_fill(~valid, torch.finfo(scores.dtype).min)  # autocast halves the scores, not x
         return (scores.softmax(1) * x).sum(1)
 
     def forward(self, encoded: torch.Tensor) -> torch.Tensor:

@@ -59,6 +59,22 @@ def test_padding_has_no_influence_and_order_in_time_neither(pooling):
     torch.testing.assert_close(model(**short).predictions, model(**turned).predictions)
 
 
+@pytest.mark.parametrize("pooling", EMBEDDING_POOLINGS)
+def test_under_autocast_to_bfloat16_it_trains_and_padding_has_no_influence(pooling):
+    model = model_of(embedding_pooling=pooling)
+    inputs = inputs_of(list(SIZES)) | {"labels": torch.randn(4)}
+    for name in SIZES:
+        inputs[f"{name}_mask"][0, 1:] = 0
+    single = model(**inputs)
+    for name in SIZES:
+        inputs[f"{name}_embeddings"][0, 1:] = 1e4
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model(**inputs)
+    torch.testing.assert_close(half.predictions.float(), single.predictions, atol=0.02, rtol=0.02)
+    half.loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_embeddings_over_time_are_averaged_after_scaling():
     """By hand: (1 - 1) / 2 = 0 and (5 - 1) / 2 = 2, mean 1; the masked third does not count."""
     model = model_of(modalities=["back_audio"], embedding_sizes={"back_audio": 1})
