@@ -1,33 +1,61 @@
 """What the Trainer costs: steps a second of `configs/eda_tcn.json` against a bare PyTorch loop over prepared batches.
 
     python -m benchmarks.training [--full]
+    python -m benchmarks.training --settings [--full]
 
 Both train the same new model on the same windows in the same order, with the same optimizer, schedule and clipping;
 the bare loop gets its batches ready made, so it also does without reading, windowing and padding. Evaluation, logging
 and checkpoints are off. The wait is what a training step spends for its batch, of the Trainer's own run.
+
+`--settings` (some minutes) instead trains configs with one setting changed, in turn with the config as it stands.
+Timed are the steps after the first twenty. Beside them stands how long the first step took, in which torch.compile
+does most of its work, and how long data and model took to be ready, in which cache_features does its own; both of the
+first round, when nothing of a setting is in a cache yet.
 """
 
 import argparse
 import itertools
+import os
+import statistics
 import tempfile
 import time
+from pathlib import Path
+from unittest import mock
 
+import datasets
 import torch
 from datasets.utils.logging import disable_progress_bar
 from transformers import TrainerCallback, get_scheduler
 
 from benchmarks.timing import Timing, print_ratio, print_table, print_value, ratio
 from training.arguments import Run, parse_run
-from training.build import build_extractor, build_model, build_trainer, load_rows, set_up_process
-from training.tasks import eda
+from training.build import build_model, build_trainer, load_rows, set_up_process
 
-WARMUP_STEPS = 20
+WARMUP_STEPS, STEPS = 20, 200  # STEPS are timed after these
+OFF = (
+    "--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false", "--report_to", "none",
+    "--logging_strategy", "no", "--disable_tqdm", "true",
+)  # fmt: skip
+FROZEN = ("--model_config.freeze_text", "true", "--model_config.freeze_video", "true")
+# Config -> steps that are timed, what is added to it, and the settings that are tried on top.
+SETTINGS = {
+    "eda_tcn": (
+        STEPS, (), ("torch_compile true", "bf16 true", "optim adamw_torch", "dataloader_num_workers 1"),
+    ),
+    "baby_cry": (40, (), ("dataloader_num_workers 1", "dataloader_num_workers 2")),
+    "meld_sample": (40, FROZEN, ("cache_features true",)),
+}  # fmt: skip
 
 
 class Clock(TrainerCallback):
-    """Measures from the end of the warm-up steps to the end of training."""
+    """Measures the first step, and from the end of the warm-up steps to the end of training."""
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:  # noqa: ANN001 (Trainer's signature)
+        self.start = time.perf_counter()
 
     def on_step_end(self, args, state, control, **kwargs) -> None:  # noqa: ANN001 (Trainer's signature)
+        if state.global_step == 1:
+            self.first = time.perf_counter() - self.start
         if state.global_step == WARMUP_STEPS:
             self.start = time.perf_counter()
         elif state.global_step == args.max_steps:
@@ -37,18 +65,26 @@ class Clock(TrainerCallback):
 def new_model(run: Run, extractor, data) -> torch.nn.Module:  # noqa: ANN001
     """The model of the config, with the same weights each time."""
     torch.manual_seed(0)
-    model = build_model(run.arguments, eda.model_settings(data, extractor, run), eda)
-    eda.initialise(model, data, new=True)
+    model = build_model(run.arguments, run.task.model_settings(data, extractor, run), run.task)
+    run.task.initialise(model, data, new=True)
     return model
 
 
-def trainer_seconds(run: Run, extractor, data) -> tuple[float, float]:  # noqa: ANN001
-    """Seconds of the steps after the warm-up, and the share of them that waited for data."""
-    trainer = build_trainer(run, new_model(run, extractor, data), extractor, data)
+def trainer_seconds(run: Run, extractor, data, model: torch.nn.Module) -> dict[str, float]:  # noqa: ANN001
+    """Seconds of the steps after the warm-up and of the first one, and the share of all that waited for data."""
+    trainer = build_trainer(run, model, extractor, data)
     clock = Clock()
     trainer.add_callback(clock)
     trainer.train()
-    return clock.seconds, trainer.data_wait_share
+    return {"seconds": clock.seconds, "first_step": clock.first, "data_wait_share": trainer.data_wait_share}
+
+
+def prepared(*command: str) -> tuple[Run, object, object]:
+    """A run with its extractor and data."""
+    run = parse_run([*command, *OFF])
+    set_up_process(run)
+    extractor = run.task.features(run)
+    return run, extractor, run.task.prepare(load_rows(run.arguments, run.task.COLUMNS), extractor, run)
 
 
 def bare_seconds(run: Run, extractor, data, batches: list[dict]) -> float:  # noqa: ANN001
@@ -69,36 +105,90 @@ def bare_seconds(run: Run, extractor, data, batches: list[dict]) -> float:  # no
     return time.perf_counter() - start
 
 
-def main() -> None:
-    """Measure in turn and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="four times as many rounds")
-    rounds = 20 if parser.parse_args().full else 5
+def compare_settings(rounds: int) -> None:
+    """Each config as it stands and with each setting, taking turns."""
     disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
-        off = ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
-        off += ["--report_to", "none", "--logging_strategy", "no", "--disable_tqdm", "true", "--max_steps", "220"]
-        run = parse_run(["configs/eda_tcn.json", "--dataset_config", "sample", "--output_dir", folder, *off])
-        set_up_process(run)
-        extractor = build_extractor(run.arguments, **eda.feature_settings(run))
-        data = eda.prepare(load_rows(run.arguments, eda.COLUMNS), extractor, run)
+        datasets.config.HF_DATASETS_CACHE = Path(folder) / "datasets"
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{folder}/inductor"
+        for config, (steps, added, settings) in SETTINGS.items():
+            keys = [*added, "--max_steps", str(WARMUP_STEPS + steps), "--output_dir", f"{folder}/run"]
+            if torch.cuda.is_available():
+                settings = (*settings, "dataloader_pin_memory true", "tf32 true")
+            else:
+                keys += ["--use_cpu", "true"]  # bf16 wants to be told
+            commands = {"as it stands": [f"configs/{config}.json", *keys]}
+            commands |= {name: [*commands["as it stands"], *f"--{name}".split()] for name in settings}
+            found: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
+            for _ in range(rounds):
+                for name, command in commands.items():
+                    found[name].append(time_one_run(command))
+            print(f"{config} {' '.join(added)}, {steps} steps, {torch.get_num_threads()} threads")
+            print_settings(config, steps, found)
+
+
+def time_one_run(command: list[str]) -> dict[str, float]:
+    """What one run takes: to be ready, for its first step, and for those that are timed."""
+    torch._dynamo.reset()
+    with mock.patch.dict(os.environ):  # by which Trainer tells Accelerate of torch_compile and bf16
+        start = time.perf_counter()
+        run, extractor, data = prepared(*command)
+        model = new_model(run, extractor, data)
+        ready = time.perf_counter() - start
+        return {"ready": ready} | trainer_seconds(run, extractor, data, model)
+
+
+def print_settings(config: str, steps: int, found: dict[str, list[dict[str, float]]]) -> None:
+    """Times and ratios; of what caches make quick the second time, the first."""
+    timed = {name: Timing(tuple(run["seconds"] for run in runs)) for name, runs in found.items()}
+    print_table(timed)
+    for name, runs in found.items():
+        place = f"{config}_{name.replace(' ', '_')}"
+        print_value(f"{place}_steps_per_second", steps / timed[name].median, "steps/s")
+        print_value(f"{place}_ready", runs[0]["ready"], "s")
+        print_value(f"{place}_first_step", runs[0]["first_step"], "s")
+        wait = statistics.median(run["data_wait_share"] for run in runs)
+        print_value(f"{place}_data_wait_share", wait, "of training time")
+        if name != "as it stands":
+            print_ratio(f"{place}_vs_as_it_stands", ratio(timed["as it stands"], timed[name]))
+
+
+def compare_with_bare_loop(rounds: int) -> None:
+    """The Trainer and a loop of one's own, taking turns in this process."""
+    disable_progress_bar()
+    with tempfile.TemporaryDirectory() as folder:
+        steps = ("--max_steps", str(WARMUP_STEPS + STEPS))
+        run, extractor, data = prepared(
+            "configs/eda_tcn.json", "--dataset_config", "sample", "--output_dir", folder, *steps
+        )
         loader = build_trainer(run, new_model(run, extractor, data), extractor, data).get_train_dataloader()
         batches = list(loader)
         timings: dict[str, list[float]] = {"Trainer": [], "bare loop": []}
         waits = []
         for _ in range(rounds):
-            seconds, wait = trainer_seconds(run, extractor, data)
-            timings["Trainer"].append(seconds)
-            waits.append(wait)
+            found = trainer_seconds(run, extractor, data, new_model(run, extractor, data))
+            timings["Trainer"].append(found["seconds"])
+            waits.append(found["data_wait_share"])
             timings["bare loop"].append(bare_seconds(run, extractor, data, batches))
     timed = {name: Timing(tuple(seconds)) for name, seconds in timings.items()}
-    print(f"eda_tcn, {run.training.max_steps - WARMUP_STEPS} steps, {torch.get_num_threads()} threads")
+    print(f"eda_tcn, {STEPS} steps, {torch.get_num_threads()} threads")
     print_table(timed)
-    print_value(
-        "trainer_steps_per_second", (run.training.max_steps - WARMUP_STEPS) / timed["Trainer"].median, "steps/s"
-    )
+    print_value("trainer_steps_per_second", STEPS / timed["Trainer"].median, "steps/s")
     print_ratio("trainer_vs_bare_loop", ratio(timed["bare loop"], timed["Trainer"]))
-    print_value("data_wait_share", sorted(waits)[len(waits) // 2], "of training time")
+    print_value("data_wait_share", statistics.median(waits), "of training time")
+
+
+def main() -> None:
+    """Measure in turn and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="four times as many rounds")
+    parser.add_argument("--settings", action="store_true", help="compare settings instead")
+    options = parser.parse_args()
+    times = 4 if options.full else 1
+    if options.settings:
+        compare_settings(3 * times)
+    else:
+        compare_with_bare_loop(5 * times)
 
 
 if __name__ == "__main__":
