@@ -16,17 +16,16 @@ the TCN at 4 Hz); its memory is the resident set's high-water mark less that aft
 """
 
 import argparse
-import contextlib
 import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -34,7 +33,6 @@ from transformers import PreTrainedModel
 
 from benchmarks.peers import PytorchTcn, TextbookWavenet
 from benchmarks.timing import compare, print_ratio, print_table, print_value, ratio
-from media.audio import read_audio_blocks
 from modeling import (
     AudioFeatureExtractor,
     TcnConfig,
@@ -43,12 +41,30 @@ from modeling import (
     WavenetForSignalRegression,
 )
 
-BATCH, FRAMES, FEATURES, CHANNELS, BLOCKS, KERNEL, DROPOUT = 8, 1024, 80, 64, 8, 3, 0.1
-STACKS, LAYERS = 2, 6
 WARM_FRAMES = 16  # enough to load every library before memory is measured
 MEBIBYTE = 2**20  # bytes
 SOUND_RATE = 44100  # Hz
 WARM_SECONDS, SHORT, LONGER, LONG = 10, 60, 1200, 7200  # s of sound
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of a batch of noise and of the models that are trained on it."""
+
+    batch: int = 8
+    frames: int = 1024
+    features: int = 80
+    channels: int = 64
+    blocks: int = 8  # of the TCN
+    stacks: int = 2  # of the WaveNet
+    layers: int = 6  # of a stack
+    kernel: int = 3
+    dropout: float = 0.1
+
+    def noise(self, device: str) -> dict[str, torch.Tensor]:
+        """A batch: features (B, T, F) and labels (B, T, 1)."""
+        features = torch.randn(self.batch, self.frames, self.features, device=device)
+        return {"input_features": features, "labels": torch.randn(self.batch, self.frames, 1, device=device)}
 
 
 class Ours(nn.Module):
@@ -58,58 +74,75 @@ class Ours(nn.Module):
         super().__init__()
         self.model = model.train()
 
-    def forward(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """(B, T, F) and (B, T, 1) to the loss."""
-        return self.model(features, labels=labels).loss
+    def forward(self, **batch: torch.Tensor) -> torch.Tensor:
+        """A batch with its labels to the loss."""
+        return self.model(**batch).loss
 
 
-def our_tcn() -> Ours:
+def our_tcn(size: Size) -> Ours:
     """The TCN of the benchmark."""
     config = TcnConfig(
-        input_size=FEATURES, num_channels=CHANNELS, num_blocks=BLOCKS, kernel_size=KERNEL, dropout=DROPOUT
-    )
+        input_size=size.features, num_channels=size.channels, num_blocks=size.blocks, kernel_size=size.kernel,
+        dropout=size.dropout,
+    )  # fmt: skip
     return Ours(TcnForSignalRegression(config))
 
 
-def our_wavenet() -> Ours:
+def our_wavenet(size: Size) -> Ours:
     """The WaveNet of the benchmark."""
     config = WavenetConfig(
-        input_channels=FEATURES, num_stacks=STACKS, num_layers_per_stack=LAYERS, residual_channels=CHANNELS,
-        skip_channels=CHANNELS, kernel_size=KERNEL, dropout_rate=DROPOUT,
+        input_channels=size.features, num_stacks=size.stacks, num_layers_per_stack=size.layers,
+        residual_channels=size.channels, skip_channels=size.channels, kernel_size=size.kernel,
+        dropout_rate=size.dropout,
     )  # fmt: skip
     return Ours(WavenetForSignalRegression(config))
 
 
-RIVALS: dict[str, Callable[[], nn.Module]] = {
+def pytorch_tcn(size: Size) -> PytorchTcn:
+    """The same TCN of pytorch-tcn."""
+    return PytorchTcn(size.features, size.channels, size.blocks, size.kernel, size.dropout)
+
+
+def textbook_wavenet(size: Size) -> TextbookWavenet:
+    """The same WaveNet as it is drawn."""
+    channels = size.channels
+    return TextbookWavenet(size.features, channels, channels, size.stacks, size.layers, size.kernel, size.dropout)
+
+
+RIVALS: dict[str, Callable[[Size], nn.Module]] = {
     "tcn": our_tcn,
-    "tcn_peer": lambda: PytorchTcn(FEATURES, CHANNELS, BLOCKS, KERNEL, DROPOUT),
+    "tcn_peer": pytorch_tcn,
     "wavenet": our_wavenet,
-    "wavenet_peer": lambda: TextbookWavenet(FEATURES, CHANNELS, CHANNELS, STACKS, LAYERS, KERNEL, DROPOUT),
+    "wavenet_peer": textbook_wavenet,
 }
 
 
-def training_step(name: str, device: str) -> Callable[[int], None]:
-    """A function that trains a new model for one step on so many frames of noise."""
-    torch.manual_seed(0)
-    model = RIVALS[name]().to(device)
+def training_step(model: nn.Module, bf16: bool = False) -> Callable[[dict[str, torch.Tensor]], None]:
+    """A function that trains a model, which gives its loss of a batch, for one step."""
+    device = next(model.parameters()).device.type
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    forward = torch.compile(model) if device == "cuda" else model
-    data = torch.randn(BATCH, FRAMES, FEATURES, device=device), torch.randn(BATCH, FRAMES, 1, device=device)
 
-    def step(frames: int = FRAMES) -> None:
+    def step(batch: dict[str, torch.Tensor]) -> None:
         optimizer.zero_grad()
-        with torch.autocast(device, torch.bfloat16) if device == "cuda" else contextlib.nullcontext():
-            loss = forward(data[0][:, :frames], data[1][:, :frames])
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            loss = model(**batch)
         loss.backward()
         optimizer.step()
 
     return step
 
 
-def matrix_product(flops: int, device: str) -> Callable[[], torch.Tensor]:
+def new_step(name: str, device: str) -> Callable[..., None]:
+    """A function that trains a new model for one step on so many frames of noise; on a GPU compiled, in bfloat16."""
+    torch.manual_seed(0)
+    model, batch, gpu = RIVALS[name](Size()).to(device), Size().noise(device), device == "cuda"
+    step = training_step(torch.compile(model) if gpu else model, bf16=gpu)
+    return lambda frames=Size.frames: step({name: value[:, :frames] for name, value in batch.items()})
+
+
+def matrix_product(flops: int, device: str, dtype: torch.dtype) -> Callable[[], torch.Tensor]:
     """One square matrix product of so many floating-point operations."""
     size = round((flops / 2) ** (1 / 3))
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
     left, right = torch.randn(2, size, size, device=device, dtype=dtype)
     return lambda: left @ right
 
@@ -121,7 +154,7 @@ def resident_bytes(field: str) -> int:
 
 def peak_memory(name: str, device: str) -> int:
     """Bytes that ten steps need on top of what is there before."""
-    step = training_step(name, device)
+    step = new_step(name, device)
     if device == "cuda":
         step()
         torch.cuda.reset_peak_memory_stats()
@@ -136,6 +169,8 @@ def peak_memory(name: str, device: str) -> int:
 
 def write_noise(path: Path, seconds: int) -> None:
     """A 16-bit wav of noise, a second at a time."""
+    import soundfile  # here, for benchmarks.gpu uses the rest where no sound can be read
+
     dice = np.random.default_rng(0)
     with soundfile.SoundFile(path, "w", SOUND_RATE, 1, "PCM_16") as file:
         for _ in range(seconds):
@@ -144,13 +179,15 @@ def write_noise(path: Path, seconds: int) -> None:
 
 def predict_file(path: Path, model: PreTrainedModel, extractor: AudioFeatureExtractor) -> int:
     """From a file to predictions, block by block; returns their number."""
+    from media.audio import read_audio_blocks
+
     features = extractor.stream(read_audio_blocks(path, extractor.sampling_rate), extractor.sampling_rate)
     return sum(part.predictions.shape[1] for part in model.predict_blocks(features))
 
 
 def long_form(seconds: int) -> tuple[float, int]:
     """Seconds of sound predicted a second, and bytes needed on top of what ten seconds of sound need."""
-    model, extractor = our_tcn().model.eval(), AudioFeatureExtractor(num_mel_bins=FEATURES)
+    model, extractor = our_tcn(Size()).model.eval(), AudioFeatureExtractor(num_mel_bins=Size.features)
     with tempfile.TemporaryDirectory() as folder:
         short, long = Path(folder) / "short.wav", Path(folder) / "long.wav"
         write_noise(short, WARM_SECONDS)
@@ -187,10 +224,10 @@ def main() -> None:
         return
 
     with FlopCounterMode(display=False) as counter:
-        training_step("tcn", "cpu")(FRAMES)
+        new_step("tcn", "cpu")()
     flops = counter.get_total_flops()
-    rivals = {name: training_step(name, device) for name in RIVALS}
-    rivals["matrix product"] = matrix_product(flops, device)
+    rivals = {name: new_step(name, device) for name in RIVALS}
+    rivals["matrix product"] = matrix_product(flops, device, torch.bfloat16 if device == "cuda" else torch.float32)
     synchronize = torch.cuda.synchronize if device == "cuda" else None
     timings = compare(rivals, rounds=80 if options.full else 20, warmup=5, synchronize=synchronize)
     machine = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU threads"

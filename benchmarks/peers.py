@@ -18,9 +18,9 @@ class PytorchTcn(nn.Module):
         self.tcn = TCN(features, blocks * [channels], kernel, dropout=dropout, causal=False, use_norm="weight_norm")
         self.head = nn.Linear(channels, 1)
 
-    def forward(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """(B, T, F) and (B, T, 1) to the loss."""
-        return F.mse_loss(self.head(self.tcn(features.transpose(1, 2)).transpose(1, 2)), labels)
+        return F.mse_loss(self.head(self.tcn(input_features.transpose(1, 2)).transpose(1, 2)), labels)
 
 
 class TextbookLayer(nn.Module):
@@ -56,9 +56,9 @@ class TextbookWavenet(nn.Module):
             nn.ReLU(), nn.Conv1d(skip_channels, skip_channels, 1), nn.ReLU(), nn.Conv1d(skip_channels, 1, 1)
         )
 
-    def forward(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """(B, T, F) and (B, T, 1) to the loss."""
-        x, skips = self.input(features.transpose(1, 2)), []
+        x, skips = self.input(input_features.transpose(1, 2)), []
         for layer in self.layers:
             x, skip = layer(x)
             skips.append(skip)
