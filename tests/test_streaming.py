@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from media.storage import S3FileManager
+from tests.programs import end_ranks, start_ranks
 from tests.s3_server import FakeS3, serve_s3
-from tests.test_cluster import ended, launch
 from tests.test_creatives import SIZES, make_rows, without
 from training import streaming
 from training.arguments import Run, parse_run
@@ -335,7 +335,8 @@ def test_two_processes_fetch_each_shard_once_between_them_and_score_each_row_onc
     command = [CONFIG, "--dataset", PREFIX, "--streaming", "true", *SMALL, "--num_train_epochs", "2"]
     command += ["--eval_strategy", "epoch", "--load_best_model_at_end", "true", "--ablations", "false"]
     command += ["--per_device_eval_batch_size", "8", "--dataloader_num_workers", "2"]
-    said = ended(launch(2, *command, "--output_dir", tmp_path / "run"))
+    command += ["--report_to", "none", "--disable_tqdm", "true", "--output_dir", str(tmp_path / "run")]
+    said = end_ranks(start_ranks(2, tmp_path / "said", "run_train.py", *command), tmp_path / "said")
     assert whole_shards(lab) == Counter(range(SHARDS)), said[-3000:]
     table = pq.read_table(tmp_path / "run" / "predictions.parquet")
     run, rows = streamed_run()
