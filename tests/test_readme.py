@@ -41,7 +41,7 @@ NEEDS = {
 # Settings that make a command short; the first that fits is appended. All else is as printed.
 SHORT = {
     "run_study.py": "--max_steps 2 --ablations false",
-    "configs/baby_cry.json": "--max_steps 2 --max_eval_clips 12",
+    "configs/baby_cry.json": "--max_steps 2 --max_eval_clips 24",
     "configs/meld_sample.json": "--max_steps 2",
     "run_train.py": "--max_steps 2",
 }
