@@ -62,7 +62,6 @@ def need_of(command: str) -> str | None:
 
 def shortened(command: str) -> str:
     """A command with the settings that make it short."""
-    command = re.sub(r" --num_train_epochs \d+", "", command)  # --max_steps outweighs it, so these are one command
     return command + next((f" {settings}" for part, settings in SHORT.items() if part in command), "")
 
 
