@@ -19,7 +19,7 @@ def main(argv: list[str]) -> None:
     arguments = parse_eval(argv)
     run = saved_run(arguments)
     set_up_process(run)
-    rows = load_rows(run.arguments, run.task.COLUMNS, run.task.STREAMED)
+    rows = load_rows(run.arguments, run.task.COLUMNS)
     model, extractor = load_model(arguments.model, run.training.device, run.task)
     data = run.task.prepare(rows, extractor, run, saved=read_record(arguments.model, "metrics.json"))
     trainer = build_trainer(run, model, extractor, data)

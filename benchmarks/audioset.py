@@ -32,9 +32,9 @@ import pyarrow.parquet as pq
 
 from benchmarks.timing import compare, print_ratio, print_table, print_value, ratio
 from hf_datasets.audioset.metadata import read_labels, read_strong, read_weak
+from media.memory import keep_freed_memory
 from media.ontology import Labels, ontology_from_labels
 from media.selection import id_uniforms
-from training.environment import keep_freed_memory
 from training.mining import MiningSettings, MiningTable, write_arrays
 from training.pools import ClipPools, PoolSettings, build_pools
 from training.two_tier import SamplerSettings, TwoTierBatchSampler

@@ -84,7 +84,8 @@ def prepared(*command: str) -> tuple[Run, object, object]:
     run = parse_run([*command, *OFF])
     set_up_process(run)
     extractor = run.task.features(run)
-    return run, extractor, run.task.prepare(load_rows(run.arguments, run.task.COLUMNS), extractor, run)
+    rows = load_rows(run.arguments, run.task.COLUMNS, run.task.STREAMED)
+    return run, extractor, run.task.prepare(rows, extractor, run)
 
 
 def bare_seconds(run: Run, extractor, data, batches: list[dict]) -> float:  # noqa: ANN001

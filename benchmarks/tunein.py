@@ -227,19 +227,13 @@ def read_all(folder: Path, rounds: int) -> None:
 
 def first_step(dataset: str, streaming: str, folder: str) -> None:
     """Set a run up as run_train.py does, and train a step; `seconds` in the folder says how long it took."""
-    from training.arguments import parse_run
-    from training.build import build_model, build_trainer, load_rows, set_up_process
+    from benchmarks.training import new_model, prepared
+    from training.build import build_trainer
 
-    options = ["--max_steps", "1", "--eval_strategy", "no", "--save_strategy", "no", "--report_to", "none"]
-    options += ["--load_best_model_at_end", "false", "--use_cpu", "true", "--output_dir", folder]
-    run = parse_run(["configs/tunein_attention.json", "--dataset", dataset, "--streaming", streaming, *options])
-    set_up_process(run)
+    options = ["--dataset", dataset, "--streaming", streaming, "--max_steps", "1", "--use_cpu", "true"]
     start = time.perf_counter()
-    rows = load_rows(run.arguments, run.task.COLUMNS, run.task.STREAMED)
-    data = run.task.prepare(rows, None, run)
-    model = build_model(run.arguments, run.task.model_settings(data, None, run), run.task)
-    run.task.initialise(model, data, new=True)
-    build_trainer(run, model, None, data).train()
+    run, extractor, data = prepared("configs/tunein_attention.json", *options, "--output_dir", folder)
+    build_trainer(run, new_model(run, extractor, data), extractor, data).train()
     Path(folder, "seconds").write_text(str(time.perf_counter() - start))
 
 

@@ -46,6 +46,7 @@ import pyarrow.parquet as pq
 import yaml
 from tqdm import tqdm
 
+from media.memory import give_back_freed_memory
 from media.storage import OPTIONS, S3FileManager, check_options, exit_on_sigterm
 
 from .defects import KINDS, defects_csv, defects_table
@@ -57,7 +58,6 @@ from .shards import (
     collect_defects,
     cut_inputs,
     defects_of,
-    give_back_freed_memory,
     map_ahead,
     map_in_processes,
     write_parquet,
@@ -118,7 +118,9 @@ def prepare(
                 _write_shards(output, shards, builder, num_proc)
             except WriteError as error:
                 raise _explained(error, output, shards, builder.raw_bytes) from error
-            found = [("", defect) for defect in builder.raw_defects] + _stored_defects(output, shards)
+            kept = _read_rows(output, shards, [next(iter(builder.info.features)), "defects"])
+            found = [("", defect) for defect in builder.raw_defects]
+            found += [pair for _, table in kept for pair in defects_of(table)]
             if not keep_unreadable:
                 _refuse_unreadable(found)
             files, said = _lists_of(builder, functools.partial(_read_rows, output, shards))
@@ -217,7 +219,10 @@ def _lists_of(builder: Any, rows: RowReader) -> tuple[dict[str, str | bytes], st
 def _read_rows(
     output: Place, shards: list[tuple[str, Any, dict]], columns: list[str]
 ) -> Iterator[tuple[str, pa.Table]]:
+    """Columns of each finished shard, and its split."""
+
     def read(shard: tuple[str, Any, dict]) -> tuple[str, pa.Table]:
+        # Arrow's own threads are few, and would wait for S3
         with output.open(shard[0]) as file:
             return Path(shard[0]).name.split("-")[0], pq.ParquetFile(file).read(columns=columns, use_threads=False)
 
@@ -249,15 +254,6 @@ def _write_shards(output: Place, shards: list[tuple[str, Any, dict]], builder: A
             written = map_in_processes(write_shard, missing, num_proc, [builder.__module__])
         for _ in written:
             bar.update()
-
-
-def _stored_defects(output: Place, shards: list[tuple[str, Any, dict]]) -> list[tuple[str, dict]]:
-    def read(name: str) -> list[tuple[str, dict]]:
-        with output.open(name) as file:
-            shard = pq.ParquetFile(file)
-            return defects_of(shard.read(columns=[shard.schema_arrow.names[0], "defects"], use_threads=False))
-
-    return [pair for found in map_ahead(read, [name for name, _, _ in shards]) for pair in found]
 
 
 def _refused(found: list[tuple[str, dict]]) -> list[str]:

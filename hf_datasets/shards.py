@@ -1,11 +1,9 @@
 """Parquet files that are whole or not there: same rows, same bytes, however many processes write them."""
 
 import collections
-import ctypes
 import itertools
 import multiprocessing
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -15,14 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from media.memory import give_back_freed_memory
 from media.storage import S3FileManager
 
 from .places import Place
 
 ROWS_A_GROUP = 4  # a row with its sound is about 1 MB, and a group is what a writer holds in memory
 READERS = 8  # threads that read finished shards
-# Of malloc.h: from how many bytes free memory at the top goes back, and a block gets pages of its own.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, BIG_BLOCK = -1, -3, 4 << 20
 
 # Columns by name -> (split, table of a finished shard) of one shard after the other: what a builder's `lists` reads.
 RowReader = Callable[[list[str]], Iterator[tuple[str, pa.Table]]]
@@ -126,18 +123,6 @@ def map_in_processes(
                 yield futures.pop(future), future.result()  # popped: a result is held no longer than needed
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def give_back_freed_memory() -> None:
-    """Have the C library hand back what is freed, and Arrow take memory of it: what is needed at once is what is held.
-
-    By itself glibc raises its threshold with the largest block that was freed, and later ones come from heaps with
-    holes, one a thread; Arrow's own allocator keeps for itself what it had.
-    """
-    pa.set_memory_pool(pa.system_memory_pool())
-    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):  # musl has none
-        mallopt(M_MMAP_THRESHOLD, BIG_BLOCK)
-        mallopt(M_TRIM_THRESHOLD, BIG_BLOCK)
 
 
 def _start_worker(files: S3FileManager | None) -> None:

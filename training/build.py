@@ -35,11 +35,12 @@ from transformers import (
     set_seed,
 )
 
+from media.memory import keep_freed_memory
 from media.storage import S3FileManager, S3Object, is_remote
 from modeling import SIGNAL_MODELS, FusionConfig
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from training.arguments import Run, RunArguments, unknown_key
-from training.environment import keep_freed_memory, threads_for_this_process
+from training.environment import threads_for_this_process
 from training.streaming import GIGABYTE, stream_rows
 from training.trainer import SignalTrainer
 

@@ -1,13 +1,10 @@
-"""The machine a run finds: whether torch and its companions fit together, its share of the cores, its memory."""
+"""The machine a run finds: whether torch and its companions fit together, its share of the cores."""
 
-import ctypes
 import importlib
 import os
 import sys
 from importlib import metadata
 
-# Of malloc.h: from how many bytes free memory at the top goes back, and a block gets pages of its own (at most 2^25).
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 INSTALL = "pip install 'torch>=2.11,<2.13' 'torchvision>=0.26,<0.28' 'torchaudio==2.11.0'"
 
 
@@ -42,19 +39,6 @@ def versions() -> dict[str, str]:
         "scipy", "numpy", "soxr",
     )  # fmt: skip
     return {package: version(package) for package in ("feltsound", *packages)}
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep the memory that a training step frees, for the next step to use again.
-
-    By default glibc hands it back, and every step pays for fresh pages: a fifth of a small model's time on a CPU.
-    """
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        # musl has no mallopt, and no such habit.
-        if mallopt := getattr(libc, "mallopt", None):
-            mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-            mallopt(M_MMAP_THRESHOLD, 2**25)
 
 
 def threads_for_this_process() -> int | None:
