@@ -177,7 +177,7 @@ class Bucket:
             try:
                 write(file)
                 file.flush()
-                self._file_system().put_file(file.name, self.where(name))
+                S3FileManager.shared().upload_file(file.name, self.where(name))
             except OSError as error:
                 said = error.strerror or str(error)
                 raise WriteError(error.errno or errno.EIO, said, self.where(name)) from error

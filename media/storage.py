@@ -234,6 +234,15 @@ class S3FileManager:
         with self.lease(path) as local:
             return local.read_bytes()
 
+    def upload_file(self, path: str | os.PathLike, url: str) -> None:
+        """Put a file of this machine into S3 in one piece: its ETag is its MD5. It is never whole in memory."""
+        deadline = time.monotonic() + DEADLINE
+        for attempt in itertools.count(1):
+            try:
+                return self._store().upload(path, url)
+            except OSError as error:
+                self._wait_to_try_again(error, attempt, deadline)
+
     def stats(self) -> Statistics:
         """What this process did so far."""
         with self._lock:
@@ -241,7 +250,8 @@ class S3FileManager:
 
     def file_system(self) -> Any:
         """The fsspec file system of S3 with these options, for all else: writing, and reading parts of files."""
-        return fsspec.filesystem("s3", use_listings_cache=False, **s3fs_arguments(self.options))
+        arguments = s3fs_arguments(self.options) | {"session": self._store().session()}
+        return fsspec.filesystem("s3", use_listings_cache=False, **arguments)
 
     def list_objects(self, prefix: str) -> list[S3Object]:
         """Every object below a prefix, with size and ETag; a request a thousand."""
@@ -494,7 +504,7 @@ class S3FileManager:
         return entry
 
     def _download(self, job: _Job, part: Part) -> tuple[str, int]:
-        """Fill a part; gives ETag and size. The only place that tries again."""
+        """Fill a part; gives ETag and size."""
         deadline = time.monotonic() + DEADLINE
         received = _Received()
         for attempt in itertools.count(1):
@@ -510,16 +520,20 @@ class S3FileManager:
                     continue
                 if error.errno == errno.ENOSPC:
                     raise OSError(errno.ENOSPC, f"the disk is full, fetching {job.url}", str(self.root)) from error
-                if not may_help_to_try_again(error) or attempt >= self.tries or time.monotonic() > deadline:
-                    raise
-            with self._lock:
-                self._statistics.retries += 1
-            longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1))
-            if self._closing.wait(random.uniform(0, longest)):
-                raise CancelledError
+                self._wait_to_try_again(error, attempt, deadline)
             if received.length < RESUME_FROM:
                 received.restart()
         raise AssertionError
+
+    def _wait_to_try_again(self, error: OSError, attempt: int, deadline: float) -> None:
+        """Wait a while, longer each time; raises the error when it was the last try, or no other one can help."""
+        if not may_help_to_try_again(error) or attempt >= self.tries or time.monotonic() > deadline:
+            raise error
+        with self._lock:
+            self._statistics.retries += 1
+        longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1))
+        if self._closing.wait(random.uniform(0, longest)):
+            raise CancelledError
 
     def _attempt(self, job: _Job, part: Part, received: "_Received") -> tuple[str, int]:
         """One GET of all that is missing, to its verified end."""

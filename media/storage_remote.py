@@ -10,11 +10,12 @@ import asyncio
 import contextlib
 import errno
 import hashlib
+import os
 import re
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import fsspec
 
@@ -96,6 +97,7 @@ class Store:
         self.options = check_options(options)
         self.connections, self.stopping = connections, stopping
         self._s3: Any = None
+        self._session: Any = None
 
     def open(self, url: str, etag: str | None = None, start: int = 0) -> Body:
         """Ask for an object once, from byte `start` on; refused (S3ObjectChanged) when its ETag is not `etag`."""
@@ -136,6 +138,12 @@ class Store:
                 return
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
+    def upload(self, path: str | os.PathLike, url: str) -> None:
+        """Put a file of this machine there, in one piece and block by block; one request."""
+        bucket, key = parse_s3_url(url)
+        with open(path, "rb") as file, _named_errors(url, "written"):
+            self.call("put_object", Bucket=bucket, Key=key, Body=_FileBody(file))
+
     def call(self, method: str, **arguments: Any) -> dict:
         """One request of S3's own kind."""
         return self.wait_for(self.s3()._call_s3(method, **arguments))
@@ -156,6 +164,15 @@ class Store:
                     future.cancel()
                     raise CancelledError from None
 
+    def session(self) -> Any:
+        """The SDK's session, which all clients of this process share: each by itself reads S3's description anew, and
+        takes 15 MiB and 0.2 s more."""
+        if self._session is None:
+            from aiobotocore.session import AioSession  # 13 MiB that only S3 needs
+
+            self._session = AioSession(profile=self.options.get("profile"))
+        return self._session
+
     def s3(self) -> Any:
         """The file system of S3 as these options name it, with one try a request and a connection a worker."""
         if self._s3 is None:
@@ -164,6 +181,7 @@ class Store:
                 skip_instance_cache=True,  # another's instance has another's pool and retries
                 use_listings_cache=False,
                 **s3fs_arguments(self.options),
+                session=self.session(),
                 config_kwargs={
                     "max_pool_connections": self.connections,
                     "connect_timeout": CONNECT_TIMEOUT,
@@ -204,6 +222,17 @@ class _S3Body:
 
     def close(self) -> None:
         self.store.s3().loop.call_soon_threadsafe(self._body.close)
+
+
+class _FileBody:
+    """A file as the SDK reads it, to sign it, and as aiohttp sends it (which reads plain ones by threads, in bits)."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while block := self.read(BLOCK):
+            yield block
 
 
 class _OtherBody:
@@ -264,7 +293,7 @@ def may_help_to_try_again(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def _named_errors(url: str) -> Iterator[None]:
+def _named_errors(url: str, done: str = "read") -> Iterator[None]:
     """Errors of the libraries below as ours: they name the object and say what to do, and hold no secret."""
     try:
         yield
@@ -289,7 +318,7 @@ def _named_errors(url: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
         said = _code(error) or f"{name}: {error}"
-        raise OSError(errno.EIO, f"cannot be read ({said})", url) from (error.__cause__ or error)
+        raise OSError(errno.EIO, f"cannot be {done} ({said})", url) from (error.__cause__ or error)
 
 
 def _code(error: BaseException) -> str:

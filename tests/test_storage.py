@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import multiprocessing
 import pickle
 import re
@@ -69,6 +70,50 @@ def fill(s3, count: int, size: int = 1000, bucket: str = "many") -> dict[str, by
 def left_over(root: Path) -> list[Path]:
     """Every file with an object's bytes, whole or not."""
     return [path for folder in ("objects", "parts") for path in (root / folder).rglob("*") if path.is_file()]
+
+
+# Uploads
+
+
+@pytest.mark.parametrize("size", [0, 10, storage_remote.BLOCK, 2 * storage_remote.BLOCK + 5])
+def test_a_file_is_uploaded_in_one_piece_whose_etag_is_its_md5(s3, make, tmp_path, size):
+    content = CONTENT * (size // len(CONTENT) + 1)
+    (tmp_path / "file").write_bytes(content[:size])
+    s3.put("s3://songs/other", b"")
+    make().upload_file(tmp_path / "file", "s3://songs/new +#ä.bin")
+    (found,) = (entry for entry in list_objects("s3://songs") if "new" in entry.url)
+    assert found.url == "s3://songs/new +#ä.bin" and found.etag == hashlib.md5(content[:size]).hexdigest()
+    assert s3.proxy.count("^PUT ") == 1
+
+
+@pytest.mark.parametrize("action", [Status(500), Status(503), Reset()])
+def test_an_upload_that_breaks_begins_anew(s3, make, tmp_path, action):
+    (tmp_path / "file").write_bytes(CONTENT * 300)
+    s3.put(URL, b"old")
+    s3.proxy.rules.append(Rule("^PUT", action, times=2))
+    files = make()
+    files.upload_file(tmp_path / "file", URL)
+    assert files.read_bytes(URL) == CONTENT * 300 and files.stats().retries >= 1
+
+
+def test_an_upload_that_stays_broken_says_so_and_leaves_the_old_object(s3, make, tmp_path):
+    (tmp_path / "file").write_bytes(CONTENT)
+    s3.put(URL, b"old")
+    s3.proxy.rules.append(Rule("^PUT", Status(503)))
+    with pytest.raises(OSError, match="cannot be written .SlowDown") as raised:
+        make(tries=3).upload_file(tmp_path / "file", URL)
+    assert raised.value.filename == URL and s3.proxy.count("^PUT") == 3
+    s3.proxy.rules[:] = [Rule("^PUT", Status(403))]
+    with pytest.raises(PermissionError, match="AccessDenied"):
+        make().upload_file(tmp_path / "file", URL)
+    assert make().read_bytes(URL) == b"old"
+
+
+def test_all_clients_of_a_process_share_the_sdks_session(s3, make):
+    s3.put(URL, CONTENT)
+    files = make()
+    assert files.list_objects("s3://songs") and files.file_system().isfile(URL)
+    assert files.file_system().session is files._store().s3().session
 
 
 # How many requests
