@@ -1,4 +1,4 @@
-"""TuneIn's stored embeddings: `python -m benchmarks.tunein --full`, 16,889 creatives at real sizes in 244 batches.
+"""TuneIn's stored embeddings: `python -m benchmarks.tunein`, 16,889 creatives at real sizes in 244 batches.
 
 The rival is what one writes first: unpickle every file into pandas, merge by id, and write a pickle a batch of 16.
 Both read from and write to a store 30 ms away (folder_server.py), as where the data lie, and a folder of this machine.
@@ -152,7 +152,7 @@ def store(folder: Path) -> Iterator[None]:
         os.environ.update(kept)
 
 
-def prepare_side_by_side(raw: str, output: str, folder: Path, rounds: int, where: str) -> None:
+def prepare_side_by_side(raw: str, output: str, folder: Path, rounds: int, suffix: str = "") -> None:
     """Time both, print the table, the ratio and the memory; what the last round wrote stays in `folder`."""
     peaks: dict[str, float] = {}
     last = {"naive": "", "ours": ""}
@@ -170,12 +170,12 @@ def prepare_side_by_side(raw: str, output: str, folder: Path, rounds: int, where
         "ours": lambda: rival("ours", "hf_datasets.prepare", "tunein", "--raw_dir", raw, "--output_dir", "OUTPUT"),
     }
     timings = compare(rivals, rounds=rounds, warmup=0)
-    print(f"from and to {where}")
+    print(f"from and to {output}")
     print_table(timings)
-    print_ratio(f"prepare_vs_naive_{where}", ratio(timings["naive"], timings["ours"]))
+    print_ratio(f"prepare_vs_naive{suffix}", ratio(timings["naive"], timings["ours"]))
     for name, peak in peaks.items():
-        print_value(f"peak_memory_{name}_{where}", peak, "MiB")
-    print_value(f"memory_ratio_{where}", peaks["naive"] / peaks["ours"], "times less")
+        print_value(f"peak_memory_{name}{suffix}", peak, "MiB")
+    print_value(f"memory_ratio{suffix}", peaks["naive"] / peaks["ours"], "times less")
     for name, made in last.items():
         (folder / made).rename(folder / name)
 
@@ -277,7 +277,7 @@ def compare_first_steps(folder: Path, rounds: int) -> None:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--full", action="store_true", help="all 16,889 creatives (minutes, 4 GB of disk)")
+    parser.add_argument("--small", action="store_true", help="an eighth of the creatives (all: 3 min, 4 GB of disk)")
     parser.add_argument("--rounds", type=int, default=2, help="of each measurement, 2 or more")
     parser.add_argument("--naive", nargs=2, metavar=("RAW", "OUTPUT"), help="run the rival alone")
     parser.add_argument("--streaming", action="store_true", help="measure the first step of streamed runs alone")
@@ -290,17 +290,18 @@ def main() -> None:
     if args.streaming:
         with tempfile.TemporaryDirectory() as temporary:
             return compare_first_steps(Path(temporary), args.rounds)
-    count, batches = (CREATIVES, BATCHES) if args.full else (CREATIVES // 8, BATCHES // 8)
+    count, batches = (CREATIVES // 8, BATCHES // 8) if args.small else (CREATIVES, BATCHES)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         make_raw(folder / "lab" / "raw", count, batches)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         print(f"{count:,} creatives in {batches} batches, {size / 1e6:,.0f} MB, {os.cpu_count()} cores")
         with store(folder):
-            prepare_side_by_side("s3://lab/raw", "s3://lab", folder / "lab", args.rounds, "store")
+            prepare_side_by_side("s3://lab/raw", "s3://lab", folder / "lab", args.rounds)
         for name in ("naive", "ours"):
             shutil.rmtree(folder / "lab" / name)
-        prepare_side_by_side(str(folder / "lab" / "raw"), str(folder / "lab"), folder / "lab", args.rounds, "folder")
+        raw, output = str(folder / "lab" / "raw"), str(folder / "lab")
+        prepare_side_by_side(raw, output, folder / "lab", args.rounds, "_folder")
         start = time.perf_counter()
         peak = run(
             "hf_datasets.tunein.write_batches", "--data_dir", str(folder / "lab" / "ours"),

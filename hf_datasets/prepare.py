@@ -40,13 +40,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from media.memory import give_back_freed_memory
+
+if __name__ == "__main__":
+    give_back_freed_memory()  # before Arrow is imported
+
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from tqdm import tqdm
 
-from media.memory import give_back_freed_memory
 from media.storage import OPTIONS, S3FileManager, check_options, exit_on_sigterm
 
 from .defects import KINDS, defects_csv, defects_table
@@ -114,13 +118,11 @@ def prepare(
         with output.only_one("data"):
             _hide_unfinished(output)
             shards = _plan_shards(builder)
+            found = [("", defect) for defect in builder.raw_defects]
             try:
-                _write_shards(output, shards, builder, num_proc)
+                found += _write_shards(output, shards, builder, num_proc)
             except WriteError as error:
                 raise _explained(error, output, shards, builder.raw_bytes) from error
-            kept = _read_rows(output, shards, [next(iter(builder.info.features)), "defects"])
-            found = [("", defect) for defect in builder.raw_defects]
-            found += [pair for _, table in kept for pair in defects_of(table)]
             if not keep_unreadable:
                 _refuse_unreadable(found)
             files, said = _lists_of(builder, functools.partial(_read_rows, output, shards))
@@ -243,17 +245,26 @@ def _plan_shards(builder: Any) -> list[tuple[str, Any, dict]]:
     ]
 
 
-def _write_shards(output: Place, shards: list[tuple[str, Any, dict]], builder: Any, num_proc: int) -> None:
-    finished = output.sizes("data")
-    missing = [(output, *shard, _rows_a_group(builder)) for shard in shards if shard[0] not in finished]
-    title, done = f"preparing {builder.dataset_name}", len(shards) - len(missing)
-    with tqdm(total=len(shards), initial=done, desc=title, unit="shard") as bar:
+def _write_shards(
+    output: Place, shards: list[tuple[str, Any, dict]], builder: Any, num_proc: int
+) -> list[tuple[str, dict]]:
+    """Write the shards that are not there yet; returns the (row id, defect) pairs of all."""
+    sizes = output.sizes("data")
+    finished = [shard for shard in shards if shard[0] in sizes]
+    missing = [(output, *shard, _rows_a_group(builder)) for shard in shards if shard[0] not in sizes]
+    found: dict[str, list[tuple[str, dict]]] = {}
+    title = f"preparing {builder.dataset_name}"
+    with tqdm(total=len(shards), initial=len(finished), desc=title, unit="shard") as bar:
         if num_proc == 1 and isinstance(output, Bucket):  # the next is made while one is uploaded
-            written = map_ahead(lambda job: write_shard(*job), missing, threads=2)
+            written = enumerate(map_ahead(lambda job: write_shard(*job), missing, threads=2))
         else:
             written = map_in_processes(write_shard, missing, num_proc, [builder.__module__])
-        for _ in written:
+        for i, pairs in written:
+            found[missing[i][1]] = pairs
             bar.update()
+    kept = _read_rows(output, finished, [next(iter(builder.info.features)), "defects"])
+    found |= {name: defects_of(table) for (name, *_), (_, table) in zip(finished, kept, strict=True)}
+    return [pair for name, *_ in shards for pair in found[name]]
 
 
 def _refused(found: list[tuple[str, dict]]) -> list[str]:
@@ -400,7 +411,6 @@ def _parse_options(pairs: list[str]) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> None:
     """The command line; bad input ends in one line on stderr and exit code 1."""
     args = _parse(arguments)
-    give_back_freed_memory()
     try:
         if args.s3 or args.cache_dir:
             S3FileManager.shared(storage_options=_parse_options(args.s3), cache_dir=args.cache_dir)

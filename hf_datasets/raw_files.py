@@ -91,10 +91,14 @@ class RawFolder:
         """The rows in turn, the files of the next ones on their way while one is worked on."""
         for i, row in enumerate(rows):
             upcoming = rows[: AHEAD + 1] if i == 0 else rows[i + AHEAD : i + AHEAD + 1]
-            files = [self.files.get(name) for coming in upcoming for name in names_of(coming) if name]
-            if any(files):
-                S3FileManager.shared().prefetch_files(file for file in files if file is not None)
+            self.fetch(name for coming in upcoming for name in names_of(coming) if name)
             yield row
+
+    def fetch(self, names: Iterable[str]) -> None:
+        """Have files on their way that will be read, in this order; returns at once."""
+        files = [file for file in map(self.files.get, names) if file is not None]
+        if files:
+            S3FileManager.shared().prefetch_files(files)
 
     def digest(self, names: Iterable[str]) -> tuple[str, int]:
         """A digest of path, size and content of the named files, wherever the tree lies; and their bytes in all.

@@ -32,15 +32,14 @@ def write_parquet(
 ) -> None:
     """Write tables of any number of rows as row groups of one size; the bytes depend on the rows alone."""
     with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False) as writer:
-        held: list[pa.Table] = []
+        held = schema.empty_table()
         for table in tables:
-            held.append(table)
-            if (whole := sum(len(part) for part in held) // rows_a_group * rows_a_group) > 0:
-                rows = pa.concat_tables(held)
-                writer.write_table(rows.slice(0, whole), row_group_size=rows_a_group)
-                held = [rows.slice(whole)]
-        if any(len(part) for part in held):
-            writer.write_table(pa.concat_tables(held), row_group_size=rows_a_group)
+            held = pa.concat_tables([held, table])
+            while len(held) >= rows_a_group:
+                writer.write_table(held.slice(0, rows_a_group))
+                held = held.slice(rows_a_group)
+        if len(held):
+            writer.write_table(held)
 
 
 def write_shard(
@@ -49,19 +48,28 @@ def write_shard(
     generate_tables: Callable[..., Iterator],
     gen_kwargs: dict[str, Any],
     rows_a_group: int = ROWS_A_GROUP,
-) -> None:
-    """Write the rows that a builder's `_generate_tables` gives for these inputs, one table in memory at a time.
+) -> list[tuple[str, dict]]:
+    """Write the rows that a builder's `_generate_tables` gives for these inputs; returns their (row id, defect) pairs.
 
-    Of several threads one makes rows, whatever the others upload.
+    A group of rows is in memory, and the table after it. Of several threads one makes rows, whatever others upload.
     """
+    found: list[tuple[str, dict]] = []
+
+    def noted() -> Iterator[pa.Table]:
+        for _, table in generate_tables(**gen_kwargs):
+            found.extend(defects_of(table))
+            yield table
 
     def make(file: BinaryIO) -> None:
         with _MAKING:
-            tables = (table for _, table in generate_tables(**gen_kwargs))
+            tables = noted()
             first = next(tables)
-            write_parquet(file, itertools.chain([first], tables), first.schema, rows_a_group)
+            schema, tables = first.schema, one_ahead(itertools.chain([first], tables))
+            del first  # else it is in memory to the shard's end
+            write_parquet(file, tables, schema, rows_a_group)
 
     place.write(name, make)
+    return found
 
 
 def collect_defects(generate_tables: Callable[..., Iterator], gen_kwargs: dict[str, Any]) -> list[tuple[str, dict]]:
@@ -98,6 +106,17 @@ def map_ahead(function: Callable[[Any], Any], items: Iterable[Any], threads: int
             yield coming.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def one_ahead(items: Iterator[Any]) -> Iterator[Any]:
+    """The same items, each made by a thread while the one before it is used."""
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(next, items, end)
+            yield item
+            del item  # the next one is waited for without it
 
 
 def map_in_processes(

@@ -1,12 +1,12 @@
 """What the C library does with memory that is freed: keeps it for what comes next, or gives it back at once."""
 
 import ctypes
+import os
 import sys
 
-import pyarrow as pa
-
-# Of malloc.h: from how many bytes free memory at the top goes back, and a block gets pages of its own (at most 2^25).
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+# Of malloc.h: from how many bytes free memory at the top goes back, and a block gets pages of its own (at most 2^25);
+# and how many heaps there are for the threads.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 BIG_BLOCK = 4 << 20  # bytes
 
 
@@ -15,22 +15,22 @@ def keep_freed_memory() -> None:
 
     By default glibc hands it back, and every step pays for fresh pages: a fifth of a small model's time on a CPU.
     """
-    set_thresholds(trim=2**31 - 1, mmap=2**25)
+    _set({M_TRIM_THRESHOLD: 2**31 - 1, M_MMAP_THRESHOLD: 2**25})
 
 
 def give_back_freed_memory() -> None:
     """Have the C library hand back what is freed, and Arrow take memory of it: what is needed at once is what is held.
 
     By itself glibc raises its threshold with the largest block that was freed, and later ones come from heaps with
-    holes, one a thread; Arrow's own allocator keeps for itself what it had.
+    holes, one a thread; Arrow's own allocator keeps for itself what it had. To be called before Arrow is imported,
+    which chooses its allocator then. Programs that are started by this one do as it does.
     """
-    pa.set_memory_pool(pa.system_memory_pool())
-    set_thresholds(trim=BIG_BLOCK, mmap=BIG_BLOCK)
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    _set({M_TRIM_THRESHOLD: BIG_BLOCK, M_MMAP_THRESHOLD: BIG_BLOCK, M_ARENA_MAX: 1})
 
 
-def set_thresholds(trim: int, mmap: int) -> None:
-    """The C library's thresholds, in bytes."""
+def _set(options: dict[int, int]) -> None:
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         # musl has no mallopt, and no such habits.
-        mallopt(M_TRIM_THRESHOLD, trim)
-        mallopt(M_MMAP_THRESHOLD, mmap)
+        for option, value in options.items():
+            mallopt(option, value)

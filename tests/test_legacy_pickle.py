@@ -11,6 +11,8 @@ import io
 import os
 import pathlib
 import pickle
+import pickletools
+import re
 import struct
 import subprocess
 import sys
@@ -25,7 +27,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from media.legacy_pickle import ALLOWED, OPERATIONS, REFUSED, LegacyPickleError, load_legacy_pickle
+from media import legacy_pickle
+from media.legacy_pickle import ALLOWED, OPERATIONS, REFUSED, LegacyPickleError, Machine, load_legacy_pickle
 from tests.conftest import REPOSITORY
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
@@ -118,6 +121,65 @@ def test_a_file_of_torch_save_and_that_torch_would_not_have_read_a_plain_pickle(
     assert same(loaded, {"ids": ["12"], "embeddings": [np.arange(6, dtype="f4").reshape(2, 3), np.ones(2, "f4")]})
     with pytest.raises(pickle.UnpicklingError):
         torch.load(io.BytesIO(pickle.dumps(value)), weights_only=True)
+
+
+MANY_ARRAYS = pickle.dumps(
+    {
+        "id": [str(i) for i in range(300)],  # so that the memo's places need four bytes
+        "few": [np.full((3, i % 7), i, "f4") for i in range(20)],
+        "big": [np.full((2, 300 + i), i, "f8") for i in range(10)],
+        "ints": [np.arange(i, dtype="i8") for i in (1, 300, 70_000)],
+        "axes": [ARRAYS["transposed"], np.zeros((2, 1, 3), "u1"), np.zeros((1, 1, 1, 1)), ARRAYS["objects"]],
+        "same": [ARRAYS["float32"]] * 3,
+    }
+)
+
+
+def outcome(data: bytes) -> object:
+    """What a pickle gives, or that it is refused."""
+    try:
+        return load_legacy_pickle(data)
+    except LegacyPickleError:
+        return LegacyPickleError
+
+
+def test_arrays_that_are_taken_whole_are_what_their_operations_make(monkeypatch):
+    whole = load_legacy_pickle(MANY_ARRAYS)
+    assert whole["same"][0] is whole["same"][2] and same(whole, pickle.loads(MANY_ARRAYS))
+    taken = []
+    take = Machine.whole_array
+    monkeypatch.setattr(Machine, "whole_array", lambda machine: taken.append(take(machine)) or taken[-1])
+    load_legacy_pickle(MANY_ARRAYS)
+    assert sum(taken) >= 25, "most arrays should be taken whole, or this tests nothing"
+    monkeypatch.setattr(legacy_pickle, "ARRAY", re.compile(b"(?!)"))
+    assert same(load_legacy_pickle(MANY_ARRAYS), whole)
+
+
+@settings(max_examples=400)
+@given(st.data())
+def test_a_damaged_array_is_refused_or_the_same_whether_it_is_taken_whole_or_not(data):
+    damaged = bytearray(pickle.dumps([np.full((2, 200), i, "f4") for i in range(4)]))
+    heads = [at for at, code in enumerate(damaged) if code in b"hK\x94\x85\x86\x87R(\x89Btb"]
+    for _ in range(data.draw(st.integers(1, 3))):
+        damaged[data.draw(st.sampled_from(heads))] = data.draw(st.integers(0, 255))
+    with pytest.MonkeyPatch.context() as patched:
+        whole = outcome(bytes(damaged))
+        patched.setattr(legacy_pickle, "ARRAY", re.compile(b"(?!)"))
+        assert same(outcome(bytes(damaged)), whole)
+
+
+def test_the_content_of_an_array_is_not_copied_and_cannot_be_had_by_itself():
+    data = pickle.dumps([np.zeros((2, 300), "f4")] * 2)
+    (array, _) = load_legacy_pickle(data)
+    root = array
+    while isinstance(root, np.ndarray):
+        root = root.base
+    assert isinstance(root, memoryview) and root.obj is data and not array.flags.writeable
+    data = pickle.dumps(np.zeros((2, 300), "f4"))
+    codes = [code.name for code, _, _ in pickletools.genops(data)]
+    place = codes[: codes.index("BINBYTES")].count("MEMOIZE")  # of the content in the memo
+    with pytest.raises(LegacyPickleError, match="holds memoryview itself"):
+        load_legacy_pickle(data[:-1] + b"h" + bytes([place]) + b"\x86.")
 
 
 SCALARS = (

@@ -27,7 +27,7 @@ from hf_datasets.places import Folder, WriteError
 from hf_datasets.pmemo.builder import PmemoBuilder
 from hf_datasets.pmemo.synthesize import synthesize
 from hf_datasets.prepare import HERE, main
-from hf_datasets.shards import cut_inputs, write_parquet
+from hf_datasets.shards import cut_inputs, one_ahead, write_parquet
 
 REPOSITORY = HERE.parent
 
@@ -357,6 +357,26 @@ def test_the_bytes_of_a_shard_depend_on_the_rows_and_not_on_how_they_come(sizes)
     write_parquet(files[1], [rows.slice(start, size) for start, size in zip(starts, sizes, strict=True)], rows.schema)
     assert files[0].getvalue() == files[1].getvalue()
     assert pq.read_table(pa.BufferReader(files[0].getvalue())).equals(rows)
+
+
+def test_items_that_are_made_ahead_come_in_order_with_their_error():
+    def items():
+        yield from range(5)
+        raise ValueError("the sixth")
+
+    made = one_ahead(items())
+    assert [next(made) for _ in range(5)] == list(range(5))
+    with pytest.raises(ValueError, match="the sixth"):
+        next(made)
+    assert list(one_ahead(iter([]))) == [] and list(one_ahead(iter([None, 0]))) == [None, 0]
+
+
+def test_one_item_is_made_ahead_and_no_more_when_nobody_goes_on():
+    begun = []
+    made = one_ahead(begun.append(i) or i for i in range(9))
+    assert next(made) == 0
+    made.close()
+    assert begun in ([0], [0, 1])
 
 
 # Processes

@@ -1,5 +1,6 @@
 """TuneIn: what its older code did wrong is not done here, nothing is lost without a word, and batches are whole."""
 
+import gc
 import json
 import os
 import pickle
@@ -8,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -340,6 +342,25 @@ def test_defect_14_all_embeddings_are_float32(built, tmp_path):
 
 
 # Joining
+
+
+def test_vectors_wait_on_the_disk_and_go_with_who_reads_the_tree(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    tree = small_tree()
+    tree.text["5"] = np.zeros((1, 3), np.float32)  # of another width
+    builder = TuneinBuilder(raw_dir=tree.write(tmp_path / "raw"), cache_dir=str(tmp_path / "cache"))
+    (folder,) = tmp_path.glob("feltsound-vectors-*")
+    assert sorted(path.stat().st_size for path in folder.iterdir()) == [4 * (6 * WIDTH + 3), 4 * 7 * WIDTH]
+    (batch,) = (batch for batch in builder.tree.batches if "12" in batch.ids)
+    held = builder.tree.vectors["text"].take(batch.places["text"])
+    assert [found.tolist() for found in held] == [vector(name, "text")[0].tolist() for name in batch.ids]
+    del builder, batch
+    gc.collect()
+    assert not folder.exists()
+    (tmp_path / "raw" / "labels.csv").write_text("creative_id\n12\n")
+    with pytest.raises(ValueError, match="lacks the column"):
+        TuneinBuilder(raw_dir=tmp_path / "raw", cache_dir=str(tmp_path / "cache"))
+    assert not list(tmp_path.glob("feltsound-vectors-*"))
 
 
 def test_labels_without_ids_are_those_of_the_video_file_in_its_order(tmp_path):

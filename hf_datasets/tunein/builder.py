@@ -1,8 +1,8 @@
 """TuneIn as a builder: a raw tree (see raw.py) in, one row a creative out. Licence and columns: see README.md.
 
 It works alone, `TuneinBuilder(raw_dir="/data/tunein").download_and_prepare()`, and for `hf_datasets.prepare`.
-A segment is SHARD_INPUTS batches of sounds and becomes one Parquet file. Vectors of text and video are in memory once;
-of sounds, which are most of the data, one batch at a time.
+A segment is SHARD_INPUTS batches of sounds and becomes one Parquet file. Of the sounds a group of rows is in memory,
+and the batch after it; of the vectors of text and video one file at a time, and then they wait on the disk.
 """
 
 import csv
@@ -23,7 +23,7 @@ from datasets.builder import Key
 from ..defects import CREATIVE_DEFECTS, DEFECTS_COLUMN, located, make_defect
 from ..raw_files import AHEAD, RawFolder
 from ..shards import RowReader
-from .raw import MODALITIES, SOUNDS, VECTORS, Batch, Drop, as_frames, as_id, load_columns, read_tree
+from .raw import MODALITIES, SOUNDS, VECTORS, Batch, Drop, VectorFile, as_frames, as_id, load_columns, read_tree
 
 FEATURES = Features(
     {
@@ -93,20 +93,25 @@ class TuneinBuilder(datasets.ArrowBasedBuilder):
 
     def _split_generators(self, dl_manager: datasets.DownloadManager | None) -> list[datasets.SplitGenerator]:
         tree = self.tree
-        inputs = {"batches": tree.batches, "root": tree.root, "widths": tree.widths, "synthetic": tree.synthetic}
+        inputs = {"batches": tree.batches, "root": tree.root, "vectors": tree.vectors}
+        inputs |= {"widths": tree.widths, "synthetic": tree.synthetic}
         inputs["order"] = tuple(batch.file for batch in tree.batches if batch.file)
         return [datasets.SplitGenerator("train", gen_kwargs=inputs)]
 
     @staticmethod  # so that `prepare` can send it to its workers without the builder
     def _generate_tables(
-        batches: list[Batch], root: RawFolder, widths: dict[str, int], synthetic: bool, order: tuple[str, ...]
+        batches: list[Batch],
+        root: RawFolder,
+        vectors: dict[str, VectorFile],
+        widths: dict[str, int],
+        synthetic: bool,
+        order: tuple[str, ...],
     ) -> Iterator[tuple[Key, pa.Table]]:
-        for i, batch in enumerate(root.ahead(batches, lambda batch: (batch.file,))):
-            if batch is batches[-1] and batch.file:  # the next segment's come while this one is written
-                coming = order[order.index(batch.file) + 1 :][:AHEAD]
-                for _ in root.ahead([coming], lambda names: names):
-                    pass
-            yield Key(0, i), read_batch(batch, root, widths, synthetic)
+        for i, batch in enumerate(batches):
+            if batch.file:  # the next segment's, too, come while this one is written
+                place = order.index(batch.file)
+                root.fetch(order[place : place + AHEAD + 1])
+            yield Key(0, i), read_batch(batch, root, vectors, widths, synthetic)
 
     def lists(self, rows: RowReader) -> tuple[dict[str, str | bytes], str]:
         """missed_embeddings.csv, a line for each embedding that no row has; and how many rows have which."""
@@ -127,7 +132,9 @@ class TuneinBuilder(datasets.ArrowBasedBuilder):
         return {"missed_embeddings.csv": text.getvalue()}, f"{total:,} creatives; with {said}"
 
 
-def read_batch(batch: Batch, root: RawFolder, widths: dict[str, int], synthetic: bool) -> pa.Table:
+def read_batch(
+    batch: Batch, root: RawFolder, vectors: dict[str, VectorFile], widths: dict[str, int], synthetic: bool
+) -> pa.Table:
     """The rows of the creatives whose sounds lie in one file, which is read once."""
     defects = [list(found) for found in batch.defects]
     sounds = _read_sounds(batch, root, widths, defects)
@@ -139,8 +146,8 @@ def read_batch(batch: Batch, root: RawFolder, widths: dict[str, int], synthetic:
         "synthetic": pa.array([synthetic] * count),
     }
     for kind in VECTORS:
-        rows = [row if has else None for row, has in zip(batch.vectors[kind], batch.has[kind], strict=True)]
-        columns |= {kind: _lists(rows), f"has_{kind}": pa.array(batch.has[kind])}
+        rows = vectors[kind].take(batch.places[kind])
+        columns |= {kind: _lists(rows), f"has_{kind}": pa.array([row is not None for row in rows])}
     for kind, found in sounds.items():
         columns[kind] = _lists([None if frames is None else frames.ravel() for frames in found])
         columns[f"{kind}_frames"] = pa.array([0 if frames is None else len(frames) for frames in found], pa.int32())

@@ -14,7 +14,11 @@ are put in the order of the batches that hold their sounds, so that each batch i
 import csv
 import io
 import math
+import os
 import re
+import shutil
+import tempfile
+import weakref
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -30,7 +34,7 @@ from ..defects import make_defect
 from ..raw_files import SYNTHETIC_MARKER, RawFolder
 from ..tables import parse_number
 
-TABLES = ("labels.csv", "sound_indexes.csv", "rf_text_embeddings.pkl", "rf_video_embeddings.pkl")
+TABLES = ("sound_indexes.csv", "rf_video_embeddings.pkl", "labels.csv", "rf_text_embeddings.pkl")  # as they are read
 BATCH_NAME = re.compile(r"embedding_batch_(\d{1,9})\.pkl")
 TARGET, ID_COLUMNS = "attention_data_completed", ("creative_id", "id")
 VECTORS = ("text", "video")
@@ -54,8 +58,7 @@ class Batch:
     ids: list[str]
     targets: list[float | None]
     listed: set[str]  # ids that the index lists in it, declared or not
-    vectors: dict[str, np.ndarray] = field(default_factory=dict)  # by modality, (creatives, width) float32
-    has: dict[str, np.ndarray] = field(default_factory=dict)  # by modality, (creatives,) bool
+    places: dict[str, list[int | None]] = field(default_factory=dict)  # of each creative's vector, by modality
     defects: list[list[dict]] = field(default_factory=list)
 
 
@@ -65,6 +68,7 @@ class RawTree:
 
     root: RawFolder  # with the batches alone
     batches: list[Batch]
+    vectors: dict[str, "VectorFile"]  # by modality
     widths: dict[str, int]  # numbers a frame, by modality of SOUNDS
     dropped: list[Drop]
     defects: list[dict]
@@ -74,29 +78,56 @@ class RawTree:
 
 
 @dataclass
-class Entries:
-    """Usable vectors of one file by id, and what is wrong with the others."""
+class VectorFile:
+    """Vectors on this machine's disk, where they wait for their creatives' sounds; it goes with who reads the tree."""
 
-    vectors: dict[str, np.ndarray]
+    path: Path
+    width: int  # numbers a vector, of all that are taken
+
+    def take(self, places: Iterable[int | None]) -> list[np.ndarray | None]:
+        """The vectors at these places, each (width,) float32; None where there is no place."""
+        size = 4 * self.width
+        with open(self.path, "rb") as file:
+            found = [None if place is None else os.pread(file.fileno(), size, place) for place in places]
+        return [None if data is None else np.frombuffer(data, np.float32).reshape(self.width) for data in found]
+
+
+@dataclass
+class Entries:
+    """Where the usable vectors of one file lie, by id, and what is wrong with the others."""
+
+    file: VectorFile
+    places: dict[str, int]
     defects: dict[str, list[dict]]
     order: list[str]  # ids as listed, each once
-    width: int
 
 
 def read_tree(raw_dir: str | Path) -> RawTree:
     """Read the tables and vectors; batches of sounds are read later, but for the first, which tells their widths."""
     location = str(raw_dir) if is_remote(str(raw_dir)) else str(Path(raw_dir).absolute())
     root = RawFolder.open(location, MEANT).below("")
+    aside = Path(tempfile.mkdtemp(prefix="feltsound-vectors-"))
+    try:
+        tree = _read_tree(root, aside)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    weakref.finalize(tree, shutil.rmtree, aside, ignore_errors=True)
+    return tree
+
+
+def _read_tree(root: RawFolder, aside: Path) -> RawTree:
     names, files = _find_tables(root), _find_batches(root)
+    root.fetch(names.values())
     index_name, labels_name = names["sound_indexes.csv"], names["labels.csv"]
     index = read_index(root.read(index_name), root.where(index_name))
-    video = read_entries(root, names["rf_video_embeddings.pkl"], "video")  # whose order labels.csv may have
+    video = read_entries(root, names["rf_video_embeddings.pkl"], "video", aside)  # whose order labels.csv may have
     targets, defects_of = read_labels(root.read(labels_name), root.where(labels_name), video.order)
     if not targets:
         raise ValueError(f"{root.where(labels_name)} has no rows")
     batches, dropped = _cut(targets, index, files)
     dropped += _join("video", video, batches, targets)
-    text = read_entries(root, names["rf_text_embeddings.pkl"], "text")
+    text = read_entries(root, names["rf_text_embeddings.pkl"], "text", aside)
     dropped += _join("text", text, batches, targets)
     for batch in batches:
         for name, defects in zip(batch.ids, batch.defects, strict=True):
@@ -106,7 +137,8 @@ def read_tree(raw_dir: str | Path) -> RawTree:
     used = root.only(batch.file for batch in batches if batch.file)
     defects = _count_drops(dropped)
     defects += [make_defect("batch_not_indexed", detail=files[number]) for number in sorted(set(files) - set(index))]
-    return RawTree(used, batches, _sound_widths(used, batches), dropped, defects, bool(markers), digest, size)
+    vectors = {"text": text.file, "video": video.file}
+    return RawTree(used, batches, vectors, _sound_widths(used, batches), dropped, defects, bool(markers), digest, size)
 
 
 def _find_tables(root: RawFolder) -> dict[str, str]:
@@ -233,31 +265,32 @@ def load_columns(data: bytes, where: str, columns: tuple[str, ...]) -> list[list
     return [list(value[name]) for name in columns]
 
 
-def read_entries(root: RawFolder, name: str, kind: str) -> Entries:
-    """The vectors of one file by id: each flat, of the width that most of them have."""
+def read_entries(root: RawFolder, name: str, kind: str, folder: Path) -> Entries:
+    """Put the vectors of one file into a plain one in `folder`, each flat; usable are those of the usual width."""
     ids, values = load_columns(root.read(name), root.where(name), ("creative_id", "embeddings"))
-    vectors: dict[str, np.ndarray] = {}
+    order = dict.fromkeys(as_id(value) for value in ids)
     defects: dict[str, list[dict]] = {}
     again: Counter[str] = Counter()
-    order = dict.fromkeys(as_id(value) for value in ids)
-    seen = set()
-    for i, value in enumerate(ids):
-        own = as_id(value)
-        if own in seen:
-            again[own] += 1
-        else:
-            seen.add(own)
-            found = as_numbers(values[i], kind, defects.setdefault(own, []))
+    places: dict[str, int] = {}
+    lengths: dict[str, int] = {}
+    with open(folder / f"{kind}.float32", "wb") as file:
+        for own, value in zip(map(as_id, ids), values, strict=True):
+            if own in defects:
+                again[own] += 1
+                continue
+            defects[own] = []
+            found = as_numbers(value, kind, defects[own])
             if found is not None:
-                vectors[own] = found.reshape(-1)
-        values[i] = None  # its memory
+                places[own], lengths[own] = file.tell(), found.size
+                file.write(found.tobytes())
     for own, count in again.items():
         defects[own].append(make_defect("duplicate_id", count, detail=kind))
-    widths = Counter(len(vector) for vector in vectors.values())
+    widths = Counter(lengths.values())
     width = max(widths, key=lambda width: (widths[width], width)) if widths else 0
-    for own in [own for own, vector in vectors.items() if len(vector) != width]:
-        defects[own].append(make_defect("other_width", len(vectors.pop(own)), detail=kind))
-    return Entries(vectors, defects, list(order), width)
+    for own in [own for own, length in lengths.items() if length != width]:
+        defects[own].append(make_defect("other_width", lengths[own], detail=kind))
+        del places[own]
+    return Entries(VectorFile(Path(file.name), width), places, defects, list(order))
 
 
 def as_numbers(value: Any, kind: str, defects: list[dict]) -> np.ndarray | None:
@@ -272,13 +305,14 @@ def as_numbers(value: Any, kind: str, defects: list[dict]) -> np.ndarray | None:
     if found.dtype.kind not in "iuf" or not isinstance(value, list | tuple | np.ndarray):
         defects.append(make_defect("not_numbers", detail=kind))
         return None
-    with np.errstate(over="ignore"):  # it is infinite then, and not used
-        found = found.astype(np.float32, copy=False)
-    odd = found.size - np.isfinite(found).sum()
-    if odd:
-        defects.append(make_defect("not_finite", odd, detail=kind))
-        return None
-    return found
+    if found.dtype != np.float32:
+        with np.errstate(over="ignore"):  # it is infinite then, and not used
+            found = found.astype(np.float32)
+    finite = np.isfinite(found)
+    if finite.all():
+        return found
+    defects.append(make_defect("not_finite", found.size - finite.sum(), detail=kind))
+    return None
 
 
 def as_frames(value: Any, kind: str, defects: list[dict]) -> np.ndarray | None:
@@ -323,16 +357,11 @@ def _listed_again(count: int) -> list[dict]:
 
 
 def _join(kind: str, found: Entries, batches: list[Batch], targets: dict[str, float | None]) -> list[Drop]:
-    """Give each creative its vector by its id, and return what belongs to none. Vectors of one batch lie together."""
+    """Give each creative the place of its vector, by its id, and return what belongs to none."""
     for batch in batches:
-        matrix = np.zeros((len(batch.ids), found.width), np.float32)
-        batch.has[kind] = np.array([name in found.vectors for name in batch.ids])
-        for i, name in enumerate(batch.ids):
-            if name in found.vectors:
-                matrix[i] = found.vectors.pop(name)
-            batch.defects[i] += found.defects.get(name) or ([] if batch.has[kind][i] else [_not_in_file(kind)])
-        batch.vectors[kind] = matrix
-    found.vectors.clear()
+        batch.places[kind] = [found.places.get(name) for name in batch.ids]
+        for name, place, defects in zip(batch.ids, batch.places[kind], batch.defects, strict=True):
+            defects += found.defects.get(name) or ([_not_in_file(kind)] if place is None else [])
     return [(name, kind, "undeclared_ids", None) for name in found.order if name not in targets]
 
 

@@ -30,6 +30,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from media.memory import give_back_freed_memory
+
+if __name__ == "__main__":
+    give_back_freed_memory()  # before Arrow is imported
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -86,6 +91,7 @@ def write_batches(data_dir: str | Path, output_dir: str | Path, settings: Settin
             kept, out = _keep(segment, settings.missing)
             dropped += out
             batches += _write_segment(output, number, kept, standins, settings, there)
+            del segment, kept  # before the next one is read
         if not batches:
             raise ValueError(
                 f"{data_dir}: no creative can be in a batch; {len(dropped)} are left out, see defects.csv"
@@ -127,18 +133,20 @@ def data_files(source: Place) -> list[str]:
 def read_segments(files: list[str], size: int, columns: list[str] = COLUMNS) -> Iterator[pa.Table]:
     """The rows, `size` at a time; each file is fetched once, the next one ahead."""
     manager = S3FileManager.shared()
-    held: list[pa.Table] = []
+    held: pa.Table | None = None
     for i, file in enumerate(files):
         manager.prefetch_files(files[i : i + 2])
         with manager.lease(file) as path:
             for batch in pq.ParquetFile(path).iter_batches(batch_size=min(size, 64), columns=columns):
-                held.append(pa.Table.from_batches([batch]))
-                while sum(map(len, held)) >= size:
-                    rows = pa.concat_tables(held)
-                    yield rows.slice(0, size)
-                    held = [rows.slice(size)]
-    if sum(map(len, held)):
-        yield pa.concat_tables(held)
+                rows = pa.Table.from_batches([batch])
+                held = rows if held is None else pa.concat_tables([held, rows])
+                del batch, rows
+                while len(held) >= size:
+                    segment, held = held.slice(0, size), held.slice(size)
+                    yield segment
+                    del segment
+    if held is not None and len(held):
+        yield held
 
 
 def survey(files: list[str], missing: str) -> dict[str, np.ndarray]:
@@ -199,6 +207,8 @@ def _keep(segment: pa.Table, missing: str) -> tuple[pa.Table, list[dict]]:
     if missing == "drop":
         lacks |= {kind: segment[kind].is_null().to_numpy() for kind in MODALITIES}
     out = np.logical_or.reduce(list(lacks.values()))
+    if not out.any():
+        return segment, []
     ids = segment["creative_id"].to_pylist()
     dropped = [
         {"id": ids[row], "lacks": [name for name, none in lacks.items() if none[row]]} for row in np.flatnonzero(out)
