@@ -250,7 +250,9 @@ class S3FileManager:
 
     def file_system(self) -> Any:
         """The fsspec file system of S3 with these options, for all else: writing, and reading parts of files."""
-        arguments = s3fs_arguments(self.options) | {"session": self._store().session()}
+        store = self._store().s3()
+        store.connect()  # its session serves both: one of its own would read S3's description anew, 15 MiB
+        arguments = s3fs_arguments(self.options) | {"session": store.session}
         return fsspec.filesystem("s3", use_listings_cache=False, **arguments)
 
     def list_objects(self, prefix: str) -> list[S3Object]:

@@ -97,7 +97,6 @@ class Store:
         self.options = check_options(options)
         self.connections, self.stopping = connections, stopping
         self._s3: Any = None
-        self._session: Any = None
 
     def open(self, url: str, etag: str | None = None, start: int = 0) -> Body:
         """Ask for an object once, from byte `start` on; refused (S3ObjectChanged) when its ETag is not `etag`."""
@@ -164,15 +163,6 @@ class Store:
                     future.cancel()
                     raise CancelledError from None
 
-    def session(self) -> Any:
-        """The SDK's session, which all clients of this process share: each by itself reads S3's description anew, and
-        takes 15 MiB and 0.2 s more."""
-        if self._session is None:
-            from aiobotocore.session import AioSession  # 13 MiB that only S3 needs
-
-            self._session = AioSession(profile=self.options.get("profile"))
-        return self._session
-
     def s3(self) -> Any:
         """The file system of S3 as these options name it, with one try a request and a connection a worker."""
         if self._s3 is None:
@@ -181,7 +171,6 @@ class Store:
                 skip_instance_cache=True,  # another's instance has another's pool and retries
                 use_listings_cache=False,
                 **s3fs_arguments(self.options),
-                session=self.session(),
                 config_kwargs={
                     "max_pool_connections": self.connections,
                     "connect_timeout": CONNECT_TIMEOUT,
