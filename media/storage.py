@@ -249,9 +249,10 @@ class S3FileManager:
             return replace(self._statistics, failed_prefetches=dict(self._statistics.failed_prefetches))
 
     def file_system(self) -> Any:
-        """The fsspec file system of S3 with these options, for all else: writing, and reading parts of files."""
+        """The fsspec file system of S3 with these options, for all else: removing files, and reading parts of them."""
         store = self._store().s3()
-        store.connect()  # its session serves both: one of its own would read S3's description anew, 15 MiB
+        if store.session is None:
+            store.connect()  # its session serves both: one of its own would read S3's description anew, 15 MiB
         arguments = s3fs_arguments(self.options) | {"session": store.session}
         return fsspec.filesystem("s3", use_listings_cache=False, **arguments)
 

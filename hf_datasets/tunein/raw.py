@@ -98,8 +98,7 @@ class Entries:
 
     file: VectorFile
     places: dict[str, int]
-    defects: dict[str, list[dict]]
-    order: list[str]  # ids as listed, each once
+    defects: dict[str, list[dict]]  # of every id, in the order in which they are listed
 
 
 def read_tree(raw_dir: str | Path) -> RawTree:
@@ -122,7 +121,7 @@ def _read_tree(root: RawFolder, aside: Path) -> RawTree:
     index_name, labels_name = names["sound_indexes.csv"], names["labels.csv"]
     index = read_index(root.read(index_name), root.where(index_name))
     video = read_entries(root, names["rf_video_embeddings.pkl"], "video", aside)  # whose order labels.csv may have
-    targets, defects_of = read_labels(root.read(labels_name), root.where(labels_name), video.order)
+    targets, defects_of = read_labels(root.read(labels_name), root.where(labels_name), list(video.defects))
     if not targets:
         raise ValueError(f"{root.where(labels_name)} has no rows")
     batches, dropped = _cut(targets, index, files)
@@ -268,7 +267,6 @@ def load_columns(data: bytes, where: str, columns: tuple[str, ...]) -> list[list
 def read_entries(root: RawFolder, name: str, kind: str, folder: Path) -> Entries:
     """Put the vectors of one file into a plain one in `folder`, each flat; usable are those of the usual width."""
     ids, values = load_columns(root.read(name), root.where(name), ("creative_id", "embeddings"))
-    order = dict.fromkeys(as_id(value) for value in ids)
     defects: dict[str, list[dict]] = {}
     again: Counter[str] = Counter()
     places: dict[str, int] = {}
@@ -290,7 +288,7 @@ def read_entries(root: RawFolder, name: str, kind: str, folder: Path) -> Entries
     for own in [own for own, length in lengths.items() if length != width]:
         defects[own].append(make_defect("other_width", lengths[own], detail=kind))
         del places[own]
-    return Entries(VectorFile(Path(file.name), width), places, defects, list(order))
+    return Entries(VectorFile(Path(file.name), width), places, defects)
 
 
 def as_numbers(value: Any, kind: str, defects: list[dict]) -> np.ndarray | None:
@@ -362,7 +360,7 @@ def _join(kind: str, found: Entries, batches: list[Batch], targets: dict[str, fl
         batch.places[kind] = [found.places.get(name) for name in batch.ids]
         for name, place, defects in zip(batch.ids, batch.places[kind], batch.defects, strict=True):
             defects += found.defects.get(name) or ([_not_in_file(kind)] if place is None else [])
-    return [(name, kind, "undeclared_ids", None) for name in found.order if name not in targets]
+    return [(name, kind, "undeclared_ids", None) for name in found.defects if name not in targets]
 
 
 def _not_in_file(kind: str) -> dict:
