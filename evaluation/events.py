@@ -180,16 +180,6 @@ def event_scores(counts: np.ndarray) -> dict[str, float]:
         }
 
 
-def false_alarms_per_hour(alarms: np.ndarray, targets: np.ndarray, seconds: np.ndarray) -> float:
-    """Events (N,) found in clips without the target, per hour of those clips (N,) s; NaN if there is no such clip.
-
-    What is found in a clip that holds the target is no false alarm here: its labels do not say where it is.
-    """
-    negative = ~np.asarray(targets, bool)
-    hours = np.asarray(seconds, np.float64)[negative].sum() / 3600
-    return float(np.asarray(alarms)[negative].sum() / hours) if hours > 0 else float("nan")
-
-
 def confusers(
     codes: Sequence[int], clips: Sequence[int], targets: np.ndarray, alarms: np.ndarray
 ) -> list[dict[str, Any]]:

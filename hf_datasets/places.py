@@ -4,7 +4,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -217,12 +216,6 @@ def write_text(place: Place, name: str, text: str) -> None:
 def write_bytes(place: Place, name: str, data: bytes) -> None:
     """Write a file that fits in memory, whole or not at all."""
     place.write(name, lambda file: file.write(data))
-
-
-def copy_in(place: Place, name: str, source: Path) -> None:
-    """Put a copy of a file of this machine there."""
-    with open(source, "rb") as original:
-        place.write(name, lambda file: shutil.copyfileobj(original, file))
 
 
 def _sync_folder(folder: Path) -> None:

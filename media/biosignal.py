@@ -44,11 +44,6 @@ class ProcessedEda:
     rejected: str | None
     notes: tuple[str, ...]
 
-    @property
-    def valid_fraction(self) -> float:
-        """Share of frames that are valid; 0 for a trial without frames."""
-        return float(self.mask.mean()) if len(self.mask) else 0.0
-
 
 class _Rejected(Exception):
     """A trial is of no use; holds the reason's name and the figures."""

@@ -168,16 +168,12 @@ class FileCache:
         with self._locked():
             for path in self._objects():
                 _remove_unless_used(path)
-            self._write_total(self._measure())
+            self._write_total(self.used_bytes())
 
     def evict(self, needed: int) -> None:
         """Make room for `needed` bytes where that is possible; for a disk that turned out to be full."""
         with self._locked():
             self._write_total(self._evict(needed))
-
-    def used_bytes(self) -> int:
-        """Bytes of all objects and parts, measured."""
-        return self._measure()
 
     def _resize_now(self, part: Part, size: int) -> bool:
         with self._locked() as total:
@@ -201,7 +197,7 @@ class FileCache:
         """Remove parts of the dead, then objects by age, until `needed` bytes fit; returns the bytes that are left."""
         for path in (self.root / "parts").iterdir():
             _remove_unless_used(path)
-        total = self._measure()
+        total = self.used_bytes()
         aim = min(int(self.max_bytes * EVICT_TO), self.max_bytes - needed)
         scarce = needed + self.min_free_bytes - shutil.disk_usage(self.root).free
         aim = min(aim, total - scarce)
@@ -215,7 +211,8 @@ class FileCache:
             total -= _remove_unless_used(path)
         return total
 
-    def _measure(self) -> int:
+    def used_bytes(self) -> int:
+        """Bytes of all objects and parts, measured."""
         total = 0
         for path in (*self._objects(), *(self.root / "parts").iterdir()):
             with contextlib.suppress(FileNotFoundError):
@@ -232,7 +229,7 @@ class FileCache:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             count = os.pread(descriptor, COUNT_WIDTH, 0)
-            yield int(count) if count.strip().isdigit() else self._measure()
+            yield int(count) if count.strip().isdigit() else self.used_bytes()
         finally:
             close(descriptor)
 

@@ -8,7 +8,6 @@ from transformers import (
     AutoFeatureExtractor,
     AutoModel,
     AutoModelForAudioClassification,
-    AutoModelForSequenceClassification,
     AutoModelForVideoClassification,
     AutoProcessor,
 )
@@ -19,7 +18,7 @@ from .configuration_tcn import TcnConfig
 from .configuration_wavenet import WavenetConfig
 from .feature_extraction_audio import AudioFeatureExtractor
 from .feature_extraction_fusion import FusionFeatureExtractor
-from .modeling_fusion import FusionForClassification, FusionForEmotion, FusionForRegression
+from .modeling_fusion import FusionForEmotion, FusionForRegression
 from .modeling_signal import SignalRegressionModel
 from .modeling_tcn import TcnForAudioClassification, TcnForSignalRegression, TcnModel
 from .modeling_wavenet import WavenetForAudioClassification, WavenetForSignalRegression, WavenetModel
@@ -46,13 +45,11 @@ for config_class, model_class in CLASSIFICATION_MODELS:
 AutoConfig.register(FusionConfig.model_type, FusionConfig)
 AutoModelForVideoClassification.register(FusionConfig, FusionForEmotion)
 AutoModel.register(FusionConfig, FusionForRegression)
-AutoModelForSequenceClassification.register(FusionConfig, FusionForClassification)
 AutoFeatureExtractor.register(FusionConfig, FusionFeatureExtractor)
 AutoProcessor.register(FusionConfig, FusionProcessor)
 FusionConfig.register_for_auto_class()
 FusionForEmotion.register_for_auto_class("AutoModelForVideoClassification")
 FusionForRegression.register_for_auto_class("AutoModel")
-FusionForClassification.register_for_auto_class("AutoModelForSequenceClassification")
 FusionFeatureExtractor.register_for_auto_class()
 FusionProcessor.register_for_auto_class()
 
@@ -72,7 +69,6 @@ __all__ = [
     "EmotionPipeline",
     "FusionConfig",
     "FusionFeatureExtractor",
-    "FusionForClassification",
     "FusionForEmotion",
     "FusionForRegression",
     "FusionProcessor",

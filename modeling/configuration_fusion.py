@@ -41,7 +41,6 @@ class FusionConfig(PreTrainedConfig):
         emotion_names, sentiment_names: the classes, in the order of the logits.
         emotion_weights, sentiment_weights: of the classes in the loss, or None.
         emotion_share, sentiment_share: weights of the two losses.
-        class_names, class_weights: the same of `FusionForClassification`, which needs names.
         label_smoothing: share of a label's weight that is spread over all classes.
         regression_loss: of `FusionForRegression`, "mse" or "huber", on targets of mean 0 and deviation 1.
         huber_delta: where the Huber loss turns from square to straight, in deviations.
@@ -76,8 +75,6 @@ class FusionConfig(PreTrainedConfig):
     sentiment_names: list[str] | tuple[str, ...] = ("negative", "neutral", "positive")
     emotion_weights: list[float] | None = None
     sentiment_weights: list[float] | None = None
-    class_names: list[str] | tuple[str, ...] | None = None
-    class_weights: list[float] | None = None
     emotion_share: float = 1.0
     sentiment_share: float = 1.0
     label_smoothing: float = 0.0
@@ -90,7 +87,6 @@ class FusionConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: object) -> None:
         self.modalities, self.embedding_sizes = list(self.modalities), dict(self.embedding_sizes or {})
         self.emotion_names, self.sentiment_names = list(self.emotion_names), list(self.sentiment_names)
-        self.class_names = None if self.class_names is None else list(self.class_names)
         if isinstance(self.text_config, dict):
             settings = dict(self.text_config)
             kind = settings.pop("model_type", "bert")
@@ -127,9 +123,8 @@ class FusionConfig(PreTrainedConfig):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
                 raise ValueError(f"FusionConfig: {name}={value!r} must be a number in [0, 1)")
-        classes = [] if self.class_names is None and self.class_weights is None else ["class"]
-        for head in ("emotion", "sentiment", *classes):
-            names, weights = getattr(self, f"{head}_names") or [], getattr(self, f"{head}_weights")
+        for head in ("emotion", "sentiment"):
+            names, weights = getattr(self, f"{head}_names"), getattr(self, f"{head}_weights")
             if len(names) < 2 or len(set(names)) < len(names):
                 raise ValueError(f"FusionConfig: {head}_names={names} must be two or more different names")
             if weights is not None and (len(weights) != len(names) or not all(w >= 0 for w in weights)):

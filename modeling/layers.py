@@ -181,19 +181,6 @@ def init_weights(module: nn.Module) -> None:
         init.zeros_(module.bias)
 
 
-def remove_weight_norm(model: nn.Module) -> None:
-    """Turn weight-normed layers into plain ones with the same outputs, in place, for export.
-
-    Not by `parametrize.remove_parametrizations`: it takes the weight from the layer's class, which deep copies share.
-    """
-    for module in model.modules():
-        if parametrize.is_parametrized(module, "weight"):
-            weight = nn.Parameter(module.weight.detach())
-            module.__class__ = parametrize.type_before_parametrizations(module)
-            del module.parametrizations
-            module.weight = weight
-
-
 def _keep(like: torch.Tensor, dropped: int) -> torch.Tensor:
     """Ones with probability 1 - dropped / 256 and zeros otherwise, uint8 of the shape of `like`, on the CPU.
 

@@ -1,5 +1,5 @@
-"""What is said, seen and heard, encoded and fused: `FusionModel`, and what is made of it, `FusionForEmotion`,
-`FusionForRegression` and `FusionForClassification`.
+"""What is said, seen and heard, encoded and fused: `FusionModel`, and what is made of it, `FusionForEmotion` and
+`FusionForRegression`.
 
 A modality that is not there, for one item or for all, is a mask of zeros, or an input that is left out.
 """
@@ -64,21 +64,6 @@ class EmotionOutput(ModelOutput):
     loss: torch.Tensor | None = None
     emotion_logits: torch.Tensor | None = None
     sentiment_logits: torch.Tensor | None = None
-    present: torch.Tensor | None = None
-
-
-@dataclass
-class ClassificationOutput(ModelOutput):
-    """What `FusionForClassification` returns.
-
-    Args:
-        loss: scalar, when labels were given.
-        logits: (B, classes).
-        present: (B, M) bool, the modalities that they were made of, in the order of the config.
-    """
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
     present: torch.Tensor | None = None
 
 
@@ -350,39 +335,3 @@ class FusionForRegression(FusionPreTrainedModel):
                 total = F.mse_loss(scaled, wanted, reduction="sum")
             loss = total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
         return RegressionOutput(loss, scaled * config.target_std + config.target_mean, output.present)
-
-
-class FusionForClassification(FusionPreTrainedModel):
-    """One of `config.class_names` for an item; no task of ours trains it, so it is there for a loop of yours."""
-
-    heads = ("classification",)
-
-    def __init__(self, config: FusionConfig) -> None:
-        super().__init__(config)
-        if config.class_names is None:
-            raise ValueError("FusionForClassification: class_names=None; give two or more names in the config")
-        self.fusion = FusionModel(config)
-        self.classification = Head(config, len(config.class_names))
-        self.post_init()
-
-    def forward(
-        self,
-        labels: torch.Tensor | None = None,
-        num_items_in_batch: torch.Tensor | int | None = None,
-        **inputs: torch.Tensor | None,
-    ) -> ClassificationOutput:
-        """Name the class.
-
-        Args:
-            labels: (B,), the class's number; -100 is not scored.
-            num_items_in_batch: scored labels of all batches of one step, by which the Trainer asks to divide.
-            inputs: those of `FusionModel`.
-        """
-        config, output = self.config, self.fusion(**inputs)
-        logits, loss = self.classification(output.state), None
-        if labels is not None:
-            if labels.shape != logits.shape[:1]:
-                raise ValueError(f"labels.shape = {tuple(labels.shape)} must be (B,) = {tuple(logits.shape[:1])}")
-            total = summed_cross_entropy(logits, labels, config.class_weights, config.label_smoothing)
-            loss = total / scored_labels(labels, num_items_in_batch)
-        return ClassificationOutput(loss, logits, output.present)

@@ -18,7 +18,6 @@ from .layers import (
     frame_mask,
     init_weights,
     mask_frames,
-    remove_weight_norm,
     signal_loss,
 )
 
@@ -26,7 +25,7 @@ CHUNK_FRAMES = 2048  # frames predicted at once: 8.5 minutes at 4 Hz
 
 
 class SignalPreTrainedModel(PreTrainedModel):
-    """Initialisation, scaling of the input, export."""
+    """Initialisation, and scaling of the input."""
 
     main_input_name = "input_features"
 
@@ -55,12 +54,6 @@ class SignalPreTrainedModel(PreTrainedModel):
                     "give 1 for a feature that never changes"
                 )
             buffer.copy_(given)
-
-    def remove_weight_norm(self) -> None:
-        """Turn weight-normed convolutions into plain ones with the same outputs, in place, for export."""
-        remove_weight_norm(self)
-        if self.config.norm == "weight":
-            self.config.norm = "none"
 
 
 class SignalBackbone(SignalPreTrainedModel):

@@ -320,17 +320,6 @@ def test_a_model_for_signals_gives_its_backbone_to_one_for_labels(signal, labels
 
 
 @over_models
-def test_removing_weight_norm_keeps_the_outputs(config_class, model_class, tmp_path: Path) -> None:
-    model = attentive(model_class(small(config_class))).eval()
-    x = torch.randn(2, 30, FEATURES)
-    before = model(x).logits
-    model.remove_weight_norm()
-    assert torch.equal(model(x).logits, before)
-    model.save_pretrained(tmp_path)
-    assert torch.equal(model_class.from_pretrained(tmp_path).eval()(x).logits, before)
-
-
-@over_models
 def test_hidden_states_come_when_asked_for(config_class, model_class) -> None:
     model = model_class(small(config_class)).eval()
     x = torch.randn(2, 30, FEATURES)

@@ -33,7 +33,6 @@ from evaluation.events import (
     detect_events,
     event_counts,
     event_scores,
-    false_alarms_per_hour,
     merge_windows,
     refine,
 )
@@ -347,12 +346,6 @@ def test_no_other_pairing_of_events_finds_more(found, happened, collar) -> None:
 def test_what_is_no_event_is_refused(found, message) -> None:
     with pytest.raises(ValueError, match=message):
         event_counts(np.array(found), np.array([[0.0, 1.0]]))
-
-
-def test_false_alarms_are_events_in_clips_without_the_target() -> None:
-    alarms, targets = np.array([3, 1, 0, 2]), np.array([1, 0, 0, 0])
-    assert false_alarms_per_hour(alarms, targets, np.full(4, 10.0)) == pytest.approx(3 / 30 * 3600)
-    assert math.isnan(false_alarms_per_hour(alarms, np.ones(4), np.full(4, 10.0)))
 
 
 def test_confusers_are_the_labels_of_clips_with_false_alarms() -> None:

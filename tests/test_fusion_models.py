@@ -198,6 +198,7 @@ def test_the_loss_is_the_two_cross_entropies_with_weights_shares_and_smoothing()
     sentiment = torch.nn.CrossEntropyLoss(reduction="sum", label_smoothing=0.1)
     expected = smooth(logits[0], labels[:, 0]) + 0.5 * sentiment(logits[1][:1], labels[:1, 1])
     torch.testing.assert_close(model.loss(logits, labels), expected * 2 / 3)
+    assert model.loss(logits, torch.full((2, 2), -100)) == 0
 
 
 def test_parts_of_a_split_batch_add_up_to_the_whole():

@@ -1,13 +1,12 @@
-"""A number or a class of stored embeddings: ragged time, masks, scaling, loss, saving."""
+"""A number of stored embeddings: ragged time, masks, scaling, loss, saving."""
 
 import itertools
-import math
 
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel
 
-from modeling import FusionConfig, FusionForClassification, FusionForEmotion, FusionForRegression
+from modeling import FusionConfig, FusionForEmotion, FusionForRegression
 from modeling.configuration_fusion import EMBEDDING_POOLINGS
 
 SIZES = {"text": 6, "video": 5, "audio": 4, "back_audio": 3}
@@ -137,70 +136,6 @@ def test_emotions_can_be_told_from_embeddings_too():
     inputs = {"text_embeddings": torch.randn(3, 2, 6), "voice_embeddings": torch.randn(3, 5, 4)}
     assert model(**inputs).emotion_logits.shape == (3, 7)
     assert model.config.text_config is None
-
-
-NAMES = ["loud", "quiet", "mute"]
-
-
-def classifier_of(**settings: object) -> FusionForClassification:
-    """A small classifier in evaluation whose logits are always (0, ln 2, 0): probabilities 1/4, 1/2, 1/4."""
-    settings = {"modalities": list(SIZES), "embedding_sizes": SIZES, "class_names": NAMES} | settings
-    model = FusionForClassification(FusionConfig(**settings)).eval()
-    last = model.classification[-1]
-    torch.nn.init.zeros_(last.weight)
-    with torch.no_grad():
-        last.bias.copy_(torch.tensor([1.0, 2.0, 1.0]).log())
-    return model
-
-
-@pytest.mark.parametrize(
-    ("settings", "expected"),  # in units of ln 2: -log of 1/2 is 1, of 1/4 is 2
-    [
-        ({}, (1 + 2) / 2),
-        ({"class_weights": [3.0, 0.5, 1.0]}, (0.5 * 1 + 3 * 2) / 2),  # by the count of labels, not by their weights
-        ({"label_smoothing": 0.3}, 0.7 * (1 + 2) / 2 + 0.3 * (2 + 1 + 2) / 3),
-    ],
-)
-def test_the_loss_of_classes_is_their_weighted_and_smoothed_cross_entropy(settings, expected):
-    """By hand, of labels 1, 0 and one that is not scored."""
-    model, inputs, labels = classifier_of(**settings), inputs_of(list(SIZES), items=3), torch.tensor([1, 0, -100])
-    output = model(**inputs, labels=labels)
-    assert output.logits.shape == (3, 3) and output.present.all()
-    assert output.loss.item() == pytest.approx(expected * math.log(2), rel=1e-5)
-    split = model(**inputs, labels=labels, num_items_in_batch=4)
-    assert split.loss.item() == pytest.approx(output.loss.item() / 2)
-    assert model(**inputs, labels=torch.full((3,), -100)).loss == 0
-
-
-def test_a_classifier_trains_all_that_it_has_and_is_saved_whole(tmp_path):
-    model, inputs = classifier_of(learned_absent=True), inputs_of(list(SIZES))
-    model.set_input_scaling("audio", torch.ones(4), torch.full((4,), 2.0))
-    inputs["video_mask"].zero_()
-    model.train()(**inputs, labels=torch.tensor([0, 1, 1, 1])).loss.backward()
-    last = model.classification[-1]
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters()) and last.bias.grad.any()
-    assert model.trainable_parameters()["classification"] == sum(p.numel() for p in model.classification.parameters())
-    model.eval().save_pretrained(tmp_path)
-    again = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
-    assert isinstance(again, FusionForClassification) and again.config.class_names == NAMES
-    assert torch.equal(again(**inputs).logits, model(**inputs).logits)
-    assert again.fusion.branches["audio"].input_std.tolist() == [2.0] * 4
-
-
-@pytest.mark.parametrize(
-    ("settings", "says"),
-    [
-        ({"class_names": None}, "FusionForClassification: class_names=None; give two or more names"),
-        ({"class_names": ["one"]}, "class_names=.* must be two or more different names"),
-        ({"class_names": None, "class_weights": [1.0]}, r"class_names=\[\] must be two or more"),
-        ({"class_weights": [1.0]}, "class_weights=.* must be 3 numbers of 0 or more"),
-    ],
-)
-def test_classes_that_cannot_be_are_refused_by_name(settings, says):
-    with pytest.raises(ValueError, match=says):
-        classifier_of(**settings)
-    with pytest.raises(ValueError, match=r"labels.shape = \(4, 1\) must be \(B,\) = \(4,\)"):
-        classifier_of()(**inputs_of(list(SIZES)), labels=torch.zeros(4, 1).long())
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Models that predict a signal: masks, context, dropout, losses and storage; most tests run over all of them."""
 
-import copy
 import logging
 import math
 from collections.abc import Callable
@@ -599,26 +598,6 @@ def test_saving_and_loading_gives_the_same_bits(norm: str, tmp_path: Path) -> No
     assert loaded.config.loss == config.loss and loaded.config.target_scaling == {"mean": 2.0}
     backbone = TcnModel.from_pretrained(tmp_path).eval()
     assert torch.equal(backbone(x).last_hidden_state, model.tcn(x).last_hidden_state)
-
-
-def test_removing_weight_norm_keeps_the_outputs_and_can_be_saved(tmp_path: Path) -> None:
-    model = TcnForSignalRegression(small(TcnConfig)).eval()
-    x = torch.randn(2, 30, FEATURES)
-    before = model(x).predictions
-    model.remove_weight_norm()
-    assert torch.equal(model(x).predictions, before)
-    assert not any("parametrizations" in name for name in model.state_dict())
-    model.save_pretrained(tmp_path)
-    assert torch.equal(TcnForSignalRegression.from_pretrained(tmp_path).eval()(x).predictions, before)
-
-
-def test_removing_weight_norm_from_a_copy_leaves_the_original_as_it_was() -> None:
-    model = TcnForSignalRegression(small(TcnConfig)).eval()
-    x = torch.randn(2, 30, FEATURES)
-    before, copied = model(x).predictions, copy.deepcopy(model)
-    copied.remove_weight_norm()
-    assert torch.equal(model(x).predictions, before) and torch.equal(copied(x).predictions, before)
-    assert all(parameter.requires_grad for parameter in copied.parameters())
 
 
 @over_models

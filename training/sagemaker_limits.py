@@ -78,11 +78,6 @@ def request_shape() -> Shape:
     return botocore.session.Session().get_service_model("sagemaker").operation_model("CreateTrainingJob").input_shape
 
 
-def instance_types() -> list[str]:
-    """Every instance type that SageMaker trains on, as of the installed botocore."""
-    return request_shape().members["ResourceConfig"].members["InstanceType"].enum
-
-
 def shape_problems(shape: Shape, value: Any, path: str) -> Iterator[str]:
     """Walk a value along its shape; types are botocore's business."""
     if shape.type_name == "structure":

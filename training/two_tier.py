@@ -273,15 +273,8 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
     @property
     def rounds(self) -> int:
         """Epochs in which every label of the strong negatives comes at least once; 0 where a batch has none."""
-        return self._rounds(self.strong, self.tiers[0])
-
-    @property
-    def weak_rounds(self) -> int:
-        """Epochs in which every label of the weak negatives comes at least once; 0 where a batch has none."""
-        return self._rounds(self.weak, self.composition[2])
-
-    def _rounds(self, pool: LabelledPool, in_batch: int) -> int:
-        return math.ceil(len(pool.by_label[2]) / (len(self) * in_batch)) if in_batch else 0
+        in_batch = self.tiers[0]
+        return math.ceil(len(self.strong.by_label[2]) / (len(self) * in_batch)) if in_batch else 0
 
     def state_dict(self, next_batch: int = 0) -> dict[str, np.ndarray]:
         """Arrays from which `load_state_dict` goes on.
@@ -436,34 +429,6 @@ def _swap_repeats(draws: Draws, step: int, first: int, begin: int, end: int, dic
                     values[other, other_rank, begin + other_column] = values[step, rank, column]
                     values[step, rank, column] = there
                 break
-
-
-@dataclass
-class RankView(Sampler[list[tuple[int, int]]]):
-    """The batches of one rank, for torch's DistributedDataParallel without Accelerate.
-
-    >>> loader = DataLoader(windows, batch_sampler=RankView(sampler, rank))  # doctest: +SKIP
-    """
-
-    sampler: TwoTierBatchSampler
-    rank: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.rank < self.sampler.world_size:
-            raise ValueError(f"rank {self.rank}: the plan is for {self.sampler.world_size} ranks, from 0 on")
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose plan the next iteration yields."""
-        self.sampler.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        return self.sampler.steps
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        first = self.sampler.first_batch
-        for number, batch in enumerate(self.sampler, start=first):
-            if number % self.sampler.world_size == self.rank:
-                yield batch
 
 
 def check_same_plan(digest: str, gather: Callable[[list[str]], list[str]]) -> None:
