@@ -6,12 +6,13 @@ python run_eval.py outputs/eda_tcn hf_datasets/pmemo --dataset_config sample_nul
 
 import sys
 
-from reporting.pages import report_files, results_table
-from training.arguments import one_line_errors
-from training.build import build_trainer, load_rows, set_up_process
+from launch.pages import report_files, results_table
+from launch.scoring import describe_scores, parse_eval, save_scores, saved_run
+from training.build import build_trainer, set_up_process
+from training.command_line import one_line_errors
 from training.prediction import load_model
-from training.saving import read_record
-from training.scoring import describe_scores, parse_eval, save_scores, saved_run
+from training.rows import load_rows
+from training.run_folder import read_record
 
 
 def main(argv: list[str]) -> None:

@@ -11,10 +11,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from reporting.pages import plot_predictions
-from training.arguments import load_task, one_line_errors
+from launch.pages import plot_predictions
+from launch.run import load_task
+from training.command_line import one_line_errors
 from training.prediction import check_outputs, find_sounds, load_model
-from training.saving import read_record
+from training.run_folder import read_record
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -8,11 +8,11 @@ Add --dry_run to see the request, --spot for spare capacity, --wait to follow it
 import json
 import sys
 
-from training.arguments import one_line_errors
-from training.sagemaker_code import pack_code
-from training.sagemaker_follow import connect, fetch_model, follow, submit
-from training.sagemaker_job import REPOSITORY, build_request, check_reaches_container, data_of, parse_job
-from training.sagemaker_limits import check_request
+from launch.sagemaker.archive import pack_code
+from launch.sagemaker.follow import connect, fetch_model, follow, submit
+from launch.sagemaker.job import REPOSITORY, build_request, check_reaches_container, data_of, parse_job
+from launch.sagemaker.limits import check_request
+from training.command_line import one_line_errors
 
 
 def main(argv: list[str]) -> None:

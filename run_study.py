@@ -8,10 +8,10 @@ python run_study.py configs/eda_tcn.json --leave_one_listener_out --normalisatio
 
 import sys
 
+from launch.study import begin_study, collect, parse_study, plan, run_cells
 from reporting.study import study_files, study_table
-from training.arguments import one_line_errors
-from training.saving import write_pages
-from training.study import begin_study, collect, parse_study, plan, run_cells
+from training.command_line import one_line_errors
+from training.run_folder import write_pages
 
 
 def main(argv: list[str]) -> None:

@@ -6,12 +6,13 @@ accelerate launch run_train.py configs/eda_tcn.json --learning_rate 3e-4
 
 import sys
 
-from reporting.pages import model_card, report_files, results_table
-from training.arguments import one_line_errors, parse_run
-from training.build import build_model, build_trainer, load_rows, set_up_process
-from training.resuming import begin_run, checkpoint_to_resume
-from training.saving import describe_run, run_records, save_run
-from training.sharing import check_hub, destination, push_run
+from launch.pages import model_card, report_files, results_table
+from launch.run import parse_run
+from launch.sharing import check_hub, destination, push_run
+from training.build import build_model, build_trainer, set_up_process
+from training.command_line import one_line_errors
+from training.rows import load_rows
+from training.run_folder import begin_run, checkpoint_to_resume, describe_run, run_records, save_run
 
 
 def main(argv: list[str]) -> None:

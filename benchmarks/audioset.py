@@ -31,13 +31,12 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from benchmarks.timing import compare, print_ratio, print_table, print_value, ratio
-from hf_datasets.audioset.metadata import read_labels, read_strong, read_weak
-from media.memory import keep_freed_memory
-from media.ontology import Labels, ontology_from_labels
-from media.selection import id_uniforms
-from training.mining import MiningSettings, MiningTable, write_arrays
-from training.pools import ClipPools, PoolSettings, build_pools
-from training.two_tier import SamplerSettings, TwoTierBatchSampler
+from hf_datasets.audioset.table_formats import read_labels, read_strong, read_weak
+from media.audioset import Labels, id_uniforms, ontology_from_labels
+from system.process import keep_freed_memory
+from tasks.detection.mining import MiningSettings, MiningTable, write_arrays
+from tasks.detection.pools import ClipPools, PoolSettings, build_pools
+from tasks.detection.sampler import SamplerSettings, TwoTierBatchSampler
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TARGET = "/t/dd00002"  # Baby cry, infant cry

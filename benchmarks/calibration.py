@@ -18,9 +18,9 @@ import numpy as np
 from scipy.stats import binomtest
 
 from benchmarks.timing import print_value
-from evaluation.assessment import assess, longest_of_song
-from evaluation.baselines import HEARS_NOTHING, Heard, bateman, ridge, time_curve
 from evaluation.descriptors import DESCRIPTORS
+from evaluation.signal_baselines import HEARS_NOTHING, Heard, bateman, ridge, time_curve
+from evaluation.signals import assess, longest_of_song
 from evaluation.trials import Trials
 
 RATE = 4.0  # Hz

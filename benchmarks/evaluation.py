@@ -13,9 +13,9 @@ import time
 import numpy as np
 
 from benchmarks.timing import print_value
-from evaluation.assessment import PERMUTATIONS, SAMPLES, assess, longest_of_song
-from evaluation.baselines import HEARS, HEARS_NOTHING, Heard, mean_of_others
 from evaluation.descriptors import DESCRIPTORS
+from evaluation.signal_baselines import HEARS, HEARS_NOTHING, Heard, mean_of_others
+from evaluation.signals import PERMUTATIONS, SAMPLES, assess, longest_of_song
 from evaluation.trials import Trials, pad_rows
 
 RATE = 4.0  # Hz

@@ -52,7 +52,7 @@ URLS = [f"s3://bench/{key}" for key in KEYS]
 
 def ours(folder: Path, urls: list[str]) -> None:
     """Prefetch all, then ask for each."""
-    from media.storage import S3FileManager
+    from system.storage import S3FileManager
 
     files = S3FileManager(cache_dir=folder, max_workers=WORKERS)
     files.prefetch_files(urls)
@@ -146,7 +146,7 @@ def timed(fetch: Callable[[Path, list[str]], None], urls: list[str]) -> float:
 
 def warm_hit_us() -> float:
     """Microseconds of one call for a file that is there."""
-    from media.storage import S3FileManager
+    from system.storage import S3FileManager
 
     files = S3FileManager(max_workers=WORKERS)
     urls = URLS[:50]
@@ -160,7 +160,7 @@ def warm_hit_us() -> float:
 
 def waiting(window: int) -> float:
     """Seconds that a loop over ITEMS files waits for them, besides its own work."""
-    from media.storage import S3FileManager
+    from system.storage import S3FileManager
 
     files = S3FileManager(max_workers=WORKERS)
     files.download_file(URLS[-1])  # connect

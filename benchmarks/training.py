@@ -28,8 +28,10 @@ from datasets.utils.logging import disable_progress_bar
 from transformers import TrainerCallback, get_scheduler
 
 from benchmarks.timing import Timing, print_ratio, print_table, print_value, ratio
-from training.arguments import Run, parse_run
-from training.build import build_model, build_trainer, load_rows, set_up_process
+from launch.run import parse_run
+from training.build import build_model, build_trainer, set_up_process
+from training.rows import load_rows
+from training.settings import Run
 
 WARMUP_STEPS, STEPS = 20, 200  # STEPS are timed after these
 OFF = (

@@ -32,9 +32,9 @@ from benchmarks.esc10 import real_data
 from benchmarks.timing import Timing, compare, print_ratio, print_table, print_value, ratio
 from media.audio import read_audio, read_window
 from modeling.feature_extraction_audio import AudioFeatureExtractor
-from training.collators import DetectionCollator
-from training.pools import WEAK, Items
-from training.windows import AudioSetWindows
+from tasks.detection.collator import DetectionCollator
+from tasks.detection.pools import WEAK, Items
+from tasks.detection.windows import AudioSetWindows
 
 RATE, NEW_RATE = 32000, 16000  # Hz of the files, and of a detector
 CLIPS, SECONDS, WINDOW = 12, 10, 1.0  # s

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.baselines import Gram, Heard, best_penalty, ridge_scaling, solve, song_grams, total
 from evaluation.controls import detrended_correlation
 from evaluation.descriptors import DESCRIPTORS
 from evaluation.intervals import bootstrap
+from evaluation.signal_baselines import Gram, Heard, best_penalty, ridge_scaling, solve, song_grams, total
 from evaluation.trials import pad_rows
 
 RESAMPLES = 200  # of the training songs, for intervals of the response

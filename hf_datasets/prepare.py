@@ -40,7 +40,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from media.memory import give_back_freed_memory
+from system.process import give_back_freed_memory
 
 if __name__ == "__main__":
     give_back_freed_memory()  # before Arrow is imported
@@ -51,10 +51,11 @@ import pyarrow.parquet as pq
 import yaml
 from tqdm import tqdm
 
-from media.storage import OPTIONS, S3FileManager, check_options, exit_on_sigterm
+from system.process import exit_on_sigterm
+from system.storage import OPTIONS, S3FileManager, check_options
 
 from .defects import KINDS, defects_csv, defects_table
-from .places import Bucket, Folder, Place, WriteError, place, write_bytes, write_text
+from .output import Bucket, Folder, Place, WriteError, place, write_bytes, write_text
 from .raw_files import FetchError
 from .shards import (
     ROWS_A_GROUP,

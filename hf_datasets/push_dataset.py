@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import yaml
 from huggingface_hub import CommitOperationAdd, HfApi
 
-from media.hub import told_by_hub
+from system.hub import told_by_hub
 
 from .prepare import CARD, HERE, POINTER, _split_card, _with_configs, builder_class, data_set_names
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from media.storage import S3FileManager, S3Object, is_remote
+from system.storage import S3FileManager, S3Object, is_remote
 
 SYNTHETIC_MARKER = "SYNTHETIC"  # a file of this name beside a corpus's tables: nobody was recorded
 HASH_THREADS = 8

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from media.memory import give_back_freed_memory
-from media.storage import S3FileManager
+from system.process import give_back_freed_memory
+from system.storage import S3FileManager
 
-from .places import Place
+from .output import Place
 
 ROWS_A_GROUP = 4  # a row with its sound is about 1 MB, and a group is what a writer holds in memory
 READERS = 8  # threads that read finished shards

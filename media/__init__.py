@@ -1,1 +1,1 @@
-"""Bytes to arrays: audio, video, biosignals and the storage they come from."""
+"""Bytes to arrays: audio, video and biosignals."""

@@ -4,20 +4,23 @@ Everything between layers has shape (B, T, C): its memory is what convolutions c
 transposed. A frame mask is (B, T, 1) bool, True where a frame is real, or None where all are.
 """
 
-# B batch, T frames, C channels, F features
-
+import logging
 import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd.function import once_differentiable
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 from transformers import PreTrainedConfig
 from transformers import initialization as init
-from transformers.utils import ModelOutput, logging
+from transformers.utils import ModelOutput
+
+logger = logging.getLogger(__name__)
+
+# B batch, T frames, C channels, F features
+
 
 NORMS = ("weight", "layer", "none")
 LOSSES = ("mse", "l1", "huber", "ccc", "gaussian")
@@ -26,8 +29,6 @@ IGNORE_LABEL = -100.0  # a label of this value is not scored; the Trainer pads l
 MAX_LOG_VARIANCE = 10.0  # either side of 0: a standard deviation between 0.7 % and 150 times the target's unit
 CCC_EPSILON = 1e-8  # target units squared; keeps the concordance of two constant signals at 0 instead of 0 / 0
 LONG_PADDING = 32  # frames; from here on oneDNN's fast weight gradient does not take a convolution's own padding
-
-logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -179,130 +180,6 @@ def init_weights(module: nn.Module) -> None:
         init.normal_(module.weight, std=getattr(module, "init_gain", 1.0) * math.sqrt(1 / module.in_features))
     if isinstance(module, nn.LayerNorm | DilatedConv1d | nn.Linear) and module.bias is not None:
         init.zeros_(module.bias)
-
-
-def _keep(like: torch.Tensor, dropped: int) -> torch.Tensor:
-    """Ones with probability 1 - dropped / 256 and zeros otherwise, uint8 of the shape of `like`, on the CPU.
-
-    Compares random bytes, eight from each 64-bit draw of torch's global CPU generator, whose state checkpoints hold:
-    a tenth of the time of as many Bernoulli draws.
-    """
-    count = like.numel()
-    words = torch.empty((count + 7) // 8, dtype=torch.int64).random_(-(2**63), None)  # all 64 bits
-    return words.view(torch.uint8)[:count].view(like.shape).ge_(dropped)
-
-
-class _Dropout(torch.autograd.Function):
-    """Dropout that keeps one byte an element for the backward pass."""
-
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: torch.Tensor, dropped: int) -> torch.Tensor:
-        keep = _keep(x, dropped)
-        ctx.save_for_backward(keep)
-        ctx.scale = 256 / (256 - dropped)
-        return (x * keep).mul_(ctx.scale)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (keep,) = ctx.saved_tensors
-        return (grad * keep).mul_(ctx.scale), None
-
-
-class _ReluDropout(torch.autograd.Function):
-    """ReLU and dropout without its scale, in the memory of the input.
-
-    The output alone tells the backward pass where both let something through, so there is no mask to keep.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: torch.autograd.function.FunctionCtx, x: torch.Tensor, dropped: int, valid: torch.Tensor | None
-    ) -> torch.Tensor:
-        keep = _keep(x, dropped)
-        if valid is not None:
-            keep.mul_(valid)
-        out = x.detach().relu_().mul_(keep)
-        ctx.save_for_backward(out)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        (out,) = ctx.saved_tensors
-        return torch.ops.aten.threshold_backward(grad, out, 0), None, None
-
-
-class _GatedUnit(torch.autograd.Function):
-    """tanh(filter) * sigmoid(gate) and dropout: both functions take the memory of their inputs, which the convolution
-    before them does not need again, and the backward pass writes both gradients into one tensor, without a copy.
-    """
-
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: torch.Tensor, dropped: int) -> torch.Tensor:
-        x = x.detach()
-        filtered, gate = x.chunk(2, -1)
-        out = filtered.tanh_() * gate.sigmoid_()
-        keep = _keep(out, dropped) if dropped else None
-        ctx.save_for_backward(x, keep)
-        ctx.scale = 256 / (256 - dropped)
-        return out if keep is None else out.mul_(keep).mul_(ctx.scale)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        x, keep = ctx.saved_tensors
-        filtered, gate = x.chunk(2, -1)
-        if keep is not None:
-            grad = (grad * keep).mul_(ctx.scale)
-        both = torch.empty_like(x)
-        to_filter, to_gate = both.chunk(2, -1)
-        torch.mul(grad, gate, out=to_filter)
-        torch.mul(to_filter, filtered, out=to_gate)
-        to_filter.addcmul_(to_gate, filtered, value=-1)  # gate (1 - filtered^2), as tanh' = 1 - tanh^2
-        to_gate.addcmul_(to_gate, gate, value=-1)  # filtered gate (1 - gate), as sigmoid' = sigmoid (1 - sigmoid)
-        return both, None
-
-
-class Dropout(nn.Module):
-    """Inverted dropout, alone or fused with the ReLU before it or with a gated unit.
-
-    On the CPU outside `torch.compile` it compares random bytes, so the probability is realised in steps of 1/256 (at
-    least 1/256 and at most 255/256), and the scale is that of the realised one, so nothing is biased. Elsewhere it is
-    `F.dropout`.
-    """
-
-    def __init__(self, probability: float) -> None:
-        super().__init__()
-        self.probability = probability
-        self.dropped = min(max(round(256 * probability), 1), 255)  # byte values of 256 that drop
-
-    def by_bytes(self, x: torch.Tensor) -> bool:
-        """Whether dropout of x compares random bytes."""
-        return self.training and self.probability > 0 and x.device.type == "cpu" and not torch.compiler.is_compiling()
-
-    def gain(self, x: torch.Tensor) -> float:
-        """What the layer before `relu_` has to multiply its output with: dropout's scale commutes with the ReLU."""
-        return 256 / (256 - self.dropped) if self.by_bytes(x) else 1.0
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Dropout of x, of any shape."""
-        if self.by_bytes(x):
-            return _Dropout.apply(x, self.dropped)
-        return F.dropout(x, self.probability, self.training)
-
-    def relu_(self, x: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
-        """Dropout of the ReLU of x (B, T, C), which has `gain` in it already; zeros in padding. Takes x's memory."""
-        if self.by_bytes(x):
-            return _ReluDropout.apply(x, self.dropped, valid)
-        return mask_frames(F.dropout(F.relu(x), self.probability, self.training), valid)
-
-    def gated_(self, x: torch.Tensor) -> torch.Tensor:
-        """Dropout of tanh(filter) * sigmoid(gate) for x (B, T, 2C), filter before gate. Takes x's memory."""
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():
-            return _GatedUnit.apply(x, self.dropped if self.by_bytes(x) else 0)
-        filtered, gate = x.chunk(2, -1)
-        return F.dropout(filtered.tanh() * gate.sigmoid(), self.probability, self.training)
 
 
 class SignalHead(nn.Module):

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from .configuration_tcn import TcnConfig
-from .layers import Dropout, NormedConv1d, mask_frames
+from .layers import NormedConv1d, mask_frames
+from .layers_dropout import Dropout
 from .modeling_classification import AudioClassificationModel
 from .modeling_signal import SignalBackbone, SignalRegressionModel
 

@@ -1,1 +1,1 @@
-"""Plots, reports and model cards."""
+"""Parts of pages, cards and plots that all tasks share."""

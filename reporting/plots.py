@@ -2,10 +2,8 @@
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -13,37 +11,6 @@ MODEL, OTHERS, TRUTH, FAINT = "#1f5fa8", "#8a8f98", "#1b1b1b", "#d9dce1"  # one 
 THRESHOLD, FALSE = "#b86e00", "#b3261e"  # where a score becomes a yes; a yes that is wrong
 WIDTH = 7.5  # inches; a column of text
 DPI = 150
-
-
-class Signal(Protocol):
-    """Something with values over time: a prediction for one sound."""
-
-    file: Path
-    times: np.ndarray  # (T,) seconds
-    values: np.ndarray  # (T, C)
-    deviations: np.ndarray | None  # (T, C), one standard deviation
-    channels: tuple[str, ...]
-    unit: str
-
-
-def plot_predictions(predictions: Sequence[Signal], path: Path) -> None:
-    """One panel a sound, one line a channel."""
-    figure, panels = panels_below_each_other(len(predictions))
-    for panel, prediction in zip(panels, predictions, strict=True):
-        for channel, name in enumerate(prediction.channels):
-            values = prediction.values[:, channel]
-            (line,) = panel.plot(prediction.times, values, label=name, linewidth=1.2)
-            if prediction.deviations is not None:
-                spread = prediction.deviations[:, channel]
-                panel.fill_between(
-                    prediction.times, values - spread, values + spread, color=line.get_color(), alpha=0.2
-                )
-        panel.set_title(literal(prediction.file.name), fontsize=9, loc="left")
-        panel.set_ylabel(prediction.unit)
-        panel.legend(frameon=False, fontsize=8, loc="upper right")
-        panel.margins(x=0)
-    panels[-1].set_xlabel("time in the sound (s)")
-    figure.savefig(path, dpi=DPI)
 
 
 def png(figure: Figure) -> bytes:
@@ -87,24 +54,6 @@ def draw_scores(panel: Axes, scores: dict[str, dict[str, Any]]) -> None:
     panel.set_ylim(-0.6, len(scores) - 0.4)
 
 
-def plot_scores(channel: dict[str, Any], name: str) -> Figure:
-    """Correlation after detrending of the model, of all that it is compared with, and of its ceiling, with intervals.
-
-    `channel` is one channel of an assessment.
-    """
-    scores = {"model": channel["model"]["detrended_pearson"]}
-    scores |= {who: each["detrended_pearson"] for who, each in channel["baselines"].items()}
-    null = channel["null"]
-    if null is not None:
-        scores["wrong song"] = {"mean": null["score_of_wrong"], "low": None, "high": None}
-    scores["a listener against the song's others"] = channel["ceiling"]["leave_one_out"]
-    figure, (panel,) = panels_below_each_other(1, height=0.27 * len(scores))
-    draw_scores(panel, scores)
-    panel.axvline(0, color=TRUTH, linewidth=0.8)
-    panel.set_xlabel(f"{name}: r within trials after detrending, mean and 95 % interval", fontsize=9)
-    return figure
-
-
 def plot_learning(training: dict[str, Any]) -> Figure | None:
     """Training and validation loss, and the metric that chose the checkpoint, over steps; None without a log."""
     log, best_step = training["log"], training["best_checkpoint_step"]
@@ -132,108 +81,4 @@ def plot_learning(training: dict[str, Any]) -> Figure | None:
     decision.set_xlabel(
         "optimizer step" + (" (dotted: the checkpoint that was kept)" if best_step else ""), fontsize=9
     )
-    return figure
-
-
-def plot_trials(trials: Sequence[tuple[str, dict[str, Any]]]) -> Figure:
-    """Predicted against true signal of some trials, a title and a row of the prediction table each.
-
-    Frames that do not count are shaded.
-    """
-    figure, panels = panels_below_each_other(len(trials), sharey=False)
-    for panel, (title, row) in zip(panels, trials, strict=True):
-        target = np.array(row["target"], dtype=float)  # (T,), NaN where masked
-        prediction = np.array(row["prediction"], dtype=float)
-        times = np.arange(len(target)) / row["frame_rate"]
-        masked = np.isnan(target)
-        for start, stop in runs(masked):
-            panel.axvspan(times[start], times[start] + (stop - start) / row["frame_rate"], color=FAINT, lw=0)
-        panel.plot(times, target, color=TRUTH, linewidth=1.2, label="recorded")
-        panel.plot(times, prediction, color=MODEL, linewidth=1.4, label="predicted")
-        panel.set_title(literal(title), fontsize=9, loc="left")
-        panel.set_ylabel(row["unit"], fontsize=9)
-        panel.margins(x=0)
-    panels[0].legend(frameon=False, fontsize=8, loc="upper right", ncols=2)
-    panels[-1].set_xlabel("time since onset (s); shaded: frames that do not count", fontsize=9)
-    return figure
-
-
-def runs(flags: np.ndarray) -> list[tuple[int, int]]:
-    """Start and stop of each run of true values of flags (T,)."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(int)))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
-
-
-def plot_null(null: dict[str, Any], ceiling: dict[str, Any]) -> Figure:
-    """Scores of permutations among wrong songs as a histogram, with the model's own score and the ceiling."""
-    figure, (panel,) = panels_below_each_other(1, height=2.2)
-    edges, counts = null["histogram"]["edges"], null["histogram"]["counts"]
-    panel.stairs(counts, edges, fill=True, color=FAINT, label=f"{null['permutations']} permutations of the sounds")
-    panel.axvline(null["score"], color=MODEL, linewidth=2, label="the right sounds")
-    if null["score_of_wrong"] is not None:
-        panel.axvline(null["score_of_wrong"], color=OTHERS, linewidth=2, label="wrong sounds, mean")
-    found = ceiling["leave_one_out"]
-    if found["mean"] is not None:
-        panel.axvline(found["mean"], color=TRUTH, linewidth=1, linestyle=":", label="ceiling: a listener, others")
-    panel.set_xlabel("mean r within trials after detrending", fontsize=9)
-    panel.set_ylabel("permutations", fontsize=9)
-    panel.legend(frameon=False, fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
-    return figure
-
-
-def plot_over_time(over_time: dict[str, Any], unit: str) -> Figure:
-    """RMSE against the time since onset, of the model and of what hears no music, and how many trials last so long."""
-    figure, (errors, numbers) = panels_below_each_other(2, sharey=False)
-    styles = {"model": (MODEL, "-"), "time_curve": (TRUTH, "-"), "straight_line": (OTHERS, "--")}
-    for who, values in over_time["rmse"].items():
-        colour, dash = styles.get(who, (OTHERS, ":"))
-        label, known = who.replace("_", " "), np.array(values, dtype=float)
-        errors.plot(over_time["seconds"], known, dash, color=colour, linewidth=1.3, label=label)
-    errors.set_ylabel(f"RMSE ({unit})", fontsize=9)
-    errors.set_ylim(bottom=0)
-    errors.legend(frameon=False, fontsize=8, ncols=4)
-    numbers.step(over_time["seconds"], over_time["trials"], where="post", color=OTHERS)
-    numbers.set_ylim(bottom=0)
-    numbers.set_ylabel("trials", fontsize=9)
-    numbers.set_xlabel("time since onset (s)", fontsize=9)
-    return figure
-
-
-def plot_response(response: dict[str, Any]) -> Figure:
-    """Weights of the ridge over lag, a panel a descriptor, with their intervals over songs."""
-    figure, panels = panels_below_each_other(len(response["descriptors"]), height=1.2)
-    for panel, (name, found) in zip(panels, response["descriptors"].items(), strict=True):
-        panel.fill_between(response["seconds"], found["low"], found["high"], color=FAINT, linewidth=0)
-        panel.plot(response["seconds"], found["weight"], color=MODEL, linewidth=1.3)
-        panel.axhline(0, color=TRUTH, linewidth=0.8)
-        panel.set_title(name.replace("_", " "), fontsize=9, loc="left")
-        panel.margins(x=0)
-    panels[-1].set_xlabel("seconds after the sound; weights in scaled units a standard deviation", fontsize=9)
-    return figure
-
-
-def plot_bands(bands: Sequence[dict[str, Any]]) -> Figure:
-    """What the model's r within trials loses without each band of its input."""
-    figure, (panel,) = panels_below_each_other(1, height=0.3 * len(bands))
-    for place, band in enumerate(bands):
-        lost = band["lost"]
-        if lost["low"] is not None:
-            panel.plot([lost["low"], lost["high"]], [place, place], color=MODEL, linewidth=2, solid_capstyle="butt")
-        if lost["mean"] is not None:
-            panel.plot(lost["mean"], place, "o", color=MODEL, markersize=6)
-    panel.axvline(0, color=TRUTH, linewidth=0.8)
-    panel.set_yticks(range(len(bands)), [band["name"] for band in bands])
-    panel.set_xlabel("r after detrending lost without the band, mean and 95 % interval", fontsize=9)
-    return figure
-
-
-def plot_absence(absence: dict[str, Any]) -> Figure:
-    """How much a prediction changes so long after a moment was taken out of the sound."""
-    figure, (panel,) = panels_below_each_other(1, height=2.2)
-    panel.axvspan(0, absence["window_seconds"], color=FAINT, linewidth=0)
-    panel.plot(absence["seconds"], absence["change"], color=MODEL, linewidth=1.3)
-    panel.set_ylim(bottom=0)
-    panel.margins(x=0)
-    panel.set_ylabel("change (scaled units)", fontsize=9)
-    panel.set_xlabel("seconds after the start of the moment that is missing (shaded)", fontsize=9)
     return figure

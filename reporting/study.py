@@ -9,8 +9,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from reporting.card import score_cell
+from reporting.page import STYLE, images, shown, table
 from reporting.plots import draw_scores, literal, panels_below_each_other
-from reporting.report import STYLE, images, shown, table
 
 
 def study_files(found: dict[str, Any]) -> dict[str, str | bytes]:

@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 from accelerate.commands.launch import launch_command_parser
 
+from launch.run import parse_run
+from launch.sagemaker.job import parse_job
+from launch.study import parse_study, plan
 from tests.conftest import REPOSITORY
 from tests.test_imports import FILES
-from training.arguments import parse_run
-from training.sagemaker_job import parse_job
-from training.study import parse_study, plan
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""From rows to a trained model: tasks, samplers, collators, arguments and the Trainer."""
+"""The engine: from rows to a trained model, whatever the task."""
 
 from training.environment import torch_mismatch
 

@@ -1,11 +1,12 @@
 """The machine a run finds: whether torch and its companions fit together, its share of the cores."""
 
-import importlib
 import os
 import sys
 from importlib import metadata
 
 INSTALL = "pip install 'torch>=2.11,<2.13' 'torchvision>=0.26,<0.28' 'torchaudio==2.11.0'"
+
+TRIPLE = ("torch", "torchaudio", "torchvision")  # in the order in which they are imported
 
 
 def torch_mismatch() -> str | None:
@@ -15,10 +16,12 @@ def torch_mismatch() -> str | None:
     `from transformers import Trainer`, with a message about a missing operator.
     """
     try:
-        for name in ("torch", "torchvision", "torchaudio"):
-            importlib.import_module(name)
+        import torch  # noqa: F401
+        import torchaudio  # noqa: F401
+        import torchvision  # noqa: F401
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
-        found = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "torchaudio"))
+        name = next(name for name in TRIPLE if name not in sys.modules)  # an import that fails leaves nothing there
+        found = ", ".join(f"{name} {version(name)}" for name in TRIPLE)
         reason = str(error).strip().splitlines()[0]
         return f"{name} does not load beside the others ({found}): {reason}. Install a triple that fits: {INSTALL}"
     return None

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from transformers import EvalPrediction
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
-from training.arguments import Run
 from training.samplers import InOrder, LengthGroupedSampler, ShardedSampler, dealt_batches
+from training.settings import Run
 from training.streaming import shards_of
 from training.trainer import SignalTrainer
 

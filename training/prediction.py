@@ -1,22 +1,18 @@
-"""A saved model on sounds of one's own: no labels, no data set. Signals; events are found by detecting.py."""
+"""Load a saved model, find recordings, and write what is predicted for them."""
 
 import csv
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol, Self
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
-from media.audio import AudioError, read_audio_blocks
-from media.scaling import Scaling
-from modeling.feature_extraction_audio import AudioFeatureExtractor
+from media.audio import AudioError
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 PLOT_SUFFIXES = (".png", ".pdf", ".svg")
@@ -33,42 +29,6 @@ class Part(Protocol):
 
     def join(self, others: Sequence[Self]) -> Self:
         """This stretch and those that follow it as one."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model says about one sound."""
-
-    file: Path
-    times: np.ndarray  # (T,) seconds
-    values: np.ndarray  # (T, C)
-    deviations: np.ndarray | None  # (T, C), the standard deviation that a Gaussian head predicts
-    channels: tuple[str, ...]
-    unit: str
-
-    def header(self) -> list[str]:
-        """The file, the time and a column a channel, named with its unit, and its deviation."""
-        names = [f"{channel} ({self.unit})" for channel in self.channels]
-        if self.deviations is not None:
-            names += [f"{channel} deviation ({self.unit})" for channel in self.channels]
-        return ["file", "time_seconds", *names]
-
-    def rows(self) -> Iterator[list[str]]:
-        """A row a frame."""
-        columns = [part for part in (self.values, self.deviations) if part is not None]
-        for time, values in zip(self.times, np.hstack(columns), strict=True):
-            yield [str(self.file), f"{time:.3f}", *(f"{value:.6f}" for value in values)]
-
-    def join(self, others: Sequence["Prediction"]) -> "Prediction":
-        """One sound's stretches as one prediction."""
-        parts = [self, *others]
-        deviations = None if self.deviations is None else np.concatenate([part.deviations for part in parts])
-        return replace(
-            self,
-            times=np.concatenate([part.times for part in parts]),
-            values=np.concatenate([part.values for part in parts]),
-            deviations=deviations,
-        )
 
 
 def find_sounds(paths: Sequence[Path], suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
@@ -96,33 +56,6 @@ def load_model(name: str, device: str, task: ModuleType) -> tuple[PreTrainedMode
     except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"{name} on device {device!r}: {error}") from error
     return model, None if task.AUTO_EXTRACTOR is None else task.AUTO_EXTRACTOR.from_pretrained(name)
-
-
-@torch.inference_mode()
-def predict_sound(
-    model: PreTrainedModel, extractor: AudioFeatureExtractor, sound: Path, listener: str | None
-) -> Iterator[Prediction]:
-    """Predictions on the model's time grid, in the unit of its target, a stretch at a time.
-
-    Sound, features and predictions come block by block, so memory does not grow with the recording.
-    """
-    scaling = Scaling.from_dict(model.config.target_scaling)
-    if listener is not None and listener not in scaling.listeners:
-        known = ", ".join(sorted(scaling.listeners)[:8]) or "none: the model was not scaled by listener"
-        raise ValueError(f"listener {listener!r} was not in the training; among those who were: {known}")
-    blocks = read_audio_blocks(sound, extractor.sampling_rate)
-    features = (piece.to(model.device) for piece in extractor.stream(blocks, extractor.sampling_rate))
-    done = 0  # frames
-    for output in model.predict_blocks(features):
-        values = output.predictions[0].double().cpu().numpy()  # (T, C)
-        deviations = None if output.log_variance is None else (output.log_variance[0] / 2).exp().double().cpu().numpy()
-        if scaling.scope != "trial":
-            zero = scaling.invert(np.zeros_like(values), listener)
-            values = scaling.invert(values, listener)
-            deviations = None if deviations is None else scaling.invert(deviations, listener) - zero
-        times = np.arange(done, done + len(values)) / model.config.frame_rate
-        done += len(values)
-        yield Prediction(sound, times, values, deviations, scaling.channels, scaling.unit)
 
 
 def check_outputs(table: Path | None, plot: Path | None) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Sampler, SequentialSampler
 
-from media.storage import S3FileManager, is_remote
+from system.storage import S3FileManager, is_remote
 
 SHARDS_TOGETHER = 2  # whose items are shuffled among each other, where data are read shard by shard
 BATCHES_PER_POOL = 50  # batches; items are grouped by length within a pool of this many

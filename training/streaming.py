@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from media.storage import S3FileManager, S3Object
+from system.storage import S3FileManager, S3Object
 from training.samplers import SHARDS_TOGETHER
 
 STORED_IN = "stored_in"  # the column that says where the big ones lie

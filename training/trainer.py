@@ -1,21 +1,19 @@
 """Trainer with an order that resumes exactly, torch's schedulers, plain Adam, and the time that it waited for data."""
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import ExponentialLR, LinearLR, LRScheduler, SequentialLR, StepLR
 from torch.utils.data import Dataset, Sampler, SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
+from transformers import Trainer
+from transformers.trainer_utils import EvalLoopOutput
 
-from training.arguments import TORCH_SCHEDULERS, RunTrainingArguments
-from training.preemption import StopOnSigterm
+from training.callbacks import EpochOfSampler, StopOnSigterm
 from training.samplers import PrefetchingSampler
+from training.settings import TORCH_SCHEDULERS, RunTrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -147,33 +145,3 @@ class SignalTrainer(Trainer):
         """The share of training time spent waiting for batches; 0 before the first step."""
         total = self.data_wait_seconds + self.train_seconds
         return self.data_wait_seconds / total if total else 0.0
-
-
-class EpochOfSampler(TrainerCallback):
-    """Tells the sampler its epoch. Accelerate's wrappers forget to in some arrangements of ranks and resuming."""
-
-    def __init__(self, sampler: Sampler) -> None:
-        self.sampler = sampler
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        epoch = state.epoch or 0
-        self.sampler.set_epoch(int(epoch))
-        if isinstance(self.sampler, PrefetchingSampler) and not args.ignore_data_skip:
-            self.sampler.skip(epoch - int(epoch))  # more than 0 where a run resumes in the middle of an epoch
-
-
-def last_whole_checkpoint(output_dir: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; a killed run may have left half of a later one.
-
-    Trainer writes `trainer_state.json` last, so a checkpoint whose state reads as JSON is whole.
-    """
-    checkpoints = [path for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-[0-9]*") if path.is_dir()]
-    for path in sorted(checkpoints, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
-            continue
-        return path
-    return None

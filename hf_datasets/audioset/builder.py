@@ -15,12 +15,12 @@ import pyarrow as pa
 from datasets import Audio, ClassLabel, Features, List, Value
 from datasets.builder import Key
 
-from media.ontology import Labels, Ontology
+from media.audioset import Labels, Ontology
 
 from ..defects import CLIP_DEFECTS, DEFECTS_COLUMN
 from ..shards import RowReader
-from .reading import CHECKS, Reading, read_clips
-from .summary import summarise
+from .reports import summarise
+from .rows import CHECKS, Reading, read_clips
 from .tree import read_tree
 
 ROWS_A_TABLE = 10_000  # of those that a shard is made of
@@ -97,7 +97,7 @@ class AudiosetBuilder(datasets.ArrowBasedBuilder):
 
     @property
     def companions(self) -> dict[str, str]:
-        """labels.json: the vocabulary in the order of its codes, and the other nodes, for media.ontology."""
+        """labels.json: the vocabulary in the order of its codes, and the other nodes, for media.audioset."""
         return {"labels.json": labels_json(self.tree.labels, self.tree.ontology)}
 
     def lists(self, rows: RowReader) -> tuple[dict[str, str | bytes], str]:
@@ -129,7 +129,7 @@ class AudiosetBuilder(datasets.ArrowBasedBuilder):
 
 
 def labels_json(labels: Labels, ontology: Ontology | None) -> str:
-    """What `media.ontology.ontology_from_labels` reads."""
+    """What `media.audioset.ontology_from_labels` reads."""
     names = dict(zip(labels.mids, labels.names, strict=True))
     if ontology is not None:
         names |= {mid: name for mid, name in ontology.names.items() if mid not in names}

@@ -6,14 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from media.ontology import Labels
-from media.selection import id_uniforms
+from media.audioset import Labels, id_uniforms
 
 from ..defects import make_defect
-from .lists import OwnList
-from .metadata import ROWS_A_PART
-from .raw import StrongTable, WeakTable
-from .sounds import SUBSETS
+from .own_lists import OwnList
+from .sound_files import SUBSETS
+from .table_formats import ROWS_A_PART
+from .tables import StrongTable, WeakTable
 
 EVAL, LIST = SUBSETS.index("eval"), SUBSETS.index("list")
 SAME_START = 0.5  # s between the starts of an excerpt in two tables that mean the same

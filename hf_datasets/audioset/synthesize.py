@@ -2,7 +2,7 @@
 
     python -m hf_datasets.audioset.synthesize --output_dir raw_audioset --num_train 600 --num_eval 200
 
-Clips of ten seconds hold one to three of the sounds of voices.py over some noise, each at a level of its own, so that
+Clips of ten seconds hold one to three of the sounds of synthetic_sounds.py over noise, each at its own level, so that
 loudness tells nothing. The tables have AudioSet's formats, MIDs and names, and what makes AudioSet hard:
 
 - Half of the clips with a strong "Baby cry" event lack the weak label, as in the real data.
@@ -21,8 +21,8 @@ import soundfile
 
 from ..synthesizing import synthesizer, write_synthetic
 from .damage import CLIPS_FOR_DAMAGE, damage
-from .metadata import ROWS_A_PART
-from .voices import RATE, TARGET, VOICES, Voice, noise, write_sound
+from .synthetic_sounds import RATE, TARGET, VOICES, Voice, noise, write_sound
+from .table_formats import ROWS_A_PART
 
 SECONDS = 10.0  # of a clip
 FRAME = 0.96  # s, of the tables of presence

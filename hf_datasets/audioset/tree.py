@@ -10,16 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from media.ontology import Labels, Ontology
-from media.storage import is_remote
+from media.audioset import Labels, Ontology
+from system.storage import is_remote
 
 from ..defects import make_defect
 from ..raw_files import SYNTHETIC_MARKER
 from .clips import Clips, join_clips
-from .lists import read_lists
-from .raw import find_tables, find_vocabulary
-from .reading import Reading
-from .sounds import FOLDER, Inventory, Matches, Wanted, list_sounds, match_sounds
+from .own_lists import read_lists
+from .rows import Reading
+from .sound_files import FOLDER, Inventory, Matches, Wanted, list_sounds, match_sounds
+from .tables import find_tables, find_vocabulary
 
 NAMED = 3  # files named where many are counted
 

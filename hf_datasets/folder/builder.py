@@ -16,7 +16,7 @@ from datasets.builder import Key
 
 from ..defects import SIGNAL_DEFECTS, located, make_defect
 from ..raw_files import RawFolder
-from ..signals import FEATURES, RATINGS, check_ends, read_sound
+from ..song_rows import FEATURES, RATINGS, check_ends, read_sound
 from .metadata import METADATA, Recording, Song, read_folder
 from .recording import read_recording
 

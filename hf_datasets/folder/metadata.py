@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..defects import make_defect
 from ..raw_files import SYNTHETIC_MARKER, RawFolder
-from ..signals import RATINGS
+from ..song_rows import RATINGS
 from .tables import read_number, read_rows
 
 METADATA = "metadata.csv"

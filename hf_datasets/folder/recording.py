@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..defects import make_defect
-from ..signals import check_time, check_trial
+from ..song_rows import check_time, check_trial
 from .metadata import Recording
 from .tables import read_number, read_rows
 

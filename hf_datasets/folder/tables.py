@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 
-from ..tables import parse_number
+from ..csv_tables import parse_number
 
 SEPARATORS = (";", "\t", ",")  # the first that a table's first line has
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(e[+-]?\d+)?", re.IGNORECASE)

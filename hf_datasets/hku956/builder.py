@@ -22,8 +22,8 @@ from datasets.builder import Key
 from ..defects import SIGNAL_DEFECTS, located, make_defect
 from ..raw_files import RawFolder
 from ..shards import RowReader
-from ..signals import FEATURES as SHARED
-from ..signals import RATINGS, check_ends, check_listeners, check_trial, read_sound
+from ..song_rows import FEATURES as SHARED
+from ..song_rows import RATINGS, check_ends, check_listeners, check_trial, read_sound
 from .raw import KINDS, PERSONALITY, RATINGS_OF_TRIAL, RawSong, RawTrial, read_signal, read_tree, settle_rate
 
 EDA_RATE = 4.0  # Hz

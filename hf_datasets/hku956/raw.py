@@ -16,9 +16,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from ..csv_tables import MISSING, parse_number, read_table
 from ..defects import make_defect
 from ..raw_files import SYNTHETIC_MARKER, RawFolder
-from ..tables import MISSING, parse_number, read_table
 
 SIGNALS_FOLDER = "1. physiological_signals"
 LINKS, RATINGS_TABLE = "2. original_song_audio.csv", "3. AV_ratings.csv"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .acting import show, sing, write_clip
+from .synthetic_clips import show, sing, write_clip
 from .utterances import IMPLIED, SENTIMENTS, clock_text, parse_clock
 
 ROWS_FOR_DAMAGE = {"train": 48, "dev": 8, "test": 12}  # a row for each kind of damage, and some more

@@ -17,7 +17,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from media.storage import is_remote
+from system.storage import is_remote
 
 from ..defects import make_defect
 from ..raw_files import SYNTHETIC_MARKER, RawFolder

@@ -3,7 +3,7 @@
     python -m hf_datasets.meld.synthesize --output_dir raw_meld --num_train 240 --num_dev 60 --num_test 90
 
 Dialogues have four to eight turns and two to four speakers; clips are small real mp4 files with pictures and sound
-(see acting.py). An utterance's emotion is told by text, picture and sound, each of them in TELLS of the rows, drawn
+(see synthetic_clips.py). An utterance's emotion is told by text, picture and sound, each in TELLS of the rows, drawn
 apart from the others; where it is not told, neutral is shown. So each alone finds some of the emotions, and all three
 find nearly all. Sentiment follows emotion as in MELD: surprise may be either, as text and sound say. With `coupling` c
 a share 1 - c of the rows, drawn by chance, is acted as if another emotion were labelled: at 0 clips and text look the
@@ -18,8 +18,8 @@ import av
 import numpy as np
 
 from ..synthesizing import synthesizer, write_synthetic
-from .acting import say, show, sing, write_clip
 from .damage import ROWS_FOR_DAMAGE, clip_path, damage
+from .synthetic_clips import say, show, sing, write_clip
 from .utterances import SPLITS, clock_text
 
 TELLS = 0.8  # share of utterances whose emotion the text (the picture, the sound) tells

@@ -16,7 +16,7 @@ from datasets.builder import Key
 
 from ..defects import SIGNAL_DEFECTS, located, make_defect
 from ..raw_files import RawFolder
-from ..signals import FEATURES, RATINGS, check_ends, check_listeners, check_time, check_trial, read_sound
+from ..song_rows import FEATURES, RATINGS, check_ends, check_listeners, check_time, check_trial, read_sound
 from .raw import RawSong, read_eda, read_tree
 
 EDA_RATE = 50.0  # Hz, as exported upstream; a row's own rate comes from its time column

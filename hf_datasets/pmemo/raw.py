@@ -22,9 +22,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
+from ..csv_tables import blank_defects, parse_number, read_table
 from ..defects import make_defect
 from ..raw_files import SYNTHETIC_MARKER, RawFolder
-from ..tables import blank_defects, parse_number, read_table
 
 AUDIO_SUFFIXES = (".mp3", ".wav", ".flac", ".ogg", ".opus")  # in order of preference
 EDA_NAME = re.compile(r"(?:.*/)?([^/]+)_EDA\.csv")

@@ -27,12 +27,13 @@ from typing import Any
 
 import numpy as np
 
-from media.legacy_pickle import LegacyPickleError, load_legacy_pickle
-from media.storage import is_remote
+from system.storage import is_remote
 
+from ..csv_tables import parse_number
 from ..defects import make_defect
 from ..raw_files import SYNTHETIC_MARKER, RawFolder
-from ..tables import parse_number
+from .pickle_machine import LegacyPickleError
+from .pickles import load_legacy_pickle
 
 TABLES = ("sound_indexes.csv", "rf_video_embeddings.pkl", "labels.csv", "rf_text_embeddings.pkl")  # as they are read
 BATCH_NAME = re.compile(r"embedding_batch_(\d{1,9})\.pkl")

@@ -30,7 +30,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from media.memory import give_back_freed_memory
+from system.process import give_back_freed_memory
 
 if __name__ == "__main__":
     give_back_freed_memory()  # before Arrow is imported
@@ -41,9 +41,10 @@ import pyarrow.parquet as pq
 import safetensors.numpy
 import yaml
 
-from media.storage import S3FileManager, exit_on_sigterm
+from system.process import exit_on_sigterm
+from system.storage import S3FileManager
 
-from ..places import Place, place, write_bytes
+from ..output import Place, place, write_bytes
 from .raw import MODALITIES, SOUNDS, VECTORS
 
 FOLDER, MANIFEST = "latest_embeddings", "manifest.json"

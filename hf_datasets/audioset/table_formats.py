@@ -1,0 +1,188 @@
+"""AudioSet's tables as they are published: weak labels of clips, strong labels of events, and the names of labels.
+
+    unbalanced_train_segments.csv   # comments, then: YTID, start_seconds, end_seconds, "mid,mid,..."
+    unbalanced_train_segments_part07.csv    the same in parts of 50,000 rows, below three lines "empty"
+    audioset_train_strong.tsv       segment_id, start_time_seconds, end_time_seconds, label [, present]
+    class_labels_indices.csv        index,mid,display_name: the 527 weak labels in the order of published models
+    mid_to_display_name.tsv         mid and name of the 456 strong labels, no header
+
+Times of weak rows are seconds of the video; those of strong rows are seconds of the excerpt. Ids are 11 characters,
+which may begin with `-` and hold `_`. Whatever does not fit is a ValueError with its line.
+"""
+
+import csv
+import io
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from media.audioset import Labels, id_uniforms
+
+YTID = r"^[A-Za-z0-9_-]{11}$"
+PART_HEADER = b"empty"
+COUNTS = re.compile(rb"num_(\w+)=(\d+)")
+ROWS_A_PART = 50_000  # of the unbalanced table, by which its files lie in 41 folders
+PRESENCE = ("PRESENT", "NOT_PRESENT")
+
+
+def read_labels(data: bytes, where: str) -> Labels:
+    """`class_labels_indices.csv`, or `mid_to_display_name.tsv`, which has no header and tabs."""
+    text = data.decode("utf-8-sig")
+    if text.startswith("index,"):
+        rows = list(csv.DictReader(io.StringIO(text)))
+        wrong = [number for number, row in enumerate(rows) if row["index"] != str(number)]
+        if wrong:
+            raise ValueError(
+                f"{where} line {wrong[0] + 2}: index {rows[wrong[0]]['index']} where {wrong[0]} should be"
+            )
+        pairs = [(row["mid"], row["display_name"]) for row in rows]
+    else:
+        pairs = [tuple(line.split("\t", 1)) for line in text.splitlines() if line]
+        if any(len(pair) != 2 for pair in pairs):
+            raise ValueError(f"{where}: every line should be a MID, a tab and a name")
+    mids, names = zip(*pairs, strict=True)
+    if len(set(mids)) != len(mids):
+        raise ValueError(f"{where}: a MID comes twice")
+    return Labels(mids, names)
+
+
+def read_weak(data: bytes, labels: Labels, where: str) -> pa.Table:
+    """A table of weak labels: ytid, start_seconds, end_seconds, labels (list of int16, positions in `labels`).
+
+    The counts in the comments of the official files must be those of the rows; a file that was cut off shows so.
+    """
+    table, skipped = read_weak_texts(data, where)
+    lists = table["labels"].combine_chunks()
+    codes = pc.index_in(lists.values, value_set=pa.array(labels.mids))
+    if codes.null_count:
+        place = int(np.flatnonzero(codes.is_null().to_numpy(zero_copy_only=False))[0])
+        row = int(np.searchsorted(lists.offsets.to_numpy(), place, side="right")) - 1
+        raise ValueError(
+            f"{where} line {row + skipped + 1}: label {lists.values[place].as_py()!r} is not in the vocabulary"
+        )
+    return table.set_column(3, "labels", pa.ListArray.from_arrays(lists.offsets, codes.cast(pa.int16())))
+
+
+def read_weak_texts(data: bytes, where: str) -> tuple[pa.Table, int]:
+    """As `read_weak`, with labels as they are written (list of string); and how many lines come before the rows."""
+    announced, skipped, begin = _read_head(data, where)
+    if not re.compile(rb"\S").search(data, begin):
+        raise ValueError(f"{where} has no rows below its header")
+    rows = pa.py_buffer(data.replace(b", ", b"\t")).slice(len(data[:begin].replace(b", ", b"\t")))
+    try:
+        table = pa.csv.read_csv(
+            rows,
+            read_options=pa.csv.ReadOptions(column_names=["ytid", "start_seconds", "end_seconds", "labels"]),
+            parse_options=pa.csv.ParseOptions(delimiter="\t", ignore_empty_lines=True),
+            convert_options=pa.csv.ConvertOptions(
+                column_types={
+                    "ytid": pa.string(),
+                    "start_seconds": pa.float64(),
+                    "end_seconds": pa.float64(),
+                    "labels": pa.string(),
+                },
+                null_values=[],
+                strings_can_be_null=False,
+            ),
+        ).combine_chunks()
+    except pa.ArrowInvalid as error:
+        raise ValueError(f'{where}: {str(error).splitlines()[0]}; rows are YTID, start, end, "mid,mid"') from None
+    _check_rows(table, where, skipped)
+    lists = pc.split_pattern(table["labels"].combine_chunks(), ",")
+    _check_counts(announced, table, lists.values, where)
+    return table.set_column(3, "labels", lists), skipped
+
+
+def read_strong(data: bytes, where: str) -> pa.Table:
+    """A table of strong labels: ytid, clip_start_ms (of the excerpt in the video), start_seconds and end_seconds (of
+    the event in the excerpt), label (MID), present (true without that column).
+    """
+    header = data[: data.find(b"\n") + 1 or len(data)].decode("utf-8-sig").strip().split("\t")
+    needed = ["segment_id", "start_time_seconds", "end_time_seconds", "label"]
+    if header[:4] != needed or header[4:] not in ([], ["present"]):
+        raise ValueError(f"{where}: the header is {header}; it should be {needed}, and `present` in framed tables")
+    try:
+        table = pa.csv.read_csv(
+            pa.py_buffer(data.removeprefix(b"\xef\xbb\xbf")),
+            parse_options=pa.csv.ParseOptions(delimiter="\t", quote_char=False),
+            convert_options=pa.csv.ConvertOptions(
+                column_types=dict.fromkeys(("segment_id", "label", "present"), pa.string())
+                | dict.fromkeys(needed[1:3], pa.float64()),
+                null_values=[],
+                strings_can_be_null=False,
+            ),
+        ).combine_chunks()
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{where}: {str(error).splitlines()[0]}") from None
+    # from the right: ids hold `_` themselves
+    parts = pc.extract_regex(
+        table["segment_id"], r"^(?P<ytid>[A-Za-z0-9_-]{11})_(?P<clip_start_ms>\d+)$"
+    ).combine_chunks()
+    if parts.null_count:
+        row = int(np.flatnonzero(parts.is_null().to_numpy(zero_copy_only=False))[0])
+        found = table["segment_id"][row].as_py()
+        raise ValueError(f"{where} line {row + 2}: segment_id {found!r} is not <id of 11 characters>_<milliseconds>")
+    columns = {
+        "ytid": parts.field("ytid"),
+        "clip_start_ms": parts.field("clip_start_ms").cast(pa.int64()),
+        "start_seconds": table["start_time_seconds"].combine_chunks(),
+        "end_seconds": table["end_time_seconds"].combine_chunks(),
+        "label": table["label"].combine_chunks(),
+    }
+    if "present" in header:
+        wrong = [value for value in pc.unique(table["present"]).to_pylist() if value not in PRESENCE]
+        if wrong:
+            raise ValueError(f"{where}: present is {wrong[0]!r}; it takes {' or '.join(PRESENCE)}")
+        columns["present"] = pc.equal(table["present"], "PRESENT").combine_chunks()
+    else:
+        columns["present"] = pa.array(np.ones(len(table), bool))
+    strong = pa.table(columns)
+    _check_times(strong, where, 1)
+    return strong
+
+
+def _read_head(data: bytes, where: str) -> tuple[dict[str, int], int, int]:
+    """Counts that the comments announce, lines before the rows, and the byte at which the rows begin."""
+    announced: dict[str, int] = {}
+    begin, lines = 3 if data.startswith(b"\xef\xbb\xbf") else 0, 0
+    while data.startswith((b"#", PART_HEADER), begin):
+        end = data.find(b"\n", begin) + 1 or len(data)
+        announced |= {name.decode(): int(count) for name, count in COUNTS.findall(data[begin:end])}
+        begin, lines = end, lines + 1
+    if not lines:
+        raise ValueError(f"{where} has no comment lines at its top, which AudioSet's tables have; is it one of them?")
+    return announced, lines, begin
+
+
+def _check_rows(table: pa.Table, where: str, skipped: int) -> None:
+    fits = pc.match_substring_regex(table["ytid"], YTID)
+    if not pc.all(fits).as_py():
+        row = int(np.flatnonzero(~fits.to_numpy(zero_copy_only=False))[0])
+        found = table["ytid"][row].as_py()
+        raise ValueError(f"{where} line {row + skipped + 1}: {found!r} is no id of 11 characters")
+    _check_times(table, where, skipped)
+
+
+def _check_times(table: pa.Table, where: str, skipped: int) -> None:
+    start, end = table["start_seconds"].to_numpy(), table["end_seconds"].to_numpy()
+    wrong = np.flatnonzero(~((start >= 0) & (end > start) & np.isfinite(end)))
+    if len(wrong):
+        row = int(wrong[0])
+        raise ValueError(f"{where} line {row + skipped + 1}: it lasts from {start[row]} to {end[row]} s")
+
+
+def _check_counts(announced: dict[str, int], table: pa.Table, labels: pa.Array, where: str) -> None:
+    distinct = len(np.unique(id_uniforms(table["ytid"], 0)))  # fewer than the ids only where two numbers are one
+    found = {
+        "ytids": distinct if distinct == len(table) else pc.count_distinct(table["ytid"]).as_py(),
+        "segs": len(table),
+        "unique_labels": pc.count_distinct(labels).as_py(),
+        "positive_labels": len(labels),
+    }
+    for name, count in found.items():
+        if announced.get(name, count) != count:
+            raise ValueError(
+                f"{where}: its header announces num_{name}={announced[name]}, its rows hold {count}; fetch it again"
+            )

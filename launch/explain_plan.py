@@ -1,0 +1,75 @@
+"""Why each window of a batch was drawn, by the plan of a config.
+
+    python -m launch.explain_plan configs/baby_cry.json --epoch 3 --batch 17
+
+Any key of the config may follow, and `--checkpoint outputs/baby_cry/checkpoint-120` takes that run's hard negatives:
+without it tier B is filled as in a run's first epoch. Batch k * ranks + r is what rank r trains on in step k.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from launch.run import parse_run
+from media.audioset import Labels
+from tasks.detection.pools import KINDS, ClipPools, PoolSettings
+from tasks.detection.sampler import SamplerSettings, TwoTierBatchSampler
+from tasks.detection.trainer import STATE_FILE, read_state
+from training.command_line import one_line_errors
+from training.rows import load_rows
+
+
+def explanations(
+    sampler: TwoTierBatchSampler, pools: ClipPools, table: pa.Table, labels: Labels, batch: int
+) -> list[str]:
+    """Two lines a slot of the batch: its tier, the clip, the window's place and label, the clip's labels; and why.
+
+    Args:
+        table: the rows of the data set, with clip_id and labels.
+    """
+    lines = []
+    for position in range(sampler.batch_size):
+        drawn = sampler.explain(batch, position)
+        item = pools.items.take(np.array([drawn["item"]]))
+        row = table.slice(int(item.clip[0]), 1).to_pylist()[0]
+        label = labels.names[int(item.label[0]) if drawn["label"] is None else drawn["label"]]
+        place = "anywhere" if np.isnan(item.start[0]) else f"{item.start[0]:.2f}-{item.end[0]:.2f} s"
+        heard = "; ".join(labels.names[code] for code in row["labels"] or [])
+        what = f"{KINDS[item.kind[0]]}: {label}  [{heard}]"
+        lines.append(f"{position:3}  {drawn['tier']:8}  {row['clip_id']}  {place:14}  {what}")
+        lines.append(f"     {drawn['why']}; item {drawn['item']}, seed {drawn['seed']}")
+    return lines
+
+
+def main(argv: list[str]) -> None:
+    """Build the plan as a run does, and print one batch of it."""
+    parser = argparse.ArgumentParser(prog="python -m launch.explain_plan", description=__doc__.splitlines()[0])
+    parser.add_argument("config", help="the config of a detection run")
+    parser.add_argument("--epoch", type=int, default=0, help="counted from 0")
+    parser.add_argument("--batch", type=int, default=0, help="of all ranks, counted from 0")
+    parser.add_argument("--ranks", type=int, default=1, help="processes of the run")
+    parser.add_argument("--checkpoint", type=Path, help="a checkpoint's folder, whose hard negatives are drawn")
+    arguments, rest = parser.parse_known_args(argv)
+    run = parse_run([arguments.config, *rest])
+    if PoolSettings not in run.task.ARGUMENTS:
+        task = run.arguments.task
+        raise ValueError(f"{arguments.config}: task {task!r} has no plan of tiers; give one of detection")
+    rows = load_rows(run.arguments, run.task.COLUMNS)
+    labels, pools = run.task.clip_pools(rows, run)
+    size, seed = run.training.per_device_train_batch_size, run.training.seed
+    sampler = TwoTierBatchSampler.from_pools(pools, run.settings(SamplerSettings), size, seed, arguments.ranks)
+    if arguments.checkpoint:
+        sampler.load_state_dict(read_state(arguments.checkpoint / STATE_FILE)["plan"])
+    sampler.set_epoch(arguments.epoch)
+    table = rows.select_columns(["clip_id", "labels"]).data.table
+    lines = explanations(sampler, pools, table, labels, arguments.batch)
+    title = f"epoch {sampler.epoch}, batch {arguments.batch} of {len(sampler)}"
+    print(title, *lines, sep="\n")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(sys.argv[1:])

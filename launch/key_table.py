@@ -1,0 +1,51 @@
+"""Write the tables of config keys in the README from the dataclasses that define them.
+
+python -m launch.key_table
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments
+
+from launch.run import load_task
+from tasks import TASKS
+from training.settings import RunArguments, RunTrainingArguments
+
+
+def key_table(kinds: tuple[type, ...]) -> str:
+    """The keys of some dataclasses as a Markdown table; of Trainer's own, those whose default differs."""
+    lines = ["| key | default | meaning |", "|---|---|---|"]
+    inherited = {item.name: default_of(item) for item in dataclasses.fields(TrainingArguments)}
+    for kind in kinds:
+        for item in dataclasses.fields(kind):
+            default = default_of(item)
+            ours = "output_dir", *(inherited.keys() ^ {field.name for field in dataclasses.fields(kind)})
+            if kind is RunTrainingArguments and item.name not in ours and inherited[item.name] == default:
+                continue
+            lines.append(f"| `{item.name}` | `{json.dumps(default)}` | {item.metadata['help']} |")
+    return "\n".join(lines)
+
+
+def default_of(item: dataclasses.Field) -> Any:
+    """The default of a field, made or given."""
+    return item.default_factory() if item.default is dataclasses.MISSING else item.default
+
+
+def write_key_table(readme: Path) -> None:
+    """Put the tables of keys between their two marks in the README."""
+    start, end = "<!-- keys: made by `python -m launch.key_table` -->\n", "<!-- /keys -->"
+    head, rest = readme.read_text(encoding="utf-8").split(start)
+    tail = rest.split(end)[1]
+    groups = {"Every run:": (RunArguments,)}
+    groups |= {f"With `task` {name}:": load_task(name).ARGUMENTS for name in TASKS}
+    groups["Training, beside the keys of transformers' `TrainingArguments`:"] = (RunTrainingArguments,)
+    tables = "\n\n".join(f"{title}\n\n{key_table(kinds)}" for title, kinds in groups.items())
+    readme.write_text(f"{head}{start}{tables}\n{end}{tail}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_key_table(Path(sys.argv[1] if len(sys.argv) > 1 else "README.md"))

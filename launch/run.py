@@ -1,0 +1,96 @@
+"""Turn a command line into a run: look up its task, merge config file and flags, and check them."""
+
+import importlib
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from system.storage import check_options
+from tasks import TASKS
+from training.command_line import (
+    check_keys,
+    command_line_value,
+    convert,
+    make_parser,
+    read_config,
+    take_nested,
+    type_hints,
+    unknown_key,
+)
+from training.settings import Run, RunArguments, RunTrainingArguments
+
+
+def parse_run(argv: list[str]) -> Run:
+    """Read `[config.json] [--key value ...]`; an unknown key or a wrong value ends the program with one line."""
+    config, place, rest = {}, "command line", list(argv)
+    if rest and not rest[0].startswith("-"):
+        place = rest.pop(0)
+        config = read_config(Path(place))
+    try:
+        return build_run(config, place, rest)
+    except ValueError as error:
+        raise SystemExit(f"{place}: {error}") from error
+
+
+def build_run(config: dict[str, Any], place: str, rest: list[str]) -> Run:
+    """Merge the file's keys and the command line's."""
+    rest, nested = take_nested(rest)
+    task = load_task(command_line_value(rest, "task") or config.get("task", "eda"))
+    kinds = (RunArguments, *task.ARGUMENTS, RunTrainingArguments)
+    parser = make_parser(kinds)
+    check_keys(config, parser, task=task.NAME)
+    defaults = {"output_dir": str(Path("outputs") / Path(place).stem) if place.endswith(".json") else "outputs/run"}
+    hints = type_hints(kinds)
+    parser.set_defaults(**defaults | {key: convert(parser, hints, key, value) for key, value in config.items()})
+    arguments, *task_settings, training = parser.parse_args_into_dataclasses(rest, look_for_args_file=False)
+    for key, values in nested.items():
+        if hasattr(arguments, key):
+            setattr(arguments, key, getattr(arguments, key) | values)
+            continue
+        owners = [place for place, settings in enumerate(task_settings) if hasattr(settings, key)]
+        if not owners:
+            raise ValueError(f"{unknown_key(key, hints)} (task {task.NAME!r})")
+        (place,) = owners
+        task_settings[place] = replace(task_settings[place], **{key: getattr(task_settings[place], key) | values})
+    check_options(arguments.s3, "s3")
+    check_streaming(arguments, task)
+    choose_best_by(training, task)
+    if training.resume_from_checkpoint is not None:
+        wanted = training.resume_from_checkpoint
+        training.resume_from_checkpoint = {"true": "true", "false": None}.get(wanted.lower(), wanted)
+    push_to_hub, training.push_to_hub = training.push_to_hub, False
+    settings = dict(zip(task.ARGUMENTS, task_settings, strict=True))
+    return Run(Path(training.output_dir).name, arguments, training, task, settings, push_to_hub)
+
+
+def check_streaming(arguments: RunArguments, task: ModuleType) -> None:
+    """Refuse to stream what cannot be, or need not."""
+    if not arguments.streaming:
+        return
+    if not task.STREAMED:
+        raise ValueError(f"streaming: task {arguments.task!r} takes none: {task.NOT_STREAMED}; leave it out")
+    if not arguments.dataset.startswith("s3://"):
+        raise ValueError(
+            f"streaming reads s3:// prefixes that `prepare` wrote, and dataset = {arguments.dataset!r} is none: what "
+            "lies on this machine is memory-mapped already, a Hub name is downloaded; leave streaming out"
+        )
+
+
+def choose_best_by(training: RunTrainingArguments, task: ModuleType) -> None:
+    """Check the metric that decides, and say which way is better: Trainer guesses from the name, and wrongly."""
+    if training.metric_for_best_model is None:
+        training.metric_for_best_model = next(iter(task.VALIDATION_METRICS))
+    metric = training.metric_for_best_model.removeprefix("eval_")
+    if metric not in task.VALIDATION_METRICS:
+        known = ", ".join(task.VALIDATION_METRICS)
+        raise ValueError(f"metric_for_best_model = {metric!r} is not known; it takes one of {known}")
+    if training.greater_is_better is None:
+        training.greater_is_better = task.VALIDATION_METRICS[metric]
+
+
+def load_task(name: str) -> ModuleType:
+    """The module of a task."""
+    if name not in TASKS:
+        raise ValueError(f"task = {name!r} is not known; it takes one of {', '.join(TASKS)}")
+    return importlib.import_module(TASKS[name])

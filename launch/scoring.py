@@ -1,0 +1,111 @@
+"""Scoring a saved model: the settings of the run that made it, on a data set that is named anew."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from launch.run import build_run, load_task
+from training.environment import versions
+from training.rows import data_record
+from training.run_folder import read_record, split_record, write_json, write_pages
+from training.settings import Run
+
+SIDES = ("test", "validation", "train", "all")
+
+
+def parse_eval(argv: list[str]) -> argparse.Namespace:
+    """The command line of run_eval.py."""
+    parser = argparse.ArgumentParser(
+        prog="run_eval.py",
+        description="Score a saved model on a data set.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("model", help="A folder that run_train.py wrote, or a name on the Hub.")
+    parser.add_argument("dataset", help="A data set folder such as hf_datasets/pmemo, or a name on the Hub.")
+    parser.add_argument("--dataset_config", default=None, help="Configuration of the data set; None is its default.")
+    parser.add_argument(
+        "--side",
+        choices=SIDES,
+        default="test",
+        help="Which side of the run's split is scored. The sides follow from ids and the seed, so the test side of "
+        "the data that was trained on is what training never saw; `all` is for other data.",
+    )
+    parser.add_argument(
+        "--output_dir", default=None, help="Folder of the scores; None is outputs/eval-<model>-<data>."
+    )
+    parser.add_argument(
+        "--explain", action="store_true", help="Report what the model loses without a band or a moment of sound."
+    )
+    parser.add_argument("--batch_size", type=int, default=32, help="Trials of a batch.")
+    return parser.parse_args(argv)
+
+
+def saved_run(arguments: argparse.Namespace) -> Run:
+    """The run that made a model, with another data set and output folder, and nothing to train or track."""
+    record = read_record(arguments.model, "run_config.json")
+    task = load_task(record["task"])
+    keys = [key for kind in task.ARGUMENTS for key in kind.__dataclass_fields__]
+    task_keys = {
+        key: record[key] for key in keys if key in record
+    }  # what came later has a default that changes nothing
+    if arguments.explain:
+        if "explain" not in keys:
+            raise ValueError(f"--explain: a model of task {record['task']!r} has no explanations; leave it out")
+        task_keys["explain"] = True
+    if arguments.side == "all" and "split_by" in keys:
+        task_keys |= {"split_by": "song", "held_out_listener": None}  # nothing is divided
+    config = arguments.dataset_config or "default"
+    name = "-".join(["eval", Path(arguments.model).name, Path(arguments.dataset).name, config, arguments.side])
+    output_dir = Path(arguments.output_dir or Path("outputs") / name)
+    if output_dir.resolve() == Path(arguments.model).resolve():
+        raise ValueError(
+            f"--output_dir {output_dir} is the model's own folder, whose scores would be lost; name another"
+        )
+    return build_run(
+        task_keys
+        | {
+            "task": record["task"],
+            "dataset": arguments.dataset,
+            "dataset_config": arguments.dataset_config,
+            "model_type": record["model_type"],
+            "model_name_or_path": arguments.model,
+            "output_dir": str(output_dir),
+            "per_device_eval_batch_size": arguments.batch_size,
+            "report_to": "none",
+        },
+        place=f"{arguments.model}/run_config.json",
+        rest=[],
+    )
+
+
+def describe_scores(
+    arguments: argparse.Namespace, run: Run, rows: datasets.Dataset, data: Any, results: dict[str, Any]
+) -> dict[str, Any]:
+    """What `metrics.json` says and the report is made from, with the keys of a run's where they mean the same."""
+    return {
+        "name": run.name,
+        "task": run.arguments.task,
+        "model": arguments.model,
+        "side": arguments.side,
+        "data": data_record(run.arguments, rows) | data.record(),
+        "split": split_record(data.split),
+        "test": results,
+        "versions": versions(),
+    }
+
+
+def save_scores(run: Run, facts: dict[str, Any], pages: dict[str, str | bytes], predictions: pa.Table) -> Path:
+    """Write report, figures, predictions.parquet and, last, metrics.json."""
+    folder = Path(run.training.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").unlink(missing_ok=True)
+    write_pages(folder, pages)
+    pq.write_table(predictions, folder / ".predictions.parquet.part")
+    os.replace(folder / ".predictions.parquet.part", folder / "predictions.parquet")
+    write_json(folder / "metrics.json", facts)
+    return folder

@@ -1,0 +1,1 @@
+"""Attention to advertisements, from stored embeddings."""

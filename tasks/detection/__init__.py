@@ -1,0 +1,1 @@
+"""A target sound among millions of clips."""

@@ -1,0 +1,180 @@
+"""A data set's clips as arrays: what is known of two million rows, without a Python object for any of them."""
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+# R rows, P pairs of row and label, E events
+
+
+ROWS_AT_ONCE = 2**16
+NO_REASON = "no audio"  # of a row without audio and without a defect that says why
+
+
+@dataclass(frozen=True)
+class ClipColumns:
+    """Columns (R,), and the lists of all rows one after the other."""
+
+    ids: pa.ChunkedArray
+    usable: np.ndarray  # bool, whether there is audio
+    subset: np.ndarray  # int32, position in `subsets`
+    subsets: list[str]
+    strong: np.ndarray  # bool, whether a strong table lists all of its events
+    seconds: np.ndarray  # float32, length of the file, inf where it is not known
+    codes: np.ndarray  # (P,) int16, weak labels
+    edges: np.ndarray  # (R + 1,) int32, where each row's begin
+    event_rows: np.ndarray  # (E,) int32
+    event_codes: np.ndarray  # (E,) int16
+    event_start: np.ndarray  # (E,) float32, s in the file
+    event_end: np.ndarray  # (E,) float32, no later than the file's
+    present: np.ndarray  # (E,) bool, False: a person checked that it is not there
+
+    @classmethod
+    def of(cls, table: pa.Table) -> "ClipColumns":
+        """From the data set's columns, as Parquet files or `datasets` have them."""
+        codes, edges = _lists(table["labels"], _codes)
+        events, event_edges = _lists(table["events"], _event_columns)
+        event_codes, event_start, event_end, present = events
+        subset, subsets = _encoded(table["subset"])
+        seconds = _without_nulls(table["audio_seconds"], np.inf)
+        rows = np.repeat(np.arange(len(table), dtype=np.int32), np.diff(event_edges))
+        return cls(
+            ids=table["clip_id"],
+            usable=_without_nulls(table["audio"].is_valid(), False),
+            subset=subset,
+            subsets=subsets,
+            strong=_without_nulls(table["strongly_labelled"], False),
+            seconds=seconds,
+            codes=codes[0],
+            edges=edges,
+            event_rows=rows,
+            event_codes=event_codes,
+            event_start=event_start,
+            event_end=np.minimum(event_end, seconds[rows]),
+            present=present,
+        )
+
+    def __len__(self) -> int:
+        return len(self.usable)
+
+    @functools.cached_property
+    def test(self) -> np.ndarray:
+        """Rows (R,) bool of the subset eval."""
+        return self.in_subset("eval")
+
+    @functools.cached_property
+    def label_counts(self) -> np.ndarray:
+        """How many rows have each weak label, by its code."""
+        most = int(self.codes.max(initial=-1)) + 1
+        return sum((np.bincount(self.codes[pairs], minlength=most) for _, pairs in self.blocks()), np.zeros(most, int))
+
+    def in_subset(self, name: str) -> np.ndarray:
+        """Rows (R,) bool of one subset."""
+        return self.subset == (self.subsets.index(name) if name in self.subsets else -1)
+
+    def blocks(self) -> Iterator[tuple[slice, slice]]:
+        """Some rows after the other, and the pairs of them and their labels: small arrays stay near the processor."""
+        for start in range(0, len(self), ROWS_AT_ONCE):
+            rows = slice(start, min(start + ROWS_AT_ONCE, len(self)))
+            yield rows, slice(self.edges[rows.start], self.edges[rows.stop])
+
+    def with_labels(self, wanted: Sequence[int]) -> np.ndarray:
+        """Rows (R,) bool that have one of some weak labels."""
+        found = np.zeros(len(self), bool)
+        found[np.searchsorted(self.edges, np.flatnonzero(among(self.codes, wanted)), side="right") - 1] = True
+        return found
+
+    def with_events(self, which: np.ndarray) -> np.ndarray:
+        """Rows (R,) bool that have one of some events (E,) bool."""
+        found = np.zeros(len(self), bool)
+        found[self.event_rows[which]] = True
+        return found
+
+    def drawable_events(self) -> np.ndarray:
+        """Events (E,) bool that are there, and in the file."""
+        return self.present & (self.event_start < self.event_end) & (self.event_start < self.seconds[self.event_rows])
+
+    def twins(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows whose id another row has too, and a number for each id; `draws` (R,) are equal where ids are."""
+        in_order = np.sort(draws)
+        repeated = np.unique(in_order[1:][in_order[1:] == in_order[:-1]])
+        if not len(repeated):
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        rows = np.flatnonzero(np.isin(draws, repeated))
+        ids = self.ids.take(pa.array(rows)).combine_chunks()
+        return rows, ids.dictionary_encode().indices.to_numpy()
+
+
+def among(codes: np.ndarray, wanted: Sequence[int]) -> np.ndarray:
+    """Which of many codes (N,) of labels are among some, bool."""
+    table, found = np.zeros(np.iinfo(np.int16).max + 1, bool), np.empty(len(codes), bool)
+    table[list(wanted)] = True
+    for start in range(0, len(codes), ROWS_AT_ONCE):
+        found[start : start + ROWS_AT_ONCE] = table[codes[start : start + ROWS_AT_ONCE]]
+    return found
+
+
+def reasons_without_audio(table: pa.Table, usable: np.ndarray) -> dict[str, int]:
+    """Why clips have no usable audio, by their defects, most frequent first; a clip may have several."""
+    defects = table["defects"].filter(pa.array(~usable))
+    reasons: Counter[str] = Counter()
+    unexplained = 0
+    for chunk in defects.chunks:
+        unexplained += int(np.count_nonzero(_lengths(chunk) == 0))
+        for entry in pc.value_counts(_fields(chunk.flatten())["what"]).to_pylist():
+            reasons[entry["values"]] += entry["counts"]
+    if unexplained:
+        reasons[NO_REASON] = unexplained
+    return dict(reasons.most_common())
+
+
+def _lists(
+    column: pa.ChunkedArray, columns_of: Callable[[pa.Array], tuple[np.ndarray, ...]]
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Columns of the values of all lists one after the other, and where each list's begin (R + 1,) int32.
+
+    Chunk by chunk: columns are narrower than what they are made of.
+    """
+    edges = np.zeros(len(column) + 1, np.int32)
+    np.cumsum(np.concatenate([np.zeros(0, np.int32), *(_lengths(chunk) for chunk in column.chunks)]), out=edges[1:])
+    nothing = columns_of(pa.array([], column.type.value_type))
+    found = zip(nothing, *(columns_of(chunk.flatten()) for chunk in column.chunks), strict=True)
+    return [np.concatenate(parts) for parts in found], edges
+
+
+def _lengths(lists: pa.ListArray) -> np.ndarray:
+    return _without_nulls(pc.list_value_length(lists), 0)
+
+
+def _codes(labels: pa.Array) -> tuple[np.ndarray]:
+    return (labels.to_numpy().astype(np.int16, copy=False),)
+
+
+def _fields(values: pa.StructArray) -> dict[str, pa.Array]:
+    return dict(zip((field.name for field in values.type), values.flatten(), strict=True))
+
+
+def _event_columns(events: pa.StructArray) -> tuple[np.ndarray, ...]:
+    """Code, start, end and whether it is there."""
+    fields = _fields(events)
+    times = (fields[name].to_numpy() for name in ("start_seconds", "end_seconds"))
+    return fields["label"].to_numpy().astype(np.int16, copy=False), *times, _without_nulls(fields["present"], False)
+
+
+def _encoded(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+    """The position of each text (R,) among those that occur, and these."""
+    column = column.unify_dictionaries() if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    if not column.num_chunks:
+        return np.zeros(0, np.int32), []
+    return np.concatenate([chunk.indices.to_numpy() for chunk in column.chunks]), column.chunk(
+        0
+    ).dictionary.to_pylist()
+
+
+def _without_nulls(column: pa.Array | pa.ChunkedArray, missing: bool | float) -> np.ndarray:
+    return np.asarray(column.fill_null(pa.scalar(missing, column.type)) if column.null_count else column)

@@ -1,0 +1,150 @@
+"""Prepare the clips of a data set as pools to draw from and splits to score."""
+
+import logging
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import datasets
+import numpy as np
+from transformers import EvalPrediction, FeatureExtractionMixin
+from transformers.trainer_utils import PredictionOutput
+
+from evaluation.detection import average_precision, check_rule, roc_auc
+from media.audioset import Labels, ontology_from_labels
+from tasks.detection.augmentation import Augmentation
+from tasks.detection.eval_windows import ClipWindows
+from tasks.detection.pools import ClipPools, PoolSettings, build_pools
+from tasks.detection.scores import ClipScores
+from tasks.detection.split import ClipSplit
+from tasks.detection.windows import AudioSetWindows, WindowSettings
+from training.rows import read_companion
+from training.settings import Run
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """How clips are scored."""
+
+    hop_seconds: float = field(
+        default=0.5, metadata={"help": "Windows that are scored begin this much after each other, s."}
+    )
+    threshold_rule: str = field(
+        default="f1",
+        metadata={
+            "help": "How the threshold is chosen on validation: f1 (the largest), recall:0.9 (the highest that keeps "
+            "it), false_alarms:10 (the lowest with at most so many an hour)."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if not self.hop_seconds > 0:
+            raise ValueError(f"hop_seconds = {self.hop_seconds} must be above 0")
+        check_rule(self.threshold_rule)
+
+
+COLUMNS = (
+    "clip_id", "subset", "part", "start_seconds", "end_seconds", "labels", "events", "strongly_labelled", "audio",
+    "audio_seconds", "defects", "synthetic",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DetectionData:
+    """A data set's clips as pools to draw from and sides to score."""
+
+    rows: datasets.Dataset
+    labels: Labels
+    pools: ClipPools
+    split: ClipSplit
+    train: AudioSetWindows
+    sides: dict[str, ClipWindows]
+    extractor: FeatureExtractionMixin
+    hop_seconds: float  # between windows that are scored
+    rule: str  # by which the threshold is chosen
+
+    @property
+    def validation(self) -> ClipWindows:
+        """What checkpoints and thresholds are chosen on."""
+        return self.sides["validation"]
+
+    def target_names(self) -> list[str]:
+        """What people call the target."""
+        return [self.labels.names[code] for code in self.pools.targets]
+
+    def validation_metrics(self, output: EvalPrediction) -> dict[str, float]:
+        """Average precision and area under the ROC curve over clips: to choose a checkpoint by."""
+        scores, _ = model_and_loudness(self.validation, output)
+        return {
+            "average_precision": average_precision(scores.clip_scores, scores.targets),
+            "roc_auc": roc_auc(scores.clip_scores, scores.targets),
+        }
+
+    def record(self) -> dict[str, Any]:
+        """What was left out, by which rule, and what each side holds."""
+        return {
+            "clips": self.pools.counts,
+            "rules": self.pools.rules,
+            "trim": self.pools.trim,
+            "sides": self.split.sides,
+            "split_warning": None,
+            "control": None,
+        }
+
+
+def prepare(
+    rows: datasets.Dataset, extractor: FeatureExtractionMixin, run: Run, saved: dict[str, Any] | None = None
+) -> DetectionData:
+    """Pools, sides and the windows of both."""
+    labels, pools = clip_pools(rows, run)
+    windows, scores = run.settings(WindowSettings), run.settings(ScoreSettings)
+    seconds, rate = windows.clip_seconds, windows.sampling_rate
+    if scores.hop_seconds > seconds:
+        raise ValueError(
+            f"hop_seconds = {scores.hop_seconds} is more than clip_seconds = {seconds}: sound between windows would "
+            "not be heard; lower it"
+        )
+    sides = {side: ClipWindows(rows, clips, seconds, scores.hop_seconds, rate) for side, clips in pools.sides.items()}
+    check_sides(sides)
+    train = AudioSetWindows(rows, pools.items, seconds, rate, run.settings(Augmentation))
+    split = ClipSplit.of(rows, pools, run.settings(PoolSettings))
+    data = DetectionData(
+        rows, labels, pools, split, train, sides, extractor, scores.hop_seconds, scores.threshold_rule
+    )
+    log_what_was_kept(data)
+    return data
+
+
+def clip_pools(rows: datasets.Dataset, run: Run) -> tuple[Labels, ClipPools]:
+    """The vocabulary of a data set, and what of its clips can be drawn and scored."""
+    labels, ontology = ontology_from_labels(read_companion(run.arguments, rows.config_name, "labels.json"))
+    table = rows.select_columns([name for name in COLUMNS if name != "synthetic"]).data.table
+    seconds = run.settings(WindowSettings).clip_seconds
+    return labels, build_pools(table, labels, ontology, run.settings(PoolSettings), seconds)
+
+
+def check_sides(sides: dict[str, ClipWindows]) -> None:
+    """Thresholds are chosen on one side and checked on the other: both need the target and something else."""
+    for name, side in sides.items():
+        positives = int(side.clips.targets.sum())
+        if not positives or positives == len(side.clips):
+            raise ValueError(
+                f"the {name} side has {positives} clips with the target and {len(side.clips) - positives} without; it "
+                "needs both: change validation_seed or validation_fraction, or prepare more clips"
+            )
+
+
+def log_what_was_kept(data: DetectionData) -> None:
+    """The clips of each side, and what was left out."""
+    logger.info("target: %s; clips: %s", ", ".join(data.target_names()), data.split.sides)
+    for rule in data.pools.rules:
+        logger.info("left out: %s: %s clips", rule["rule"], rule["clips"])
+
+
+def model_and_loudness(side: ClipWindows, output: EvalPrediction | PredictionOutput) -> tuple[ClipScores, ClipScores]:
+    """Scores of the model, and the loudness of the same windows as if it were one."""
+    logits, frames = output.predictions if isinstance(output.predictions, tuple) else (output.predictions, None)
+    _, items, loudness = output.label_ids
+    model = ClipScores.of(side, logits, frames, items)
+    return model, replace(model, scores=loudness.astype(np.float64), frames=None)

@@ -1,0 +1,81 @@
+"""Score a detector on a split, and record how it was trained."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from transformers import Trainer
+
+from tasks.detection.data import DetectionData, model_and_loudness
+from tasks.detection.mining import review_csv
+from tasks.detection.scores import assess, prediction_table
+from tasks.detection.trainer import TargetSoundTrainer
+
+SUBSTITUTES_NAMED = 100  # bad files that a report lists, the most asked for first
+IN_SAMPLE = "The threshold was chosen on these very clips, which flatters what is measured at it."
+
+
+def evaluate(trainer: Trainer, data: DetectionData, side: str) -> tuple[dict[str, Any], pa.Table]:
+    """The assessment of one side at the threshold that validation chooses, and the scores behind it.
+
+    The threshold, and how long windows are, become part of the model's config: with them it detects anywhere.
+    """
+    if side not in data.sides:
+        raise ValueError(f"side {side!r} is not scored by clip; take one of {', '.join(data.sides)}")
+    scored = {
+        name: model_and_loudness(data.sides[name], trainer.predict(data.sides[name], metric_key_prefix=name))
+        for name in dict.fromkeys(("validation", side))
+    }
+    (test, loud), (validation, loud_validation) = scored[side], scored["validation"]
+    table = data.rows.select_columns(["clip_id", "labels"]).data.table
+    rows = table.take(pa.array(test.side.clips.rows[test.readable]))
+    results, events = assess(test, validation, (loud, loud_validation), data.rule, rows, data.labels, "validation")
+    results["target"] = [
+        {"mid": data.labels.mids[code], "name": data.labels.names[code]} for code in data.pools.targets
+    ]
+    results["note"] = IN_SAMPLE if side == "validation" else None
+    trainer.model.config.detection = {
+        "clip_seconds": data.validation.clip_seconds,
+        "hop_seconds": data.hop_seconds,
+        "threshold": results["threshold"]["value"],
+    }
+    return results, prediction_table(test, loud, rows["clip_id"].to_pylist(), events)
+
+
+def about_training(trainer: TargetSoundTrainer, data: DetectionData) -> dict[str, Any]:
+    """What was served beside what was planned, labels met, hard negatives over the epochs, and bad files."""
+    served, plan, items = trainer.served, trainer.plan, data.pools.items
+    batches = round((trainer.state.epoch or 0) * len(plan))  # a run may end within an epoch
+    planned = {name: count * batches for name, count in Counter(plan.tier_names).items()}
+    negatives = np.unique(data.pools.strong.labels)
+    never = [data.labels.names[label] for label in negatives if not served.seen[label]]
+    ids = data.rows.select_columns(["clip_id"]).data.table["clip_id"]
+    return {
+        "composition": {
+            "planned": planned,
+            "served": {name: served.counts[name] for name in planned},
+            **{name: served.counts[name] for name in ("explicit", "hard", "substituted", "mixed")},
+        },
+        "coverage": {
+            "labels": len(negatives), "seen": len(negatives) - len(never), "rounds": plan.rounds, "never": never
+        },
+        "mining": [] if trainer.mining is None else trainer.mining.history,
+        "substitutions": [
+            {
+                "clip_id": ids[int(items.clip[item])].as_py(),
+                "times": times,
+                "reason": data.train.failure_of((item, 0)),
+            }
+            for item, times in served.substituted.most_common(SUBSTITUTES_NAMED)
+        ],
+    }  # fmt: skip
+
+
+def extra_pages(trainer: TargetSoundTrainer, data: DetectionData) -> dict[str, str]:
+    """The negatives that may be targets nobody labelled, for people to hear."""
+    if trainer.mining is None:
+        return {}
+    columns = ["clip_id", "start_seconds", "labels"]
+    table = data.rows.select_columns(columns).data.table
+    return {"review.csv": review_csv(trainer.mining, table, data.labels)}

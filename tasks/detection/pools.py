@@ -1,0 +1,372 @@
+"""Which windows of AudioSet a detector is trained and tested on: positives, negatives that are negatives, and sides.
+
+Rows of the data set become *items*, windows that a sampler can draw. A clip is a negative only where no table says
+otherwise: neither the target nor a label under which it may be heard stands in its weak labels, its strong events or
+the frames that people checked, and neither of these for another row with its id.
+
+A clip whose events are known serves as strong negatives, event by event, and as a weak negative too, from anywhere in
+it: what lies between its events is no worse a negative, and a small data set of strong labels alone has both pools.
+"""
+
+import functools
+import hashlib
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from media.audioset import TRIMS, Labels, Ontology, id_uniforms, trim_heads
+from tasks.detection.columns import ClipColumns, among, reasons_without_audio
+from tasks.detection.items import (
+    EXPLICIT,
+    KINDS,
+    POSITIVE,
+    STRONG,
+    TOLERANCE,
+    WEAK,
+    Items,
+    LabelledPool,
+    checked_runs,
+    event_items,
+    target_clips,
+    weak_clips,
+)
+
+# R rows of the data set, M clips of a side, E events
+
+
+POSITIVES = ("auto", "strong", "weak", "both")
+HEAD_TRIMS = (*TRIMS, "none")
+VALIDATION, MOST = 2**32, 2**33  # what a seed is raised by, so that each choice of clips has draws of its own
+NAMED = 5  # ids that an error names
+
+
+@dataclass(frozen=True)
+class PoolSettings:
+    """What is detected, and which clips are trained and chosen on."""
+
+    target: list[str] = field(
+        default_factory=lambda: ["Baby cry, infant cry"],
+        metadata={"help": "Labels, by name or MID, that are the target together."},
+    )
+    related: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Labels under which the target may be heard, so that a clip with one is no negative; by default "
+            "all kinds of the target and what it is directly a kind of."
+        },
+    )
+    positives: str = field(
+        default="auto",
+        metadata={
+            "help": "Positives: strong (events), weak (clips, anywhere), both, or auto (events where the target has "
+            "any, else clips)."
+        },
+    )
+    head_trim: str = field(
+        default="only_head", metadata={"help": f"How the commonest sounds are thinned: {', '.join(HEAD_TRIMS)}."}
+    )
+    head_labels: list[str] = field(
+        default_factory=lambda: ["/m/09x0r", "/m/04rlf"],
+        metadata={"help": "The commonest sounds: speech and music by default."},
+    )
+    head_keep_fraction: float = field(default=0.2, metadata={"help": "Share of their clips that is kept."})
+    head_floor: int = field(default=100, metadata={"help": "Clips that head_trim floor leaves every label."})
+    head_seed: int = field(default=0, metadata={"help": "Seed of the thinning."})
+    validation_fraction: float = field(
+        default=0.1, metadata={"help": "Share of the training clips, by id, that thresholds and checkpoints go by."}
+    )
+    validation_seed: int = field(default=0, metadata={"help": "Seed of that choice."})
+    max_eval_clips: int = field(
+        default=0, metadata={"help": "Clips of validation and test each, positives all among them; 0 for all."}
+    )
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("positives", self.positives, POSITIVES),
+            ("head_trim", self.head_trim, HEAD_TRIMS),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} = {value!r} is not known; it takes one of {', '.join(known)}")
+        for name in ("head_keep_fraction", "validation_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: give 0 to 1")
+        for name in ("head_floor", "max_eval_clips"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)}: give 0 or more")
+        if not self.target:
+            raise ValueError("target is empty; name at least one label, such as 'Baby cry, infant cry'")
+
+
+@dataclass(frozen=True)
+class EvalClips:
+    """The clips of a side that are scored; those with a related label only are not among them."""
+
+    rows: np.ndarray  # (M,) int32, rows of the data set
+    targets: np.ndarray  # (M,) bool
+    strong: np.ndarray  # (M,) bool, whether all events of the target are known
+    edges: np.ndarray  # (M + 1,) int64, where each clip's begin in `events`
+    events: np.ndarray  # (E, 2) float32, start and end of the target's events, s in the file
+    ambiguous: int = 0  # clips left out, with a related label but not the target
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def events_of(self, clip: int) -> np.ndarray:
+        """The target's events in a clip of this side (events, 2), s in the file."""
+        return self.events[self.edges[clip] : self.edges[clip + 1]]
+
+
+@dataclass(frozen=True)
+class ClipPools:
+    """What can be drawn in training, what is scored, and how it came to that."""
+
+    items: Items
+    positives: np.ndarray  # (positives,) int32, numbers of items
+    strong: LabelledPool
+    weak: LabelledPool
+    explicit: np.ndarray  # (explicit,) int32, numbers of items
+    sides: dict[str, EvalClips]  # "validation" and "test"
+    targets: list[int]  # codes of the target's labels
+    rules: list[dict]  # {"rule", "clips"}: what each rule removed, in the order in which they were applied
+    trim: list[dict]  # {"name", "before", "after"}: weak negatives of each label before and after the thinning
+    counts: dict  # clips, with_audio, unusable (by reason), subsets, and items of each kind
+    ids: str = ""  # a digest of all rows' ids, in their order
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of all items: with other data, their numbers mean other sounds."""
+        digest = hashlib.sha256(self.ids.encode())
+        for column, kind in zip(self.items.columns(), ("<i4", "<f4", "<f4", "i1", "<i2"), strict=True):
+            digest.update(f"{len(column)}:".encode() + np.ascontiguousarray(column, kind).data)
+        return digest.hexdigest()[:16]
+
+    def check_not_empty(self, shares: tuple[float, float, float]) -> None:
+        """Refuse shares of positives, strong and weak negatives of which there are none; says how it came to that."""
+        pools = {
+            "positive_share": (self.positives, "take another target, or other `positives`"),
+            "strong_share": (self.strong.items, "prepare the data with strong tables, or set strong_share 0"),
+            "weak_share": (self.weak.items, "prepare clips without the target, or set weak_share 0"),
+        }
+        for share, (name, (pool, advice)) in zip(shares, pools.items(), strict=True):
+            if share > 0 and not len(pool):
+                went = "; ".join(f"{rule['rule']}: {rule['clips']}" for rule in self.rules)
+                kind = {"positive_share": "positives", "strong_share": "strong negatives"}.get(name, "weak negatives")
+                raise ValueError(
+                    f"there are no {kind}, but {name} is {share:g}. Of {self.counts['clips']} clips, left out by each "
+                    f"rule in turn: {went}. {advice[0].upper()}{advice[1:]}"
+                )
+
+
+def build_pools(
+    table: pa.Table, labels: Labels, ontology: Ontology, settings: PoolSettings, clip_seconds: float
+) -> ClipPools:
+    """Divide clips into sides and the training clips into pools.
+
+    Args:
+        table: all rows of the data set, with the columns of hf_datasets/audioset except the sounds' bytes.
+        labels, ontology: of its `labels.json`.
+        clip_seconds: length of a window; explicit negatives are at least so long.
+    """
+    clips = ClipColumns.of(table)
+    heard = Heard.of(clips, *find_codes(labels, ontology, settings), settings)
+    clean, events = heard.train & ~heard.target & ~heard.near, clips.drawable_events()
+    labelled = clean & (np.diff(clips.edges) > 0)
+    kept, trim = thin(clips, labelled & clips.in_subset("unbalanced_train") & ~clips.strong, labels, settings)
+
+    positives = _positives(clips, heard, events, settings)
+    strong = event_items(clips, events & (clean & clips.strong)[clips.event_rows], STRONG)
+    first = len(positives) + len(strong)
+    weak, *members = weak_clips(clips, labelled & kept, first)
+    checked = checked_runs(clips, heard.train, heard.targets, clip_seconds)
+    parts = {POSITIVE: positives, STRONG: strong, WEAK: weak, EXPLICIT: checked}
+    edges = np.cumsum([0, *map(len, parts.values())])
+    numbers = {kind: np.arange(edges[kind], edges[kind + 1], dtype=np.int32) for kind in parts}
+
+    rules = heard.rules(clips) | {
+        "no weak label: no weak negative": _count(clean & ~labelled),
+        f"the commonest sounds, thinned ({settings.head_trim})": _count(labelled & ~kept),
+        "events after the end of their file: not these events": _count(
+            heard.train & clips.with_events(clips.event_start >= clips.seconds[clips.event_rows])
+        ),
+    }
+    return ClipPools(
+        items=Items.joined(list(parts.values())),
+        positives=numbers[POSITIVE],
+        strong=LabelledPool(numbers[STRONG], strong.label),
+        weak=LabelledPool(*members),
+        explicit=numbers[EXPLICIT],
+        sides={
+            "validation": _side(clips, clips.usable & heard.validation, heard, events, settings),
+            "test": _side(clips, clips.usable & clips.test, heard, events, settings),
+        },
+        targets=heard.targets,
+        rules=[{"rule": rule, "clips": count} for rule, count in rules.items()],
+        trim=trim,
+        counts={
+            "clips": len(clips),
+            "with_audio": int(clips.usable.sum()),
+            "unusable": reasons_without_audio(table, clips.usable),
+            "subsets": dict(zip(clips.subsets, np.bincount(clips.subset).tolist(), strict=True)),
+            "positive_clips": len(np.unique(positives.clip)),
+            **{f"{KINDS[kind].replace(' ', '_')}s": len(part) for kind, part in parts.items()},
+        },
+        ids=heard.ids,
+    )
+
+
+def find_codes(labels: Labels, ontology: Ontology, settings: PoolSettings) -> tuple[list[int], list[int]]:
+    """Codes of the target's labels, and of those under which it may be heard."""
+    targets = list(dict.fromkeys(labels.find(wanted) for wanted in settings.target))
+    if settings.related is None:
+        related = set().union(*(ontology.related(mid) for mid in targets))
+    else:
+        related = {labels.find(wanted) for wanted in settings.related}
+    code_of = {mid: code for code, mid in enumerate(labels.mids)}
+    return [code_of[mid] for mid in targets], sorted(code_of[m] for m in related - set(targets) if m in code_of)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What any table says of each clip (R,) bool, and which side it is on."""
+
+    targets: list[int]
+    by_labels: np.ndarray  # the target is among its weak labels
+    by_events: np.ndarray  # the target is among its events or checked frames
+    target: np.ndarray  # either, or either of another row with its id
+    near: np.ndarray  # not the target, but a label under which it may be heard
+    validation: np.ndarray
+    train: np.ndarray  # usable, on neither other side
+    ids: str  # a digest of all ids
+
+    @classmethod
+    def of(cls, clips: ClipColumns, targets: list[int], related: list[int], settings: PoolSettings) -> "Heard":
+        """From the tables' columns; ValueError where a clip would be trained on and tested on."""
+        draws = id_uniforms(clips.ids, settings.validation_seed + VALIDATION)
+        twins = clips.twins(draws)
+        _check_eval_apart(clips, *twins)
+        by_labels = clips.with_labels(targets)
+        by_events = clips.with_events(clips.present & among(clips.event_codes, targets))
+        near = clips.with_labels(related) | clips.with_events(clips.present & among(clips.event_codes, related))
+        target = _with_twins(by_labels | by_events, *twins)
+        validation = ~clips.test & (draws < settings.validation_fraction)
+        train = clips.usable & ~clips.test & ~validation
+        near = _with_twins(near, *twins) & ~target
+        ids = hashlib.sha256(draws.astype("<f8", copy=False).data).hexdigest()
+        return cls(targets, by_labels, by_events, target, near, validation, train, ids)
+
+    def rules(self, clips: ClipColumns) -> dict[str, int]:
+        """How many clips each rule leaves out, those of earlier rules not again."""
+        return {
+            "no usable audio": _count(~clips.usable),
+            "eval: tested on, never trained on": _count(clips.usable & clips.test),
+            "validation, by id: never trained on": _count(clips.usable & self.validation),
+            "the target is a weak label: no negative": _count(self.train & self.by_labels),
+            "the target is no weak label, but an event: no negative": _count(
+                self.train & self.by_events & ~self.by_labels
+            ),
+            "another row of the id has the target: no negative": _count(
+                self.train & self.target & ~self.by_labels & ~self.by_events
+            ),
+            "a label under which the target may be heard: neither positive nor negative": _count(
+                self.train & self.near
+            ),
+        }
+
+
+def _count(rows: np.ndarray) -> int:
+    return int(np.count_nonzero(rows))
+
+
+def _check_eval_apart(clips: ClipColumns, twins: np.ndarray, ids: np.ndarray) -> None:
+    """Refuse a clip that would be tested on and trained on."""
+    tested = np.bincount(ids, weights=clips.test[twins])
+    both = np.flatnonzero((tested > 0) & (tested < np.bincount(ids)))
+    if len(both):
+        named = pc.unique(clips.ids.take(pa.array(twins[np.isin(ids, both)]))).to_pylist()
+        raise ValueError(
+            f"{len(named)} clips are in eval and in a list for training too ({', '.join(named[:NAMED])}"
+            f"{', ...' if len(named) > NAMED else ''}): what is tested on is never trained on; take them out of one"
+        )
+
+
+def _with_twins(rows: np.ndarray, twins: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Rows (R,) bool, and all others with their ids; changes its argument."""
+    rows[twins] = np.bincount(ids, weights=rows[twins])[ids] > 0
+    return rows
+
+
+def thin(
+    clips: ClipColumns, eligible: np.ndarray, labels: Labels, settings: PoolSettings
+) -> tuple[np.ndarray, list[dict]]:
+    """Which rows (R,) bool stay when some of the eligible ones are left out, and each label's before and after."""
+    kept = np.ones(len(clips), bool)
+    if settings.head_trim == "none":
+        return kept, []
+    heads = [labels.mids.index(labels.find(wanted)) for wanted in settings.head_labels]
+    share, mode, count = settings.head_keep_fraction, settings.head_trim, len(labels.mids)
+    options = (heads, share, mode, settings.head_seed, count, settings.head_floor)
+    lists = pa.ListArray.from_arrays(pa.array(clips.edges), pa.array(clips.codes))
+    table = pa.table({"ytid": clips.ids, "labels": lists})
+    if mode == "floor":  # looks at all that are eligible, the others at one clip alone
+        kept[eligible] = trim_heads(table.filter(pa.array(eligible)), *options)
+    counts = np.zeros((3, count), np.int64)  # of what is not eligible, goes and stays
+    for rows, pairs in clips.blocks():
+        if mode != "floor":
+            kept[rows] = trim_heads(table[rows], *options) | ~eligible[rows]
+        lot = eligible[rows] * (1 + kept[rows].astype(np.int32)) * count
+        lot = np.repeat(lot, np.diff(clips.edges[rows.start : rows.stop + 1]))
+        counts += np.bincount(lot + clips.codes[pairs], minlength=counts.size).reshape(counts.shape)
+    before, after = counts[1] + counts[2], counts[2]
+    most_first = [code for code in np.argsort(-before, kind="stable") if before[code]]
+    return kept, [{"name": labels.names[c], "before": int(before[c]), "after": int(after[c])} for c in most_first]
+
+
+def _positives(clips: ClipColumns, heard: Heard, events: np.ndarray, settings: PoolSettings) -> Items:
+    """The target's events, and clips that have it as a weak label, as far as they are asked for."""
+    events = events & among(clips.event_codes, heard.targets) & heard.train[clips.event_rows]
+    wanted = settings.positives
+    if wanted == "auto":
+        wanted = "strong" if events.any() else "weak"
+    found = []
+    if wanted in ("strong", "both"):
+        found.append(event_items(clips, events, POSITIVE))
+    if wanted in ("weak", "both"):
+        without_events = ~clips.strong & ~clips.with_events(events)
+        found.append(target_clips(clips, heard.train & (without_events | (wanted == "weak")), heard.targets))
+    return Items.joined(found)
+
+
+def _side(clips: ClipColumns, rows: np.ndarray, heard: Heard, events: np.ndarray, settings: PoolSettings) -> EvalClips:
+    """Clips of a side (R,) bool: those with the target, and of those that are negatives as many as asked for.
+
+    `events` (E,) bool are those that can be drawn.
+    """
+    ambiguous = int((rows & heard.near).sum())
+    positives, negatives = np.flatnonzero(rows & heard.target), np.flatnonzero(rows & ~heard.target & ~heard.near)
+    if settings.max_eval_clips:
+        draws = id_uniforms(clips.ids.take(pa.array(negatives)), settings.validation_seed + MOST)
+        negatives = negatives[np.argsort(draws, kind="stable")[: max(settings.max_eval_clips - len(positives), 0)]]
+    chosen = np.sort(np.concatenate([positives, negatives]))
+    edges, times = _target_events(clips, chosen, events & among(clips.event_codes, heard.targets))
+    targets = heard.target[chosen]
+    known = clips.strong[chosen] & ~(targets & (np.diff(edges) == 0))  # else it is in it, but nobody says where
+    return EvalClips(chosen.astype(np.int32), targets, known, edges, times, ambiguous)
+
+
+def _target_events(clips: ClipColumns, rows: np.ndarray, events: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Some events (E,) bool in strongly labelled rows, overlapping ones as one: `edges` and `events` of EvalClips."""
+    listed = np.zeros(len(clips), bool)
+    listed[rows] = clips.strong[rows]
+    events = np.flatnonzero(events)
+    found = event_items(clips, events[listed[clips.event_rows[events]]], POSITIVE)
+    found = found.take(np.lexsort((found.start, found.clip)))
+    merged: list[tuple[int, float, float]] = []
+    for row, start, end in zip(found.clip.tolist(), found.start.tolist(), found.end.tolist(), strict=True):
+        if merged and merged[-1][0] == row and start < merged[-1][2] - TOLERANCE:
+            merged[-1] = (row, merged[-1][1], max(end, merged[-1][2]))
+        else:
+            merged.append((row, start, end))
+    edges = np.searchsorted(np.array([row for row, _, _ in merged]), np.append(rows, len(clips)))
+    return edges, np.array([times for _, *times in merged], np.float32).reshape(-1, 2)

@@ -1,0 +1,425 @@
+"""Batches with a fixed share of positives, strong negatives and weak negatives, in which every label has its turn.
+
+The order is a *plan*: a pure function of (settings, pools, seed, epoch, world size, hard negatives), the same in every
+process. Batch k * world + r belongs to rank r, which is how Accelerate deals out a batch sampler's batches, so ranks
+are disjoint and have equally many steps.
+"""
+
+import functools
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from tasks.detection.items import LabelledPool
+from tasks.detection.permuting import keys_of, permuted_places
+
+# P pools' members, L labels, K steps of an epoch, W ranks, B items of a batch, D draws
+
+
+if TYPE_CHECKING:
+    from tasks.detection.pools import ClipPools
+
+STATE_VERSION = 1
+TIERS = ("positive", "tier_a", "tier_b", "weak")  # the parts of a batch, in the order of its places
+POSITIVES, TIER_A, FILLING, WEAK, EXPLICIT, DEALING, SEEDS, TURNS = range(8)  # streams of numbers, each of its own
+IN_TURN, BY_LABEL, HARD, CHECKED = range(4)  # why an item was drawn
+TRIES = 20  # steps that are asked to take a negative which would come twice in its own
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """What a batch is made of."""
+
+    positive_share: float = field(default=0.25, metadata={"help": "Share of a batch that holds the target."})
+    strong_share: float = field(
+        default=0.25, metadata={"help": "Share of negatives that are known events; 0 where there are none."}
+    )
+    weak_share: float = field(default=0.5, metadata={"help": "Share of negatives from anywhere in a clip."})
+    tier_a_share: float = field(
+        default=0.6,
+        metadata={"help": "Share of the strong negatives that come by label; the others are hard ones, tier B."},
+    )
+
+    @property
+    def shares(self) -> tuple[float, float, float]:
+        """Of positives, strong and weak negatives."""
+        return self.positive_share, self.strong_share, self.weak_share
+
+
+class Draws(NamedTuple):
+    """Items in the order drawn, and how they came to it; arrays of one shape."""
+
+    items: np.ndarray  # int64
+    labels: np.ndarray  # int32, the label for which it was drawn, -1 for none
+    reasons: np.ndarray  # int8
+
+    @classmethod
+    def of(cls, items: np.ndarray, reason: int, labels: np.ndarray | int = -1) -> "Draws":
+        """Draws that have one reason."""
+        labels = np.broadcast_to(np.asarray(labels, np.int32), items.shape)
+        return cls(items.astype(np.int64), labels, np.full(items.shape, reason, np.int8))
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Draws]", axis: int = 0) -> "Draws":
+        """One after the other."""
+        return cls(*(np.concatenate(columns, axis=axis) for columns in zip(*parts, strict=True)))
+
+
+def apportion(size: int, shares: Sequence[float], names: Sequence[str]) -> list[int]:
+    """Whole numbers in proportion to shares that add up to `size`, by largest remainders; at least 1 unless it is 0.
+
+    >>> apportion(32, [0.25, 0.25, 0.5], ["positive", "strong", "weak"])
+    [8, 8, 16]
+    """
+    total = sum(shares)
+    if not (total > 0 and math.isfinite(total)) or min(shares) < 0:
+        raise ValueError(f"shares {list(shares)} of {list(names)} must be numbers of 0 or more, not all 0")
+    exact = [size * share / total for share in shares]
+    parts = [math.floor(value) for value in exact]
+    by_remainder = sorted(range(len(parts)), key=lambda i: parts[i] - exact[i])
+    for i in by_remainder[: size - sum(parts)]:
+        parts[i] += 1
+    for part, share, name in zip(parts, shares, names, strict=True):
+        if share > 0 and part == 0:
+            raise ValueError(
+                f"the share {share:g} of {name} is less than one item of {size}; raise it, or the batch size"
+            )
+    return parts
+
+
+@dataclass
+class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
+    """Yields the batches of all ranks in turn, each a list of (item, seed).
+
+    Each batch has the same number of positives, strong negatives and weak negatives. Strong negatives come in two
+    tiers: A by label, in proportion to the root of a label's size and each label at least once an epoch; B from
+    `hard`, the negatives that a model takes for the target, then from `explicit`, those that a person checked, and
+    where these are too few by label as tier A does. Weak negatives come by label too. An epoch is one pass over the
+    positives. Within a label of tier A or of the weak negatives, and within the positives, nothing comes again before
+    all else has come, across epochs too; no negative comes twice in one step of all ranks, if there are enough.
+
+    Where an epoch has fewer slots than labels, labels take turns: each comes once in `rounds` epochs.
+
+    Args:
+        positives: items, (P,).
+        strong, weak: negatives by label; events, and clips. A pool with the share 0 may be empty.
+        batch_size: of one process.
+        shares: of positives, strong and weak negatives.
+        tier_a_share: of the strong negatives.
+        hard: items for tier B, the hardest first; `set_hard` exchanges them between epochs.
+        uses: how often each of them may come in an epoch through tier B; by default once.
+        explicit: items for tier B after the hard ones.
+        pool_digest: of what the items are; a state belongs to it.
+    """
+
+    positives: np.ndarray
+    strong: LabelledPool
+    weak: LabelledPool
+    batch_size: int
+    seed: int
+    world_size: int = 1
+    shares: tuple[float, float, float] = (0.25, 0.25, 0.5)
+    tier_a_share: float = 0.6
+    hard: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    uses: np.ndarray | None = None
+    explicit: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    pool_digest: str = ""
+    epoch: int = 0
+    drop_last: bool = False  # Accelerate asks
+
+    def __post_init__(self) -> None:
+        names = ("positives", "strong negatives", "weak negatives")
+        self.composition = apportion(self.batch_size, self.shares, names)
+        if not self.composition[0]:
+            raise ValueError("the share of positives is 0, but an epoch is one pass over them; raise it")
+        pools = (self.positives, self.strong.items, self.weak.items)
+        for name, pool, count in zip(names, pools, self.composition, strict=True):
+            if count and not len(pool):
+                raise ValueError(f"there are no {name}, but a batch needs {count}; give some, or their share 0")
+        tiers = (self.tier_a_share, 1 - self.tier_a_share)
+        strong = self.composition[1]
+        self.tiers = apportion(strong, tiers, ("tier A", "tier B")) if strong else [0, 0]
+        self.steps = math.ceil(len(self.positives) / (self.composition[0] * self.world_size))
+        self.sampler = self  # where Accelerate looks for set_epoch
+        self.first_batch = 0  # of the next iteration, where a state was loaded
+        self.set_hard(self.hard, self.uses)
+
+    @classmethod
+    def from_pools(
+        cls, pools: "ClipPools", settings: SamplerSettings, batch_size: int, seed: int, world_size: int = 1
+    ) -> "TwoTierBatchSampler":
+        """The batches of some clips; ValueError says why a pool is empty that a batch needs."""
+        pools.check_not_empty(settings.shares)
+        return cls(
+            pools.positives,
+            pools.strong,
+            pools.weak,
+            batch_size,
+            seed,
+            world_size,
+            settings.shares,
+            settings.tier_a_share,
+            explicit=pools.explicit,
+            pool_digest=pools.digest,
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose plan the next iteration yields; calling it again changes nothing."""
+        if epoch != self.epoch:
+            self.epoch, self.first_batch = epoch, 0
+
+    def set_hard(self, hard: np.ndarray, uses: np.ndarray | None = None) -> None:
+        """Exchange the hard negatives, the hardest first, and how often each may come; only between epochs."""
+        hard = np.asarray(hard, np.int64)
+        uses = np.ones(len(hard), np.int64) if uses is None else np.asarray(uses, np.int64)
+        if hard.shape != uses.shape or len(np.unique(hard)) != len(hard) or not ((uses >= 1) & (uses <= 127)).all():
+            raise ValueError(
+                f"{len(hard)} hard negatives with {len(uses)} uses: each is named once, with 1 to 127 uses"
+            )
+        self.hard, self.uses = hard, uses
+
+    def __len__(self) -> int:
+        return self.steps * self.world_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        items, seeds = self.plan(self.epoch)
+        first, self.first_batch = self.first_batch, 0
+        for batch, drawn in zip(items[first:], seeds[first:], strict=True):
+            yield list(zip(batch.tolist(), drawn.tolist(), strict=True))
+
+    def plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Items and seeds of an epoch, (K * W, B) each: positives, tier A, tier B, weak negatives in this order."""
+        items = self._draw(epoch).items
+        return items, self._random(SEEDS, epoch).integers(2**63, size=items.shape)
+
+    @property
+    def tier_names(self) -> list[str]:
+        """What each place of a batch is for (B,), of TIERS."""
+        counts = (self.composition[0], *self.tiers, self.composition[2])
+        return [name for name, count in zip(TIERS, counts, strict=True) for _ in range(count)]
+
+    def planned(self, epoch: int) -> dict[str, int]:
+        """How many items an epoch has of each tier, and in tier B of hard and of explicit negatives."""
+        reasons = Counter(self._draw(epoch).reasons.ravel().tolist())
+        counts = {name: count * len(self) for name, count in Counter(self.tier_names).items()}
+        return dict.fromkeys(TIERS, 0) | counts | {"hard": reasons[HARD], "explicit": reasons[CHECKED]}
+
+    def explain(self, batch: int, position: int) -> dict[str, Any]:
+        """Why an item of this epoch was drawn: `item`, `seed`, `tier`, `label` (None for none) and `why` in words."""
+        if not (0 <= batch < len(self) and 0 <= position < self.batch_size):
+            raise ValueError(
+                f"batch {batch}, position {position}: an epoch has {len(self)} batches of {self.batch_size}"
+            )
+        draws = self._draw(self.epoch)
+        item, label, reason = (int(column[batch, position]) for column in draws)
+        seed = int(self._random(SEEDS, self.epoch).integers(2**63, size=draws.items.shape)[batch, position])
+        tier = self.tier_names[position]
+        why = self._why(item, label, reason, tier, draws)
+        return {"item": item, "seed": seed, "tier": tier, "label": None if label < 0 else label, "why": why}
+
+    def _why(self, item: int, label: int, reason: int, tier: str, draws: Draws) -> str:
+        if reason == IN_TURN:
+            count = len(self) * self.composition[0]
+            passed = self.epoch * count / len(self.positives)
+            return f"in turn: {count} of {len(self.positives)} positives an epoch, {passed:.2f} passes done before"
+        if reason == HARD:
+            place = int(np.flatnonzero(self.hard == item)[0])
+            return (
+                f"hard: {place + 1} of {len(self.hard)} negatives taken for the target, up to {self.uses[place]} times"
+            )
+        if reason == CHECKED:
+            return f"explicit: one of {len(self.explicit)} that a person checked"
+        pool = self.weak if tier == "weak" else self.strong
+        drawn = np.array(self.tier_names) == tier
+        slots, same = (
+            len(self) * np.count_nonzero(drawn),
+            (draws.labels == label) & (draws.reasons == BY_LABEL) & drawn,
+        )
+        spare = ", where hard ones are too few" if tier == "tier_b" else ""
+        return (
+            f"by label{spare}: its label has {np.count_nonzero(same)} of {slots} slots (by the root of its size, at "
+            f"least one) and {np.count_nonzero(pool.labels == label)} members"
+        )
+
+    def digest(self) -> str:
+        """Of the plan of this epoch; ranks whose digests differ would train on different plans."""
+        items, seeds = self.plan(self.epoch)
+        return hashlib.sha256(items.astype("<i8").tobytes() + seeds.astype("<i8").tobytes()).hexdigest()[:16]
+
+    @property
+    def rounds(self) -> int:
+        """Epochs in which every label of the strong negatives comes at least once; 0 where a batch has none."""
+        in_batch = self.tiers[0]
+        return math.ceil(len(self.strong.by_label[2]) / (len(self) * in_batch)) if in_batch else 0
+
+    def state_dict(self, next_batch: int = 0) -> dict[str, np.ndarray]:
+        """Arrays from which `load_state_dict` goes on.
+
+        Args:
+            next_batch: batches of this epoch that are done, of all ranks, for a loader that does not skip them
+                itself; Trainer's does, so there it stays 0.
+        """
+        return {
+            "version": np.array(STATE_VERSION),
+            "epoch": np.array(self.epoch),
+            "next_batch": np.array(next_batch),
+            "made_for": np.array(json.dumps(self._made_for)),
+            "hard": self.hard.astype(np.int32),
+            "uses": self.uses.astype(np.int8),
+        }
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """Go on where `state_dict` was called; ValueError when that was another plan."""
+        if int(state["version"]) != STATE_VERSION:
+            raise ValueError(f"a sampler's state of version {state['version']}, this is version {STATE_VERSION}")
+        before, now = json.loads(str(state["made_for"])), json.loads(json.dumps(self._made_for))
+        for name in now:
+            if before.get(name) != now[name]:
+                raise ValueError(
+                    f"the plan was made with {name} = {before.get(name)!r}, it is {now[name]!r} now; "
+                    "a run goes on with the plan that it began with"
+                )
+        self.epoch, self.first_batch = int(state["epoch"]), int(state["next_batch"])
+        self.set_hard(state["hard"], state["uses"])
+
+    @functools.cached_property
+    def _made_for(self) -> dict[str, Any]:
+        """What a state must agree in, so that its plan is this one."""
+        digest = hashlib.sha256(self.pool_digest.encode())
+        for column in (
+            self.positives, self.strong.items, self.strong.labels, self.weak.items, self.weak.labels, self.explicit
+        ):  # fmt: skip
+            digest.update(f"{len(column)}:".encode() + np.ascontiguousarray(column, "<i4").data)
+        settings = ("batch_size", "world_size", "seed", "shares", "tier_a_share")
+        return {name: getattr(self, name) for name in settings} | {"the data": digest.hexdigest()[:16]}
+
+    def _random(self, stream: int, *place: int) -> np.random.Generator:
+        """Numbers that belong to a place, not to what was drawn before."""
+        return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, stream, *place])))
+
+    def _draw(self, epoch: int) -> Draws:
+        """All items of an epoch and why they are there, (K * W, B)."""
+        batches, (positive, _, weak) = len(self), self.composition
+        slots = batches * positive
+        in_turn = Draws.of(self._cycled(self.positives, epoch * slots, slots, POSITIVES), IN_TURN)
+        parts = [
+            Draws(*(column.reshape(self.steps, self.world_size, positive) for column in in_turn)),
+            self._deal(self._by_label(self.strong, batches * self.tiers[0], epoch, TIER_A), epoch, 1),
+            self._deal(self._tier_b(batches * self.tiers[1], epoch), epoch, 2),
+            self._deal(self._by_label(self.weak, batches * weak, epoch, WEAK), epoch, 3),
+        ]
+        draws = Draws.joined(parts, axis=2)  # (K, W, B)
+        edges = np.cumsum([positive, *self.tiers, weak])
+        _spread_repeats(draws, list(zip(edges[:-1], edges[1:], strict=True)), self._random(DEALING, 4, epoch))
+        return Draws(*(column.reshape(batches, self.batch_size) for column in draws))
+
+    def _tier_b(self, slots: int, epoch: int) -> Draws:
+        """The hardest negatives as often as each may come, then explicit ones, then others by label."""
+        hard = Draws.of(np.repeat(self.hard, self.uses)[:slots], HARD)
+        others = self.explicit[~np.isin(self.explicit, self.hard)]
+        count = min(len(others), slots - len(hard.items))
+        checked = Draws.of(self._cycled(others, epoch * count, count, EXPLICIT), CHECKED)
+        filling = self._by_label(self.strong, slots - len(hard.items) - count, epoch, FILLING)
+        return Draws.joined([hard, checked, filling])
+
+    def _cycled(self, members: np.ndarray, start: int, count: int, stream: int) -> np.ndarray:
+        """Members start to start + count of an endless row of shuffled rounds over all of them."""
+        if not count:
+            return members[:0]
+        rounds, places = np.divmod(np.arange(start, start + count), len(members))
+        return members[permuted_places(places, len(members), keys_of(self.seed, stream, 0, rounds))]
+
+    def _by_label(self, pool: LabelledPool, slots: int, epoch: int, stream: int) -> Draws:
+        """So many items, each label as often as the root of its size asks for; within it in shuffled rounds."""
+        if not slots:
+            return Draws.of(np.zeros(0, np.int64), BY_LABEL)
+        items, edges, labels = pool.by_label
+        sizes = np.diff(edges)
+        quotas = label_quotas(sizes, slots)
+        used = epoch * quotas
+        if len(quotas) > slots:  # labels take turns
+            order = self._random(TURNS, stream, len(sizes)).permutation(len(sizes))
+            place = np.argsort(order)
+            before, after = ((number * slots) for number in (epoch, epoch + 1))
+            used = before // len(order) + (place < before % len(order))
+            quotas = after // len(order) + (place < after % len(order)) - used
+        which = np.repeat(np.arange(len(sizes)), quotas)  # (D,)
+        place = np.arange(slots) - np.repeat(np.cumsum(quotas) - quotas - used, quotas)
+        rounds, place = np.divmod(place, sizes[which])
+        place = permuted_places(place, sizes[which], keys_of(self.seed, stream, labels[which], rounds))
+        return Draws.of(items[edges[which] + place], BY_LABEL, labels[which])
+
+    def _deal(self, draws: Draws, epoch: int, part: int) -> Draws:
+        """Spread draws over the steps, (K, W, draws of a batch), an item that comes again to another step.
+
+        Draws of one item stand together and are dealt like cards, so that they meet in one step only if the item
+        comes more often than there are steps.
+        """
+        dice = self._random(DEALING, part, epoch)
+        shuffled = keys_of(int(dice.integers(2**63)), DEALING, draws.items, 0)
+        order = np.argsort(shuffled, kind="stable").reshape(-1, self.steps).T
+        order = order[dice.permutation(self.steps)].reshape(self.steps, self.world_size, -1)
+        return Draws(*(column[order] for column in draws))
+
+
+def label_quotas(sizes: np.ndarray, slots: int) -> np.ndarray:
+    """How often each label comes (L,): once, and what is left in proportion to the root of its size.
+
+    With fewer slots than labels it is 1 for each, more than there is room for.
+    """
+    rest = slots - len(sizes)
+    if rest <= 0:
+        return np.ones(len(sizes), np.int64)
+    exact = rest * np.sqrt(sizes) / np.sqrt(sizes).sum()
+    quotas = np.floor(exact).astype(np.int64)
+    quotas[np.argsort(quotas - exact, kind="stable")[: rest - quotas.sum()]] += 1
+    return quotas + 1
+
+
+def _spread_repeats(draws: Draws, parts: list[tuple[int, int]], dice: np.random.Generator) -> None:
+    """Exchange negatives that come twice in a step, draws (K, W, B), with others of the same part; in place."""
+    steps, first = len(draws.items), parts[0][0]
+    negatives = draws.items[:, :, first:].reshape(steps, -1)  # (K, W * negatives)
+    in_order = np.sort(negatives, axis=1)
+    for step in np.flatnonzero((in_order[:, 1:] == in_order[:, :-1]).any(axis=1)).tolist():
+        for begin, end in reversed(parts):
+            _swap_repeats(draws, step, first, begin, end, dice)
+
+
+def _swap_repeats(draws: Draws, step: int, first: int, begin: int, end: int, dice: np.random.Generator) -> None:
+    """Exchange what a step's columns begin to end repeat of its columns from `first` on; in place."""
+    for rank, column in np.ndindex(draws.items.shape[1], end - begin):
+        column += begin
+        here = draws.items[step, :, first:]
+        mine = draws.items[step, rank, column]
+        if np.count_nonzero(here == mine) < 2:
+            continue
+        for other in dice.permutation(len(draws.items))[:TRIES].tolist():  # where all are full of it, it stays
+            if other == step or (draws.items[other, :, first:] == mine).any():
+                continue
+            fits = ~np.isin(draws.items[other, :, begin:end], here)
+            if fits.any():
+                other_rank, other_column = divmod(int(dice.choice(np.flatnonzero(fits))), end - begin)
+                for values in draws:
+                    there = values[other, other_rank, begin + other_column]
+                    values[other, other_rank, begin + other_column] = values[step, rank, column]
+                    values[step, rank, column] = there
+                break
+
+
+def check_same_plan(digest: str, gather: Callable[[list[str]], list[str]]) -> None:
+    """Refuse to train where ranks have different plans; `gather` joins every rank's list, as gather_object does."""
+    found = gather([digest])
+    others = [rank for rank, other in enumerate(found) if other != found[0]]
+    if others:
+        raise RuntimeError(
+            f"ranks {others} have another plan than rank 0 (digests {sorted(set(found))}): their data, settings or "
+            "versions differ; start all of them with the same"
+        )

@@ -1,0 +1,249 @@
+"""What a detector says of the clips of one side: scores, events, measures with their intervals, and baselines."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from scipy.special import expit
+
+from evaluation.detection import RECALL, bootstrap_clips, precision_recall_curve, threshold_for
+from evaluation.events import alarm_peaks, confusers, detect_events, event_counts
+from media.audioset import Labels
+from tasks.detection.eval_windows import ClipWindows
+
+# M clips of the side, N windows, T frames of a window, E events
+
+
+HISTOGRAM_EDGES = np.linspace(0, 1, 41)
+CURVE_POINTS = 400  # of a precision-recall curve in the record, at most
+CHANCE_AUC = 0.5
+
+
+@dataclass(frozen=True)
+class ClipScores:
+    """Scores of all windows of a side, in [0, 1] for a model, in dB for loudness."""
+
+    side: ClipWindows
+    scores: np.ndarray  # (N,)
+    frames: np.ndarray | None  # (N, T)
+    readable: np.ndarray  # (M,) bool; the others are in no score
+
+    @classmethod
+    def of(cls, side: ClipWindows, logits: np.ndarray, frames: np.ndarray | None, items: np.ndarray) -> "ClipScores":
+        """From logits (N, 1) and frame logits (N, T, 1), and the items (N,) that were served: -1 for unreadable."""
+        readable = np.ones(len(side.clips), bool)
+        readable[side.clip[items < 0]] = False
+        frames = None if frames is None else expit(frames[..., 0].astype(np.float64))
+        return cls(side, expit(logits[:, 0].astype(np.float64)), frames, readable)
+
+    @functools.cached_property
+    def first(self) -> np.ndarray:
+        """Where each clip's windows begin (M + 1,)."""
+        return np.searchsorted(self.side.clip, np.arange(len(self.readable) + 1))
+
+    @functools.cached_property
+    def clip_scores(self) -> np.ndarray:
+        """The highest window of each readable clip."""
+        return np.maximum.reduceat(self.scores, self.first[:-1])[self.readable]
+
+    @property
+    def targets(self) -> np.ndarray:
+        """Whether each readable clip holds the target."""
+        return self.side.clips.targets[self.readable]
+
+    @property
+    def seconds(self) -> np.ndarray:
+        """Of each readable clip."""
+        return self.side.seconds[self.readable]
+
+    @property
+    def hours_of_negatives(self) -> float:
+        """Sound without the target."""
+        return float(self.seconds[~self.targets].sum() / 3600)
+
+    def windows(self, clip: int) -> slice:
+        """The windows of a clip, by its place among all."""
+        return slice(self.first[clip], self.first[clip + 1])
+
+    def events(self, threshold: float) -> list[np.ndarray]:
+        """Events (E, 3) found in each readable clip."""
+        found = []
+        for clip in np.flatnonzero(self.readable):
+            windows = self.windows(clip)
+            if self.scores[windows].max() < threshold:
+                found.append(np.zeros((0, 3)))
+                continue
+            frames = None if self.frames is None else self.frames[windows]
+            times = self.side.start[windows]
+            events = detect_events(times, self.scores[windows], threshold, self.side.clip_seconds, frames)
+            events[:, 1] = np.minimum(events[:, 1], max(self.side.seconds[clip], events[:, 0].min()))
+            found.append(events)
+        return found
+
+    def peaks(self) -> tuple[np.ndarray, np.ndarray]:
+        """What can raise a false alarm: scores, and the place of their clip among the readable ones."""
+        scores, clips = [np.zeros(0)], [np.zeros(0, int)]
+        for place, clip in enumerate(np.flatnonzero(self.readable)):
+            if not self.side.clips.targets[clip]:
+                windows = self.windows(clip)
+                scores.append(alarm_peaks(self.side.start[windows], self.scores[windows], self.side.clip_seconds))
+                clips.append(np.full(len(scores[-1]), place))
+        return np.concatenate(scores), np.concatenate(clips)
+
+    def threshold(self, rule: str) -> float:
+        """The threshold that a rule chooses on these clips."""
+        return threshold_for(self.clip_scores, self.targets, rule, self.hours_of_negatives)
+
+    def measures(self, threshold: float, ids: Sequence[str]) -> tuple[dict[str, dict[str, Any]], list[np.ndarray]]:
+        """Every measure with its interval over clips, and the events (E, 3) found in each."""
+        found = self.events(threshold)
+        clips = self.side.clips
+        counts = np.full((len(found), 3), np.nan)  # hits, false alarms, misses
+        for place, clip in enumerate(np.flatnonzero(self.readable)):
+            if clips.strong[clip] or not clips.targets[clip]:
+                counts[place] = event_counts(found[place], clips.events_of(clip))
+        known = np.isfinite(counts).all(axis=1) & self.targets
+        intervals = bootstrap_clips(
+            self.clip_scores,
+            self.targets,
+            self.seconds,
+            ids,
+            threshold,
+            np.array([len(events) for events in found]),
+            self.peaks(),
+            counts if known.any() else None,
+        )
+        return {name: asdict(interval) for name, interval in intervals.items()}, found
+
+
+def assess(
+    test: ClipScores,
+    validation: ClipScores,
+    loudness: tuple[ClipScores, ClipScores],
+    rule: str,
+    rows: pa.Table,
+    labels: Labels,
+    chosen_on: str,
+) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Everything about one side: the model beside chance and loudness, at thresholds that validation chose.
+
+    Args:
+        loudness: of test and validation.
+        rows: clip_id and labels of each readable clip of the test.
+
+    Returns:
+        the record, and the events (E, 3) found in each of those clips.
+    """
+    ids = rows["clip_id"].to_pylist()
+    threshold = validation.threshold(rule)
+    scores, found = test.measures(threshold, ids)
+    loud, _ = loudness[0].measures(loudness[1].threshold(rule), ids)
+    alarms = np.array([len(events) for events in found])
+    lists = rows["labels"].combine_chunks()
+    codes = lists.flatten().to_numpy()
+    of_clip = np.repeat(np.arange(len(rows)), np.diff(lists.offsets.to_numpy()))
+    at_recall = scores.pop("false_alarms_at_recall")
+    loud.pop("false_alarms_at_recall")
+    positives = int(test.targets.sum())
+    record = {
+        "clips": len(ids),
+        "positives": positives,
+        "negatives": len(ids) - positives,
+        "ambiguous": test.side.clips.ambiguous,
+        "unreadable": int((~test.readable).sum()),
+        "hours_of_negatives": test.hours_of_negatives,
+        "threshold": {"value": threshold, "rule": rule, "chosen_on": chosen_on},
+        "scores": scores,
+        "baselines": {"chance": chance(positives / len(ids)), "loudness": loud},
+        "false_alarms_at_recall": {"recall": RECALL, "per_hour": at_recall["mean"]},
+        "curve": curve(test),
+        "baseline_curves": {"loudness": curve(loudness[0])},
+        "histogram": {
+            "edges": HISTOGRAM_EDGES.tolist(),
+            "positives": np.histogram(test.clip_scores[test.targets], HISTOGRAM_EDGES)[0].tolist(),
+            "negatives": np.histogram(test.clip_scores[~test.targets], HISTOGRAM_EDGES)[0].tolist(),
+        },
+        "confusers": [
+            {"mid": labels.mids[record["label"]], "name": labels.names[record["label"]]} | record
+            for record in confusers(codes, of_clip, test.targets, alarms)
+        ],
+        "timelines": timelines(test, found, ids),
+    }
+    return record, found
+
+
+def chance(share: float) -> dict[str, dict[str, Any]]:
+    """What scores that know nothing reach in expectation, given the share of clips with the target."""
+    reason = "an expectation"
+    of = {"average_precision": share, "roc_auc": CHANCE_AUC, "d_prime": 0.0}
+    nothing = {"low": None, "high": None, "undefined": 0, "reason": reason}
+    return {name: {"mean": value} | nothing for name, value in of.items()}
+
+
+def curve(scores: ClipScores) -> dict[str, list[float]]:
+    """Precision over recall, thinned out where it has very many points."""
+    recall, precision, _ = precision_recall_curve(scores.clip_scores, scores.targets)
+    kept = np.unique(np.linspace(0, len(recall) - 1, min(CURVE_POINTS, len(recall))).astype(int))
+    return {"recall": recall[kept].tolist(), "precision": precision[kept].tolist()}
+
+
+def timelines(scores: ClipScores, found: list[np.ndarray], ids: Sequence[str]) -> list[dict[str, Any]]:
+    """The best, the median and the worst clip with the target, and the worst without: scores over time and events."""
+    readable = np.flatnonzero(scores.readable)
+    order = np.argsort(-scores.clip_scores, kind="stable")
+    positive, negative = order[scores.targets[order]], order[~scores.targets[order]]
+    chosen = {}
+    if len(positive):
+        places = {"best": 0, "median": len(positive) // 2, "worst": len(positive) - 1}
+        chosen = {f"with the target, {name}": positive[place] for name, place in places.items()}
+    if len(negative):
+        chosen["without the target, highest score"] = negative[0]
+    clips = scores.side.clips
+    lines = []
+    for name, place in chosen.items():
+        clip = int(readable[place])
+        windows = scores.windows(clip)
+        known = bool(clips.strong[clip]) or not clips.targets[clip]
+        lines.append(
+            {
+                "clip_id": ids[place],
+                "title": f"{name}: {ids[place]}, score {scores.clip_scores[place]:.3f}",
+                "seconds": (scores.side.start[windows] + scores.side.clip_seconds / 2).tolist(),
+                "scores": scores.scores[windows].tolist(),
+                "events": clips.events_of(clip).astype(float).tolist() if known else None,
+                "detected": found[place].tolist(),
+            }
+        )
+    return lines
+
+
+def prediction_table(
+    scores: ClipScores, loudness: ClipScores, ids: Sequence[str], found: Sequence[np.ndarray]
+) -> pa.Table:
+    """A row a readable clip: id, target, score, loudness, the events (E, 3) found in it, and all windows."""
+    records = []
+    for place, (clip, events) in enumerate(zip(np.flatnonzero(scores.readable), found, strict=True)):
+        windows = scores.windows(clip)
+        records.append(
+            {
+                "clip_id": ids[place],
+                "target": bool(scores.targets[place]),
+                "score": float(scores.clip_scores[place]),
+                "loudness": float(loudness.clip_scores[place]),
+                "events": [dict(zip(("start", "end", "score"), event, strict=True)) for event in events.tolist()],
+                "window_start": scores.side.start[windows].tolist(),
+                "window_score": scores.scores[windows].tolist(),
+            }
+        )
+    event = pa.struct([(name, pa.float64()) for name in ("start", "end", "score")])
+    schema = pa.schema(
+        [
+            ("clip_id", pa.string()), ("target", pa.bool_()), ("score", pa.float64()), ("loudness", pa.float64()),
+            ("events", pa.list_(event)), ("window_start", pa.list_(pa.float64())),
+            ("window_score", pa.list_(pa.float64())),
+        ]
+    )  # fmt: skip
+    return pa.Table.from_pylist(records, schema)

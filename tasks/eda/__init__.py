@@ -1,0 +1,1 @@
+"""Skin conductance evoked by sound."""

@@ -1,0 +1,1 @@
+"""Emotion and sentiment in dialogue."""

@@ -1,0 +1,214 @@
+"""Prepare utterances for training: modalities, splits and labels."""
+
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import datasets
+import numpy as np
+from transformers import AutoConfig, EvalPrediction
+
+from evaluation.classification import confusion, scores_of
+from modeling import FusionProcessor
+from modeling.configuration_fusion import MODALITIES
+from tasks.emotion.items import HEADS, UtteranceDataset
+from tasks.emotion.split import UtteranceSplit
+from training.fusion_trainer import part_rates
+from training.settings import Run
+from training.streaming import StreamedRows
+
+logger = logging.getLogger(__name__)
+
+SIDES = {"train": "train", "validation": "dev", "test": "test"}  # side -> what the data call it
+CLASS_WEIGHTS = {"none": 0.0, "root": 0.5, "inverse": 1.0}  # name -> power of the inverse frequency
+TWINS = {  # note on rows -> what was done with clips that are there twice, or under the other of two names
+    "twin_clip": "Where a clip is there twice, the one called final_videos_test... is used, for the other is wrong",
+    "prefixed_clip": "A clip that is there as final_videos_test... alone is used",
+}
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    """What encodes the modalities."""
+
+    text_model: str = field(
+        default="google-bert/bert-base-uncased",
+        metadata={
+            "help": "The text encoder and its tokenizer: a name on the Hub or a folder. One without weights gives "
+            "a random encoder of its config."
+        },
+    )
+    video_weights: str = field(
+        default="kinetics",
+        metadata={
+            "help": "Weights of r3d_18: kinetics (of torchvision, downloaded once), a file of its state dict, or none."
+        },
+    )
+    max_text_tokens: int = field(default=128, metadata={"help": "Texts are cut after so many tokens, and counted."})
+    cache_features: bool = field(
+        default=False,
+        metadata={"help": "Keep what frozen encoders make of each utterance on the disk: epochs then take seconds."},
+    )
+
+    def __post_init__(self) -> None:
+        if self.max_text_tokens < 3:
+            raise ValueError(f"max_text_tokens = {self.max_text_tokens}: give 3 or more, two frame the text")
+
+
+@dataclass(frozen=True)
+class EmotionSettings:
+    """How it is learnt and scored."""
+
+    class_weights: str = field(
+        default="none",
+        metadata={
+            "help": "Weight of a class in the loss, by the training labels: none, inverse (of its frequency), or root "
+            "(of that)."
+        },
+    )
+    learning_rates: dict = field(
+        default_factory=dict,
+        metadata={
+            "help": "Learning rates by part of the model (text, video, audio, fusion, emotion, sentiment), where "
+            "learning_rate is not meant; on the command line --learning_rates.text 8e-6."
+        },
+    )
+    ablations: bool = field(
+        default=True, metadata={"help": "Score the test with each modality alone, and without each, too."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.class_weights not in CLASS_WEIGHTS:
+            raise ValueError(
+                f"class_weights = {self.class_weights!r} is not known; it takes one of {', '.join(CLASS_WEIGHTS)}"
+            )
+        part_rates(self.learning_rates)
+
+
+COLUMNS = (
+    "utterance_id", "split", "dialogue", "text", "speaker", "emotion", "sentiment", "clip", "clip_seconds", "has_text",
+    "has_audio", "has_video", "defects", "synthetic",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EmotionData:
+    """A data set's utterances, divided as it says itself."""
+
+    sides: dict[str, UtteranceDataset]
+    split: UtteranceSplit
+    names: dict[str, list[str]]  # head -> its classes
+    lengths: np.ndarray  # of the training items, for batches of like length
+    texts_cut: dict[str, int]  # side -> texts longer than max_text_tokens
+    notes: dict[str, int]  # kind of defect -> rows that have it
+    encoders: EncoderSettings
+    settings: EmotionSettings
+
+    @property
+    def train(self) -> UtteranceDataset:
+        """What weights are fitted on."""
+        return self.sides["train"]
+
+    @property
+    def validation(self) -> UtteranceDataset:
+        """What checkpoints are chosen on."""
+        return self.sides["validation"]
+
+    def validation_metrics(self, output: EvalPrediction) -> dict[str, float]:
+        """Weighted and macro F1 of both heads: to choose a checkpoint by."""
+        scores = {}
+        for place, head in enumerate(HEADS):
+            predicted, truth = output.predictions[place].argmax(-1), output.label_ids[:, place]
+            found = scores_of(confusion(truth, predicted, len(self.names[head])))
+            scores |= {f"{head}_{name}": float(found[name]) for name in ("weighted_f1", "macro_f1")}
+        return scores
+
+    def record(self) -> dict[str, Any]:
+        """What each side holds and lacks."""
+        return {
+            "sides": self.split.sides,
+            "texts_cut": self.texts_cut,
+            "label_names": self.names,
+            "policies": policies(self),
+            "notes": self.notes,
+            "split_warning": self.split.warning,
+            "control": None,
+        }
+
+
+def policies(data: EmotionData) -> list[str]:
+    """What was done about all that a reader of the scores may wonder about, a sentence each."""
+    twins = [f"{said} ({data.notes[note]:,} rows)." for note, said in TWINS.items() if note in data.notes]
+    cut = ", ".join(f"{count:,} of {side}" for side, count in data.texts_cut.items() if count and side != "all")
+    order = "; ".join(f"{head} {', '.join(names)}" for head, names in data.names.items())
+    return [
+        f"The sides are the data's own. Weights are fitted on {SIDES['train']} alone: {SIDES['validation']} chooses "
+        "the checkpoint and is not merged into it.",
+        "An utterance is judged by itself: no context window, no speaker.",
+        "Whatever a row lacks, or has and cannot be decoded, is masked; no row is dropped.",
+        *twins,
+        *([f"Texts are cut after {data.encoders.max_text_tokens} tokens: {cut}."] if cut else []),
+        f"Labels in the order of their codes, from 0: {order}.",
+    ]
+
+
+def notes_on(rows: datasets.Dataset) -> dict[str, int]:
+    """How many rows have each kind of defect, the commonest first."""
+    lists = rows.select_columns("defects").with_format("arrow")[:]["defects"].to_pylist()
+    return dict(Counter(what for defects in lists for what in {defect["what"] for defect in defects}).most_common())
+
+
+def modalities_of(run: Run) -> list[str]:
+    """What the model reads."""
+    name = run.arguments.model_name_or_path
+    if name:
+        return list(AutoConfig.from_pretrained(name).modalities)
+    return list(run.arguments.model_config.get("modalities", MODALITIES))
+
+
+def prepare(
+    rows: datasets.Dataset, processor: FusionProcessor, run: Run, saved: dict[str, Any] | None = None
+) -> EmotionData:
+    """The sides as the data set divides them."""
+    encoders, settings = run.settings(EncoderSettings), run.settings(EmotionSettings)
+    modalities, limit = modalities_of(run), encoders.max_text_tokens
+    if run.arguments.streaming:
+        check_streaming(rows, encoders)
+    split = UtteranceSplit.of(rows, SIDES)
+    missing = [side for side in SIDES if not split.sides[side]["utterances"]]
+    if missing and saved is None:
+        raise ValueError(
+            f"the data set has no utterance on the side {' and '.join(missing)}; prepare it with all tables"
+        )
+    places = split.places | {"all": np.arange(len(rows))}
+    sides = {
+        side: UtteranceDataset(rows.select(where), processor, modalities, limit) for side, where in places.items()
+    }
+    tokens = token_counts(rows, processor) if "text" in modalities else np.ones(len(rows), np.int64)
+    lengths = np.minimum(tokens, limit)[places["train"]]
+    cut = {side: int((tokens[where] > limit).sum()) for side, where in places.items()} if "text" in modalities else {}
+    names = {head: rows.features[head].names for head in HEADS}
+    for side, count in cut.items():
+        if count and side != "all":
+            logger.warning("%s: %d texts have more than %d tokens and are cut", side, count, limit)
+    logger.info("utterances: %s", {side: split.sides[side]["utterances"] for side in SIDES})
+    return EmotionData(sides, split, names, lengths, cut, notes_on(rows), encoders, settings)
+
+
+def check_streaming(rows: datasets.Dataset, encoders: EncoderSettings) -> None:
+    """Refuse to stream rows whose clips are not in them, and what would read all of them before training."""
+    if encoders.cache_features:
+        raise ValueError("cache_features reads every clip once and keeps what is needed; leave streaming out")
+    has = np.logical_or(*(np.array(rows[f"has_{name}"][:], bool) for name in ("video", "audio")))
+    if has.any() and StreamedRows(rows, ["clip"]).peek(int(has.argmax()), "clip")["bytes"] is None:
+        raise ValueError(
+            "streaming: the rows do not hold their clips, which are files, each fetched ahead of its use already; "
+            "leave streaming out, or prepare the data with --embed_clips"
+        )
+
+
+def token_counts(rows: datasets.Dataset, processor: FusionProcessor) -> np.ndarray:
+    """Tokens of each text (rows,), uncut."""
+    texts = [text or "" for text in rows["text"]]
+    return np.array([len(ids) for ids in processor.tokenizer(texts)["input_ids"]] if texts else [], np.int64)

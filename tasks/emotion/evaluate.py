@@ -1,0 +1,70 @@
+"""Score predicted emotion and sentiment against baselines and with modalities left out."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from transformers import Trainer
+from transformers.trainer_utils import PredictionOutput
+
+from evaluation.classification import Utterances, assess
+from modeling.configuration_fusion import MODALITIES
+from tasks.emotion.data import EmotionData
+from tasks.emotion.items import HEADS, UtteranceDataset
+
+FITTED_HERE = (
+    "The baselines were fitted on utterances that are scored here, and so was the model if it was trained on these "
+    "data, which flatters them."
+)
+CHOSEN_HERE = "The checkpoint was chosen on utterances that are scored here, which flatters it."
+IN_SAMPLE = {"train": FITTED_HERE, "all": FITTED_HERE, "validation": CHOSEN_HERE}  # side -> what a reader must know
+
+
+def probabilities_of(output: PredictionOutput) -> dict[str, np.ndarray]:
+    """Head -> (N, classes)."""
+    logits = [torch.from_numpy(output.predictions[place]).double() for place in range(len(HEADS))]
+    return {head: scores.softmax(-1).numpy() for head, scores in zip(HEADS, logits, strict=True)}
+
+
+def utterances(side: UtteranceDataset) -> Utterances:
+    """What scores need to know of a side; `present` is what its rows say that there is."""
+    columns = side.rows.select_columns(["utterance_id", "dialogue", "text", *HEADS, *(f"has_{m}" for m in MODALITIES)])
+    table = columns.with_format("arrow")[:]
+    return Utterances(
+        ids=table["utterance_id"].to_pylist(),
+        dialogues=table["dialogue"].to_pylist(),
+        texts=[text or "" for text in table["text"].to_pylist()],
+        labels={head: table[head].to_numpy() for head in HEADS},
+        present={name: table[f"has_{name}"].to_numpy() for name in side.modalities},
+    )
+
+
+def evaluate(trainer: Trainer, data: EmotionData, side: str) -> tuple[dict[str, Any], pa.Table]:
+    """The assessment of one side, beside baselines and with modalities left out, and the predictions behind it."""
+    dataset = data.sides[side]
+    if not len(dataset):
+        raise ValueError(f"nothing to score: the {side} side has no utterance")
+    output = trainer.predict(dataset, metric_key_prefix=side)
+    probabilities, promised = probabilities_of(output), utterances(dataset)
+    given = output.predictions[len(HEADS)].astype(bool)  # (N, M)
+    test = replace(promised, present=dict(zip(dataset.modalities, given.T, strict=True)))
+    undecodable = np.any([promised.present[name] & ~test.present[name] for name in dataset.modalities], axis=0).sum()
+    made = trainer.predict_with_less(dataset, side) if data.settings.ablations else {}
+    left_out = {name: probabilities_of(less) for name, less in made.items()}
+    results = assess(data.names, utterances(data.train), test, probabilities, left_out)
+    results["undecodable"] = int(undecodable)  # rows, of all processes
+    results["note"] = IN_SAMPLE.get(side)
+    return results, prediction_table(data, test, probabilities)
+
+
+def prediction_table(data: EmotionData, test: Utterances, probabilities: dict[str, np.ndarray]) -> pa.Table:
+    """A row an utterance: truth, prediction and the probability of each class, by head."""
+    columns: dict[str, Any] = {"utterance_id": test.ids, "dialogue": test.dialogues}
+    for head, names in data.names.items():
+        scores = probabilities[head]
+        columns[head] = [names[label] for label in test.labels[head]]
+        columns[f"predicted_{head}"] = [names[label] for label in scores.argmax(1)]
+        columns |= {f"p_{head}_{name}": scores[:, place] for place, name in enumerate(names)}
+    return pa.table(columns)

@@ -1,0 +1,87 @@
+"""What a study shows of classifiers of utterances: scores of all rows of the test, each run's own, averaged over runs.
+
+A mean over runs is taken within each resample of dialogues, and so is a difference between two settings: intervals are
+over dialogues, and both settings are scored on the same ones.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from evaluation.classification import Dialogues, Scores
+from evaluation.intervals import Interval
+from training.study_runs import FinishedRun, by_seed, long_scores, mean_over_runs
+
+# N rows, S resamples
+
+
+ITEMS = ("head", "utterances")  # what a row is of, and what was scored
+EXPLAINED = (
+    "Means are over runs, each with its own scores of all utterances of the test; brackets hold 95 % intervals over "
+    "these dialogues, not over runs, which share their data. Effects are runs that are better than all of their "
+    "baselines, by the rule of their reports. Differences are from the first setting, where both scored the same "
+    "utterances."
+)
+
+
+def scores_of_run(facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every score of one run, long: those of the model, of its baselines, and of itself with less to go by."""
+    return [
+        row
+        for head, assessed in facts["test"]["heads"].items()
+        for row in long_scores(
+            head,
+            {"model": assessed["scores"]}
+            | {who: rival["scores"] for who, rival in (assessed["baselines"] | assessed["ablations"]).items()},
+        )
+    ]
+
+
+def read_scores(path: Path) -> pa.Table:
+    """Id, dialogue, and the true and the predicted class of each head, by id."""
+    table = pq.read_table(path)
+    return table.select([name for name in table.column_names if not name.startswith("p_")]).sort_by("utterance_id")
+
+
+def rows_of_setting(runs: Sequence[FinishedRun], reference: Sequence[FinishedRun]) -> Iterator[dict[str, Any]]:
+    """A head and score each: its mean over runs with its interval, its values by seed, the difference from the first
+    setting, and how many runs are better than all of their baselines."""
+    rows = truth(runs[0])
+    if any(truth(run) != rows for run in runs):
+        raise ValueError(
+            f"runs of {runs[0].cell.setting} did not score the same utterances with the same labels, so they have no "
+            "mean; their scores are in each run's metrics.json"
+        )
+    paired = bool(reference) and runs != reference and all(truth(run) == rows for run in reference)
+    drawn, every = Dialogues.of(rows["dialogue"].to_pylist()), np.ones(len(rows), bool)
+    for head, assessed in runs[0].facts["test"]["heads"].items():
+        own = [resampled(run, head, assessed["classes"], drawn) for run in runs]
+        others = [resampled(run, head, assessed["classes"], drawn) for run in reference] if paired else []
+        unbeaten = [run.facts["test"]["heads"][head]["verdict"]["unbeaten"] for run in runs]
+        for score in own[0]:
+            values = mean_over_runs(own, score)
+            yield {
+                "channel": head,
+                "score": score,
+                "interval": Interval(**drawn.interval(values, every)),
+                "by_seed": by_seed(runs, [found[score][0] for found in own]),
+                "difference": drawn.interval(values - mean_over_runs(others, score), every) if others else None,
+                "effects": unbeaten.count([]),
+            }
+
+
+def truth(run: FinishedRun) -> pa.Table:
+    """What a run scored, without what it said."""
+    return run.scores.drop([name for name in run.scores.column_names if name.startswith("predicted_")])
+
+
+def resampled(run: FinishedRun, head: str, classes: Sequence[str], drawn: Dialogues) -> Scores:
+    """Scores (1 + S,) of one run: of the data as they are, and of each resample."""
+    code = {name: place for place, name in enumerate(classes)}
+    columns = (run.scores[head].to_pylist(), run.scores[f"predicted_{head}"].to_pylist())
+    targets, predictions = (np.array([code[name] for name in column]) for column in columns)
+    return drawn.scores(targets, predictions, len(classes), np.ones(len(targets), bool))

@@ -1,0 +1,102 @@
+"""Read utterances from subtitles (.srt, .vtt) or a csv file."""
+
+import csv
+import html
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+TIME = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,3}))?")
+ARROW = re.compile(r"\s*(\S+)\s+-->\s+(\S+)")  # of a cue in .srt and .vtt
+TAG = re.compile(r"<[^>]*>|\{\\[^}]*\}")  # markup in cues
+
+
+@dataclass(frozen=True)
+class Said:
+    """An utterance of a recording."""
+
+    start_seconds: float
+    end_seconds: float | None  # None: to the end of the clip
+    text: str | None
+
+
+def read_utterances(path: Path) -> list[Said]:
+    """The utterances of a .srt, a .vtt, or a .csv with the columns start, end (seconds or h:mm:ss.ms) and text."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); give .srt, .vtt or .csv in UTF-8") from error
+    if path.suffix.lower() == ".csv":
+        said = csv_utterances(text, path)
+    elif path.suffix.lower() in (".srt", ".vtt"):
+        said = cue_utterances(text, path)
+    else:
+        raise ValueError(f"{path}: utterances come as .srt, .vtt or .csv")
+    if not said:
+        raise ValueError(f"{path}: holds no utterance")
+    return said
+
+
+def cue_utterances(text: str, path: Path) -> list[Said]:
+    """Cues of subtitles: a line with an arrow, and the lines after it up to an empty one."""
+    said = []
+    lines = iter(enumerate(text.split("\n"), 1))
+    for number, line in lines:
+        cue = ARROW.match(line)
+        if not cue:
+            continue
+        words, place = [], f"{path}:{number}"
+        for other, following in lines:
+            if not following.strip():
+                break
+            if ARROW.match(following):
+                raise ValueError(f"{path}:{other}: a cue within that of line {number}; put an empty line between them")
+            words.append(TAG.sub("", following).strip())
+        spoken = " ".join(words)
+        spoken = html.unescape(spoken) if path.suffix.lower() == ".vtt" else spoken
+        said.append(checked(seconds_of(cue[1], place), seconds_of(cue[2], place), spoken, place))
+    return said
+
+
+def csv_utterances(text: str, path: Path) -> list[Said]:
+    """Rows of a table."""
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    said = []
+    try:
+        lacking = [name for name in ("start", "end", "text") if name not in (reader.fieldnames or [])]
+        if lacking:
+            raise ValueError(f"{path}: lacks the columns {', '.join(lacking)}; it has {reader.fieldnames}")
+        for row in reader:
+            place = f"{path}:{reader.line_num}"
+            if None in row:
+                raise ValueError(f"{place}: more cells than columns; put a text with commas in quotes")
+            start, end = (seconds_of(row[name], place) for name in ("start", "end"))
+            said.append(checked(start, end, row["text"] or "", place))
+    except csv.Error as error:
+        raise ValueError(f"{path}:{reader.reader.line_num}: {error}; look for a quote that is not closed") from error
+    return said
+
+
+def seconds_of(cell: str | None, place: str) -> float:
+    """Seconds, or hours:minutes:seconds with a comma or a point before the milliseconds."""
+    cell = (cell or "").strip()
+    match = TIME.fullmatch(cell)
+    if match:
+        hours, minutes, seconds, thousandths = match.groups(default="0")
+        whole = int(hours) * 3600 + int(minutes) * 60 + int(seconds)
+        return (whole * 1000 + int(thousandths.ljust(3, "0"))) / 1000
+    try:
+        seconds = float(cell)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(f"{place}: {cell!r} is no time; give seconds or h:mm:ss.ms")
+    return seconds
+
+
+def checked(start: float, end: float, text: str, place: str) -> Said:
+    """An utterance that takes time."""
+    if not end > start:
+        raise ValueError(f"{place}: ends at {end} s, not after its start at {start} s")
+    return Said(start, end, text)

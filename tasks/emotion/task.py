@@ -1,0 +1,192 @@
+"""Predict emotion and sentiment of an utterance from video, audio and text."""
+
+import argparse
+import contextlib
+import inspect
+import logging
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision.models.video import R3D_18_Weights
+from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification, AutoProcessor, AutoTokenizer, Trainer
+
+from modeling import FusionConfig, FusionFeatureExtractor, FusionForEmotion, FusionProcessor
+from modeling.feature_extraction_audio import AudioFeatureExtractor
+from tasks.emotion import study
+from tasks.emotion.data import CLASS_WEIGHTS, SIDES, EmotionData, EmotionSettings, EncoderSettings
+from tasks.emotion.items import HEADS, cache_features
+from tasks.emotion.predict import SUFFIXES as CLIP_SUFFIXES
+from tasks.emotion.predict import EmotionPrediction, predict_clips
+from training.build import check_fit
+from training.collators import PaddingCollator
+from training.command_line import unknown_key
+from training.fusion_trainer import FusionTrainer, order_of_training
+from training.samplers import LengthGroupedSampler, ShardedSampler
+from training.settings import Run
+from training.streaming import shards_of
+
+logger = logging.getLogger(__name__)
+
+NAME = "emotion"
+ARGUMENTS = (EncoderSettings, EmotionSettings)
+
+
+STREAMED = ("clip",)
+AUTO_MODEL, MODELS, AUTO_EXTRACTOR = AutoModelForVideoClassification, (FusionConfig,), AutoProcessor
+SUFFIXES, OUTPUT_SUFFIX = CLIP_SUFFIXES, ".json"  # of recordings, and of what is said of them
+PREDICTION_OPTIONS: tuple[str, ...] = ("text", "utterances")  # of run_predict.py, beside those of every task
+TRAINER = FusionTrainer
+STUDY = study
+VALIDATION_METRICS = {  # name -> whether more is better
+    "emotion_weighted_f1": True, "emotion_macro_f1": True, "sentiment_weighted_f1": True, "sentiment_macro_f1": True,
+    "loss": False,
+}  # fmt: skip
+
+
+def features(run: Run) -> FusionProcessor:
+    """Tokenizer and features: those of the model that is fine-tuned, else new ones."""
+    arguments, name = run.arguments, run.arguments.model_name_or_path
+    if name:
+        processor = AutoProcessor.from_pretrained(name)
+        check_fit(processor.feature_extractor.to_dict(), arguments.feature_config, name)
+        return processor
+    known = set(inspect.signature(FusionFeatureExtractor).parameters) | set(
+        inspect.signature(AudioFeatureExtractor).parameters
+    )
+    for key in arguments.feature_config:
+        if key not in known:
+            raise ValueError(unknown_key(f"feature_config.{key}", {f"feature_config.{name}" for name in known}))
+    text_model = run.settings(EncoderSettings).text_model
+    with named("text_model", text_model):
+        tokenizer = AutoTokenizer.from_pretrained(text_model)
+    return FusionProcessor(FusionFeatureExtractor(**arguments.feature_config), tokenizer)
+
+
+@contextlib.contextmanager
+def named(key: str, value: str) -> Iterator[None]:
+    """Say which setting named what cannot be had, and what else it takes."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(
+            f"{key} = {value!r} cannot be had ({why}); it takes a name on the Hub, which needs the network once, or a "
+            "local folder or file"
+        ) from error
+
+
+def model_settings(data: EmotionData, processor: FusionProcessor, run: Run) -> dict[str, Any]:
+    """What of a model follows from the data and the encoders."""
+    settings: dict[str, Any] = {f"{head}_names": data.names[head] for head in HEADS}
+    settings["num_mel_bins"] = processor.feature_extractor.num_mel_bins
+    base, power = run.arguments.model_name_or_path, CLASS_WEIGHTS[data.settings.class_weights]
+    if power or base:  # a saved model's weights are of the data that it was trained on
+        settings |= {f"{head}_weights": class_weights(data, head, power) if power else None for head in HEADS}
+    if "text" in data.train.modalities:
+        if base:
+            config = AutoConfig.from_pretrained(base).text_config
+        else:
+            with named("text_model", data.encoders.text_model):
+                config = AutoConfig.from_pretrained(data.encoders.text_model)
+        most = getattr(config, "max_position_embeddings", data.encoders.max_text_tokens)
+        if data.encoders.max_text_tokens > most:
+            raise ValueError(
+                f"max_text_tokens = {data.encoders.max_text_tokens} is more than the text encoder takes ({most}); "
+                "lower it"
+            )
+        if not base:
+            settings["text_config"] = config.to_dict()
+    return settings
+
+
+def class_weights(data: EmotionData, head: str, power: float) -> list[float]:
+    """A weight a class, by its frequency in training to a power; 1 on average over the training utterances."""
+    counts = np.bincount(data.train.rows[head], minlength=len(data.names[head]))
+    weights = np.where(counts > 0, np.maximum(counts, 1) ** -power, 0.0)
+    return (weights * counts.sum() / (weights * counts).sum()).tolist()
+
+
+def initialise(model: FusionForEmotion, data: EmotionData, new: bool, resumed: bool = False) -> None:
+    """Give a new model the weights of its encoders, and keep what frozen ones make of the utterances."""
+    branches = model.fusion.branches
+    if new and "text" in branches and has_weights(data.encoders.text_model):
+        with named("text_model", data.encoders.text_model):
+            weights = AutoModel.from_pretrained(data.encoders.text_model).state_dict()
+        encoder = branches["text"].encoder
+        wanted = encoder.state_dict().keys()
+        encoder.load_state_dict({key: value for key, value in weights.items() if key in wanted})
+    elif new and "text" in branches:
+        logger.warning("text_model %s is a folder without weights: its encoder is random", data.encoders.text_model)
+    if new and "video" in branches and model.config.video_encoder == "r3d_18":
+        load_video_weights(model, data.encoders.video_weights)
+    frozen = {name: branch for name, branch in branches.items() if branch.frozen}
+    if frozen:
+        logger.info("frozen encoders: %s", ", ".join(frozen))
+    model.trainable_parameters()
+    if data.encoders.cache_features:
+        if not frozen:
+            raise ValueError("cache_features: no encoder is frozen, so there is nothing to keep; leave it out")
+        for side in SIDES:
+            data.sides[side].cached = cache_features(data.sides[side], model)
+
+
+def has_weights(name: str) -> bool:
+    """Whether an encoder comes with weights: a name on the Hub does, a folder may."""
+    folder = Path(name)
+    return not folder.is_dir() or any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
+
+
+def load_video_weights(model: FusionForEmotion, source: str) -> None:
+    """Weights of r3d_18 from torchvision, from a file, or none."""
+    if source == "none":
+        if model.config.freeze_video:
+            logger.warning("video_weights none with freeze_video: the video encoder is random and stays so")
+        return
+    with named("video_weights", source):
+        if source == "kinetics":
+            weights = R3D_18_Weights.KINETICS400_V1.get_state_dict(progress=False, check_hash=True)
+        else:
+            weights = torch.load(source, map_location="cpu", weights_only=True)
+        model.load_video_weights(weights)
+
+
+def collator(processor: FusionProcessor, run: Run) -> PaddingCollator:
+    """How items become a batch."""
+    return PaddingCollator(processor.tokenizer.pad_token_id)
+
+
+def sampler(data: EmotionData, run: Run) -> Callable[[int], LengthGroupedSampler | ShardedSampler]:
+    """The order of training, for a batch size that the trainer knows."""
+    return order_of_training(data.lengths, run, shards_of(data.train.rows))
+
+
+def trainer_settings(data: EmotionData, run: Run) -> dict[str, Any]:
+    """The parts' learning rates, and how rows are read."""
+    return {"learning_rates": data.settings.learning_rates, "streamed": run.arguments.streaming}
+
+
+def about_training(trainer: Trainer, data: EmotionData) -> dict[str, Any]:
+    """What is learnt, by part, and how."""
+    return {
+        "trainable": trainer.model.part_sizes(),
+        "undecodable": trainer.undecodable,
+        "encoders": asdict(data.encoders),
+        **asdict(data.settings),
+    }
+
+
+def extra_pages(trainer: Trainer, data: EmotionData) -> dict[str, str]:
+    """Files that this task leaves beside card and report: none."""
+    return {}
+
+
+def predict(
+    model: FusionForEmotion, processor: FusionProcessor, clips: Sequence[Path], arguments: argparse.Namespace
+) -> tuple[list[EmotionPrediction], list[str], str]:
+    """Write what is felt in some clips, utterance by utterance, as JSON; the predictions, and why some have none."""
+    return predict_clips(model, processor, clips, arguments)

@@ -1,0 +1,108 @@
+"""The assessment as a whole: effects are found, their absence too, and odd data have named outcomes."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter1d
+
+from evaluation.signal_baselines import HEARS_NOTHING
+from evaluation.signals import assess, error_over_time, longest_of_song
+from evaluation.trials import Trials
+from tasks.eda.card import channel_table
+
+FRAMES = 120
+
+
+def slow(generator: np.random.Generator, *shape: int) -> np.ndarray:
+    """Slow random curves."""
+    return gaussian_filter1d(generator.normal(size=shape), 5, axis=-1)
+
+
+def make_assessment(songs: int = 10, listeners: int = 6, coupling: float = 1.0, **changes: Any) -> dict[str, Any]:
+    """Assess a model that predicts `coupling` of what each song does to everyone's skin."""
+    generator = np.random.default_rng(0)
+    of, who = np.repeat(np.arange(songs), listeners), np.tile(np.arange(listeners), songs)
+    effect = slow(generator, songs, FRAMES)
+    predicted = effect if changes.get("constant") is None else np.full_like(effect, changes["constant"])
+    mask = np.ones((len(of), FRAMES), bool)
+    mask[list(changes.get("masked", []))] = False
+    targets = coupling * effect[of] + slow(generator, len(of), FRAMES)
+    names = np.array([f"song {n}" for n in of])
+    model = Trials(predicted[of], targets, mask, names, np.array([f"{n}" for n in who]), 4.0, "uS")
+    curve = np.linspace(0, 1, FRAMES)
+    baselines = {name: np.broadcast_to(curve, targets.shape) for name in HEARS_NOTHING}
+    by_song = longest_of_song(list(predicted[of]), names)
+    results = assess(model, baselines, np.zeros(len(of)), by_song, targets)
+    json.dumps(results, allow_nan=False)  # no NaN reaches a record
+    table = channel_table({"unit": "uS", "trials": len(of)}, "raw", results)
+    assert "nan" not in table.lower() and "None" not in table
+    return results
+
+
+def test_an_effect_is_found() -> None:
+    results = make_assessment()
+    assert results["verdict"]["verdict"] == "effect" and results["verdict"]["missing"] == []
+    assert results["gain"]["low"] > 0.3 and results["null"]["p"] < 0.01
+    assert results["interval_over"] == "both"
+    assert results["model"]["rmse"]["trials"] == 60
+
+
+def test_no_effect_is_an_answer() -> None:
+    results = make_assessment(coupling=0.0)
+    assert results["verdict"]["verdict"] == "no effect"
+    assert len(results["verdict"]["missing"]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing"),
+    [
+        ({"songs": 1}, "there is no other song"),
+        ({"songs": 4}, "4 songs are fewer than 6"),
+        ({"constant": 0.3}, "may be nothing"),
+        ({"coupling": 0.0, "listeners": 1}, "may be nothing"),
+        ({"masked": range(60)}, "no interval"),
+    ],
+    ids=str,
+)
+def test_odd_data_have_named_outcomes(changes: dict, missing: str) -> None:
+    verdict = make_assessment(**changes)["verdict"]
+    assert verdict["verdict"] == "no effect"
+    assert missing in " ".join(verdict["missing"])
+
+
+def test_trials_that_are_wholly_masked_are_counted_and_change_nothing_else() -> None:
+    whole, less = make_assessment(), make_assessment(masked=[3, 17])
+    assert less["model"]["rmse"]["undefined"] == 2 and less["model"]["rmse"]["trials"] == 58
+    assert less["model"]["pearson"]["mean"] == pytest.approx(whole["model"]["pearson"]["mean"], abs=0.05)
+
+
+def test_one_listener_is_drawn_over_songs() -> None:
+    results = make_assessment(listeners=1)
+    assert results["interval_over"] == "songs"
+    assert results["ceiling"]["split_half"] is None and results["ceiling"]["leave_one_out"]["mean"] is None
+
+
+def test_the_longest_prediction_of_a_song_stands_for_it() -> None:
+    longest = longest_of_song([np.zeros(3), np.ones(5), np.zeros(2)], ["a", "a", "b"])
+    assert len(longest["a"]) == 5 and len(longest["b"]) == 2
+
+
+def test_error_over_time_is_the_rmse_of_each_two_seconds() -> None:
+    mask = np.ones((2, 24), bool)
+    mask[1, 10:] = False  # the second trial ends after 2.5 s
+    target = np.zeros((2, 24))
+    prediction = np.where(np.arange(24) < 8, 3.0, 1.0) * np.ones((2, 1))
+    trials = Trials(prediction, target, mask, np.array(["a", "b"]), np.array(["x", "y"]), 4.0, "uS")
+    found = error_over_time(trials, dict.fromkeys(HEARS_NOTHING, np.full((2, 24), 2.0)))
+    assert found["seconds"] == [0.0, 2.0, 4.0] and found["trials"] == [2, 2, 1]
+    assert found["rmse"]["model"] == [3.0, 1.0, 1.0]
+    assert found["rmse"]["time_curve"] == [2.0, 2.0, 2.0]
+    mask[:, 8:16] = False
+    assert error_over_time(trials, dict.fromkeys(HEARS_NOTHING, target))["rmse"]["model"] == [3.0, None, 1.0]
+
+
+def test_the_histogram_of_the_null_holds_every_permutation() -> None:
+    histogram = make_assessment()["null"]["histogram"]
+    assert sum(histogram["counts"]) == 999 and len(histogram["edges"]) == len(histogram["counts"]) + 1

@@ -1,0 +1,113 @@
+"""Programs of this repository, run as from a shell but for their imports: forks of one process that has made them.
+
+A start costs a core 0.2 s in place of 7. Each program still is a process of its own, with its arguments, streams,
+signals and exit code. What is read from the environment while modules are imported (HF_HOME, HF_ENDPOINT,
+OMP_NUM_THREADS) is that of the tests, so a program that needs another, or none of ours imported, takes `subprocess`.
+"""
+
+import multiprocessing
+import os
+import runpy
+import socket
+import subprocess
+import sys
+import tempfile
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+from tasks import TASKS
+from tests.conftest import REPOSITORY
+
+FORKS = multiprocessing.get_context("forkserver")
+# What programs import at their start, and what they import later.
+FORKS.set_forkserver_preload(
+    ["run_train", "run_eval", "run_predict", "run_study", *TASKS.values()]
+    + [
+        "librosa.onset",
+        "sklearn.feature_extraction.text",
+        "sklearn.linear_model",
+        "scipy.stats",
+        "torch.utils.tensorboard",
+    ]
+)
+TIMEOUT = 600  # s
+
+
+def start(*command: str | Path, said: Path, cwd: Path = REPOSITORY, **environment: str) -> ForkServerProcess:
+    """Start `run_x.py ...` or `-m package.module ...`; its streams go to `said` and `said`.err."""
+    streams = [said, said.with_name(f"{said.name}.err")]
+    for path in streams:
+        path.touch()  # a test may look into them at once
+    given = ([*map(str, command)], str(cwd), os.environ | environment, [*map(str, streams)])
+    process = FORKS.Process(target=become, args=given)
+    process.start()
+    return process
+
+
+def become(command: list[str], cwd: str, environment: dict[str, str], streams: list[str]) -> None:
+    """Be that program, from the first line of its file."""
+    os.setsid()  # a group of its own, which a test may kill
+    multiprocessing.set_start_method(None, force=True)  # the default, for processes that it starts itself
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    for stream, path in zip((sys.stdout, sys.stderr), streams, strict=True):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream.fileno())
+        stream.reconfigure(line_buffering=True)
+    sys.argv = command[command[0] == "-m" :]
+    if command[0] == "-m":
+        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(command[0], run_name="__main__")
+
+
+def run(*command: str | Path, cwd: Path = REPOSITORY, fails: bool = False) -> subprocess.CompletedProcess:
+    """Run a command to its end; both streams are kept."""
+    command = [*map(str, command)]
+    if command[0] == sys.executable and (command[1] == "-m" or Path(command[1]).name.startswith("run_")):
+        with tempfile.TemporaryDirectory() as folder:
+            said = Path(folder) / "said"
+            process = start(*command[1:], said=said, cwd=cwd)
+            try:
+                process.join(TIMEOUT)
+                if process.is_alive():
+                    raise subprocess.TimeoutExpired(command, TIMEOUT)
+            finally:
+                process.kill()
+            streams = (Path(path).read_text() for path in (said, f"{said}.err"))
+            done = subprocess.CompletedProcess(command, process.exitcode, *streams)
+    else:
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=TIMEOUT)
+    assert (done.returncode != 0) == fails, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done
+
+
+def free_port() -> int:
+    """A port that nobody listens to."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def start_ranks(processes: int, said: Path, *command: str | Path) -> list[ForkServerProcess]:
+    """A program in so many processes of this machine; `{rank}` in an argument is the rank."""
+    cluster = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "ACCELERATE_USE_CPU": "true"}
+    cluster |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    started = []
+    for rank in range(processes):
+        own = [str(part).replace("{rank}", str(rank)) for part in command]
+        variables = cluster | {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
+        started.append(start(*own, said=said.with_name(f"{said.name}{rank}"), **variables))
+    return started
+
+
+def end_ranks(started: list[ForkServerProcess], said: Path, code: int = 0) -> str:
+    """What rank 0 said to its end, where all end with a code."""
+    try:
+        for rank, process in enumerate(started):
+            process.join(TIMEOUT)
+            assert process.exitcode == code, said.with_name(f"{said.name}{rank}.err").read_text()[-4000:]
+    finally:
+        for process in started:
+            process.kill()  # where one failed the others wait for it
+    return "".join(said.with_name(name).read_text() for name in (f"{said.name}0", f"{said.name}0.err"))

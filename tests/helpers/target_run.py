@@ -1,0 +1,130 @@
+"""Run by tests/test_target_trainer.py in one process or several: what each rank is served, whole and resumed.
+
+    python -m torch.distributed.run --nproc_per_node 2 -m tests.helpers.target_run <folder>
+
+Each rank writes `rank<r>.json`: for every arrangement of workers and accumulation the (item, seed) pairs of the whole
+run, and of runs resumed at several steps, with whether their final weights are those of the whole run, bit for bit.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from modeling import TcnConfig, TcnForAudioClassification
+from modeling.feature_extraction_audio import AudioFeatureExtractor
+from tasks.detection.augmentation import Augmentation
+from tasks.detection.collator import DetectionCollator
+from tasks.detection.mining import MiningSettings, MiningTable
+from tasks.detection.sampler import SamplerSettings, TwoTierBatchSampler
+from tasks.detection.trainer import TargetSoundTrainer
+from tasks.detection.windows import AudioSetWindows
+from tests.helpers.toy_clips import RATE, toy_clips
+from training.settings import RunTrainingArguments
+
+EPOCHS = 3
+CLIP_SECONDS = 0.25
+
+
+class Recording(TargetSoundTrainer):
+    """Notes what was asked for, and with which seed."""
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        if model.training:
+            pairs = zip(inputs["requested"].tolist(), inputs["seed"].tolist(), strict=True)
+            self.noted = [*getattr(self, "noted", []), sorted(pairs)]
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+def make_trainer(folder: Path, workers: int, accumulation: int, **settings: Any) -> Recording:
+    """A tiny detector on toy clips, every negative mined from the first epoch on."""
+    rows, pools = toy_clips()
+    extractor = AudioFeatureExtractor(sampling_rate=RATE, n_fft=128, hop_length=64, num_mel_bins=8, frame_rate=None)
+    torch.manual_seed(0)
+    config = TcnConfig(input_size=8, num_blocks=1, num_channels=4, dropout=0.1, id2label={0: "cry"})
+    augmentation = Augmentation(gain_db=3, mixup_probability=0.2, spec_time_mask_frames=2)
+    args = RunTrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=8,
+        gradient_accumulation_steps=accumulation,
+        dataloader_num_workers=workers,
+        num_train_epochs=EPOCHS,
+        eval_strategy="no",
+        save_strategy="steps",
+        save_steps=1,
+        save_total_limit=None,
+        load_best_model_at_end=False,
+        metric_for_best_model="loss",
+        greater_is_better=False,
+        logging_steps=1,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        prefetch_batches=0,
+        **settings,
+    )
+    return Recording(
+        model=TcnForAudioClassification(config),
+        args=args,
+        train_dataset=AudioSetWindows(rows, pools.items, CLIP_SECONDS, RATE, augmentation),
+        data_collator=DetectionCollator(extractor, augmentation),
+        sampler=lambda size: TwoTierBatchSampler.from_pools(pools, SamplerSettings(), size, 7, args.world_size),
+        processing_class=extractor,
+        pools=pools,
+        mining=MiningTable(MiningSettings(hard_threshold=0.05, mining_capacity=20), pools),
+    )
+
+
+def weights(trainer: Recording) -> list[torch.Tensor]:
+    """The final weights."""
+    return [value.clone() for value in trainer.model.state_dict().values()]
+
+
+def main(folder: Path) -> None:
+    """Every arrangement, whole and resumed."""
+    found = []
+    for workers in (0, 2):
+        for accumulation in (1, 2):
+            run_folder = folder / f"run-{workers}-{accumulation}"
+            whole = make_trainer(run_folder, workers, accumulation)
+            whole.train()
+            last = whole.state.global_step
+            record = {
+                "workers": workers,
+                "accumulation": accumulation,
+                "steps": last,
+                "served": whole.noted,
+                "hard": int(whole.served.counts["hard"]),
+                "counts": dict(whole.served.counts),
+                "history": whole.mining.history,
+                "resumed": [],
+            }
+            for step in sorted({1, last // 3, last // 2, last - 1} if not workers else {last // 2}):
+                again = make_trainer(folder / "again", workers, accumulation, save_only_model=False)
+                again.train(resume_from_checkpoint=str(run_folder / f"checkpoint-{step}"))
+                same = all(torch.equal(a, b) for a, b in zip(weights(whole), weights(again), strict=True))
+                record["resumed"].append(
+                    {
+                        "step": step,
+                        "served": again.noted,
+                        "same_weights": same,
+                        "counts": dict(again.served.counts),
+                        "history": again.mining.history,
+                    }
+                )
+                whole.accelerator.wait_for_everyone()
+                if whole.args.process_index == 0:
+                    shutil.rmtree(folder / "again")
+                whole.accelerator.wait_for_everyone()
+            found.append(record)
+    (folder / f"rank{whole.args.process_index}.json").write_text(json.dumps(found))
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

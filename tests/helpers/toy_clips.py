@@ -1,0 +1,72 @@
+"""A few short clips as rows and pools, made in memory, for tests of what trains on them."""
+
+import io
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import soundfile
+from datasets import Audio, Features, Value
+
+from tasks.detection.items import LabelledPool
+from tasks.detection.pools import POSITIVE, STRONG, WEAK, ClipPools, EvalClips, Items
+
+RATE = 4000  # Hz
+SECONDS = 1.0
+POSITIVES, STRONG_LABELS, STRONG_EACH, WEAK_CLIPS = 14, 3, 5, 24
+
+
+def toy_clips(broken: tuple[int, ...] = ()) -> tuple[datasets.Dataset, ClipPools]:
+    """Positives are a tone at 600 Hz, negatives one elsewhere; `broken` rows hold bytes that are no sound."""
+    count = POSITIVES + STRONG_LABELS * STRONG_EACH + WEAK_CLIPS
+    kinds = np.repeat([POSITIVE, STRONG, WEAK], [POSITIVES, STRONG_LABELS * STRONG_EACH, WEAK_CLIPS])
+    labels = np.concatenate(
+        [np.zeros(POSITIVES), 1 + np.repeat(np.arange(STRONG_LABELS), STRONG_EACH), 1 + np.arange(WEAK_CLIPS) % 4]
+    ).astype(np.int16)
+    sounds = []
+    for row in range(count):
+        dice = np.random.default_rng(row)
+        pitch = 600.0 if kinds[row] == POSITIVE else 200.0 + 300 * labels[row]
+        time = np.arange(int(RATE * SECONDS)) / RATE
+        file = io.BytesIO()
+        tone = 0.3 * np.sin(2 * np.pi * pitch * time + dice.random()) + 0.1 * dice.normal(size=len(time))
+        soundfile.write(file, tone, RATE, format="WAV")
+        sounds.append({"bytes": b"no sound" if row in broken else file.getvalue(), "path": f"{row}.wav"})
+    features = Features({"clip_id": Value("string"), "audio": Audio(decode=False), "audio_seconds": Value("float32")})
+    table = pa.table(
+        {
+            "clip_id": [f"clip{row:07d}" for row in range(count)],
+            "audio": pa.array(sounds, pa.struct({"bytes": pa.binary(), "path": pa.string()})),
+            "audio_seconds": pa.array([SECONDS] * count, pa.float32()),
+        }
+    )
+    rows = datasets.Dataset(table.cast(features.arrow_schema))
+    numbers = np.arange(count, dtype=np.int32)
+    weak = kinds == WEAK
+    items = Items(
+        clip=numbers,
+        start=np.where(weak, np.nan, 0.3).astype(np.float32),
+        end=np.where(weak, np.nan, 0.5).astype(np.float32),
+        kind=kinds.astype(np.int8),
+        label=labels,
+    )
+    nobody = EvalClips(
+        np.zeros(0, np.int32),
+        np.zeros(0, bool),
+        np.zeros(0, bool),
+        np.zeros(1, np.int64),
+        np.zeros((0, 2), np.float32),
+    )
+    pools = ClipPools(
+        items=items,
+        positives=numbers[kinds == POSITIVE],
+        strong=LabelledPool(numbers[kinds == STRONG], labels[kinds == STRONG]),
+        weak=LabelledPool(numbers[weak], labels[weak]),
+        explicit=np.zeros(0, np.int32),
+        sides={"validation": nobody, "test": nobody},
+        targets=[0],
+        rules=[],
+        trim=[],
+        counts={"clips": count},
+    )
+    return rows, pools

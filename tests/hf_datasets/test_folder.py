@@ -1,0 +1,429 @@
+"""Your own data: what the files say is what is loaded, and everything that is wrong is named with file and line."""
+
+import csv
+import io
+import math
+import unicodedata
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_datasets.folder.builder import FolderBuilder
+from hf_datasets.folder.metadata import COLUMNS, read_folder
+from hf_datasets.folder.recording import read_signal
+from hf_datasets.folder.synthesize import RATE, synthesize
+from hf_datasets.folder.tables import read_number, read_rows
+from hf_datasets.prepare import HERE, main
+from launch.run import parse_run
+from tasks.eda import task as eda
+from training.build import build_extractor
+
+SECONDS = 12.0  # of every sound
+SAMPLES = 60  # of every signal, at 5 Hz
+HEADER = "audio,signal,listener,rate\n"
+ROWS = ["a.wav,a1.csv,ada,5\n", "a.wav,a2.csv,bo,5\n", "b.wav,b1.csv,ada,5\n", "b.wav,b2.csv,bo,5\n"]
+
+
+def values(seed: int, samples: int = SAMPLES) -> np.ndarray:
+    return (20 + np.cumsum(np.random.default_rng(seed).uniform(-1, 1, samples))).round(3)
+
+
+def column(numbers: np.ndarray) -> str:
+    return "".join(f"{number}\n" for number in numbers)
+
+
+@pytest.fixture
+def mine(tmp_path) -> Path:
+    """Two sounds, two listeners, four signals of a column each at 5 Hz."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in ("a.wav", "b.wav"):
+        soundfile.write(folder / name, np.random.default_rng(0).uniform(-0.5, 0.5, round(SECONDS * 8000)), 8000)
+    for seed, name in enumerate(("a1.csv", "a2.csv", "b1.csv", "b2.csv")):
+        (folder / name).write_text(column(values(seed)))
+    (folder / "metadata.csv").write_text(HEADER + "".join(ROWS))
+    return folder
+
+
+def build(folder: Path, cache: Path) -> tuple[list[dict], list[dict]]:
+    """Rows, and the defects that belong to none."""
+    builder = FolderBuilder(raw_dir=folder, cache_dir=str(cache))
+    (split,) = builder._split_generators(None)
+    rows = [table.to_pylist()[0] for _, table in builder._generate_tables(**split.gen_kwargs)]
+    return rows, builder.raw_defects
+
+
+def problems(folder: Path, capsys) -> str:
+    """What --check_only says of a folder that has problems."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["folder", "--raw_dir", str(folder), "--check_only"])
+    printed = capsys.readouterr().out
+    assert stopped.value.code == 1 or isinstance(stopped.value.code, str)
+    return printed if stopped.value.code == 1 else stopped.value.code
+
+
+def set_rows(folder: Path, *rows: str, header: str = HEADER) -> None:
+    (folder / "metadata.csv").write_text(header + "".join(rows))
+
+
+# What is loaded
+
+
+def test_a_folder_prepared_and_loaded_holds_what_its_files_say(tmp_path):
+    raw, output = tmp_path / "raw", tmp_path / "output"
+    synthesize(raw, num_songs=3, num_listeners=2, seconds=(12.0, 13.0))
+    main(["folder", "--raw_dir", str(raw), "--output_dir", str(output)])
+    rows = datasets.load_dataset(str(output), cache_dir=str(tmp_path / "cache"))["train"]
+    assert rows.features == datasets.load_dataset(str(HERE / "pmemo"), "sample", split="train").features
+    with open(raw / "metadata.csv", newline="") as file:
+        metadata = list(csv.DictReader(file))
+    assert sum(len(row["trials"]) for row in rows) == len(metadata) == 6
+    recordings = iter(metadata)
+    for row in rows:
+        for trial in row["trials"]:
+            wanted = next(recordings)
+            with open(raw / wanted["signal"], newline="") as file:
+                table = list(csv.DictReader(file))
+            expected = np.array([line[wanted["column"] or "eda"] for line in table], dtype=np.float32)
+            np.testing.assert_array_equal(np.array(trial["eda"], np.float32), expected)
+            assert trial["listener"] == wanted["listener"]
+            assert trial["offset_seconds"] == float(wanted["offset_seconds"] or 0)
+        assert row["song_id"] == wanted["audio"].removesuffix(".mp3") and row["title"] == wanted["title"]
+        assert row["audio"]["bytes"] == (raw / wanted["audio"]).read_bytes()
+        assert row["eda_rate"] == pytest.approx(RATE) and row["synthetic"]
+
+
+def test_a_prepared_folder_goes_through_the_eda_task_as_it_stands(tmp_path):
+    raw, output = tmp_path / "raw", tmp_path / "output"
+    synthesize(raw, num_listeners=2)
+    main(["folder", "--raw_dir", str(raw), "--output_dir", str(output)])
+    rows = datasets.load_dataset(str(output), cache_dir=str(tmp_path / "cache"))["train"]
+    run = parse_run(["configs/eda_tcn.json", "--test_fraction", "0.15"])
+    data = eda.prepare(rows, build_extractor(run.arguments, **eda.feature_settings(run)), run)
+    assert {side: len(trials) for side, trials in data.sides.items()} == dict(train=8, validation=2, test=2, all=12)
+    item = data.train[0]
+    assert len(item["labels"]) == len(item["input_features"]) > 40 and np.isfinite(item["labels"]).all()
+
+
+def test_ratings_offsets_trials_and_artists_reach_the_row(mine, tmp_path):
+    header = "audio,signal,listener,rate,offset_seconds,song_id,trial,artist,arousal_mean,x_age\n"
+    set_rows(mine, "a.wav,a1.csv,ada,5,-1.5,s,,,0.25,31\n", "a.wav,a2.csv,ada,5,2,s,,Nina,,31\n", header=header)
+    ((row,), _) = build(mine, tmp_path / "cache")
+    assert (row["song_id"], row["artist"], row["arousal_mean"], row["valence_mean"]) == ("s", "Nina", 0.25, None)
+    assert [(trial["trial"], trial["offset_seconds"]) for trial in row["trials"]] == [
+        ("s_ada_0", -1.5),
+        ("s_ada_1", 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("1\n2\n3\n", [1, 2, 3]),
+        ("eda\n1\n2\n3", [1, 2, 3]),
+        ("\ufeffµS\r\n1\r\n2\r\n", [1, 2]),
+        ("1\r2\r3\r", [1, 2, 3]),
+        ("Time (s);EDA\n0;1.5\n0.5;2.5\n", [1.5, 2.5]),
+        ("eda\tt\n1.5\t0\n2.5\t0.5\n", [1.5, 2.5]),
+        ('"time", "skin, left"\n0, 1\n\n1, 2\n', [1, 2]),
+        ("1\n\n3\nnan\n\n\n", [1, math.nan, 3, math.nan]),  # empty lines at the end are no samples
+        ('eda\n1\n""\n', [1, math.nan]),
+        ("  1e-3 \n+.5\n", [0.001, 0.5]),
+    ],
+)
+def test_a_signal_is_read_however_it_was_written(text, expected):
+    signal = read_signal(text.encode(), None)
+    np.testing.assert_array_equal(signal.values, expected)
+    assert not signal.bad_cells
+
+
+@given(
+    st.lists(st.floats(-1e6, 1e6) | st.just(math.nan), min_size=1, max_size=20),
+    st.sampled_from([",", ";", "\t"]),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+    st.sampled_from(["", "\ufeff"]),
+    st.booleans(),
+)
+def test_every_way_to_write_a_table_gives_the_same_numbers(numbers, separator, newline, mark, quoted):
+    text = io.StringIO()
+    quoting = csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL
+    writer = csv.writer(text, delimiter=separator, lineterminator=newline, quoting=quoting)
+    writer.writerows([["time", "eda"], *([i / 4, number] for i, number in enumerate(numbers))])
+    signal = read_signal((mark + text.getvalue()).encode(), None)
+    np.testing.assert_array_equal(signal.values, numbers)
+    np.testing.assert_array_equal(signal.times, np.arange(len(numbers)) / 4)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_signal_or_an_error_that_helps(data):
+    try:
+        signal = read_signal(data, None)
+    except ValueError as error:
+        assert 0 < len(str(error)) < 400
+    else:
+        assert len(signal.values) == len(signal.lines) > 0 and not np.isinf(signal.values).any()
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_umlauts_blanks_quotes_and_backslashes_in_names_are_found(mine, tmp_path, separator, form):
+    (mine / "Töne, laut").mkdir()
+    (mine / "a.wav").rename(mine / "Töne, laut" / "Für Elise.wav")
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=separator, lineterminator="\r\n")
+    writer.writerow(["audio", "signal", "listener", "rate", "title"])
+    writer.writerow(
+        [unicodedata.normalize(form, "Töne, laut\\Für Elise.wav"), "./a1.csv", "Jörg", 5, 'Für "Elise", 1']
+    )
+    (mine / "metadata.csv").write_bytes(("\ufeff" + text.getvalue()).encode())
+    ((row,), _) = build(mine, tmp_path / "cache")
+    assert row["song_id"] == "Töne, laut/Für Elise" and row["title"] == 'Für "Elise", 1'
+    assert row["trials"][0]["listener"] == "Jörg" and len(row["trials"][0]["eda"]) == SAMPLES
+
+
+def test_one_long_recording_spans_songs_by_its_offsets(mine, tmp_path):
+    header = "audio,signal,listener,rate,offset_seconds\n"
+    (mine / "long.csv").write_text(column(values(9, 200)))
+    set_rows(mine, "a.wav,long.csv,ada,5,-2\n", "b.wav,long.csv,ada,5,-20\n", header=header)
+    rows, _ = build(mine, tmp_path / "cache")
+    assert [row["trials"][0]["offset_seconds"] for row in rows] == [-2, -20]
+
+
+def test_the_time_column_gives_rate_and_offset_and_the_table_wins_over_its_start(mine, tmp_path):
+    (mine / "a1.csv").write_text("time,eda\n" + "".join(f"{3 + i / 8},{2 + i % 7}\n" for i in range(80)))
+    header = "audio,signal,listener,offset_seconds\n"
+    set_rows(mine, "a.wav,a1.csv,ada,\n", header=header)
+    ((row,), _) = build(mine, tmp_path / "cache")
+    assert row["eda_rate"] == 8 and row["trials"][0]["offset_seconds"] == 3
+    set_rows(mine, "a.wav,a1.csv,ada,0.5\n", header=header)
+    ((row,), _) = build(mine, tmp_path / "cache")
+    assert row["trials"][0]["offset_seconds"] == 0.5
+
+
+def test_defects_name_listener_line_and_file(mine, tmp_path):
+    (mine / "b2.csv").write_text(column(np.full(SAMPLES, 2.0)))
+    rows, _ = build(mine, tmp_path / "cache")
+    assert rows[0]["defects"] == []
+    found = {defect["what"]: (defect["listener"], defect["detail"]) for defect in rows[1]["defects"]}
+    assert found["flat_eda"] == ("bo", "metadata.csv line 5: b2.csv")
+
+
+def test_files_that_no_row_names_are_counted_and_hidden_ones_are_not(mine, tmp_path):
+    (mine / "notes.txt").write_text("mine")
+    (mine / ".DS_Store").write_text("")
+    _, defects = build(mine, tmp_path / "cache")
+    assert [(defect["what"], defect["detail"]) for defect in defects] == [("unexpected_file", "notes.txt")]
+
+
+def test_a_changed_value_changes_the_digest_and_a_file_not_named_does_not(mine):
+    before = read_folder(mine).digest
+    (mine / "notes.txt").write_text("mine")
+    assert read_folder(mine).digest == before
+    (mine / "b2.csv").write_text(column(values(77)))
+    assert read_folder(mine).digest != before
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("audio,signal\na.wav,a1.csv\n", "metadata.csv: lacks the columns ['listener']"),
+        ("", "lacks the columns ['audio', 'signal', 'listener']; it has []"),
+        (HEADER, "metadata.csv has no rows below its header"),
+        ("audio,signal,listener,sampling_rate\n", "has the columns ['sampling_rate'], which nothing reads; it takes"),
+        ("audio,signal,listener,rate,rate\n", "has the columns ['rate'] more than once"),
+        (HEADER + 'a.wav,"a1.csv,ada,5\n', "line 2: unexpected end of data; look for a quote"),
+        (HEADER + "a.wav,c.csv,ada,5\n", "no recording that can be used: metadata.csv line 2: `signal` 'c.csv'"),
+    ],
+)
+def test_a_table_that_is_not_understood_is_one_line(mine, capsys, text, expected):
+    (mine / "metadata.csv").write_text(text)
+    message = problems(mine, capsys)
+    assert expected in message and "\n" not in message
+
+
+def test_text_in_another_encoding_is_refused_with_its_line(mine, capsys):
+    (mine / "metadata.csv").write_bytes((HEADER + ROWS[0] + "a.wav,a2.csv,Jörg,5\n").encode("latin-1"))
+    assert "metadata.csv: line 3 is not UTF-8 text; save the file as" in problems(mine, capsys)
+    (mine / "metadata.csv").write_bytes((HEADER + ROWS[0]).encode("utf-16-le"))
+    assert "zero bytes" in problems(mine, capsys)
+
+
+def test_a_wrong_folder_is_one_line_that_says_where_to_look(mine, capsys, tmp_path):
+    assert "nowhere does not exist; give the folder" in problems(tmp_path / "nowhere", capsys)
+    assert "a.wav is a file" in problems(mine / "a.wav", capsys)
+    assert "has no metadata.csv; ['mine/metadata.csv'] is there: give its folder" in problems(mine.parent, capsys)
+
+
+@pytest.mark.parametrize(
+    "row, expected",
+    [
+        ("a.wav,a2.csv,,5\n", "line 3: `listener` is empty"),
+        (",a2.csv,bo,5\n", "line 3: `audio` is empty"),
+        ("c.wav,a2.csv,bo,5\n", "line 3: `audio` 'c.wav' is not in the folder; check its spelling"),
+        ("sounds/A.WAV,a2.csv,bo,5\n", "line 3: `audio` 'sounds/A.WAV' is not in the folder; 'a.wav' is"),
+        ("../a.wav,a2.csv,bo,5\n", "line 3: `audio` '../a.wav' is not below the folder"),
+        ("C:\\data\\a.wav,a2.csv,bo,5\n", "is not below the folder; paths start at metadata.csv"),
+        ("a.wav,a2.csv,bo,fast\n", "line 3: `rate` 'fast' is not a number"),
+        ('a.wav,a2.csv,bo,"4,5"\n', "line 3: `rate` '4,5' has a decimal comma; write 4.5"),
+        ("a.wav,a2.csv,bo,0\n", "line 3: `rate` is 0; it takes samples a second"),
+        ("a.wav,a2.csv,bo,-4\n", "line 3: `rate` is -4; it takes samples a second"),
+        ("a.wav,a2.csv,Simon, Paul,5\n", "line 3: 5 cells where the header has 4; quote"),
+        ("a.wav,a2.csv,bo\n", "line 3: 3 cells where the header has 4"),
+        ("a.wav,a2.csv,bo,\n", "line 3: a2.csv: no time column (time, time(s), seconds, t) and no rate; give"),
+        ("a.wav,a1.csv,bo,5\n", "line 3: the signal 'a1.csv' is that of line 2"),
+        ("a.wav,a2.csv,bo,4\n", "line 3: a2.csv: 4 Hz here, 5 Hz in a1.csv; resample a song's signals to one rate"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named_with_its_line_and_the_others_stay(mine, capsys, tmp_path, row, expected):
+    set_rows(mine, ROWS[0], row, ROWS[2])
+    assert expected in problems(mine, capsys)
+    rows, _ = build(mine, tmp_path / "cache")
+    assert [[trial["trial"] for trial in row["trials"]] for row in rows] == [["a_ada_0"], ["b_ada_0"]]
+
+
+@pytest.mark.parametrize(
+    "cells, expected",
+    [
+        ("a.wav,a2.csv,bo,s2,,,", "the sound is song 's1' in line 2 and 's2' here; under two names"),
+        ("b.wav,a2.csv,bo,s1,,,", "song 's1' has the sound 'a.wav' in line 2; a song has one sound"),
+        ("a.wav,a2.csv,ada,s1,1,,", "listener 'ada' has this trial of the song in line 2 already"),
+        ("a.wav,a2.csv,bo,s1,,Other,", "`artist` is 'Other' here and 'Nina' above, for one song"),
+        ("a.wav,a2.csv,bo,s1,,,0.75", "`arousal_mean` is 0.75 here and 0.5 above"),
+    ],
+)
+def test_rows_that_contradict_each_other_are_named(mine, capsys, cells, expected):
+    header = "audio,signal,listener,song_id,trial,artist,arousal_mean,rate\n"
+    set_rows(mine, "a.wav,a1.csv,ada,s1,1,Nina,0.5,5\n", cells + ",5\n", header=header)
+    assert f"metadata.csv line 3: {expected}" in problems(mine, capsys)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("", "the file is empty"),
+        ("eda\n", "a header and no values"),
+        ("1,5\n2,5\n", "line 1 has 2 cells and no names ('1, 5'); give a header such as time,eda, or decimal points"),
+        ("eda\n1,5\n2,5\n", "line 2 has 2 cells where 1 should be ('1, 5'); numbers take a decimal point"),
+        ("time;eda\n0,25;1\n0,5;2\n", "line 2: time '0,25' has a decimal comma; write 0.25"),
+        (
+            "time;eda\n0;1,5\n1;2,5\n",
+            "non_numeric_cell (metadata.csv line 3: a2.csv: line 2: '1,5' has a decimal comma",
+        ),
+        ("time,eda\n0,1\n,2\n", "line 3 has no time"),
+        ("time,eda\n0,1\n1,2,3\n", "line 3 has 3 cells where 2 should be"),
+        ("time,eda\n1,1\n0,2\n", "time goes from 1.0 to 0.0 s"),
+        ("time,eda\n0,1\n", "1 rows are too few to tell a rate"),
+        ("time,eda\n0,1\n1,2\n2,2\n9,3\n10,3\n11,3\n", "line 4: time 2 s is 2.4 s off an even grid of 0.45455 Hz"),
+        ("time,t,eda\n0,0,1\n", "2 time columns"),
+        ("time\n0\n1\n", "the header ['time'] has no column of values"),
+        ("time,left,right\n0,1,2\n", "2 columns of values, ['left', 'right']; name one in metadata.csv's `column`"),
+        ("1600000000.5\n4.0\n1\n2\n", "line 1: 1600000000 is a time, as Empatica's E4 writes it"),
+        ('eda\n"1\n2\n', "look for a quote that is not closed"),
+        ("eda\n1\nhigh\n2\n#NUM!\n", "non_numeric_cell (metadata.csv line 3: a2.csv: line 3: 'high' is not a number"),
+        ("eda\n1\ninf\n", "'inf' is not a number"),
+        (
+            "time,eda\n" + "".join(f"{1.6e9 + i / 5},{i}\n" for i in range(60)),
+            "the sound from 0 to 12 s; give the time",
+        ),
+    ],
+)
+def test_a_signal_that_cannot_be_used_is_named_and_stops_publishing(mine, capsys, tmp_path, text, expected):
+    (mine / "a2.csv").write_text(text)
+    printed = problems(mine, capsys)
+    assert expected in printed and "metadata.csv line 3: a2.csv: " in printed
+    output = tmp_path / "output"
+    with pytest.raises(SystemExit, match="inputs cannot be read: .*--keep_unreadable"):
+        main(["folder", "--raw_dir", str(mine), "--output_dir", str(output)])
+    assert not (output / "defects.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "name, text, expected",
+    [
+        ("right", "time,left,Right\n0,1,2\n1,1,2\n", "0 columns are called 'right'; the file has ['left', 'Right']"),
+        ("left", "time,left,left\n0,1,2\n1,1,2\n", "2 columns are called 'left'"),
+        ("left", "1\n2\n3\n", "no header, where metadata.csv asks for the column 'left'; leave `column` empty"),
+    ],
+)
+def test_a_column_that_is_not_there_is_named(name, text, expected):
+    with pytest.raises(ValueError) as error:
+        read_signal(text.encode(), name)
+    assert expected in str(error.value)
+
+
+def test_a_named_column_is_taken():
+    text = b"time,101,102\n0,1,2\n1,3,4\n"
+    np.testing.assert_array_equal(read_signal(text, "102").values, [2, 4])
+
+
+def test_all_problems_of_a_folder_are_named_in_one_check(mine, capsys):
+    (mine / "b.wav").write_bytes(b"no sound at all" * 50)
+    (mine / "b2.csv").write_text("eda\n")
+    set_rows(mine, *ROWS, "c.wav,c.csv,,5\n", "a.wav,b2.csv,bo,x\n")
+    lines = [line for line in problems(mine, capsys).splitlines() if "metadata.csv line" in line]
+    expected = [
+        "metadata.csv line 6: `listener` is empty",
+        "metadata.csv line 6: `audio` 'c.wav' is not",
+        "metadata.csv line 6: `signal` 'c.csv' is not",
+        "metadata.csv line 7: `rate` 'x' is not",
+        "b unreadable_audio (metadata.csv line 4: b.wav: 750 bytes are not a readable sound",
+        "b unreadable_eda (metadata.csv line 5: b2.csv: a header and no values",
+    ]
+    assert len(lines) == len(expected)
+    assert all(part in line for part, line in zip(expected, lines, strict=True))
+
+
+def test_kept_unreadable_the_rest_is_published_and_the_file_says_what_is_not(mine, tmp_path):
+    set_rows(mine, *ROWS, "b.wav,c.csv,cy,5\n")
+    (mine / "a2.csv").write_text("eda\n")
+    output = tmp_path / "output"
+    main(["folder", "--raw_dir", str(mine), "--output_dir", str(output), "--keep_unreadable"])
+    rows = datasets.load_dataset(str(output), cache_dir=str(tmp_path / "cache"))["train"]
+    assert [len(row["trials"]) for row in rows] == [1, 2]
+    found = (output / "defects.csv").read_text()
+    assert ",,unusable_recording,,,metadata.csv line 6: `signal` 'c.csv'" in found
+    assert "a,bo,unreadable_eda,4.0,bytes,metadata.csv line 3: a2.csv: a header and no values" in found
+
+
+# Small parts
+
+
+@pytest.mark.parametrize("cell", ["1_000", "1,5", "inf", "-inf", "1e39", "abc", "1.234,5", "0x10"])
+def test_what_is_no_plain_number_is_refused(cell):
+    with pytest.raises(ValueError, match="is not a number|decimal comma"):
+        read_number(cell)
+
+
+@given(st.lists(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5), min_size=2)))
+def test_quoted_cells_come_back_with_the_line_they_begin_in(table):
+    text, lines = io.StringIO(newline=""), []
+    writer = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n")
+    for row in [["a", "b"], *table]:
+        lines.append(1 + len(list(io.StringIO(text.getvalue(), newline=""))))
+        writer.writerow(row)
+    rows = read_rows(text.getvalue().encode())
+    assert [cells for _, cells in rows[1:]] == [[cell.strip() for cell in cells] for cells in table]
+    assert [line for line, _ in rows] == lines
+
+
+def test_the_card_names_every_column_that_metadata_takes():
+    card = (HERE / "folder" / "README.md").read_text()
+    section = card.split("## What the folder holds")[1].split("\n## ")[0]
+    listed = [
+        name for line in section.splitlines() if line.startswith("| ") for name in line.split("|")[1].split(", ")
+    ]
+    assert {name.strip() for name in listed} >= set(COLUMNS)
+
+
+@pytest.mark.parametrize("options", [{"num_songs": 0}, {"coupling": 2.0}, {"seconds": (4.0, 3.0)}])
+def test_impossible_examples_are_refused_by_name(tmp_path, options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        synthesize(tmp_path, **options)

@@ -1,0 +1,204 @@
+"""Raw corpora and prepared data on S3: the same bytes as in a folder, also after a kill, and one request a file."""
+
+import importlib
+import inspect
+import os
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing import forkserver
+from pathlib import Path
+
+import datasets
+import pytest
+import yaml
+
+from hf_datasets.prepare import HERE, builder_class, data_set_names, main
+from system.storage import S3FileManager
+from tests.helpers.s3_server import FakeS3, Rule, Status, serve_s3
+
+SMALLER = {  # than its sample
+    "audioset": {"num_train": 40, "num_eval": 10, "suffix": ".wav"},
+    "meld": {"num_train": 48, "num_dev": 8, "num_test": 12},
+}
+over_data_sets = pytest.mark.parametrize("name", data_set_names())
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serve_s3() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(server, monkeypatch):
+    """An empty store, and a shared file manager that ends with the test."""
+    server.proxy.rules.clear()
+    server.proxy.latency = 0
+    server.reset()
+    server.proxy.forget()
+    monkeypatch.setattr(S3FileManager, "_shared", None)
+    forkserver._forkserver._stop()  # an older one would give workers the environment of another test
+    yield server
+    if S3FileManager.live():
+        S3FileManager.live().close()
+
+
+def raw_tree(name: str, folder: Path) -> Path:
+    synthesize = importlib.import_module(f"hf_datasets.{name}.synthesize")
+    synthesize.synthesize(folder, **synthesize.SAMPLES["sample"] | SMALLER.get(name, {}))
+    return folder
+
+
+def with_sounds(name: str) -> list[str]:
+    """What lets rows hold their sounds or clips, as they must to be the same wherever these lie."""
+    known = inspect.signature(builder_class(name).__init__).parameters
+    return [f"--{option}" for option in ("embed_audio", "embed_clips") if option in known]
+
+
+def upload(s3: FakeS3, folder: Path, url: str) -> int:
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    for path in paths:
+        s3.put(f"{url}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+    return len(paths)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".prepare.lock"
+    }
+
+
+def objects(s3: FakeS3, bucket: str, prefix: str) -> dict[str, bytes]:
+    keys = [entry["Key"] for entry in s3.boto.list_objects_v2(Bucket=bucket).get("Contents", [])]
+    return {
+        key.removeprefix(f"{prefix}/"): s3.boto.get_object(Bucket=bucket, Key=key)["Body"].read()
+        for key in keys
+        if key.startswith(f"{prefix}/")
+    }
+
+
+@over_data_sets
+def test_a_tree_on_s3_gives_the_same_bytes_as_in_a_folder_wherever_they_go(name, s3, tmp_path):
+    raw = raw_tree(name, tmp_path / "raw")
+    own = with_sounds(name)
+    main([name, "--raw_dir", str(raw), "--output_dir", str(tmp_path / "local"), *own])
+    files = upload(s3, raw, "s3://corpora/1. raw")
+    s3.proxy.forget()
+    from_s3 = ["--raw_dir", "s3://corpora/1. raw", "--output_dir", str(tmp_path / "from_s3"), "--num_proc", "2"]
+    main([name, *from_s3, *own])
+    assert content(tmp_path / "from_s3") == content(tmp_path / "local")
+    reads = [request.line for request in s3.proxy.requests if "list-type" not in request.line]
+    assert len(reads) == len(set(reads)) <= files and all(line.startswith("GET ") for line in reads)
+    main([name, "--raw_dir", "s3://corpora/1. raw/", "--output_dir", "s3://corpora/prepared", *own])
+    assert objects(s3, "corpora", "prepared") == content(tmp_path / "local")
+
+
+RUN = """
+import sys
+from hf_datasets.prepare import builder_class, main
+builder_class(sys.argv[1]).SHARD_INPUTS = 2
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+@over_data_sets
+@pytest.mark.parametrize("to_s3", [False, True])
+def test_a_killed_run_on_s3_goes_on_and_ends_with_the_same_bytes(name, to_s3, s3, tmp_path, monkeypatch):
+    monkeypatch.setattr(builder_class(name), "SHARD_INPUTS", 2)
+    raw = raw_tree(name, tmp_path / "raw")
+    own = with_sounds(name)
+    main([name, "--raw_dir", str(raw), "--output_dir", str(tmp_path / "local"), *own])
+    upload(s3, raw, "s3://corpora/raw")
+    output = "s3://corpora/prepared" if to_s3 else str(tmp_path / "output")
+    command = [sys.executable, "-c", RUN, name, "--raw_dir", "s3://corpora/raw", "--output_dir", output, *own]
+
+    def there() -> dict[str, bytes]:
+        return objects(s3, "corpora", "prepared") if to_s3 else content(tmp_path / "output")
+
+    def finished() -> list[str]:
+        return [path for path in there() if path.endswith(".parquet") and not Path(path).name.startswith(".")]
+
+    s3.proxy.latency = 0.3  # so that it is far from done when its first shard is
+    child = subprocess.Popen(command, cwd=HERE.parent, start_new_session=True)
+    while not finished():
+        assert child.poll() is None
+        time.sleep(0.02)
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    assert ".huggingface.yaml" in there()
+    assert not any("default" in config for config in yaml.safe_load(there()[".huggingface.yaml"])["configs"])
+    s3.proxy.latency = 0
+    subprocess.run(command, check=True, cwd=HERE.parent)
+    assert there() == content(tmp_path / "local")
+
+
+def test_a_changed_object_gives_another_digest(s3, tmp_path):
+    raw = raw_tree("pmemo", tmp_path / "raw")
+    upload(s3, raw, "s3://corpora/raw")
+    arguments = ["pmemo", "--raw_dir", "s3://corpora/raw", "--output_dir", str(tmp_path / "output")]
+    main(arguments)
+    before = set(content(tmp_path / "output"))
+    (eda, *_) = (raw / "PMEmo2019" / "EDA").iterdir()
+    s3.put(f"s3://corpora/raw/PMEmo2019/EDA/{eda.name}", eda.read_bytes().replace(b"0.02,", b"0.020,", 1))
+    main(arguments)
+    after = set(content(tmp_path / "output"))
+    assert not [name for name in before & after if name.endswith(".parquet")]
+
+
+def complaint(*arguments: object) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main(["pmemo", *map(str, arguments)])
+    assert isinstance(stopped.value.code, str) and "\n" not in stopped.value.code
+    return stopped.value.code
+
+
+def test_a_file_that_cannot_be_fetched_stops_the_run_and_no_row_says_that_it_is_damaged(s3, tmp_path, monkeypatch):
+    raw = raw_tree("pmemo", tmp_path / "raw")
+    upload(s3, raw, "s3://corpora/raw")
+    sound = next((raw / "PMEmo2019" / "chorus").iterdir()).name
+    s3.proxy.rules.append(Rule(f"^GET .*/chorus/{sound}", Status(403)))
+    arguments = ["--raw_dir", "s3://corpora/raw", "--output_dir", tmp_path / "output"]
+    said = complaint(*arguments)
+    assert sound in said and "AccessDenied" in said and "run this again" in said
+    s3.proxy.rules.clear()
+    main(["pmemo", *map(str, arguments)])
+    assert "unreadable_audio" not in (tmp_path / "output" / "defects.csv").read_text()
+
+
+def test_wrong_addresses_are_one_line(s3, tmp_path):
+    s3.put("s3://corpora/x/y.txt", b"")
+    assert "no-such-bucket" in complaint("--raw_dir", "s3://no-such-bucket/raw")
+    assert "should hold metadata.csv and EDA/" in complaint("--raw_dir", "s3://corpora/x")
+    assert "is empty" in complaint("--raw_dir", "s3://corpora/none")
+    raw = raw_tree("pmemo", tmp_path / "raw")
+    assert "there is no bucket 'none'" in complaint("--raw_dir", raw, "--output_dir", "s3://none/prepared")
+    assert "it takes a folder or an s3:// URL" in complaint("--raw_dir", raw, "--output_dir", "ftp://x/y")
+    assert "looks like a secret" in complaint("--raw_dir", raw, "--s3", "secret=x")
+
+
+def test_a_run_reads_prepared_data_from_s3_and_refuses_what_is_unfinished(s3, tmp_path, monkeypatch):
+    from tasks.eda import task as eda
+    from training.rows import data_record, load_rows
+    from training.settings import RunArguments
+
+    for path in (HERE / "pmemo" / "sample").glob("sample-*.parquet"):
+        s3.put(f"s3://corpora/ready/data/train-{path.stem[-16:]}-00000-of-00001.parquet", path.read_bytes())
+    arguments = RunArguments(dataset="s3://corpora/ready")
+    with pytest.raises(SystemExit, match="python -m hf_datasets.prepare"):
+        load_rows(arguments, eda.COLUMNS)
+    configs = [
+        {"config_name": "full", "default": True, "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}
+    ]
+    s3.put("s3://corpora/ready/.huggingface.yaml", yaml.safe_dump({"configs": configs}).encode())
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    s3.proxy.forget()
+    for _ in range(2):  # the second time from the copies
+        rows = load_rows(arguments, eda.COLUMNS)
+        assert len(rows) == 20
+        assert data_record(arguments, rows)["files"][0].startswith("train-")
+        assert s3.proxy.count(r"^GET .*parquet") == 1

@@ -1,0 +1,474 @@
+"""Studies: planned before they begin, kept when whole, and gathered over trials rather than over runs."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import run_study
+from evaluation.classification import Dialogues
+from evaluation.detection import average_precision, roc_auc
+from evaluation.intervals import bootstrap, tail_of
+from evaluation.regression import drawn_weights, scores_of
+from launch.run import parse_run
+from launch.study import Study, begin_study, collect, parse_setting, parse_study, plan, run_cells
+from reporting.study import study_files, study_table
+from tasks.eda.study import pool
+from tests.helpers.programs import run
+
+CONFIG, DETECTOR, EMOTIONS = "configs/eda_tcn.json", "configs/baby_cry.json", "configs/meld_sample.json"
+CREATIVES = "configs/tunein_attention.json"
+
+
+def make_study(tmp_path: Path, *arguments: str, config: str = CONFIG) -> Study:
+    """A study in a scratch folder."""
+    return parse_study([config, "--output_dir", str(tmp_path / "study"), *arguments])
+
+
+def finish(folder: Path, r: dict[tuple[str, str], float | None], effect: bool = False) -> None:
+    """What a finished run leaves: scores of (song, listener)."""
+    folder.mkdir(parents=True)
+    score = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    channel = {
+        "model": {"detrended_pearson": score},
+        "baselines": {"time_curve": {"detrended_pearson": score}},
+        "verdict": {"verdict": "effect" if effect else "no effect"},
+    }
+    rows = [
+        {
+            "song_id": song,
+            "listener": who,
+            "trial": "0",
+            "channel": "raw",
+            "frame_rate": 4.0,
+            "detrended_pearson": value,
+        }
+        for (song, who), value in r.items()
+    ]
+    schema = pa.schema([(name, pa.string()) for name in ("song_id", "listener", "trial", "channel")])
+    schema = schema.append(pa.field("frame_rate", pa.float64())).append(pa.field("detrended_pearson", pa.float64()))
+    pq.write_table(pa.Table.from_pylist(rows, schema), folder / "predictions.parquet")
+    facts = {
+        "data": {"synthetic": True, "split_warning": None},
+        "test": {"channels": {"raw": channel}},
+        "training": {"best_validation": 0.25},
+    }
+    (folder / "metrics.json").write_text(json.dumps(facts))
+
+
+def test_the_grid_is_settings_times_folds_times_seeds(tmp_path: Path) -> None:
+    study = make_study(
+        tmp_path, "--seeds", "3", "5", "--folds", "3", "--set", "learning_rate=1e-3,1e-4", "--optim", "sgd"
+    )
+    cells = plan(study)
+    assert [cell.name for cell in cells[:3]] == [
+        "setting0-fold0-seed3",
+        "setting0-fold0-seed5",
+        "setting0-fold1-seed3",
+    ]
+    assert len(cells) == len({cell.name for cell in cells}) == 12
+    assert {cell.setting for cell in cells} == {"learning_rate=1e-3", "learning_rate=1e-4"}
+    assert all(cell.arguments[:2] == ("--optim", "sgd") for cell in cells)
+    assert cells[-1].arguments[2:8] == ("--learning_rate", "1e-4", "--folds", "3", "--fold", "2")
+
+
+def test_leaving_one_listener_out_is_a_run_for_everyone_in_the_data(tmp_path: Path) -> None:
+    cells = plan(make_study(tmp_path, "--leave_one_listener_out", "--normalisation_scope", "global"))
+    assert [cell.name for cell in cells] == [f"listener{cell.part.removeprefix('listener')}-seed0" for cell in cells]
+    assert len(cells) == 6
+    assert cells[0].arguments[2:6:2] == ("--split_by", "--held_out_listener")
+
+
+@given(st.lists(st.text("az09.-", min_size=1, max_size=5), min_size=1, max_size=6, unique=True))
+def test_values_of_a_setting_are_what_stands_between_the_commas(values: list[str]) -> None:
+    assert parse_setting(f"key={','.join(values)}") == ("key", tuple(values))
+
+
+def test_commas_in_brackets_belong_to_the_value() -> None:
+    assert parse_setting('a.b={"x": [1, 2]},[3,4], 5') == ("a.b", ('{"x": [1, 2]}', "[3,4]", "5"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--folds", "3", "--leave_one_listener_out"], "choose one"),
+        (["--folds", "2"], "3 or more"),
+        (["--seeds", "1", "1"], "names a seed twice"),
+        (["--set", "learning_rate"], "expected key=value,value"),
+        (["--set", "learning_rate=1,,2"], "none empty"),
+        (["--set", "learning_rate=1,1"], "must be different"),
+        (["--set", "seed=1,2"], "the study sets it itself"),
+        (["--set", "learning_rat=1,2"], "did you mean 'learning_rate'"),
+        (["--set", "learning_rate=fast"], "invalid float value: 'fast'"),
+    ],
+)
+def test_a_mistake_ends_the_study_before_it_begins(arguments: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises((ValueError, SystemExit), match=message):
+        plan(make_study(tmp_path, *arguments))
+    assert not (tmp_path / "study").exists()
+
+
+def test_another_study_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    study = make_study(tmp_path, "--seeds", "0", "1")
+    begin_study(study, plan(study))
+    begin_study(study, plan(study))  # the same goes on
+    other = make_study(tmp_path, "--seeds", "0", "2")
+    with pytest.raises(ValueError, match="holds a study with other cells; name another --output_dir"):
+        begin_study(other, plan(other))
+
+
+def test_a_run_that_is_whole_is_kept_and_one_that_fails_costs_the_others_nothing(tmp_path: Path) -> None:
+    launcher = tmp_path / "launcher.py"  # in place of run_train.py: seed 1 fails, all others leave metrics.json
+    launcher.write_text(
+        "import pathlib, sys\n"
+        "seed, folder = (sys.argv[sys.argv.index(key) + 1] for key in ('--seed', '--output_dir'))\n"
+        "assert sys.argv[-2:] == ['--resume_from_checkpoint', 'true']\n"
+        "if seed == '1': raise SystemExit('run_train.py: no memory left')\n"
+        "pathlib.Path(folder).mkdir(parents=True)\n"
+        "pathlib.Path(folder, 'metrics.json').write_text('{}')\n"
+    )
+    study = make_study(tmp_path, "--seeds", "0", "1", "2", "--launcher", f"{sys.executable} {launcher}")
+    cells = plan(study)
+    begin_study(study, cells)
+    (study.folder / "seed0").mkdir()
+    (study.folder / "seed0" / "metrics.json").write_text("kept")
+    assert run_cells(study, cells) == {"seed1": "run_train.py: no memory left"}
+    assert (study.folder / "seed0" / "metrics.json").read_text() == "kept"
+    assert (study.folder / "seed2" / "metrics.json").is_file()
+
+
+def test_trials_are_averaged_over_seeds_and_gathered_over_folds() -> None:
+    one, two, three = ("a", "x", "0"), ("b", "x", "0"), ("c", "x", "0")
+    found = pool([{one: 0.2, two: np.nan}, {one: 0.4, two: np.nan}, {three: 1.0}])
+    assert found[one] == pytest.approx(0.3) and found[three] == 1.0 and np.isnan(found[two])
+
+
+def test_the_table_stands_on_trials_and_says_what_a_reader_must_know(tmp_path: Path) -> None:
+    study = make_study(tmp_path, "--seeds", "0", "1", "--set", "learning_rate=1,2")
+    cells = plan(study)
+    trials = [(song, who) for song in "abc" for who in "xy"]
+    values = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.9])
+    for number, cell in enumerate(cells[:3]):  # the last run has not ended
+        shift = {0: -0.1, 1: 0.1, 2: 0.3}[number]
+        finish(study.folder / cell.name, dict(zip(trials, values + shift, strict=True)), effect=number == 2)
+    found = collect(study, cells)
+    first, second = found["rows"]
+    expected = bootstrap(values, [song for song, _ in trials], [who for _, who in trials], "both")
+    assert (first["mean"], first["low"], first["high"]) == pytest.approx((0.4, expected.low, expected.high))
+    assert first["spread_over_seeds"] == pytest.approx(np.std([0.3, 0.5], ddof=1)) and first["difference"] is None
+    assert second["mean"] == pytest.approx(0.7) and second["runs"] == 1 and second["spread_over_seeds"] is None
+    assert second["difference"]["mean"] == pytest.approx(0.3) == pytest.approx(second["difference"]["low"])
+    assert (first["effects"], second["effects"]) == (0, 1)
+    table = study_table(found)
+    for text in ("3 of 4 runs", "SYNTHETIC DATA", "choose by the validation column", "| 0.700 ["):
+        assert text in table
+    files = study_files(found)
+    rows = list(csv.DictReader(files["study.csv"].splitlines()))
+    assert len(rows) == 3 * 2 and {row["who"] for row in rows} == {"model", "time_curve"}
+    assert "<td>learning_rate=1</td>" in files["table.html"] and "nan" not in table
+
+
+def finish_detector(folder: Path, targets: list[bool], scores: list[float], target: str = "Baby cry") -> None:
+    """What a finished run of a detector leaves."""
+    folder.mkdir(parents=True)
+    ids = [f"clip{place}" for place in range(len(scores))][::-1]  # in no order of ids
+    pq.write_table(pa.table({"clip_id": ids, "target": targets, "score": scores}), folder / "predictions.parquet")
+    measures = {"average_precision": average_precision, "roc_auc": roc_auc}
+    found = {name: measure(np.array(scores), np.array(targets)) for name, measure in measures.items()}
+    of = {name: {"mean": value, "low": None, "high": None} for name, value in found.items()}
+    facts = {
+        "data": {"synthetic": False, "split_warning": None},
+        "test": {"scores": of, "baselines": {"loudness": of}, "target": [{"mid": "/t/x", "name": target}]},
+        "training": {"best_validation": 0.75},
+    }
+    (folder / "metrics.json").write_text(json.dumps(facts))
+
+
+def test_detectors_are_averaged_over_runs_and_compared_clip_by_clip(tmp_path: Path) -> None:
+    study = make_study(tmp_path, "--seeds", "0", "1", "--set", "learning_rate=1,2", config=DETECTOR)
+    cells, dice = plan(study), np.random.default_rng(0)
+    targets = dice.random(40) < 0.4
+    runs = [np.where(targets, dice.normal(gain, 1, 40), dice.normal(0, 1, 40)) for gain in (0.5, 0.5, 3, 3)]
+    for cell, scores in zip(cells, runs, strict=True):
+        finish_detector(study.folder / cell.name, targets.tolist(), scores.tolist())
+    found = collect(study, cells)
+    expected = [average_precision(scores, targets) for scores in runs]
+    first, auc, second, _ = found["rows"]
+    assert (first["score"], auc["score"], first["channel"], first["trials"]) == (
+        "average_precision",
+        "roc_auc",
+        "Baby cry",
+        40,
+    )
+    assert first["mean"] == pytest.approx(np.mean(expected[:2])) and first["low"] < first["mean"] < first["high"]
+    assert first["spread_over_seeds"] == pytest.approx(np.std(expected[:2], ddof=1)) and first["difference"] is None
+    difference = second["difference"]
+    assert difference["mean"] == pytest.approx(np.mean(expected[2:]) - np.mean(expected[:2]))
+    assert 0 < difference["low"] < difference["mean"] < difference["high"]
+    files = study_files(found)
+    assert (
+        "| setting | target | score | runs | clips | mean | spread over seeds | difference | validation |"
+        in (files["table.md"])
+    )
+    assert len(list(csv.DictReader(files["study.csv"].splitlines()))) == 4 * 2 * 2
+    assert "songs" not in files["table.html"] and "nan" not in files["table.md"]
+
+
+def test_runs_that_scored_other_clips_are_neither_averaged_nor_compared(tmp_path: Path) -> None:
+    study = make_study(tmp_path, "--set", "target=Crying,Whimper", config=DETECTOR)
+    cells, scores = plan(study), [0.1, 0.2, 0.3, 0.4]
+    finish_detector(study.folder / cells[0].name, [True, False, False, True], scores)
+    finish_detector(study.folder / cells[1].name, [True, True, False, True], scores, target="Whimper")
+    rows = collect(study, cells)["rows"]
+    assert [row["channel"] for row in rows[::2]] == ["Baby cry", "Whimper"]
+    assert all(row["difference"] is None for row in rows)
+    other = make_study(tmp_path / "other", "--seeds", "0", "1", config=DETECTOR)
+    cells = plan(other)
+    finish_detector(other.folder / cells[0].name, [True, False, False, True], scores)
+    finish_detector(other.folder / cells[1].name, [True, False, True], scores[1:])
+    with pytest.raises(ValueError, match="runs of as configured did not score the same clips for the same target"):
+        collect(other, cells)
+
+
+MOODS = {"emotion": ["anger", "joy", "neutral"], "sentiment": ["negative", "neutral", "positive"]}
+
+
+def finish_emotions(folder: Path, rows: list[dict[str, str]], beaten: bool = True) -> None:
+    """What a finished run of a classifier of utterances leaves: `rows` hold id, dialogue, truth and prediction."""
+    folder.mkdir(parents=True)
+    table = pa.Table.from_pylist([{**row, "p_emotion_joy": 0.3} for row in rows[::-1]])  # in no order of ids
+    pq.write_table(table, folder / "predictions.parquet")
+    heads = {}
+    for head, classes in MOODS.items():
+        scores = {name: {"mean": found[0], "low": None, "high": None} for name, found in scored(rows, head).items()}
+        rivals = {"baselines": {"majority": {"scores": scores}}, "ablations": {"text alone": {"scores": scores}}}
+        verdict = {"unbeaten": [] if beaten else ["majority"]}
+        heads[head] = {"classes": classes, "scores": scores, **rivals, "verdict": verdict}
+    facts = {
+        "data": {"synthetic": True, "split_warning": None},
+        "test": {"heads": heads},
+        "training": {"best_validation": 0.5},
+    }
+    (folder / "metrics.json").write_text(json.dumps(facts))
+
+
+def scored(rows: list[dict[str, str]], head: str) -> dict[str, np.ndarray]:
+    """Scores of rows, and of their resampled dialogues."""
+    codes = [np.array([MOODS[head].index(row[name]) for row in rows]) for name in (head, f"predicted_{head}")]
+    return Dialogues.of([row["dialogue"] for row in rows]).scores(*codes, 3, np.ones(len(rows), bool))
+
+
+def make_utterances(right: float, seed: int, rows: int = 60) -> list[dict[str, str]]:
+    """Predictions that are right in about this share of rows that are the same for every seed."""
+    truth, dice = np.random.default_rng(7), np.random.default_rng(seed)
+    found = []
+    for place in range(rows):
+        row = {"utterance_id": f"dia{place // 6:02d}_utt{place % 6}", "dialogue": f"dia{place // 6:02d}"}
+        for head, classes in MOODS.items():
+            row[head] = str(truth.choice(classes))
+            row[f"predicted_{head}"] = row[head] if dice.random() < right else str(dice.choice(classes))
+        found.append(row)
+    return found
+
+
+def test_classifiers_are_averaged_over_runs_and_compared_on_the_same_dialogues(tmp_path: Path) -> None:
+    subsets = 'model_config.modalities=["text","video","audio"],["text"]'
+    study = make_study(tmp_path, "--seeds", "0", "1", "--set", subsets, config=EMOTIONS)
+    cells = plan(study)
+    assert cells[0].arguments[:2] == ("--model_config.modalities", '["text","video","audio"]')
+    assert parse_run([EMOTIONS, *cells[2].arguments]).arguments.model_config["modalities"] == ["text"]
+    runs = [make_utterances(right, seed) for seed, right in enumerate((0.3, 0.3, 0.9, 0.9))]
+    for cell, rows in zip(cells, runs, strict=True):
+        finish_emotions(study.folder / cell.name, rows, beaten=cell.name.startswith("setting1"))
+    found = collect(study, cells)
+    wanted = ("emotion", "weighted_f1")
+    first, second = [row for row in found["rows"] if (row["channel"], row["score"]) == wanted]
+    values = [scored(rows, "emotion")["weighted_f1"] for rows in runs]
+    mean = (values[0] + values[1]) / 2
+    tail = tail_of(0.95, 10)  # of ten dialogues
+    expected = [mean[0], *np.quantile(mean[1:], [tail, 1 - tail])]
+    assert [first[key] for key in ("mean", "low", "high")] == pytest.approx(expected)
+    assert first["trials"] == 60 and first["clusters"] == {"dialogues": 10}
+    assert first["spread_over_seeds"] == pytest.approx(np.std([values[0][0], values[1][0]], ddof=1))
+    assert first["difference"] is None and (first["effects"], second["effects"]) == (0, 2)
+    gain = (values[2] + values[3]) / 2 - mean  # dialogue by dialogue
+    expected = [gain[0], *np.quantile(gain[1:], [tail, 1 - tail])]
+    assert [second["difference"][key] for key in ("mean", "low", "high")] == pytest.approx(expected)
+    files = study_files(found)
+    assert '| model_config.modalities=["text"] | emotion | weighted f1 | 2 | 60 |' in files["table.md"]
+    assert "over these dialogues" in files["table.html"] and "nan" not in files["table.md"]
+    rows = list(csv.DictReader(files["study.csv"].splitlines()))
+    assert len(rows) == 4 * 2 * 3 * 3 and {row["who"] for row in rows} == {"model", "majority", "text alone"}
+
+
+def test_runs_that_scored_other_utterances_are_neither_averaged_nor_compared(tmp_path: Path) -> None:
+    study = make_study(tmp_path, "--set", "max_text_tokens=32,64", config=EMOTIONS)
+    cells = plan(study)
+    finish_emotions(study.folder / cells[0].name, make_utterances(0.5, 0))
+    finish_emotions(study.folder / cells[1].name, make_utterances(0.5, 0, rows=54))
+    assert all(row["difference"] is None for row in collect(study, cells)["rows"])
+    other = make_study(tmp_path / "other", "--seeds", "0", "1", config=EMOTIONS)
+    cells, rows = plan(other), make_utterances(0.5, 0)
+    finish_emotions(other.folder / cells[0].name, rows)
+    relabelled = next(name for name in MOODS["emotion"] if name != rows[-1]["emotion"])
+    finish_emotions(other.folder / cells[1].name, [*rows[:-1], rows[-1] | {"emotion": relabelled}])
+    with pytest.raises(ValueError, match="as configured did not score the same utterances with the same labels"):
+        collect(other, cells)
+
+
+def finish_creatives(
+    folder: Path, targets: np.ndarray, predictions: np.ndarray, beaten: bool = True, unit: str = "seconds"
+) -> None:
+    """What a finished run of a model of attention leaves."""
+    folder.mkdir(parents=True)
+    ids = [f"{place:03d}" for place in range(len(targets))]
+    table = pa.table({"creative_id": ids, "target": targets, "prediction": predictions})
+    pq.write_table(table.take(np.arange(len(ids))[::-1]), folder / "predictions.parquet")  # in no order of ids
+    scores = {name: {"mean": 0.5, "low": None, "high": None} for name in ("spearman", "r2")}
+    rivals = {"baselines": {"mean": {"scores": scores}}, "ablations": {"text alone": {"scores": scores}}}
+    verdict = {"unbeaten": [] if beaten else ["mean"]}
+    facts = {
+        "data": {"synthetic": True, "split_warning": None},
+        "test": {"unit": unit, "scores": scores, **rivals, "verdict": verdict},
+        "training": {"best_validation": 0.5},
+    }
+    (folder / "metrics.json").write_text(json.dumps(facts))
+
+
+def test_models_of_attention_are_averaged_over_runs_and_compared_on_the_same_creatives(tmp_path: Path) -> None:
+    study = make_study(tmp_path, "--seeds", "0", "1", "--set", "model_config.fusion=concat,gated", config=CREATIVES)
+    cells, dice = plan(study), np.random.default_rng(0)
+    targets = dice.standard_normal(50)
+    runs = [targets + dice.normal(0, noise, 50) for noise in (0.9, 1.0, 0.2, 0.3)]
+    for cell, predictions in zip(cells, runs, strict=True):
+        finish_creatives(study.folder / cell.name, targets, predictions, cell.name.startswith("setting1"))
+    found = collect(study, cells)
+    first, second = [row for row in found["rows"] if row["score"] == "r2"]
+    weights = np.concatenate([np.ones((1, 50)), *drawn_weights(50, 1000, 0)])
+    values = [scores_of(targets, predictions, weights)["r2"] for predictions in runs]
+    mean, tail = (values[0] + values[1]) / 2, tail_of(0.95, 50)
+    expected = [mean[0], *np.quantile(mean[1:], [tail, 1 - tail])]
+    assert [first[key] for key in ("mean", "low", "high")] == pytest.approx(expected)
+    assert first["trials"] == 50 and first["clusters"] == {"creatives": 50} and first["channel"] == "seconds"
+    assert first["spread_over_seeds"] == pytest.approx(np.std([values[0][0], values[1][0]], ddof=1))
+    assert first["difference"] is None and (first["effects"], second["effects"]) == (0, 2)
+    gain = (values[2] + values[3]) / 2 - mean  # creative by creative
+    expected = [gain[0], *np.quantile(gain[1:], [tail, 1 - tail])]
+    assert [second["difference"][key] for key in ("mean", "low", "high")] == pytest.approx(expected)
+    assert next(row for row in found["rows"][5:] if row["score"] == "mae")["difference"]["high"] < 0
+    files = study_files(found)
+    assert "| model_config.fusion=gated | seconds | r2 | 2 | 50 |" in files["table.md"]
+    assert "over these creatives" in files["table.html"] and "nan" not in files["table.md"]
+    rows = list(csv.DictReader(files["study.csv"].splitlines()))
+    assert len(rows) == 4 * 3 * 2 and {row["who"] for row in rows} == {"model", "mean", "text alone"}
+
+
+def test_a_run_that_says_one_number_has_no_correlation_and_the_table_says_so(tmp_path: Path) -> None:
+    study = make_study(tmp_path, "--seeds", "0", "1", config=CREATIVES)
+    cells, targets = plan(study), np.arange(12.0)
+    finish_creatives(study.folder / cells[0].name, targets, targets + 1)
+    finish_creatives(study.folder / cells[1].name, targets, np.full(12, 3.0))
+    found = collect(study, cells)
+    spearman, r2 = (next(row for row in found["rows"] if row["score"] == score) for score in ("spearman", "r2"))
+    assert spearman["mean"] is None and spearman["spread_over_seeds"] is None
+    assert spearman["reason"] == "seed1: all predictions are equal"
+    assert r2["mean"] is not None and r2["spread_over_seeds"] > 0
+    files = study_files(found)
+    assert (
+        "| spearman | 2 | 12 | undefined |" in files["table.md"]
+        and "nan" not in files["table.md"] + files["table.csv"]
+    )
+
+
+def test_runs_that_scored_other_creatives_are_neither_averaged_nor_compared(tmp_path: Path) -> None:
+    study = make_study(tmp_path, "--set", "test_fraction=0.1,0.2", config=CREATIVES)
+    cells, targets = plan(study), np.arange(10.0)
+    finish_creatives(study.folder / cells[0].name, targets[:8], targets[:8] + 0.5)
+    finish_creatives(study.folder / cells[1].name, targets, targets + 0.5)
+    assert all(row["difference"] is None for row in collect(study, cells)["rows"])
+    other = make_study(tmp_path / "other", "--seeds", "0", "1", config=CREATIVES)
+    cells = plan(other)
+    finish_creatives(other.folder / cells[0].name, targets, targets)
+    finish_creatives(other.folder / cells[1].name, targets + 1, targets)
+    with pytest.raises(ValueError, match="as configured did not score the same creatives with the same targets"):
+        collect(other, cells)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--folds", "3"], "unknown key 'folds'"), (["--leave_one_listener_out"], "unknown key 'split_by'")],
+)
+def test_a_division_that_the_task_does_not_know_is_refused(arguments: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=f"baby_cry.json: {message}"):
+        plan(make_study(tmp_path, *arguments, config=DETECTOR))
+
+
+def test_a_task_without_tables_of_a_study_is_named_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("tasks.detection.task.STUDY")
+    with pytest.raises(ValueError, match="of the task detection are not there; .* attention, eda, emotion"):
+        plan(make_study(tmp_path, config=DETECTOR))
+
+
+def test_a_study_in_which_nothing_ended_says_where_to_look(tmp_path: Path) -> None:
+    study = make_study(tmp_path)
+    with pytest.raises(ValueError, match="no run has ended; see the .log files there"):
+        collect(study, plan(study))
+
+
+@pytest.fixture
+def forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of a study that start as forks do; how a launcher starts them is tested above."""
+
+    def forked(command: list[str], stdout: TextIO, **streams: Any) -> subprocess.CompletedProcess:
+        done = run(*command)
+        stdout.write(done.stdout + done.stderr)
+        return done
+
+    monkeypatch.setattr("launch.study.subprocess.run", forked)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("forks")
+def test_a_study_runs_goes_on_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [CONFIG, "--folds", "3", "--max_steps", "2", "--report_to", "none", "--output_dir", str(tmp_path)]
+    run_study.main(command)
+    said: Any = capsys.readouterr().out
+    assert "| as configured | phasic | detrended pearson | 3 | 119 |" in said and "SYNTHETIC DATA" in said
+    stamps = [path.stat().st_mtime_ns for path in tmp_path.glob("*/metrics.json")]
+    run_study.main(command)
+    assert [path.stat().st_mtime_ns for path in tmp_path.glob("*/metrics.json")] == stamps
+    assert capsys.readouterr().out == said
+    everyone = ["--leave_one_listener_out", "--normalisation_scope", "global", "--output_dir", str(tmp_path / "each")]
+    run_study.main([CONFIG, "--max_steps", "2", "--report_to", "none", *everyone])
+    assert "| as configured | phasic | rmse | 6 | 119 |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("forks")
+def test_a_study_of_a_detector_runs_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quiet = ["--max_steps", "2", "--report_to", "none", "--output_dir", str(tmp_path)]
+    run_study.main([DETECTOR, *quiet])
+    said = capsys.readouterr().out
+    assert "| as configured | Baby cry, infant cry | average precision | 1 |" in said and "SYNTHETIC DATA" in said
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("forks")
+def test_a_study_of_modalities_trained_alone_runs_and_reports(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quiet = ["--max_steps", "2", "--report_to", "none", "--output_dir", str(tmp_path)]
+    run_study.main([EMOTIONS, "--set", 'model_config.modalities=["text"],["audio"]', *quiet])
+    said = capsys.readouterr().out
+    assert '| model_config.modalities=["audio"] | sentiment | macro f1 | 1 | 90 |' in said and "SYNTHETIC DATA" in said

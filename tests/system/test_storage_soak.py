@@ -1,0 +1,57 @@
+"""Four processes, a cache a tenth of the data, faults and a kill: everything right, never too much, nothing left."""
+
+import random
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from system.storage import S3FileManager
+from tests.helpers.s3_server import Corrupt, Cut, Reset, Rule, Status, Truncate, serve_s3
+from tests.system.test_storage import Watch, left_over
+
+OBJECTS, SIZE = 2000, 2000  # bytes on average
+LIMIT = OBJECTS * SIZE // 10
+
+READER = """
+import random, sys
+from media import storage
+storage.FIRST_PAUSE = 0.02
+cache, limit, seed, count = sys.argv[1], *map(int, sys.argv[2:])
+files = storage.S3FileManager(cache_dir=cache, max_bytes=limit, min_free_bytes=0, max_workers=4)
+order = list(range(count))
+random.Random(seed).shuffle(order)
+urls = [f"s3://soak/{i:04d}.bin" for i in order]
+for place, (i, url) in enumerate(zip(order, urls)):
+    if place % 20 == 0:
+        files.prefetch_files(urls[place : place + 40])
+    assert files.read_bytes(url) == random.Random(i).randbytes(1000 + i)
+    if place == 100:
+        print("under way", flush=True)
+print("all right")
+"""
+
+
+@pytest.mark.slow
+def test_a_small_cache_serves_four_processes_through_faults_and_a_kill(tmp_path):
+    faults = [Status(500), Status(503), Reset(), Cut(after=500), Corrupt(), Truncate(to=700)]
+    with serve_s3(*(Rule("^GET /soak/", fault, probability=0.05 / len(faults)) for fault in faults)) as s3:
+        for i in range(OBJECTS):
+            s3.put(f"s3://soak/{i:04d}.bin", random.Random(i).randbytes(1000 + i))
+        files = S3FileManager(cache_dir=tmp_path / "cache", max_bytes=LIMIT, min_free_bytes=0)
+        arguments = [sys.executable, "-c", READER, str(files.root), str(LIMIT)]
+        with Watch(files.root) as watch:
+            readers = [
+                subprocess.Popen([*arguments, str(seed), str(OBJECTS)], stdout=subprocess.PIPE, text=True)
+                for seed in range(4)
+            ]
+            assert readers[0].stdout.readline() == "under way\n"
+            readers[0].send_signal(signal.SIGKILL)
+            said = [reader.communicate(timeout=500)[0] for reader in readers]
+        assert [reader.returncode for reader in readers] == [-signal.SIGKILL, 0, 0, 0]
+        assert all(text.endswith("all right\n") for text in said[1:])
+        assert LIMIT / 2 < watch.most <= LIMIT and watch.looks > 100
+        files.read_bytes("s3://soak/0000.bin")
+        files.cache.evict(LIMIT)  # looks at every file, those of the dead too
+        assert not left_over(files.root)

@@ -1,0 +1,244 @@
+"""Augmentations do what they say, to the decibel, are a function of a sample's seed, and touch no one's generator."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.detection.augmentation import Augmentation, with_background
+from tasks.detection.pools import POSITIVE, WEAK
+from tasks.detection.windows import AudioSetWindows
+from tests.tasks.detection.test_windows import ANYWHERE, RATE, encode, make_items, make_rows, noise
+
+seeds = st.integers(0, 2**63 - 1)
+EVERYTHING = {
+    "gain_db": 6.0,
+    "roll_probability": 0.5,
+    "background_probability": 0.5,
+    "mixup_probability": 0.5,
+    "spec_time_mask_frames": 10,
+    "spec_frequency_mask_bins": 5,
+}
+
+
+def decibels(loud: np.ndarray, soft: np.ndarray) -> float:
+    """How much more power the first has."""
+    return 10 * np.log10(np.mean(np.square(loud, dtype=np.float64)) / np.mean(np.square(soft, dtype=np.float64)))
+
+
+def windows_of_noise(augmentation: Augmentation | None, loudness: float = 0.05) -> AudioSetWindows:
+    """A positive (item 0) and weak negatives, in noises that stay within full scale."""
+    sounds = [encode(loudness * noise(3, seed=seed), RATE, "WAV", "FLOAT") for seed in range(5)]
+    items = make_items((0, (1.0, 1.5), POSITIVE, 0), *((row, ANYWHERE, WEAK, row) for row in range(1, 5)))
+    return AudioSetWindows(make_rows(sounds), items, augmentation=augmentation)
+
+
+def test_nothing_is_varied_unless_it_is_asked_for():
+    plain, default = windows_of_noise(None), windows_of_noise(Augmentation())
+    for seed in range(5):
+        np.testing.assert_array_equal(plain[0, seed]["audio"], default[0, seed]["audio"])
+    audio, labels = noise(1).T, np.ones(1, np.float32)
+    mixed, _ = Augmentation().mixture(audio, labels, [3])
+    np.testing.assert_array_equal(mixed, audio)
+    features = torch.randn(2, 50, 64)
+    assert Augmentation().masked(features, [1, 2]) is features
+
+
+@given(seed=seeds, gain_db=st.floats(0.1, 20))
+@settings(max_examples=50, deadline=None)
+def test_a_gain_is_one_number_of_decibels_within_bounds(seed, gain_db):
+    audio = noise(0.1)[:, 0]
+    louder = Augmentation(gain_db=gain_db).amplified(audio, seed)
+    change = decibels(louder, audio)
+    assert abs(change) <= gain_db + 1e-4
+    np.testing.assert_allclose(louder, audio * 10 ** (change / 20), rtol=1e-4)
+
+
+def test_gains_are_spread_over_their_bounds():
+    audio = noise(0.1)[:, 0]
+    gains = [decibels(Augmentation(gain_db=6).amplified(audio, seed), audio) for seed in range(400)]
+    counts, _ = np.histogram(gains, bins=4, range=(-6, 6))
+    assert counts.sum() == 400 and counts.min() > 70  # 100 expected
+
+
+@given(seed=seeds)
+@settings(max_examples=30, deadline=None)
+def test_a_roll_moves_the_end_to_the_beginning(seed):
+    audio = np.arange(1000, dtype=np.float32)
+    rolled = Augmentation(roll_probability=1.0).rolled(audio, seed)
+    np.testing.assert_array_equal(rolled, np.roll(audio, int(rolled[0] != 0) * (1000 - int(rolled[0]))))
+
+
+def test_probabilities_are_shares():
+    audio = np.arange(100, dtype=np.float32)
+    some = Augmentation(roll_probability=0.3, background_probability=0.3, mixup_probability=0.3)
+    rolled = [some.rolled(audio, seed)[0] != 0 for seed in range(1000)]
+    behind = [some.background(10, seed) is not None for seed in range(1000)]
+    mixed = some.mixed_with(list(range(1000))) >= 0
+    for share in (rolled, behind, mixed):
+        assert 0.25 < np.mean(share) < 0.35
+
+
+@given(snr_db=st.floats(-30, 40))
+@settings(max_examples=50, deadline=None)
+def test_a_background_has_the_snr_that_was_asked_for(snr_db):
+    audio, background = noise(0.5, seed=1)[:, 0], 7 * noise(0.5, seed=2)[:, 0]
+    assert decibels(audio, with_background(audio, background, snr_db) - audio) == pytest.approx(snr_db, abs=0.01)
+
+
+def test_silence_gets_no_background_and_makes_none():
+    sound, silence = noise(0.5)[:, 0], np.zeros(RATE // 2, np.float32)
+    np.testing.assert_array_equal(with_background(silence, sound, 10), silence)
+    np.testing.assert_array_equal(with_background(sound, silence, 10), sound)
+
+
+def test_a_window_with_a_background_keeps_its_sound_its_label_and_its_item():
+    augmentation = Augmentation(background_probability=1.0, background_snr_db=[5.0, 10.0])
+    plain, noisy = windows_of_noise(None), windows_of_noise(augmentation)
+    behind = []
+    for seed in range(40):
+        before, after = plain[0, seed], noisy[0, seed]
+        same = [key for key in before if key != "audio"]
+        assert [before[key] for key in same] == [after[key] for key in same]
+        item, other_seed, snr_db = noisy._background(seed)
+        behind.append(item)
+        difference = after["audio"] - before["audio"]
+        assert decibels(before["audio"], difference) == pytest.approx(snr_db, abs=0.01) and 5 <= snr_db <= 10
+        alone = plain[item, other_seed]["audio"]  # the window that is behind it
+        np.testing.assert_allclose(difference / difference.std(), alone / alone.std(), atol=1e-3)
+    assert set(behind) == {1, 2, 3, 4}  # weak negatives alone
+
+
+def test_nothing_leaves_full_scale():
+    loud = windows_of_noise(Augmentation(gain_db=40, background_probability=1.0), loudness=5)
+    peaks = [np.abs(loud[0, seed]["audio"]).max() for seed in range(10)]
+    assert max(peaks) == 1.0
+
+
+def test_switching_one_on_changes_nothing_of_the_others():
+    alone = {name: Augmentation(**{name: value}) for name, value in EVERYTHING.items()}
+    together = Augmentation(**EVERYTHING)
+    audio, batch, features = noise(0.1)[:, 0], list(range(50)), torch.randn(50, 60, 40)
+    for seed in range(20):
+        np.testing.assert_array_equal(alone["gain_db"].amplified(audio, seed), together.amplified(audio, seed))
+        np.testing.assert_array_equal(alone["roll_probability"].rolled(audio, seed), together.rolled(audio, seed))
+        assert alone["background_probability"].background(9, seed) == together.background(9, seed)
+    np.testing.assert_array_equal(alone["mixup_probability"].mixed_with(batch), together.mixed_with(batch))
+    masked = together.masked(features, batch) != features
+    times = alone["spec_time_mask_frames"].masked(features, batch) != features
+    bands = alone["spec_frequency_mask_bins"].masked(features, batch) != features
+    assert torch.equal(masked, times | bands)
+    plain, noisy = windows_of_noise(None), windows_of_noise(together)
+    assert all(plain[0, seed]["start_seconds"] == noisy[0, seed]["start_seconds"] for seed in range(20))
+
+
+@pytest.mark.parametrize(
+    "rule, labels, expected",
+    [
+        ("max", (1, 0), (1, 1)), ("max", (0, 0), (0, 0)), ("max", (1, 1), (1, 1)),
+        ("linear", (0, 0), (0, 0)), ("linear", (1, 1), (1, 1)),
+    ],
+)  # fmt: skip
+def test_labels_of_mixtures_by_rule(rule, labels, expected):
+    augmentation = Augmentation(mixup_probability=1.0, mixup_rule=rule)
+    _, mixed = augmentation.mixture(np.zeros((2, 10), np.float32), np.array(labels, np.float32), [1, 2])
+    np.testing.assert_allclose(mixed, expected)
+
+
+def test_a_mixture_is_a_weighted_mean_and_so_is_its_linear_label():
+    augmentation = Augmentation(mixup_probability=1.0, mixup_rule="linear", mixup_alpha=1.0)
+    audio = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)  # each its own direction: samples are the weights
+    shares = []
+    for seed in range(200):
+        mixed, labels = augmentation.mixture(audio, np.array([1, 0], np.float32), [seed, seed + 1000])
+        np.testing.assert_allclose(mixed.sum(1), 1, atol=1e-6)
+        np.testing.assert_allclose(labels, mixed[:, 0], atol=1e-6)
+        shares.append(mixed[0, 0])
+    assert 0.5 <= min(shares) < 0.52 and 0.98 < max(shares) <= 1  # Beta(1, 1), its own part the louder one
+    halves = Augmentation(mixup_probability=1.0, mixup_alpha=1000.0).mixture(audio, np.zeros(2, np.float32), [5, 6])
+    np.testing.assert_allclose(halves[0], 0.5, atol=0.05)
+
+
+def test_each_window_is_mixed_with_another_one_of_the_batch():
+    others = Augmentation(mixup_probability=1.0).mixed_with(list(range(8)) * 40)
+    assert not np.any(others == np.arange(320)) and others.min() >= 0
+    assert len(np.unique(others)) > 150
+    np.testing.assert_array_equal(Augmentation(mixup_probability=1.0).mixed_with([17]), [-1])
+
+
+@given(batch=st.lists(seeds, min_size=1, max_size=6), frames=st.integers(4, 60), bands=st.integers(4, 40))
+@settings(max_examples=50, deadline=None)
+def test_masks_are_one_block_of_frames_and_one_of_features_at_the_mean(batch, frames, bands):
+    features = torch.randn(len(batch), frames, bands)
+    masked = Augmentation(spec_time_mask_frames=10, spec_frequency_mask_bins=5).masked(features, batch)
+    for before, after in zip(features, masked, strict=True):
+        changed = before != after
+        times, places = changed.all(1).nonzero().flatten(), changed.all(0).nonzero().flatten()
+        for block, most, size in ((times, 10, frames), (places, 5, bands)):
+            assert len(block) <= min(most, size // 2)
+            assert len(block) == 0 or int(block[-1] - block[0]) == len(block) - 1
+        inside = torch.zeros_like(changed)
+        inside[times], inside[:, places] = True, True
+        assert torch.equal(inside, changed)
+        torch.testing.assert_close(after[changed], before.mean().expand(int(changed.sum())))
+
+
+def test_masks_are_as_wide_as_they_may_be_and_lie_everywhere():
+    features = torch.randn(600, 20, 3)
+    changed = Augmentation(spec_time_mask_frames=4).masked(features, list(range(600))) != features
+    widths = changed.all(2).sum(1)
+    assert [int((widths == width).sum()) > 80 for width in range(5)] == [True] * 5  # 120 expected of each
+    assert int(changed.all(2).sum(0)[:-1].min()) > 5  # torchaudio's blocks never reach the last frame
+
+
+def test_a_mask_depends_on_the_seed_of_its_window_alone():
+    augmentation = Augmentation(spec_time_mask_frames=10, spec_frequency_mask_bins=5)
+    features = torch.randn(3, 50, 40)
+    together = augmentation.masked(features, [7, 8, 9])
+    alone = augmentation.masked(features[1:2], [8])
+    assert torch.equal(together[1:2], alone)
+    assert not torch.equal(together, features)
+
+
+def test_windows_of_negative_seeds_are_left_alone():
+    augmentation = Augmentation(**EVERYTHING | {"mixup_probability": 1.0})
+    np.testing.assert_array_equal(augmentation.mixed_with([-1, -1, 5]) >= 0, [False, False, True])
+    features = torch.randn(2, 50, 40)
+    masked = augmentation.masked(features, [-1, 5])
+    assert torch.equal(masked[0], features[0]) and not torch.equal(masked[1], features[1])
+    assert augmentation.masked(features, [-1, -1]) is features
+
+
+def test_no_global_generator_is_touched():
+    augmentation = Augmentation(**EVERYTHING)
+    states = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
+    windows_of_noise(augmentation)[0, 3]
+    augmentation.mixture(noise(0.1, channels=4).T, np.zeros(4, np.float32), [1, 2, 3, 4])
+    augmentation.masked(torch.ones(4, 50, 40), [1, 2, 3, 4])
+    assert random.getstate() == states[0]
+    np.testing.assert_array_equal(np.random.get_state()[1], states[1])
+    assert torch.equal(torch.get_rng_state(), states[2])
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"gain_db": -1.0}, "gain_db = -1.0: give 0 or more"),
+        ({"gain_db": float("nan")}, "gain_db"),
+        ({"roll_probability": 1.5}, "roll_probability = 1.5: give 0 to 1"),
+        ({"background_probability": -0.1}, "background_probability = -0.1: give 0 to 1"),
+        ({"mixup_probability": 2}, "mixup_probability = 2: give 0 to 1"),
+        ({"background_snr_db": [20.0, 0.0]}, "background_snr_db = .*give the lowest and the highest dB"),
+        ({"background_snr_db": [3.0]}, "background_snr_db"),
+        ({"mixup_rule": "mean"}, "mixup_rule = 'mean' is not known; it takes max or linear"),
+        ({"mixup_alpha": 0.0}, "mixup_alpha = 0.0: give above 0"),
+        ({"spec_time_mask_frames": -1}, "spec_time_mask_frames = -1: give 0 or more"),
+        ({"spec_frequency_mask_bins": -1}, "spec_frequency_mask_bins = -1: give 0 or more"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Augmentation(**settings)

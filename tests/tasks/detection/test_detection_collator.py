@@ -1,0 +1,109 @@
+"""Windows become a batch of any extractor's tensors, with labels, numbers and, where wished, mixtures and masks."""
+
+import doctest
+
+import numpy as np
+import pytest
+import torch
+from transformers import ASTFeatureExtractor, Wav2Vec2FeatureExtractor
+
+from modeling.feature_extraction_audio import AudioFeatureExtractor
+from tasks.detection.augmentation import Augmentation
+from tasks.detection.collator import DetectionCollator
+from tests.tasks.detection.test_windows import RATE, noise
+
+LOG_MEL = {"sampling_rate": RATE, "n_fft": 512, "hop_length": 320, "num_mel_bins": 64, "frame_rate": None}
+
+
+def extractors() -> dict:
+    return {
+        "ours": AudioFeatureExtractor(**LOG_MEL),
+        "ast": ASTFeatureExtractor(sampling_rate=RATE, num_mel_bins=64, max_length=128),
+    }
+
+
+def items(labels: list[float], first_seed: int = 0) -> list[dict]:
+    """Windows as `AudioSetWindows` gives them, of quiet noise."""
+    return [
+        {
+            "audio": noise(1, seed=place)[:, 0], "sampling_rate": RATE, "label": label, "item": 10 + place,
+            "requested": 20 + place, "seed": first_seed + place, "clip_id": "-a_b", "start_seconds": 1.5,
+        }
+        for place, label in enumerate(labels)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name, features", [("ours", {"input_features": (3, 51, 64), "attention_mask": (3, 51)}), ("ast", None)]
+)
+def test_a_batch_is_what_the_extractor_gives_with_labels_and_numbers(name, features):
+    extractor = extractors()[name]
+    windows = items([1.0, 0.0, 0.0])
+    batch = DetectionCollator(extractor)(windows)
+    direct = extractor([window["audio"] for window in windows], sampling_rate=RATE, return_tensors="pt")
+    expected = features or {"input_values": (3, 128, 64)}
+    assert {key: tuple(batch[key].shape) for key in direct} == expected
+    assert all(torch.equal(batch[key], direct[key]) for key in direct)
+    assert set(batch) == {*expected, "labels", "item", "requested", "seed"}
+    torch.testing.assert_close(batch["labels"], torch.tensor([[1.0], [0.0], [0.0]]))
+    assert (batch["item"].tolist(), batch["requested"].tolist()) == ([10, 11, 12], [20, 21, 22])
+    assert (batch["seed"].tolist(), batch["seed"].dtype) == ([0, 1, 2], torch.int64)
+
+
+@pytest.mark.parametrize("name", ["ours", "ast"])
+def test_a_batch_is_a_function_of_its_windows(name):
+    augmentation = Augmentation(mixup_probability=0.5, spec_time_mask_frames=10, spec_frequency_mask_bins=5)
+    collate, plain = DetectionCollator(extractors()[name], augmentation), DetectionCollator(extractors()[name])
+    first = collate(items([1.0, 0.0] * 4))
+    torch.manual_seed(99)
+    second = collate(items([1.0, 0.0] * 4))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    features = collate.extractor.model_input_names[0]
+    assert not torch.equal(first[features], plain(items([1.0, 0.0] * 4))[features])
+
+
+@pytest.mark.parametrize("rule", ["max", "linear"])
+def test_who_was_mixed_with_a_positive_is_not_mined(rule):
+    windows = items([1.0] + [0.0] * 7)
+    augmentation = Augmentation(mixup_probability=0.5, mixup_rule=rule)
+    collate = DetectionCollator(extractors()["ours"], augmentation)
+    unmined = 0
+    for first_seed in range(0, 200, 10):
+        for place, window in enumerate(windows):
+            window["seed"] = first_seed + place
+        batch = collate(windows)
+        others = augmentation.mixed_with(batch["seed"].tolist())
+        np.testing.assert_array_equal(batch["item"] == -1, others == 0)
+        np.testing.assert_array_equal(batch["labels"][1:, 0] > 0, others[1:] == 0)
+        assert batch["requested"].tolist() == list(range(20, 28))
+        unmined += int((batch["item"] == -1).sum())
+    assert unmined > 0
+
+
+def test_what_is_not_training_is_not_augmented():
+    everything = Augmentation(mixup_probability=1.0, spec_time_mask_frames=10, spec_frequency_mask_bins=5)
+    windows = [window | {"seed": -1} for window in items([1.0, 0.0])]
+    plain = DetectionCollator(extractors()["ours"])(windows)
+    augmented = DetectionCollator(extractors()["ours"], everything)(windows)
+    assert all(torch.equal(plain[key], augmented[key]) for key in plain)
+
+
+def test_masks_need_features_over_time():
+    extractor = Wav2Vec2FeatureExtractor(sampling_rate=RATE)
+    batch = DetectionCollator(extractor, Augmentation(mixup_probability=1.0))(items([1.0, 0.0]))
+    assert batch["input_values"].shape == (2, RATE)
+    with pytest.raises(ValueError, match=r"this extractor gives \(2, 16000\); set both 0"):
+        DetectionCollator(extractor, Augmentation(spec_time_mask_frames=4))(items([1.0, 0.0]))
+
+
+def test_a_rate_that_is_not_the_extractors_is_refused():
+    windows = [window | {"sampling_rate": 32000} for window in items([1.0])]
+    with pytest.raises(ValueError, match="windows are of 32000 Hz, and the extractor takes 16000 Hz"):
+        DetectionCollator(extractors()["ours"])(windows)
+
+
+def test_the_example_of_the_docstring_is_true():
+    names = {"np": np, "AudioFeatureExtractor": AudioFeatureExtractor, "DetectionCollator": DetectionCollator}
+    example = doctest.DocTestParser().get_doctest(DetectionCollator.__doc__, names, "DetectionCollator", None, 0)
+    assert len(example.examples) == 7
+    assert doctest.DocTestRunner().run(example).failed == 0

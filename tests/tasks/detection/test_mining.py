@@ -1,0 +1,343 @@
+"""Hard negatives: one table however scores come in, bounded, exact after resuming, no target trained against."""
+
+import csv
+import io
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from media.audioset import Labels
+from tasks.detection.items import LabelledPool
+from tasks.detection.mining import MiningSettings, MiningTable, read_arrays, review_csv, write_arrays
+from tasks.detection.pools import EXPLICIT, POSITIVE, STRONG, WEAK, ClipPools, EvalClips, Items
+from tasks.detection.sampler import SamplerSettings, TwoTierBatchSampler
+from tests.helpers.toy_clips import toy_clips
+
+NOBODY = EvalClips(np.zeros(0, int), np.zeros(0, bool), np.zeros(0, bool), np.zeros(1, int), np.zeros((0, 2)))
+
+
+def pools_of(positives: int = 10, strong: int = 30, weak: int = 40, explicit: int = 5) -> ClipPools:
+    """Items in this order, one a clip; ten labels."""
+    counts = (positives, strong, weak, explicit)
+    kind = np.repeat([POSITIVE, STRONG, WEAK, EXPLICIT], counts).astype(np.int8)
+    number = np.arange(sum(counts), dtype=np.int32)
+    label = (number % 10).astype(np.int16)
+    place = np.where(kind == WEAK, np.nan, 1.0).astype(np.float32)
+    return ClipPools(
+        items=Items(number, place, place + 1, kind, label),
+        positives=number[kind == POSITIVE],
+        strong=LabelledPool(number[kind == STRONG], label[kind == STRONG]),
+        weak=LabelledPool(number[kind == WEAK], label[kind == WEAK]),
+        explicit=number[kind == EXPLICIT],
+        sides={"validation": NOBODY, "test": NOBODY},
+        targets=[0],
+        rules=[],
+        trim=[],
+        counts={},
+    )
+
+
+def table_of(pools: ClipPools | None = None, **options) -> MiningTable:
+    return MiningTable(MiningSettings(**options), pools or pools_of())
+
+
+def same(a: MiningTable, b: MiningTable) -> bool:
+    """Bit by bit."""
+    first, second = a.state_dict(), b.state_dict()
+    return first.keys() == second.keys() and all(
+        first[name].dtype == second[name].dtype and first[name].tobytes() == second[name].tobytes() for name in first
+    )
+
+
+def apply(table: MiningTable, epoch: int, scores: dict[int, float]) -> dict:
+    return table.apply(epoch, np.array(list(scores)), np.array(list(scores.values())))
+
+
+def hardest(table: MiningTable) -> dict[int, int]:
+    return dict(zip(*(column.tolist() for column in table.hardest()), strict=True))
+
+
+# What is remembered
+
+
+def test_a_negative_above_the_threshold_is_hard_and_comes_more_often_the_harder_it_is():
+    table = table_of(max_uses=3)
+    record = apply(table, 0, {12: 0.55, 13: 0.99, 14: 0.7, 15: 0.5, 16: 0.1, 50: 0.84})
+    assert record == {"epoch": 0, "scored": 6, "mean_score": pytest.approx(3.68 / 6), "hard": 4, "quarantined": 0}
+    assert list(hardest(table).items()) == [(13, 3), (50, 3), (14, 2), (12, 1)]
+    assert table.history == [record]
+
+
+def test_scores_of_several_epochs_are_weighed_and_an_item_that_is_no_longer_hard_stays_away():
+    table = table_of(score_memory=0.5)
+    apply(table, 0, {20: 0.9, 21: 0.9})
+    assert set(hardest(table)) == {20, 21}
+    apply(table, 1, {20: 0.3, 21: 0.05, 22: 0.6, 23: 0.2})
+    assert set(hardest(table)) == {20, 22}  # 0.5 * 0.9 + 0.5 * 0.3 = 0.6; 21 has 0.475
+    np.testing.assert_allclose(table.folded().score, [0.6, 0.475, 0.6], rtol=1e-6)
+    assert table.folded().item.tolist() == [20, 21, 22] and table.folded().last_epoch.tolist() == [1, 1, 1]
+    apply(table, 5, {22: 0.6})
+    assert table.folded().last_epoch.tolist() == [1, 1, 5]
+
+
+def test_an_item_that_comes_again_in_an_epoch_counts_with_its_highest_score():
+    table = table_of()
+    table.apply(0, np.array([20, 21, 20, 20]), np.array([0.6, 0.1, 0.8, 0.7]))
+    assert table.folded().item.tolist() == [20] and table.folded().score[0] == np.float32(0.8)
+    assert table.history == [] and table.hardest()[0].tolist() == [20] and table.history[0]["scored"] == 4
+
+
+def test_of_several_events_of_one_clip_the_one_that_was_scored_is_hard():
+    pools = pools_of()
+    pools.items.clip[:] = 0  # an id of a clip tells nothing of its items
+    table = table_of(pools)
+    apply(table, 0, {12: 0.2, 13: 0.9, 14: 0.3})
+    assert list(hardest(table)) == [13]
+
+
+def test_positives_and_mixtures_are_never_hard_negatives():
+    table = table_of()
+    record = apply(table, 0, {3: 0.99, -1: 0.99, 9: 0.7, 10: 0.9})
+    assert record["scored"] == 1 and list(hardest(table)) == [10]
+
+
+def test_where_there_is_no_room_the_lowest_go():
+    table = table_of(mining_capacity=3)
+    apply(table, 0, {20: 0.9, 21: 0.6, 22: 0.7, 23: 0.8})
+    assert table.folded().item.tolist() == [20, 22, 23]
+    apply(table, 1, {24: 0.75, 20: 0.55})
+    np.testing.assert_allclose(table.folded().score, [0.725, 0.8, 0.75], rtol=1e-6)  # 22 with 0.7 went
+    assert table.folded().item.tolist() == [20, 23, 24] and len(table) == 3
+
+
+def test_a_score_that_stays_very_high_is_a_suspect_and_put_aside():
+    table = table_of(suspect_epochs=3)
+    for epoch in range(3):
+        assert 20 in (hardest(table) if epoch else {20: 2})
+        record = apply(table, epoch, {20: 0.97, 21: 0.94, 22: 0.97 if epoch else 0.6})
+    assert record["quarantined"] == 1 and set(hardest(table)) == {21, 22}
+    review = table.review_list()
+    assert review["item"].tolist() == [20] and review["epochs"].tolist() == [3]
+    apply(table, 3, {20: 0.1})
+    assert set(hardest(table)) == {21, 22}  # for good
+
+
+def test_suspects_outlive_the_others_where_there_is_no_room():
+    table = table_of(mining_capacity=2, suspect_epochs=1)
+    apply(table, 0, {20: 0.96})
+    hardest(table)
+    apply(table, 1, {20: 0.0, 21: 0.9, 22: 0.8})
+    assert table.folded().item.tolist() == [20, 21] and table.review_list()["item"].tolist() == [20]
+
+
+def test_what_a_person_checked_is_hard_but_never_a_suspect():
+    pools = pools_of()
+    checked = int(pools.explicit[0])
+    table = table_of(pools, suspect_epochs=1)
+    for epoch in range(4):
+        apply(table, epoch, {checked: 0.99})
+        assert hardest(table) == {checked: 2}
+    assert len(table.review_list()["item"]) == 0
+
+
+# Exactness
+
+
+@st.composite
+def epochs(draw) -> list[tuple[int, list[tuple[int, float]]]]:
+    """Scores of some epochs in turn, with items that come again, many equal scores and some mixtures."""
+    number, found = 0, []
+    for _ in range(draw(st.integers(1, 4))):
+        number += draw(st.integers(0 if not found else 1, 2))
+        scores = st.one_of(st.sampled_from([0.0, 0.5, 0.6, 0.96, 1.0]), st.floats(0, 1, width=32))
+        found.append((number, draw(st.lists(st.tuples(st.integers(-1, 84), scores), max_size=60))))
+    return found
+
+
+@settings(deadline=None, max_examples=80)
+@given(found=epochs(), cuts=st.data(), capacity=st.integers(1, 30), memory=st.sampled_from([0.0, 0.5, 0.9]))
+def test_the_table_is_the_same_in_whatever_parts_and_order_scores_come(found, cuts, capacity, memory):
+    options = {"mining_capacity": capacity, "score_memory": memory, "suspect_epochs": 2}
+    whole, parts = table_of(**options), table_of(**options)
+    for epoch, pairs in found:
+        items, scores = np.array([i for i, _ in pairs], int), np.array([s for _, s in pairs], np.float32)
+        record = whole.apply(epoch, items, scores)
+        order = np.array(cuts.draw(st.permutations(range(len(items)))), int)
+        edges = sorted(cuts.draw(st.lists(st.integers(0, len(items)), max_size=4)))
+        for chosen in np.split(order, edges):
+            last = parts.apply(epoch, items[chosen], scores[chosen])
+            restored = table_of(**options)
+            restored.load_state_dict(parts.state_dict())
+            assert same(restored, parts)
+            parts = restored  # as if the run was stopped here
+        assert last == record and same(whole, parts)
+        assert len(whole) <= capacity
+        if cuts.draw(st.booleans()):
+            for mine, theirs in zip(whole.hardest(), parts.hardest(), strict=True):
+                assert mine.tolist() == theirs.tolist()
+            assert not set(whole.hardest()[0].tolist()) & set(whole.review_list()["item"].tolist())
+            assert ((whole.hardest()[1] >= 1) & (whole.hardest()[1] <= 2)).all()
+    assert same(whole, parts)
+
+
+def test_a_run_that_stops_anywhere_has_the_plans_and_the_table_of_one_that_does_not(tmp_path):
+    """Four epochs with hard negatives of the epochs before; stopped after every number of batches in turn."""
+    pools = pools_of(positives=24, strong=60, weak=80)
+    truth = np.random.default_rng(0).uniform(0, 1, len(pools.items)).astype(np.float32)
+
+    def start() -> tuple[TwoTierBatchSampler, MiningTable]:
+        sampler = TwoTierBatchSampler.from_pools(pools, SamplerSettings(), 16, seed=3, world_size=2)
+        return sampler, table_of(pools, mining_capacity=25, suspect_epochs=2)
+
+    def step(table: MiningTable, epoch: int, batch: list[tuple[int, int]]) -> None:
+        items = np.array([item for item, _ in batch])
+        table.apply(epoch, items, np.clip(truth[items] + (epoch % 3) * np.float32(0.1), 0, 1))
+
+    sampler, table = start()
+    served, stops = [], []
+    for epoch in range(4):
+        sampler.set_epoch(epoch)
+        for number, batch in enumerate(sampler):
+            stops.append((len(served), sampler.state_dict(next_batch=number), table.state_dict()))
+            step(table, epoch, batch)
+            served.append(batch)
+        sampler.set_hard(*table.hardest())
+    assert len(table.hardest()[0]) > 5 and len(table.review_list()["item"])
+    for done, plan, mined in stops:
+        write_arrays(tmp_path / "plan.npz", plan)
+        write_arrays(tmp_path / "mined.npz", mined)
+        again, other = start()
+        again.load_state_dict(read_arrays(tmp_path / "plan.npz"))
+        other.load_state_dict(read_arrays(tmp_path / "mined.npz"))
+        rest = []
+        for epoch in range(again.epoch, 4):
+            again.set_epoch(epoch)
+            for batch in again:
+                step(other, epoch, batch)
+                rest.append(batch)
+            again.set_hard(*other.hardest())
+        assert rest == served[done:] and same(other, table)
+
+
+def test_hard_negatives_come_as_often_as_the_table_says_and_suspects_do_not():
+    pools = pools_of(positives=64, strong=200, weak=200, explicit=0)
+    table = table_of(pools, suspect_epochs=1, max_uses=3)
+    table.apply(0, np.arange(70, 90), np.linspace(0.51, 0.99, 20))
+    sampler = TwoTierBatchSampler.from_pools(pools, SamplerSettings(), 32, seed=0)
+    sampler.set_hard(*table.hardest())
+    uses = hardest(table)
+    assert set(table.review_list()["item"].tolist()) == {88, 89} and not {88, 89} & set(uses)
+    assert sampler.planned(1)["hard"] == min(sum(uses.values()), len(sampler) * sampler.tiers[1])
+
+
+# Files
+
+
+def test_a_file_is_whole_or_not_there_and_holds_no_pickle(tmp_path):
+    table = table_of()
+    apply(table, 0, {20: 0.9})
+    path = tmp_path / "state.npz"
+    write_arrays(path, table.state_dict())
+    with np.load(path, allow_pickle=False) as file:
+        assert sorted(file.files) == sorted(table.state_dict())
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="[Oo]bject arrays cannot be saved"):
+        write_arrays(path, {"bad": np.array([object()])})
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["state.npz"]
+    path.write_bytes(before[: len(before) // 2])
+    with pytest.raises(ValueError, match="cannot be read .*take an older checkpoint"):
+        read_arrays(path)
+    np.savez(path, allow_pickle=True, bad=np.array([object()]))
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_arrays(path)
+    with pytest.raises(ValueError, match="is not there"):
+        read_arrays(tmp_path / "other.npz")
+
+
+def test_the_state_of_a_full_table_and_its_sampler_is_below_a_megabyte(tmp_path):
+    pools = pools_of(positives=100, strong=60_000, weak=60_000)
+    table = table_of(pools)
+    table.apply(0, np.arange(100, 90_000), np.linspace(0.5, 1, 89_900))
+    sampler = TwoTierBatchSampler.from_pools(pools, SamplerSettings(), 32, seed=0)
+    sampler.set_hard(*table.hardest())
+    assert len(table) == 50_000 == len(sampler.hard)
+    path = tmp_path / "state.npz"
+    plan = {f"plan/{name}": value for name, value in sampler.state_dict().items()}
+    write_arrays(path, table.state_dict() | plan)
+    assert path.stat().st_size < 1e6
+
+
+def test_suspects_are_listed_for_people_to_hear():
+    rows, pools = toy_clips()
+    negatives = np.flatnonzero(pools.items.kind != POSITIVE)
+    table = MiningTable(MiningSettings(suspect_epochs=1), pools)
+    table.apply(0, negatives[[0, -1]], np.array([0.97, 0.99]))
+    count = len(pools.items)
+    columns = {
+        "clip_id": pa.array([f"-_clip{row:05d}" if row != count - 1 else "my=file" for row in range(count)]),
+        "start_seconds": pa.array([30.0 if row != count - 1 else None for row in range(count)], pa.float64()),
+        "labels": pa.array([[1, 2]] * count, pa.list_(pa.int64())),
+    }
+    labels = Labels(("/m/0", "/m/1", "/m/2", "/m/3", "/m/4"), ("Cry", "Speech, other", "Dog", "Rain", "Wind"))
+    lines = list(csv.DictReader(io.StringIO(review_csv(table, pa.table(columns), labels))))
+    row = int(negatives[0])
+    assert lines == [
+        {
+            "clip_id": "my=file", "link": "", "file_seconds": "", "score": "0.9900", "epochs": "1", "last_epoch": "0",
+            "kind": "clip", "event": "", "labels": "Speech, other; Dog",
+        },
+        {
+            "clip_id": f"-_clip{row:05d}", "link": f"https://www.youtube.com/watch?v=-_clip{row:05d}&t=30s",
+            "file_seconds": "0.30-0.50", "score": "0.9700", "epochs": "1", "last_epoch": "0", "kind": "event",
+            "event": "Speech, other", "labels": "Speech, other; Dog",
+        },
+    ]  # fmt: skip
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("wrong", [np.nan, -0.1, 1.5, np.inf])
+def test_scores_that_are_no_probabilities_are_refused_by_name(wrong):
+    table = table_of()
+    with pytest.raises(ValueError, match=r"epoch 0: 1 scores are not within 0 to 1, of items 21 \("):
+        apply(table, 0, {20: 0.5, 21: wrong})
+    assert len(table) == 0 and table.running == -1
+
+
+def test_scores_that_come_too_late_and_items_that_are_not_there_are_refused():
+    table = table_of()
+    apply(table, 2, {20: 0.9})
+    with pytest.raises(ValueError, match="epoch 1"):
+        apply(table, 1, {20: 0.9})
+    table.hardest()
+    with pytest.raises(ValueError, match="scores of epoch 2 come when the hard negatives of 2 were given out"):
+        apply(table, 2, {20: 0.9})
+    with pytest.raises(ValueError, match="no item 85, there are 85"):
+        apply(table, 3, {85: 0.9})
+
+
+def test_a_state_of_other_data_is_refused():
+    state = table_of().state_dict()
+    with pytest.raises(ValueError, match="the data or the settings of its pools have changed"):
+        table_of(pools_of(weak=41)).load_state_dict(state)
+    with pytest.raises(ValueError, match="version 9"):
+        table_of().load_state_dict(state | {"version": np.array(9)})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hard_threshold": 0.9, "suspect_threshold": 0.8}, "hard_threshold = 0.9, suspect_threshold = 0.8"),
+        ({"score_memory": 1.0}, "score_memory = 1.0: give 0 to below 1"),
+        ({"max_uses": 0}, "max_uses = 0: give 1 to 127"),
+        ({"mining_capacity": 0}, "mining_capacity = 0: give 1 to"),
+        ({"suspect_epochs": 256}, "suspect_epochs = 256: give 1 to 255"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        MiningSettings(**options)

@@ -1,0 +1,122 @@
+"""Batches by plan under the real Trainer: any number of ranks, workers and accumulated steps, whole and resumed."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tasks.detection.windows import AudioSetWindows
+from tests.helpers.programs import end_ranks, start_ranks
+from tests.helpers.target_run import EPOCHS, make_trainer
+from tests.helpers.toy_clips import POSITIVES, toy_clips
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[list[dict]]]:
+    """What every rank noted, by world size."""
+    found = {}
+    for world in (1, 2, 3):
+        folder = tmp_path_factory.mktemp(f"world{world}")
+        end_ranks(start_ranks(world, folder / "said", "-m", "tests.helpers.target_run", folder), folder / "said")
+        found[world] = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(world)]
+    return found
+
+
+def assert_same_history(found: list[dict], expected: list[dict], exact: bool) -> None:
+    """Records of mining; gradients of several ranks are summed in no fixed order, which moves last bits of scores."""
+    for one, other in zip(found, expected, strict=True):
+        assert one["mean_score"] == (other["mean_score"] if exact else pytest.approx(other["mean_score"], rel=1e-6))
+        assert {**one, "mean_score": None} == {**other, "mean_score": None}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_a_resumed_run_is_served_what_the_whole_one_was(ranks: dict, world: int) -> None:
+    for rank in ranks[world]:
+        for run in rank:
+            for resumed in run["resumed"]:
+                skipped = resumed["step"] * run["accumulation"]
+                if run["accumulation"] == 2 and len(run["served"]) // EPOCHS % 2:  # an epoch's last step has one batch
+                    batches = len(run["served"]) // EPOCHS
+                    epochs, steps = divmod(resumed["step"], -(-batches // 2))
+                    skipped = epochs * batches + min(2 * steps, batches)
+                assert resumed["served"] == run["served"][skipped:], (run["workers"], run["accumulation"])
+                assert resumed["counts"] == run["counts"]
+                assert_same_history(resumed["history"], run["history"], exact=world == 1)
+
+
+@pytest.mark.slow
+def test_final_weights_of_a_resumed_run_are_the_same_bits(ranks: dict) -> None:
+    assert all(resumed["same_weights"] for run in ranks[1][0] for resumed in run["resumed"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_ranks_have_equally_many_batches_and_share_no_negative_of_a_step(ranks: dict, world: int) -> None:
+    for runs in zip(*ranks[world], strict=True):  # one arrangement, all ranks
+        assert len({len(run["served"]) for run in runs}) == 1
+        steps = [
+            [pair for batch in batches for pair in batch] for batches in zip(*(r["served"] for r in runs), strict=True)
+        ]
+        for step in steps:
+            assert len({seed for _, seed in step}) == len(step)
+        for epoch in np.array_split(np.arange(len(steps)), EPOCHS):
+            negatives = [Counter(item for item, _ in steps[step] if item >= POSITIVES) for step in epoch]
+            # Only what an epoch has more often than it has steps must meet itself, and then as seldom as can be.
+            for item, times in sum(negatives, Counter()).items():
+                assert max(step[item] for step in negatives) == -(-times // len(epoch)), (item, times)
+        positives = Counter(item for run in runs for batch in run["served"] for item, _ in batch if item < POSITIVES)
+        assert max(positives.values()) - min(positives.values()) <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_workers_change_nothing_and_hard_negatives_come_again(ranks: dict, world: int) -> None:
+    for rank in ranks[world]:
+        by_arrangement = {(run["workers"], run["accumulation"]): run for run in rank}
+        for accumulation in (1, 2):
+            alone, helped = by_arrangement[0, accumulation], by_arrangement[2, accumulation]
+            assert alone["served"] == helped["served"] and alone["counts"] == helped["counts"]
+        assert all(run["hard"] > 0 for run in rank)
+    histories = [rank[0]["history"] for rank in ranks[world]]
+    assert all(history == histories[0] for history in histories)  # every rank has the same table
+
+
+def test_what_was_served_has_the_planned_composition(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, workers=0, accumulation=1, max_steps=-1)
+    trainer.train()
+    counts, batches = trainer.served.counts, EPOCHS * len(trainer.plan)
+    planned = Counter(trainer.plan.tier_names)
+    kept = {name: counts[name] for name in planned}
+    assert sum(kept.values()) + counts["mixed"] == 8 * batches
+    assert all(kept[name] <= planned[name] * batches for name in planned)
+    assert trainer.served.seen[1:4].all()
+
+
+def test_substitutes_of_bad_files_are_counted(tmp_path: Path) -> None:
+    rows, _ = toy_clips(broken=(2, 20))
+    trainer = make_trainer(tmp_path, workers=0, accumulation=1)
+    trainer.train_dataset = AudioSetWindows(rows, trainer.pools.items, 0.25, 4000)
+    trainer.train()
+    assert set(trainer.served.substituted) == {2, 20}
+    assert trainer.served.counts["substituted"] == sum(trainer.served.substituted.values()) > 0
+
+
+def test_a_checkpoint_of_another_plan_is_refused(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, workers=0, accumulation=1, max_steps=2)
+    trainer.train()
+    other = make_trainer(tmp_path / "other", workers=0, accumulation=1)
+    other.plan.seed = 8
+    with pytest.raises(ValueError, match="made with seed = 7, it is 8 now"):
+        other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+def test_scores_that_are_no_numbers_stop_the_run(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, workers=0, accumulation=1, max_grad_norm=0.0)
+    with torch.no_grad():
+        trainer.model.head.classifier.bias.fill_(np.nan)
+    with pytest.raises(ValueError, match="are not within 0 to 1"):
+        trainer.train()

@@ -1,0 +1,213 @@
+"""The EDA task on the committed sample: alignment, scaling and what is left out."""
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, load_dataset
+
+from launch.run import parse_run
+from media.biosignal import process_eda
+from media.eda_settings import EdaSettings
+from modeling.feature_extraction_audio import AudioFeatureExtractor
+from modeling.layers import IGNORE_LABEL
+from tasks.eda import items as signals
+from tasks.eda import task as eda
+from tasks.eda.collator import SignalCollator
+from tasks.eda.items import on_the_clock_of_the_audio
+from tests.conftest import REPOSITORY
+from training.build import build_extractor, build_model
+from training.settings import Run
+
+
+@pytest.fixture(scope="module")
+def rows() -> Dataset:
+    """The first songs of the positive control."""
+    return load_dataset(str(REPOSITORY / "hf_datasets/pmemo"), "sample", split="train").select(range(12))
+
+
+def make_run(*settings: str) -> Run:
+    """A run of the task with some settings, on twelve songs."""
+    return parse_run(["configs/eda_tcn.json", "--test_fraction", "0.3", "--validation_fraction", "0.2", *settings])
+
+
+def prepare(rows: Dataset, *settings: str) -> tuple[Run, AudioFeatureExtractor, eda.EdaData]:
+    """A run and its data."""
+    run = make_run(*settings)
+    extractor = build_extractor(run.arguments, **eda.feature_settings(run))
+    return run, extractor, eda.prepare(rows, extractor, run)
+
+
+def defect(what: str) -> dict[str, Any]:
+    """A row's note that something is wrong with it."""
+    return {"listener": None, "what": what, "how_much": None, "unit": "", "detail": ""}
+
+
+def test_no_song_is_on_two_sides(rows: Dataset) -> None:
+    *_, data = prepare(rows)
+    songs = {side: set(data.sides[side].song_ids) for side in ("train", "validation", "test")}
+    assert all(songs.values())
+    assert not songs["train"] & songs["test"] and not songs["train"] & songs["validation"]
+    assert not songs["validation"] & songs["test"]
+
+
+def test_sound_and_skin_have_one_length_and_labels_go_back_to_microsiemens(rows: Dataset) -> None:
+    run, _, data = prepare(rows)
+    settings = run.settings(EdaSettings)
+    recorded = {
+        (row["song_id"], trial["listener"]): (trial["eda"], row["eda_rate"]) for row in rows for trial in row["trials"]
+    }
+    side = data.sides["all"]
+    for index in range(len(side)):
+        item = side[index]
+        assert len(item["input_features"]) == len(item["labels"])
+        samples, rate = recorded[side.song_ids[index], side.listeners[index]]
+        expected = process_eda(np.asarray(samples), rate, settings)
+        values = data.scaling.invert(item["labels"], side.listeners[index])
+        scored = item["labels"][:, 0] != IGNORE_LABEL
+        assert np.array_equal(scored, expected.mask[: len(scored)])
+        np.testing.assert_allclose(values[scored], expected.values[: len(scored)][scored], atol=1e-5)
+
+
+def test_a_song_is_featurised_once_for_all_its_listeners(rows: Dataset) -> None:
+    *_, data = prepare(rows)
+    assert len(data.tables.songs) == len(rows) < len(data.tables.trials)
+    side = data.sides["all"]
+    first, second = (index for index in range(2))
+    assert side.song_ids[first] == side.song_ids[second]
+    assert np.shares_memory(side[first]["input_features"], side[second]["input_features"])
+
+
+def test_training_windows_are_random_and_follow_from_their_seed(rows: Dataset) -> None:
+    *_, data = prepare(rows, "--window_seconds", "5")
+    starts = {data.train[0, seed]["labels"][:, 0].tobytes() for seed in range(20)}
+    assert len(starts) > 5
+    assert all(len(data.train[0, seed]["labels"]) == 20 for seed in range(20))
+    assert data.train[0, 7]["labels"].tobytes() == data.train[0, 7]["labels"].tobytes()
+    assert len(data.train[0]["labels"]) > 20  # whole trials in evaluation
+
+
+def test_scaling_is_fitted_on_training_trials_alone(rows: Dataset) -> None:
+    *_, data = prepare(rows, "--normalisation_scope", "global")
+    labels = np.concatenate(data.train.labels)
+    scored = labels[labels != IGNORE_LABEL]
+    assert scored.mean() == pytest.approx(0, abs=0.02) and scored.std() == pytest.approx(1, abs=0.02)
+    other = np.concatenate(data.sides["test"].labels)
+    assert other[other != IGNORE_LABEL].std() != pytest.approx(1, abs=1e-4)
+
+
+def test_the_input_scaling_is_that_of_the_training_songs(rows: Dataset) -> None:
+    run, extractor, data = prepare(rows)
+    model = build_model(run.arguments, eda.model_settings(data, extractor, run), eda)
+    eda.initialise(model, data, new=True)
+    frames = {song: data.train.input_features[i] for i, song in enumerate(data.train.song_ids)}
+    mean = np.concatenate(list(frames.values())).mean(axis=0)
+    np.testing.assert_allclose(model.base_model.input_mean.numpy(), mean, atol=0.5)  # uncropped songs: a frame more
+
+
+def test_a_song_that_cannot_be_read_is_left_out_and_counted(rows: Dataset) -> None:
+    broken = rows.map(
+        lambda row, i: {"defects": row["defects"] + [defect("unreadable_audio")] * (i == 3)}, with_indices=True
+    )
+    *_, data = prepare(broken)
+    assert data.record()["songs_left_out"] == {"unreadable_audio": 1}
+    assert len(data.tables.songs) == len(rows) - 1
+    assert rows[3]["song_id"] not in data.sides["all"].song_ids
+
+
+def test_every_trial_of_the_data_is_counted_somewhere(rows: Dataset) -> None:
+    """Songs without sound take their trials with them, songs without trials are songs too."""
+    spoilt = rows.map(
+        lambda row, i: {
+            "defects": row["defects"] + [defect("audio_missing")] * (i == 2),
+            "trials": [] if i == 4 else row["trials"],
+        },
+        with_indices=True,
+    )
+    *_, data = prepare(spoilt, "--split_by", "random_pairs")
+    record = data.record()
+    assert record["songs_left_out"] == {"audio_missing": 1, "no_trial": 1}
+    assert record["trials_rejected"]["song_left_out"] == len(rows[2]["trials"])
+    assert record["trials"] == sum(record["trials_rejected"].values()) + len(data.sides["all"])
+
+
+def test_the_cache_depends_on_the_code_that_makes_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signals.code_digest()
+    real = inspect.getsource
+    for module in signals.CODE:
+        monkeypatch.setattr(inspect, "getsource", lambda m, module=module: real(m) + " " * (m is module))
+        assert signals.code_digest() != before, module
+    assert {"tasks.eda.items", "media.scaling", "media.biosignal"} <= {module.__name__ for module in signals.CODE}
+
+
+def test_nothing_usable_is_an_error_that_says_why(rows: Dataset) -> None:
+    with pytest.raises(ValueError, match="no usable trial .*too_short"):
+        prepare(rows.select(range(1)), "--min_seconds", "500")
+
+
+@pytest.mark.parametrize("target", ["raw", "tonic", "phasic", "both", "difference"])
+@pytest.mark.parametrize("scope", ["global", "listener", "trial"])
+def test_every_target_and_scope_makes_finite_batches_with_a_unit(rows: Dataset, target: str, scope: str) -> None:
+    run, extractor, data = prepare(rows.select(range(6)), "--eda_target", target, "--normalisation_scope", scope)
+    batch = SignalCollator()([data.train[0, 1], data.train[1, 2]])
+    assert all(torch.isfinite(tensor).all() for tensor in batch.values())
+    settings = eda.model_settings(data, extractor, run)
+    assert settings["output_size"] == batch["labels"].shape[2] == (2 if target == "both" else 1)
+    assert settings["target_unit"].startswith("z (per trial)" if scope == "trial" else "uS")
+    json.dumps(settings)
+
+
+@pytest.mark.parametrize("split_by", ["listener", "song_listener"])
+def test_statistics_of_unseen_listeners_are_refused(rows: Dataset, split_by: str) -> None:
+    with pytest.raises(ValueError, match="use normalisation_scope global or trial"):
+        prepare(rows, "--split_by", split_by, "--normalisation_scope", "listener")
+
+
+def test_a_causal_run_is_causal_from_sound_to_skin(rows: Dataset) -> None:
+    run, extractor, data = prepare(rows, "--causal", "true")
+    model = build_model(run.arguments, eda.model_settings(data, extractor, run), eda)
+    assert model.config.causal and extractor.pooling == "past"
+    with pytest.raises(ValueError, match="model_config.causal follows from the data"):
+        run = make_run("--causal", "true", "--model_config.causal", "false")
+        build_model(run.arguments, eda.model_settings(data, extractor, run), eda)
+
+
+def test_features_are_served_from_the_cache_until_a_setting_changes(rows: Dataset) -> None:
+    def fingerprint(*settings: str) -> str:
+        return prepare(rows, *settings)[2].tables.songs._fingerprint
+
+    assert fingerprint() == fingerprint() == fingerprint("--learning_rate", "0.1")
+    assert fingerprint() != fingerprint("--feature_config.num_mel_bins", "32")
+
+
+@pytest.mark.parametrize(
+    ("offset", "expected"),
+    [(0.0, [1, 2, 3, 4]), (0.5, [np.nan, 1, 2, 3, 4]), (-1.0, [3, 4]), (1.0, [np.nan, np.nan, 1, 2, 3, 4])],
+)
+def test_sample_zero_is_the_start_of_the_sound(offset: float, expected: list[float]) -> None:
+    np.testing.assert_array_equal(on_the_clock_of_the_audio(np.array([1, 2, 3, 4.0]), 2.0, offset), expected)
+
+
+def test_the_record_is_json(rows: Dataset, tmp_path: Path) -> None:
+    *_, data = prepare(rows)
+    record = json.loads(json.dumps(data.record(), allow_nan=False))
+    assert record["trials"] == sum(record["trials_rejected"].values()) + len(data.sides["all"])
+
+
+def test_the_control_of_exchanged_sounds_trains_on_wrong_ones_and_is_scored_on_right_ones(rows: Dataset) -> None:
+    *_, plain = prepare(rows)
+    *_, control = prepare(rows, "--shuffle_songs", "true")
+    sounds = dict(zip(plain.train.song_ids, plain.train.input_features, strict=True))
+    for song, sound, labels in zip(
+        control.train.song_ids, control.train.input_features, control.train.labels, strict=True
+    ):
+        shared = min(len(sound), len(sounds[song]))
+        assert not np.array_equal(sound[:shared], sounds[song][:shared])
+        assert any(np.array_equal(sound, other[: len(sound)]) for other in sounds.values())
+        assert len(sound) == len(labels)
+    assert all(map(np.array_equal, plain.sides["test"].input_features, control.sides["test"].input_features))
+    assert plain.record()["control"] is None and "this is a control" in control.record()["control"]

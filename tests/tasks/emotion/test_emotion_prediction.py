@@ -1,0 +1,305 @@
+"""A model of emotions on clips of one's own: tables of utterances, clips that lack something, and what is written."""
+
+import argparse
+import csv
+import html
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.image import imread
+
+from hf_datasets.meld.synthetic_clips import show, sing, write_clip
+from launch.pages import plot_predictions
+from modeling import FusionForEmotion, FusionProcessor
+from tasks.emotion.predict import EmotionPrediction, Felt, predict_clips
+from tasks.emotion.subtitles import Said, csv_utterances, cue_utterances, read_utterances, seconds_of
+from tasks.emotion.timeline import said as words_shown
+from tests.helpers.tiny_fusion import tiny_model, tiny_processor
+
+SECONDS = 1.0  # of a clip
+WORDS = st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters="<>{}\\"), min_size=1, max_size=8)
+TEXTS = st.lists(WORDS, max_size=5).map(" ".join).filter(lambda text: "-->" not in text)
+SPANS = st.tuples(st.integers(0, 5 * 3600 * 1000), st.integers(1, 60_000), TEXTS)  # ms from, ms long, what
+
+
+@pytest.fixture(scope="module")
+def model() -> FusionForEmotion:
+    """Text, video and audio, random."""
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def processor() -> FusionProcessor:
+    """What such a model takes."""
+    return tiny_processor()
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A whole clip, one of pictures alone, one of sound alone, one that was cut off, and one of nothing."""
+    random, folder = np.random.default_rng(0), tmp_path_factory.mktemp("clips")
+    pictures, sound = show(random, "joy", SECONDS), sing(random, "joy", SECONDS)
+    paths = {name: folder / f"{name}.mp4" for name in ("whole", "mute", "blind", "cut", "empty")}
+    write_clip(paths["whole"], pictures, sound)
+    write_clip(paths["mute"], pictures, None)
+    write_clip(paths["blind"], None, sound)
+    paths["cut"].write_bytes(paths["whole"].read_bytes()[:-2000])  # its index comes last
+    paths["empty"].touch()
+    return paths
+
+
+def asked(folder: Path, **given: object) -> argparse.Namespace:
+    """The command line, as far as it concerns the task."""
+    nothing = {"listener": None, "threshold": None, "text": None, "utterances": None}
+    return argparse.Namespace(**nothing | {"output": folder / "out.json"} | given)
+
+
+def clock(milliseconds: int, comma: str) -> str:
+    """A time of a cue."""
+    seconds, milli = divmod(milliseconds, 1000)
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{comma}{milli:03d}"
+
+
+def expected(spans: list[tuple[int, int, str]]) -> list[Said]:
+    """The utterances that were written."""
+    return [Said(start / 1000, (start + long) / 1000, text) for start, long, text in spans]
+
+
+# Tables of utterances
+
+
+@given(st.lists(SPANS, min_size=1, max_size=6), st.sampled_from([".srt", ".vtt"]))
+def test_cues_that_were_written_are_read(spans: list[tuple[int, int, str]], suffix: str) -> None:
+    comma = "," if suffix == ".srt" else "."
+    lines = ["WEBVTT", ""] if suffix == ".vtt" else []
+    for number, (start, long, text) in enumerate(spans, 1):
+        broken = text.replace(" ", "\n", 1)  # the first word on a line of its own
+        written = html.escape(broken) if suffix == ".vtt" else broken
+        times = f"{clock(start, comma)} --> {clock(start + long, comma)}"
+        lines += [str(number), times + (" align:start" if suffix == ".vtt" else ""), f"<i>{written}</i>", ""]
+    assert cue_utterances("\n".join(lines), Path(f"film{suffix}")) == expected(spans)
+
+
+@given(st.lists(SPANS, min_size=1, max_size=6), st.booleans())
+def test_rows_that_were_written_are_read(spans: list[tuple[int, int, str]], as_clock: bool) -> None:
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(["text", "speaker", "start", "end"])
+    for start, long, text in spans:
+        times = [clock(ms, ".") if as_clock else f"{ms / 1000}" for ms in (start, start + long)]
+        writer.writerow([text, "Bo, and Edda", *times])
+    assert csv_utterances(file.getvalue(), Path("film.csv")) == expected(spans)
+
+
+def test_a_table_may_come_from_windows_and_a_text_may_have_lines(tmp_path: Path) -> None:
+    path = tmp_path / "film.csv"
+    path.write_bytes('\ufeffstart,end,text\r\n0,1.5,"Oh,\r\nno"\r\n'.encode())
+    assert [(one.start_seconds, one.end_seconds, one.text.split()) for one in read_utterances(path)] == [
+        (0.0, 1.5, ["Oh,", "no"])
+    ]
+    path = tmp_path / "film.SRT"
+    path.write_bytes("\ufeff1\r\n00:00:01,000 --> 00:00:02,000\r\n- So.\r\n- <b>Yes</b>{\\an8}\r\n\r\n".encode())
+    assert read_utterances(path) == [Said(1.0, 2.0, "- So. - Yes")]
+
+
+@pytest.mark.parametrize(
+    ("cell", "seconds"),
+    [("0", 0.0), ("12.25", 12.25), ("1:02", 62.0), ("0:16:21,731", 981.731), ("100:00:00.5", 360000.5)],
+)
+def test_a_time_is_seconds_or_a_clock(cell: str, seconds: float) -> None:
+    assert seconds_of(cell, "film.csv:2") == seconds
+
+
+@pytest.mark.parametrize("cell", ["", "soon", "-1", "nan", "inf", "1:2:3:4", "00:00:01,0000", None])
+def test_what_is_no_time_is_refused_with_its_place(cell: str | None) -> None:
+    with pytest.raises(ValueError, match=r"^film\.csv:2: .* is no time; give seconds or h:mm:ss\.ms$"):
+        seconds_of(cell, "film.csv:2")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "a.srt",
+            b"1\n00:00:03,000 --> 00:00:02,000\nNo.\n",
+            r"a\.srt:2: ends at 2\.0 s, not after its start",
+        ),
+        ("a.srt", b"1\n00:00:01,000 --> soon\nNo.\n", r"a\.srt:2: 'soon' is no time"),
+        ("a.srt", b"1\n0:01 --> 0:02\nNo.\n2\n0:03 --> 0:04\nYes.\n", r"a\.srt:5: a cue within that of line 2"),
+        ("a.vtt", b"WEBVTT\n\nNOTE nobody speaks\n", r"a\.vtt: holds no utterance"),
+        ("a.csv", b"start,end,text\n", r"a\.csv: holds no utterance"),
+        ("a.csv", b"", r"a\.csv: lacks the columns start, end, text; it has None"),
+        ("a.csv", b"start,stop,text\n0,1,x\n", r"a\.csv: lacks the columns end; it has \['start', 'stop', 'text'\]"),
+        ("a.csv", b"start,end,text\n0,1,Oh, no\n", r"a\.csv:2: more cells than columns"),
+        ("a.csv", b"start,end,text\n0,1,x\n2,1,x\n", r"a\.csv:3: ends at 1\.0 s"),
+        ("a.csv", b'start,end,text\n0,1,"x\n', r"a\.csv:2: .*look for a quote that is not closed"),
+        ("a.csv", "start,end,text\n0,1,é\n".encode("cp1252"), r"a\.csv: cannot be read .*in UTF-8"),
+        ("a.txt", b"0 1 x\n", r"a\.txt: utterances come as \.srt, \.vtt or \.csv"),
+    ],
+)
+def test_a_mistake_in_a_table_is_one_line_with_its_place(name: str, content: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=said) as caught:
+        read_utterances(tmp_path / name)
+    assert "\n" not in str(caught.value) and str(caught.value).startswith(str(tmp_path))
+
+
+def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"none\.srt: cannot be read"):
+        read_utterances(tmp_path / "none.srt")
+
+
+# Clips
+
+
+def test_a_whole_film_is_answered_utterance_by_utterance(
+    model: FusionForEmotion, processor: FusionProcessor, clips: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "film.csv").write_text("start,end,text\n0,0.4,Hooray!\n0.4,1,\n5,6,Too late.\n")
+    arguments = asked(tmp_path, utterances=tmp_path / "film.csv")
+    (found,), failed, said = predict_clips(model, processor, [clips["whole"]], arguments)
+    assert not failed and [path.name for path in tmp_path.iterdir() if "out" in path.name] == ["out.json"]
+    (record,) = json.loads((tmp_path / "out.json").read_text())
+    assert record["file"] == str(clips["whole"])
+    times = [(one["start_seconds"], one["end_seconds"], one["text"]) for one in record["utterances"]]
+    assert times == [(0.0, 0.4, "Hooray!"), (0.4, 1.0, ""), (5.0, 6.0, "Too late.")]
+    assert [one["missing"] for one in record["utterances"]] == [[], ["text"], ["video", "audio"]]
+    for one in record["utterances"]:
+        for head, names in (("emotions", model.config.emotion_names), ("sentiments", model.config.sentiment_names)):
+            sure = [each["confidence"] for each in one[head]]
+            assert len({each["label"] for each in one[head]} & set(names)) == len(one[head]) == 3
+            assert sure == sorted(sure, reverse=True) and 0 < sum(sure) <= 1 + 1e-9
+    assert said.startswith("3 utterances, by text and video and audio\n") and "(without video and audio)" in said
+    assert len(found.utterances) == 3
+
+
+@pytest.mark.parametrize(
+    ("clip", "text", "missing"),
+    [
+        ("whole", "Hooray!", []),
+        ("whole", None, ["text"]),
+        ("whole", " ", ["text"]),
+        ("mute", "Hooray!", ["audio"]),
+        ("blind", "Hooray!", ["video"]),
+        ("blind", None, ["text", "video"]),
+    ],
+)
+def test_what_a_clip_lacks_is_said_and_the_rest_judged(
+    model: FusionForEmotion,
+    processor: FusionProcessor,
+    clips: dict[str, Path],
+    tmp_path: Path,
+    clip: str,
+    text: str | None,
+    missing: list[str],
+) -> None:
+    (found,), failed, _ = predict_clips(model, processor, [clips[clip]], asked(tmp_path, text=text))
+    (one,) = found.utterances
+    assert one.missing == missing and not failed
+    assert one.end_seconds == pytest.approx(SECONDS, abs=0.1)
+
+
+def test_a_clip_without_all_that_a_model_reads_is_named(
+    processor: FusionProcessor, clips: dict[str, Path], tmp_path: Path
+) -> None:
+    listener = tiny_model(modalities=["text", "audio"])
+    found, failed, _ = predict_clips(listener, processor, [clips["mute"]], asked(tmp_path))
+    assert not found and failed == [
+        f"{clips['mute']}: nothing to go by at 0 s: no audio and no text; the model reads these"
+    ]
+    (found,), failed, _ = predict_clips(listener, processor, [clips["mute"]], asked(tmp_path, text="Hooray!"))
+    assert found.utterances[0].missing == ["audio"] and not failed
+
+
+def test_clips_that_cannot_be_read_are_named_and_the_others_judged(
+    model: FusionForEmotion, processor: FusionProcessor, clips: dict[str, Path], tmp_path: Path
+) -> None:
+    three = [clips[name] for name in ("cut", "whole", "empty")]
+    found, failed, _ = predict_clips(model, processor, three, asked(tmp_path))
+    assert [clip.file for clip in found] == [clips["whole"]]
+    assert len(failed) == 2 and "cut.mp4" in failed[0] and "moov atom" in failed[0] and "0 bytes" in failed[1]
+    assert [each["file"] for each in json.loads((tmp_path / "out.json").read_text())] == [str(clips["whole"])]
+
+
+def test_json_is_written_whole_or_not_at_all(
+    model: FusionForEmotion,
+    processor: FusionProcessor,
+    clips: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arguments = asked(tmp_path)
+    arguments.output.write_text("of an earlier time")
+    predict_clips(model, processor, [clips["cut"]], arguments)
+    assert arguments.output.read_text() == "of an earlier time"
+    monkeypatch.setattr(json, "dumps", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        predict_clips(model, processor, [clips["whole"]], arguments)
+    assert arguments.output.read_text() == "of an earlier time" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "count", "said"),
+    [
+        ({"text": "x", "utterances": Path("x.srt")}, 1, "--text and --utterances both say what is said"),
+        ({"text": "x"}, 2, "are of one clip, and 2 came"),
+        ({"utterances": Path("x.srt")}, 2, "are of one clip, and 2 came"),
+    ],
+    ids=str,
+)
+def test_options_that_do_not_go_together_are_refused(
+    model: FusionForEmotion, processor: FusionProcessor, given: dict, count: int, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        predict_clips(model, processor, [Path("clip.mp4")] * count, asked(tmp_path, **given))
+
+
+def test_a_text_that_a_model_does_not_read_is_refused(processor: FusionProcessor, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--text: the model reads video and audio; leave it out"):
+        predict_clips(tiny_model(modalities=["video", "audio"]), processor, [Path("x")], asked(tmp_path, text="x"))
+
+
+# The timeline
+
+
+def felt(start: float, end: float | None, text: str | None = "So.", missing: tuple[str, ...] = ()) -> Felt:
+    """What is felt in an utterance."""
+    emotions = [{"label": name, "confidence": sure} for name, sure in (("joy", 0.7), ("fear", 0.2), ("$pent", 0.1))]
+    moods = [{"label": "positive", "confidence": 0.9}, {"label": "negative", "confidence": 0.1}]
+    return Felt(start, end, text, emotions, moods, list(missing))
+
+
+def test_a_timeline_has_a_panel_a_clip_and_shows_what_is_there(tmp_path: Path) -> None:
+    one = EmotionPrediction(Path("one $ clip.mp4"), [felt(0, None, None, ("text",))])
+    many = EmotionPrediction(Path("film.mp4"), [felt(3.0 * i, 3.0 * i + 2.5, "I owe you $5 " * 9) for i in range(40)])
+    heights = []
+    for place, clips in enumerate(([one], [one, many])):
+        path = tmp_path / f"{place}.png"
+        plot_predictions("emotion", clips, path)
+        picture = imread(path)
+        heights.append(len(picture))
+        assert picture[..., :3].std() > 0.05
+    assert heights[1] > 1.6 * heights[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "letters", "shown"),
+    [
+        ("What? You lost this bridge?", 40, "What? You lost this bridge?"),
+        ("What? You lost this bridge?", 12, "What? You\nlost this\nbridge?"),
+        ("What? You lost this bridge and more of it?", 12, "What? You\nlost this\nbridge and…"),
+        ("What? You lost this bridge?", 4, ""),
+        (None, 40, ""),
+    ],
+)
+def test_words_are_cut_to_fit(text: str | None, letters: int, shown: str) -> None:
+    assert words_shown(felt(0, 1, text), letters) == shown
+
+
+def test_what_was_missing_stands_beside_the_words() -> None:
+    assert words_shown(felt(0, 1, "So.", ("video", "audio")), 60) == "So. (without video and audio)"

@@ -1,0 +1,159 @@
+"""Imports point one way, no two modules need each other, and files and functions stay short enough to read."""
+
+import ast
+import fnmatch
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+BELOW = ("system", "media", "modeling", "evaluation", "reporting")
+# Our packages that each package may import, in addition to itself. Root scripts, benchmarks and tests import any.
+ALLOWED: dict[str, set[str]] = {name: set() for name in BELOW} | {
+    "hf_datasets": {"system", "media"},
+    "training": {"system", "media", "modeling"},
+    "tasks": {*BELOW, "training"},
+    "launch": {*BELOW, "training", "tasks"},
+}
+FREE = {"benchmarks", "tests"}
+LOADS_BY_NAME = ("launch", "hf_datasets")  # tasks and builders
+
+MOST_LINES_OF_A_FUNCTION = 80
+MOST_LINES, MANY_LINES = 700, 450  # per file: the limit, and the size that needs a reason
+MOST_FILES, MANY_FILES = 32, 20  # Python files per folder
+ANY_NUMBER_OF_FILES = ("modeling", "benchmarks")  # modeling is flat because only flat modules load from the Hub
+REASONS: dict[str, str] = {}
+
+FILES = sorted(
+    path.relative_to(REPOSITORY)
+    for pattern in ("*.py", *(f"{name}/**/*.py" for name in (*ALLOWED, *FREE)))
+    for path in REPOSITORY.glob(pattern)
+)
+PRODUCT = [path for path in FILES if path.parts[0] not in FREE]
+MODULES = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
+NAMES = {path: name for name, path in MODULES.items()}
+TASK_MODULES = fnmatch.filter(MODULES, "tasks.*.task")
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse((REPOSITORY / path).read_text(encoding="utf-8"))
+
+
+def loads_by_name(path: Path) -> list[ast.Call]:
+    """Return the calls that import a module by its name."""
+    calls = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
+    return [c for c in calls if getattr(c.func, "attr", getattr(c.func, "id", "")) in ("import_module", "__import__")]
+
+
+def matching_modules(argument: ast.expr) -> list[str]:
+    """Return our modules that an argument of `import_module` can name: `f"a.{b}"` is `a.*`, a variable any task."""
+    if isinstance(argument, ast.JoinedStr):
+        parts = (part.value if isinstance(part, ast.Constant) else "*" for part in argument.values)
+        return fnmatch.filter(MODULES, "".join(map(str, parts)))
+    return [argument.value] if isinstance(argument, ast.Constant) and argument.value in MODULES else TASK_MODULES
+
+
+def imported_modules(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield line and name of each of our modules that a file imports: at its top, in a function or by `importlib`."""
+    package = ".".join((NAMES[path] + ".x" if path.name == "__init__.py" else NAMES[path]).split(".")[:-1]).split(".")
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, node.module or ""]).strip(".")
+            for name in (f"{module}.{alias.name}" for alias in node.names):
+                if name in MODULES or module in MODULES:
+                    yield node.lineno, name if name in MODULES else module
+    for call in loads_by_name(path):
+        yield from ((call.lineno, name) for name in matching_modules(call.args[0]))
+
+
+def circles() -> list[set[str]]:
+    """Return the groups of modules that import one another, each found as what reaches and is reached by a module."""
+    graph = {name: {other for _, other in imported_modules(path)} - {name} for name, path in MODULES.items()}
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        todo = [start]
+        while todo:
+            new = graph[todo.pop()] - seen
+            seen |= new
+            todo += new
+        return seen
+
+    closure = {name: reached(name) for name in graph}
+    groups = [frozenset(other for other in closure[name] if name in closure[other]) for name in graph]
+    return [set(group) for group in dict.fromkeys(groups) if group]
+
+
+def test_no_modules_import_one_another() -> None:
+    assert circles() == []
+
+
+def test_every_package_has_a_rule() -> None:
+    assert {path.parent.name for path in REPOSITORY.glob("*/__init__.py")} == set(ALLOWED) | FREE
+
+
+@pytest.mark.parametrize("path", [path for path in PRODUCT if len(path.parts) > 1], ids=str)
+def test_imports_point_down(path: Path) -> None:
+    package = path.parts[0]
+    for line, name in imported_modules(path):
+        other = MODULES[name].parts
+        assert other[0] in {package, *ALLOWED[package]}, f"{path}:{line} imports {name}"
+        if package == other[0] == "tasks" and len(other) > 2:
+            assert other[1] == path.parts[1], f"{path}:{line} imports another task: {name}"
+
+
+@pytest.mark.parametrize("path", [path for path in PRODUCT if path.parts[0] not in LOADS_BY_NAME], ids=str)
+def test_modules_are_loaded_by_name_only_to_find_tasks_and_builders(path: Path) -> None:
+    assert [call.lineno for call in loads_by_name(path)] == []
+
+
+@pytest.mark.parametrize("path", [path for path in PRODUCT if path.parts[0] == "modeling"], ids=str)
+def test_modeling_imports_its_siblings_by_name(path: Path) -> None:
+    """Only flat modules with `from .file import Name` survive save_pretrained and load elsewhere."""
+    assert len(path.parts) == 2, f"{path}: modeling is flat"
+    for node in ast.walk(tree_of(path)):
+        place = f"{path}:{getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.Import):
+            assert [alias.name for alias in node.names if alias.name.partition(".")[0] == "modeling"] == [], place
+        if isinstance(node, ast.ImportFrom) and node.level:
+            assert (node.level, node.module) != (1, None), place
+            assert node.level == 1, place
+        elif isinstance(node, ast.ImportFrom):
+            assert (node.module or "").partition(".")[0] != "modeling", place
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_functions_fit_a_screen_or_two(path: Path) -> None:
+    lengths = {
+        f"{node.name}, line {node.lineno}": (node.end_lineno or node.lineno) - node.lineno + 1
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    }
+    assert {name: lines for name, lines in lengths.items() if lines > MOST_LINES_OF_A_FUNCTION} == {}
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parts[0] == "tests" and p.name.startswith("test_")], ids=str)
+def test_no_test_file_imports_another(path: Path) -> None:
+    imported = [MODULES[name] for _, name in imported_modules(path)]
+    assert [str(other) for other in imported if other.parts[0] == "tests" and other.name.startswith("test_")] == []
+
+
+def test_files_and_folders_stay_small_or_say_why(capsys: pytest.CaptureFixture) -> None:
+    lines = {str(path): len((REPOSITORY / path).read_text(encoding="utf-8").splitlines()) for path in FILES}
+    parents = [str(path.parent) for path in FILES]
+    files = {name: parents.count(name) for name in set(parents) - set(ANY_NUMBER_OF_FILES)}
+    large = {name: f"{count} lines" for name, count in sorted(lines.items()) if count > MANY_LINES}
+    large |= {name: f"{count} files" for name, count in sorted(files.items()) if count > MANY_FILES}
+    with capsys.disabled():
+        for name, size in large.items():
+            print(f"\n{name}, {size}: {REASONS.get(name)}", end="")
+    assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
+    assert {name: count for name, count in files.items() if count > MOST_FILES} == {}
+    assert set(REASONS) == set(large)

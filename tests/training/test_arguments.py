@@ -1,0 +1,227 @@
+"""Configs: one flat file, the command line above it, and a mistake answered in one line."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import run_predict
+from evaluation.splits import SplitSettings
+from launch.key_table import write_key_table
+from launch.run import load_task, parse_run
+from media.eda_settings import EdaSettings
+from tasks import TASKS
+from tasks.eda import task as eda
+from tests.conftest import REPOSITORY
+from training.build import build_model, new_config
+from training.settings import Run, RunArguments, RunTrainingArguments
+
+CONFIGS = sorted((REPOSITORY / "configs").glob("*.json"))
+
+
+def parse(tmp_path: Path, config: dict, *rest: str) -> Run:
+    """A run from a config written to a file."""
+    path = tmp_path / "experiment.json"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    return parse_run([str(path), "--output_dir", str(tmp_path / "out"), *rest])
+
+
+def failure(tmp_path: Path, config: dict, *rest: str) -> str:
+    """The one line that a mistake is answered with."""
+    with pytest.raises(SystemExit) as error:
+        parse(tmp_path, config, *rest)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_parses_to_a_model(path: Path) -> None:
+    run = parse_run([str(path)])
+    settings = {"input_size": 8, "frame_rate": 4.0}
+    if run.arguments.task == "attention":
+        settings["embedding_sizes"] = dict.fromkeys(run.arguments.model_config["modalities"], 8)
+    assert build_model(run.arguments, settings, run.task).num_parameters() > 0
+    assert run.training.output_dir == f"outputs/{path.stem}"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_survives_its_own_record(path: Path, tmp_path: Path) -> None:
+    """The resolved config, saved beside a model, repeats the run."""
+    resolved = parse_run([str(path)]).resolved()
+    again = tmp_path / "run_config.json"
+    again.write_text(json.dumps(resolved), encoding="utf-8")
+    assert parse_run([str(again)]).resolved() == resolved
+
+
+def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    config = {"learning_rate": 0.1, "model_config": {"dropout": 0.5, "kernel_size": 5}}
+    run = parse(tmp_path, config, "--learning_rate", "1e-4", "--model_config.dropout", "0.25")
+    assert run.training.learning_rate == 1e-4
+    assert run.arguments.model_config == {"dropout": 0.25, "kernel_size": 5}
+
+
+def test_numbers_may_be_written_as_text(tmp_path: Path) -> None:
+    assert parse(tmp_path, {"learning_rate": "1e-3"}).training.learning_rate == 1e-3
+
+
+def test_null_is_a_value(tmp_path: Path) -> None:
+    (eda_settings, *_) = parse(tmp_path, {"low_pass_hz": None}).task_settings.values()
+    assert eda_settings.low_pass_hz is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "better"), [("rmse", False), ("eval_rmse", False), ("loss", False), ("pearson", True)]
+)
+def test_the_best_checkpoint_is_not_the_worst(tmp_path: Path, metric: str, better: bool) -> None:
+    assert parse(tmp_path, {"metric_for_best_model": metric}).training.greater_is_better is better
+
+
+def test_what_one_writes_in_json_one_may_write_on_the_command_line(tmp_path: Path) -> None:
+    run = parse(
+        tmp_path, {"resume_from_checkpoint": True, "held_out_listener": 100101, "split_by": "leave_one_listener_out"}
+    )
+    assert run.training.resume_from_checkpoint == "true"
+    assert run.task_settings[SplitSettings].held_out_listener == "100101"
+    run = parse(tmp_path, {}, "--low_pass_hz", "null", "--model_config.dropout=0.3", "--seed", "1")
+    assert run.task_settings[EdaSettings].low_pass_hz is None
+    assert run.arguments.model_config == {"dropout": 0.3} and run.training.seed == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "parts"),
+    [
+        ({"metric_for_best_model": "ccc"}, ["'ccc'", "rmse, pearson, loss"]),
+        ({"num_train_epochs": 0}, ["trains nothing"]),
+        ({"early_stopping_patience": 3, "load_best_model_at_end": False}, ["load_best_model_at_end"]),
+        ({"label_smoothing_factor": 0.1}, ["label_smoothing_factor", "leave it out"]),
+        ({"folds": 4, "split_by": "leave_one_listener_out", "held_out_listener": "1"}, ["folds"]),
+        ({"learning_rat": 0.1}, ["experiment.json", "'learning_rat'", "'learning_rate'"]),
+        ({"model_confg": {}}, ["'model_confg'", "'model_config'"]),
+        ({"task": "edda"}, ["'edda'", "eda"]),
+        ({"learning_rate": "fast"}, ["learning_rate = 'fast'"]),
+        ({"learning_rate": [1]}, ["learning_rate = [1]"]),
+        ({"learning_rate": True}, ["learning_rate = true"]),
+        ({"num_train_epochs": {}}, ["num_train_epochs = {}"]),
+        ({"model_config": 3}, ["model_config = 3"]),
+        ({"model_config": None}, ["model_config = null"]),
+        ({"frame_rate": None}, ["frame_rate = null"]),
+        ({"eval_strategy": "sometimes"}, ["sometimes"]),
+        ({"hub_token": "secret-value"}, ["hub_token", "HF_TOKEN"]),
+        ({"split_by": "songs"}, ["split_by = 'songs'", "song_listener"]),
+        ({"lr_scheduler_type": "reduce_lr_on_plateau", "warmup_steps": 10}, ["warmup_steps"]),
+        ({"optim": "adamm"}, ["adamm"]),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line_with_the_way_out(tmp_path: Path, config: dict, parts: list[str]) -> None:
+    message = failure(tmp_path, config)
+    assert all(part in message for part in parts), message
+    assert "secret-value" not in message
+
+
+@pytest.mark.parametrize(
+    ("rest", "parts"),
+    [
+        (["--lerning_rate", "1"], ["'lerning_rate'", "'learning_rate'"]),
+        (["--learning_rate", "x"], ["learning_rate", "'x'"]),
+        (["stray"], ["'stray'", "--key value"]),
+        (["--model_config.dropout"], ["--model_config.dropout", "needs a value"]),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(tmp_path: Path, rest: list[str], parts: list[str]) -> None:
+    message = failure(tmp_path, {}, *rest)
+    assert all(part in message for part in parts), message
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=re.escape("nowhere.json: no such config file; there is")):
+        parse_run([str(tmp_path / "nowhere.json")])
+    broken = tmp_path / "broken.json"
+    broken.write_text('{\n"learning_rate": 1e-3,\n}')
+    with pytest.raises(SystemExit, match=r"broken.json:\d: not valid JSON"):
+        parse_run([str(broken)])
+    broken.write_text("[1]")
+    with pytest.raises(SystemExit, match="expected one JSON object"):
+        parse_run([str(broken)])
+
+
+def test_an_unknown_key_inside_model_config_names_the_nearest() -> None:
+    arguments = RunArguments(model_config={"num_chanels": 8})
+    with pytest.raises(ValueError, match=r"'model_config.num_chanels'; did you mean 'model_config.num_channels'"):
+        new_config(arguments, {"input_size": 8, "output_size": 1}, eda.MODELS)
+
+
+def test_a_key_that_follows_from_the_data_cannot_be_set() -> None:
+    with pytest.raises(ValueError, match="input_size follows from the data"):
+        new_config(RunArguments(model_config={"input_size": 3}), {"input_size": 8}, eda.MODELS)
+
+
+def test_an_unknown_model_type_is_refused() -> None:
+    with pytest.raises(ValueError, match="model_type = 'tnc' is not known"):
+        new_config(RunArguments(model_type="tnc"), {}, eda.MODELS)
+
+
+def kinds_of_all_tasks() -> list[type]:
+    """Every dataclass whose fields are keys."""
+    return [RunArguments, RunTrainingArguments, *(kind for task in TASKS for kind in load_task(task).ARGUMENTS)]
+
+
+@pytest.mark.parametrize("kind", kinds_of_all_tasks(), ids=lambda kind: kind.__name__)
+def test_every_key_says_what_it_means(kind: type) -> None:
+    for item in dataclasses.fields(kind):
+        assert item.init is False or len(item.metadata.get("help", "")) > 10, item.name
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_help_lists_every_key_of_a_task_with_its_default(task: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        parse_run(["--task", task, "--help"])
+    assert exit.value.code == 0
+    text = capsys.readouterr().out
+    for kind in (RunArguments, RunTrainingArguments, *load_task(task).ARGUMENTS):
+        for item in dataclasses.fields(kind):
+            assert item.init is False or f"--{item.name} " in text, item.name
+    assert "(default: 0.001)" in text
+
+
+def test_the_readme_has_the_keys_as_they_are(tmp_path: Path) -> None:
+    """`python -m launch.run` brings the README up to date."""
+    copy = tmp_path / "README.md"
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    copy.write_text(text, encoding="utf-8")
+    write_key_table(copy)
+    assert copy.read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize(
+    ("optim", "kind"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)]
+)
+def test_optimizers_of_the_seed_are_reachable(tmp_path: Path, optim: str, kind: type) -> None:
+    from tests.training.test_trainer import tiny_trainer
+
+    trainer = tiny_trainer(tmp_path, optim=optim, learning_rate=0.5)
+    trainer.create_optimizer()
+    assert type(trainer.optimizer) is kind
+    assert trainer.optimizer.param_groups[0]["lr"] == 0.5
+
+
+def test_a_config_may_say_how_s3_is_reached_but_never_hold_a_secret() -> None:
+    run = parse_run(["configs/eda_tcn.json", "--s3.profile", "lab", "--s3.endpoint_url", "http://here"])
+    assert run.arguments.s3 == {"profile": "lab", "endpoint_url": "http://here"}
+    for wrong in (["--s3.secret_key", "x"], ["--s3.profile", "AKIAABCDEFGHIJKLMNOP"], ["--s3.endpoint", "x"]):
+        with pytest.raises((SystemExit, ValueError), match="s3: .*(looks like a secret|it takes profile)"):
+            parse_run(["configs/eda_tcn.json", *wrong])
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("option", ["listener", "threshold", "text", "utterances"])
+def test_a_prediction_takes_the_options_of_its_task_alone(task: str, option: str, tmp_path: Path) -> None:
+    (tmp_path / "run_config.json").write_text(json.dumps({"task": task}))
+    asked = [str(tmp_path), "clip.mp4", "--output", str(tmp_path / "out.csv"), f"--{option}", "0.5"]
+    with pytest.raises((ValueError, SystemExit, OSError)) as caught:
+        run_predict.main(asked)
+    refused = f"--{option}: a model of task {task!r} takes none; leave it out" in str(caught.value)
+    assert refused == (option not in load_task(task).PREDICTION_OPTIONS), caught.value

@@ -1,0 +1,133 @@
+"""The order of training: a plan, not a stream of luck."""
+
+import threading
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from system.storage import S3FileManager
+from tests.helpers.s3_server import serve_s3
+from training.callbacks import EpochOfSampler
+from training.samplers import LengthGroupedSampler, PrefetchingSampler
+
+lengths = st.lists(st.integers(1, 500), min_size=1, max_size=300)
+
+
+@given(lengths, st.integers(1, 16), st.integers(0, 2**31), st.integers(0, 50))
+def test_every_item_comes_once(lengths: list[int], batch_size: int, seed: int, epoch: int) -> None:
+    sampler = LengthGroupedSampler(lengths, batch_size, seed)
+    sampler.set_epoch(epoch)
+    draws = list(sampler)
+    assert sorted(index for index, _ in draws) == list(range(len(lengths)))
+    assert len(sampler) == len(draws)
+
+
+@given(lengths, st.integers(1, 16), st.integers(0, 2**31), st.integers(0, 50))
+def test_the_plan_is_a_function_of_seed_and_epoch(lengths: list[int], batch: int, seed: int, epoch: int) -> None:
+    one, other = LengthGroupedSampler(lengths, batch, seed), LengthGroupedSampler(lengths, batch, seed)
+    list(one)  # another epoch before it changes nothing
+    one.set_epoch(epoch)
+    other.set_epoch(epoch)
+    assert list(one) == list(other) == list(one)
+
+
+def test_epochs_and_seeds_differ() -> None:
+    sampler = LengthGroupedSampler(range(1, 101), batch_size=4, seed=0)
+    first = list(sampler)
+    sampler.set_epoch(1)
+    assert list(sampler) != first
+    assert list(LengthGroupedSampler(range(1, 101), batch_size=4, seed=1)) != first
+    assert len({seed for _, seed in first}) == 100
+
+
+def test_batches_hold_similar_lengths() -> None:
+    lengths = np.random.default_rng(0).integers(10, 400, size=2000)
+    order = [index for index, _ in LengthGroupedSampler(lengths, batch_size=8, seed=0)]
+    grouped = lengths[order].reshape(-1, 8)
+    shuffled = lengths.reshape(-1, 8)
+
+    def padding(batches: np.ndarray) -> float:
+        return float((batches.max(axis=1, keepdims=True) - batches).mean())
+
+    assert padding(grouped) < padding(shuffled) / 10
+
+
+def test_batches_do_not_come_in_order_of_length() -> None:
+    order = [index for index, _ in LengthGroupedSampler(range(1, 161), batch_size=8, seed=0)]
+    means = np.array(order).reshape(-1, 8).mean(axis=1)
+    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.6
+
+
+class RawSounds(torch.utils.data.Dataset):
+    """Items that read a raw object each."""
+
+    def __init__(self, urls: list[str]) -> None:
+        self.urls = urls
+
+    def files_of(self, item: int) -> list[str]:
+        return [self.urls[item]]
+
+    def __getitem__(self, item: int) -> tuple[int, bytes]:
+        return item, S3FileManager.shared().read_bytes(self.urls[item])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_files_of_coming_batches_are_fetched_ahead_once_and_items_are_unchanged(workers, monkeypatch):
+    monkeypatch.setattr(S3FileManager, "_shared", None)
+    with serve_s3() as s3:
+        sounds = RawSounds([f"s3://songs/{i:02d}" for i in range(40)])
+        for url in sounds.urls:
+            s3.put(url, url.encode())
+        files = S3FileManager.shared(min_free_bytes=0)
+        order = np.random.default_rng(0).permutation(40).tolist()
+        sampler = PrefetchingSampler(order, sounds.files_of, batch_size=4, batches_ahead=3)
+        loader = torch.utils.data.DataLoader(
+            sounds, batch_size=4, sampler=sampler, num_workers=workers, collate_fn=list
+        )
+        seen = []
+        for place, batch in enumerate(loader, 1):
+            seen += batch
+            if workers == 0:
+                asked = {*files._jobs, *files._known}
+                assert asked == {sounds.urls[i] for i in order[: min(4 * (place + 3), 40)]}
+        assert seen == [(i, sounds.urls[i].encode()) for i in order]
+        assert s3.proxy.count() == 40
+        files.close()
+
+
+def test_each_rank_asks_for_the_files_of_its_own_batches(monkeypatch):
+    asked: list[list[str]] = []
+    for rank in range(2):
+        monkeypatch.setattr(S3FileManager, "_shared", mock.Mock(_closing=threading.Event()))
+        sampler = PrefetchingSampler(range(12), lambda item: [f"s3://b/{item}"], 2, 1, rank, 2)
+        assert list(sampler) == list(range(12)) and len(sampler) == 12
+        calls = S3FileManager._shared.prefetch_files.call_args_list
+        asked.append([path for call in calls for path in call.args[0]])
+    assert asked == [[f"s3://b/{i}" for i in (0, 1, 4, 5, 8, 9)], [f"s3://b/{i}" for i in (2, 3, 6, 7, 10, 11)]]
+
+
+def test_what_a_resumed_run_skips_is_not_fetched_and_local_files_start_no_manager(monkeypatch):
+    manager = mock.Mock(_closing=threading.Event())
+    monkeypatch.setattr(S3FileManager, "_shared", manager)
+    sampler = PrefetchingSampler(range(12), lambda item: [f"s3://b/{item}", f"/sounds/{item}"], 2, 1, 1, 2)
+    sampler.skip(1 / 3)  # of the three batches of each rank
+    assert list(sampler) == list(range(12))
+    asked = [path for call in manager.prefetch_files.call_args_list for path in call.args[0]]
+    assert asked == [f"s3://b/{i}" for i in (6, 7, 10, 11)]
+    manager.prefetch_files.reset_mock()
+    list(sampler)  # the next epoch is whole
+    assert manager.prefetch_files.call_count == 6
+    monkeypatch.setattr(S3FileManager, "shared", mock.Mock(side_effect=AssertionError))
+    assert list(PrefetchingSampler(range(4), lambda item: [f"/sounds/{item}"], 2, 1)) == list(range(4))
+
+
+def test_a_run_that_resumes_within_an_epoch_says_what_it_skips() -> None:
+    sampler = PrefetchingSampler(LengthGroupedSampler(range(1, 9), 2, seed=0), lambda item: [], 2, 1)
+    at_epoch = EpochOfSampler(sampler)
+    for epoch, skipped in ((1.5, 2), (2.0, 0)):
+        at_epoch.on_epoch_begin(mock.Mock(ignore_data_skip=False), mock.Mock(epoch=epoch), mock.Mock())
+        assert (sampler.sampler.epoch, sampler.skipped) == (int(epoch), skipped)

@@ -1,0 +1,352 @@
+"""Data sets that stay on S3: the items, scores and weights of local ones, and who fetches what, and how often."""
+
+import io
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from launch.run import parse_run
+from system.storage import S3FileManager
+from tasks.attention import task as attention
+from tasks.attention.items import SCALED_ON
+from tasks.emotion import task as emotion
+from tests.helpers.programs import end_ranks, start_ranks
+from tests.helpers.s3_server import FakeS3, serve_s3
+from tests.tasks.attention.test_creatives import SIZES, make_rows, without
+from training import streaming
+from training.build import build_model, build_trainer
+from training.rows import data_record, load_rows
+from training.samplers import SHARDS_TOGETHER, ShardedSampler
+from training.settings import Run
+from training.trainer import SignalTrainer
+
+CONFIG, PREFIX = "configs/tunein_attention.json", "s3://lab/tunein"
+SHARDS, ROWS, ROWS_A_GROUP = 6, 40, 16  # of a shard
+SMALL = (
+    "--model_config.hidden_size", "8", "--per_device_train_batch_size", "8", "--eval_strategy", "no",
+    "--load_best_model_at_end", "false", "--report_to", "none", "--disable_tqdm", "true", "--use_cpu", "true",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[FakeS3]:
+    with serve_s3() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(server: FakeS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeS3]:
+    """An empty store, a shared file manager that ends with the test, and nothing decoded."""
+    server.reset()
+    server.proxy.forget()
+    monkeypatch.setattr(S3FileManager, "_shared", None)
+    monkeypatch.setattr(streaming, "_groups", streaming.DecodedGroups(streaming.DECODED_BYTES))
+    yield server
+    if S3FileManager.live():
+        S3FileManager.live().close()
+
+
+def upload(s3: FakeS3, prefix: str, shards: dict[str, list[datasets.Dataset]]) -> None:
+    """Put rows there as `prepare` does."""
+    files = [{"split": split, "path": f"data/{split}-*.parquet"} for split in shards]
+    for split, parts in shards.items():
+        for number, part in enumerate(parts):
+            file = io.BytesIO()
+            schema = part.features.arrow_schema
+            pq.write_table(part.with_format("arrow")[:].cast(schema), file, row_group_size=ROWS_A_GROUP)
+            s3.put(f"{prefix}/data/{split}-{number:05d}-of-{len(parts):05d}.parquet", file.getvalue())
+    configs = [{"config_name": "full", "default": True, "data_files": files}]
+    s3.put(f"{prefix}/.huggingface.yaml", yaml.safe_dump({"configs": configs}).encode())
+
+
+@pytest.fixture(scope="module")
+def creatives() -> datasets.Dataset:
+    """As many as SHARDS hold, some of which lack something."""
+    return without(without(make_rows(SHARDS * ROWS), "audio", [0, 1, 50]), "text", [3, 200])
+
+
+@pytest.fixture
+def lab(s3: FakeS3, creatives: datasets.Dataset) -> FakeS3:
+    """The store with these."""
+    upload(s3, PREFIX, {"train": [creatives.shard(SHARDS, i, contiguous=True) for i in range(SHARDS)]})
+    s3.proxy.forget()
+    return s3
+
+
+def whole_shards(s3: FakeS3) -> Counter[int]:
+    """How often each shard was fetched whole, by its number."""
+    lines = [request.line for request in s3.proxy.requests if request.range is None]
+    return Counter(int(found[1]) for line in lines if (found := re.match(r"GET \S+-(\d{5})-of-\d+\.parquet", line)))
+
+
+def streamed_run(*more: str) -> tuple[Run, datasets.Dataset]:
+    """The settings of a run that streams, and its rows."""
+    run = parse_run([CONFIG, "--dataset", PREFIX, "--streaming", "true", *SMALL, *more])
+    return run, load_rows(run.arguments, run.task.COLUMNS, run.task.STREAMED)
+
+
+def trainer_of(run: Run, rows: datasets.Dataset, resumed: bool = False) -> tuple[SignalTrainer, Any]:
+    """As run_train.py makes it."""
+    torch.manual_seed(0)
+    data = attention.prepare(rows, None, run)
+    model = build_model(run.arguments, attention.model_settings(data, None, run), attention)
+    attention.initialise(model, data, new=True, resumed=resumed)
+    return build_trainer(run, model, None, data), data
+
+
+# The plan
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=12),
+    batch_size=st.integers(1, 9),
+    world=st.integers(1, 4),
+    seed=st.integers(0, 99),
+)
+def test_a_plan_has_every_item_and_gives_ranks_their_own_shards(
+    sizes: list[int], batch_size: int, world: int, seed: int
+) -> None:
+    shards = np.repeat(np.arange(len(sizes)), sizes)
+    if len(sizes) < world:
+        with pytest.raises(ValueError, match=f"{len(sizes)} shards hold .* of {world} processes has one; start fewer"):
+            ShardedSampler(shards, batch_size, seed, world)
+        return
+    sampler, again = (ShardedSampler(shards, batch_size, seed, world) for _ in range(2))
+    again.set_epoch(3)
+    sampler.set_epoch(3)
+    order, seeds = sampler.plan()
+    assert list(sampler) == list(again) == list(zip(order.tolist(), seeds.tolist(), strict=True))
+    longest = max(np.bincount(shards % world))
+    assert len(order) == len(sampler) == world * batch_size * -(-longest // batch_size)
+    times = np.bincount(order, minlength=len(shards))
+    assert (times >= 1).all() and times.sum() - len(shards) == sampler.repeated
+    batches = order.reshape(-1, world, batch_size)
+    for rank in range(world):
+        own = shards[batches[:, rank].ravel()]
+        assert (own % world == rank).all()
+        first = [np.flatnonzero(own == shard)[[0, -1]] for shard in np.unique(own)]
+        open_at_once = [sum(start <= place <= end for start, end in first) for place in range(len(own))]
+        assert max(open_at_once) <= SHARDS_TOGETHER  # a shard that was left does not come again
+
+
+def test_epochs_differ_in_their_order_and_not_in_whose_shards_are_whose() -> None:
+    sampler = ShardedSampler(np.repeat(np.arange(8), 10), 5, seed=0, world_size=2)
+    first = sampler.plan()[0].reshape(-1, 2, 5)
+    sampler.set_epoch(1)
+    second = sampler.plan()[0].reshape(-1, 2, 5)
+    assert not np.array_equal(first, second)
+    assert all(set(first[:, rank].ravel()) == set(second[:, rank].ravel()) for rank in (0, 1))
+
+
+# Rows
+
+
+def test_small_columns_come_by_ranges_and_items_are_those_of_local_rows(
+    lab: FakeS3, creatives: datasets.Dataset
+) -> None:
+    run, rows = streamed_run()
+    assert not whole_shards(lab)
+    assert set(rows.column_names) == set(creatives.column_names) - set(SIZES) | {streaming.STORED_IN}
+    assert rows["creative_id"][:] == creatives["creative_id"][:]
+    assert data_record(run.arguments, rows)["rows"] == SHARDS * ROWS
+    local, far = attention.prepare(creatives, None, run), attention.prepare(rows, None, run)
+    assert not whole_shards(lab)  # the widths of embeddings were looked up by ranges too
+    assert far.record() == local.record() and far.split.sha256 == local.split.sha256
+    for place in range(0, len(far.train), 7):
+        one, other = far.train[place, 5], local.train[place]
+        assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    assert all(count == 1 for count in whole_shards(lab).values())
+    for name, (mean, deviation) in far.train.moments().items():
+        first = [
+            item for shard, item in zip(far.train.read_rows.shards, local.train, strict=True) if shard < SCALED_ON
+        ]
+        frames = np.concatenate([item[f"{name}_embeddings"][item[f"{name}_mask"].bool()] for item in first])
+        np.testing.assert_allclose(mean, frames.astype(np.float64).mean(0), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(deviation, frames.astype(np.float64).std(0), rtol=1e-9)
+    ridge, other = (attention.baselines(data, data.sides["test"])["ridge on all"] for data in (far, local))
+    np.testing.assert_allclose(ridge, other)
+
+
+def test_copies_never_take_more_than_they_may(lab: FakeS3) -> None:
+    largest = max(file.size for file in S3FileManager.shared().list_objects(PREFIX))
+    S3FileManager.shared().close()
+    run, rows = streamed_run("--streaming_cache_gb", str(2 * SHARDS_TOGETHER * largest / 1e9 + 1e-9))
+    files = S3FileManager.shared()
+    assert files.max_bytes < SHARDS * largest
+    data = attention.prepare(rows, None, run)
+    for _ in range(2):
+        streaming._groups.tables.clear()
+        for place in range(len(data.sides["all"])):
+            data.sides["all"][place]
+            assert files.cache.used_bytes() <= files.max_bytes
+    assert all(count == 2 for count in whole_shards(lab).values()) and len(whole_shards(lab)) == SHARDS
+
+
+def test_row_groups_that_are_decoded_are_bounded(lab: FakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = streaming.DecodedGroups(max_bytes=20_000)
+    monkeypatch.setattr(streaming, "_groups", groups)
+    run, rows = streamed_run()
+    everyone = attention.prepare(rows, None, run).sides["all"]
+    for place in range(0, len(everyone), 5):
+        everyone[place]
+        assert len(groups.tables) == 1 or sum(table.nbytes for table in groups.tables.values()) <= 20_000
+    assert len(groups.tables) < SHARDS * -(-ROWS // ROWS_A_GROUP)
+
+
+# Runs
+
+
+def test_the_same_weights_say_the_same_of_streamed_rows_each_of_which_is_scored_once(
+    lab: FakeS3, creatives: datasets.Dataset, tmp_path: Path
+) -> None:
+    run, rows = streamed_run("--output_dir", str(tmp_path / "far"))
+    far, data = trainer_of(run, rows)
+    near = trainer_of(parse_run([CONFIG, *SMALL, "--output_dir", str(tmp_path / "near")]), creatives)[0]
+    near.model.load_state_dict(far.model.state_dict())
+    for side in ("test", "all"):
+        one = far.predict(data.sides[side])
+        other = near.predict(attention.prepare(creatives, None, run).sides[side])
+        assert np.array_equal(one.predictions[0], other.predictions[0]) and len(one.label_ids) == len(data.sides[side])
+        assert np.array_equal(one.label_ids, other.label_ids)
+        assert one.metrics["test_r2"] == other.metrics["test_r2"]
+    assert set(whole_shards(lab).values()) == {1}
+
+
+@pytest.mark.slow
+def test_a_resumed_run_ends_with_the_same_weights_and_fetches_no_shard_that_lies_before(
+    lab: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saving = ("--num_train_epochs", "1", "--save_strategy", "steps", "--save_steps", "1", "--prefetch_batches", "2")
+    run, rows = streamed_run("--output_dir", str(tmp_path / "run"), "--save_total_limit", "99", *saving)
+    whole, data = trainer_of(run, rows)
+    whole.train()
+    order = whole.sampler.sampler.plan()[0].reshape(-1, 8)  # batches
+    shards = streaming.shards_of(data.train.rows)[order]
+    step = len(order) - 4
+    assert set(shards[step:].ravel()) < set(shards.ravel())
+    S3FileManager.shared().close()
+    streaming._groups.tables.clear()
+    lab.proxy.forget()
+    run, rows = streamed_run("--output_dir", str(tmp_path / "again"), *saving)
+    again, _ = trainer_of(run, rows, resumed=True)
+    again.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{step}"))
+    assert set(whole_shards(lab)) == set(shards[step:].ravel().tolist())
+    one, other = whole.model.state_dict(), again.model.state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+# Other tasks, and what is refused
+
+
+def emotion_run(*more: str) -> tuple[Run, datasets.Dataset]:
+    """Settings of a run on MELD that streams, and its rows."""
+    far = ("--dataset", "s3://lab/meld", "--dataset_config", "full", "--streaming", "true", "--use_cpu", "true")
+    run = parse_run(["configs/meld_sample.json", *far, *more])
+    return run, load_rows(run.arguments, run.task.COLUMNS, run.task.STREAMED)
+
+
+@pytest.fixture(scope="module")
+def utterances() -> dict[str, datasets.Dataset]:
+    """Some of each split of the sample of MELD's shape."""
+    splits = datasets.load_dataset("hf_datasets/meld", "sample")
+    return {name: split.select(range(min(24, len(split)))) for name, split in splits.items()}
+
+
+def test_utterances_are_those_of_local_rows_and_only_shards_with_training_rows_are_dealt(
+    s3: FakeS3, utterances: dict[str, datasets.Dataset]
+) -> None:
+    parts = {name: [rows.shard(2, i, contiguous=True) for i in range(2)] for name, rows in utterances.items()}
+    upload(s3, "s3://lab/meld", parts)
+    s3.proxy.forget()
+    run, rows = emotion_run()
+    processor = emotion.features(run)
+    far = emotion.prepare(rows, processor, run)
+    assert not whole_shards(s3)
+    local_run = parse_run(["configs/meld_sample.json"])
+    local = emotion.prepare(datasets.concatenate_datasets(list(utterances.values())), processor, local_run)
+    assert far.record() == local.record() and np.array_equal(far.lengths, local.lengths)
+    for place in (0, 13):
+        one, other = far.train[place, 1], local.train[place]
+        assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    assert set(emotion.sampler(far, run)(4).shards) == {0, 1} and far.train.files_of((13, 1))[0].endswith(
+        "00001-of-00002.parquet"
+    )
+
+
+def test_clips_that_lie_beside_the_rows_and_cached_features_are_refused(
+    s3: FakeS3, utterances: dict[str, datasets.Dataset]
+) -> None:
+    beside = {
+        name: rows.map(lambda row: {"clip": {"bytes": None, "path": row["clip"] and "s3://lab/clip.mp4"}})
+        for name, rows in utterances.items()
+    }
+    upload(s3, "s3://lab/meld", {name: [rows] for name, rows in beside.items()})
+    run, rows = emotion_run()
+    with pytest.raises(
+        ValueError, match="streaming: the rows do not hold their clips.* prepare the data with --embed"
+    ):
+        emotion.prepare(rows, emotion.features(run), run)
+    run, rows = emotion_run("--cache_features", "true")
+    with pytest.raises(ValueError, match="cache_features reads every clip once.* leave streaming out"):
+        emotion.prepare(rows, emotion.features(run), run)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("configs/eda_tcn.json", "--dataset", "s3://a/b"), "task 'eda' takes none: each sound is read once"),
+        (("configs/baby_cry.json", "--dataset", "s3://a/b"), "task 'detection' takes none: its clips are files"),
+        (
+            (CONFIG, "--dataset", "hf_datasets/tunein"),
+            "dataset = 'hf_datasets/tunein' is none.* memory-mapped already",
+        ),
+        ((CONFIG, "--dataset", "you/tunein"), "dataset = 'you/tunein' is none.* a Hub name is downloaded"),
+    ],
+)
+def test_what_cannot_or_need_not_be_streamed_is_refused(more: tuple[str, ...], said: str) -> None:
+    with pytest.raises(SystemExit, match=f"streaming.*{said}.*leave.* out"):
+        parse_run([*more, "--streaming", "true"])
+
+
+def test_a_cache_that_shards_would_push_each_other_out_of_is_refused(lab: FakeS3) -> None:
+    with pytest.raises(
+        SystemExit, match=r"streaming_cache_gb = 1e-05 is too small: 4 shards of .* give 0.001 or more"
+    ):
+        streamed_run("--streaming_cache_gb", "1e-5")
+    lab.reset()
+    S3FileManager.shared().close()
+    with pytest.raises(SystemExit, match="python -m hf_datasets.prepare"):
+        streamed_run()
+
+
+@pytest.mark.slow
+def test_two_processes_fetch_each_shard_once_between_them_and_score_each_row_once(lab: FakeS3, tmp_path: Path) -> None:
+    """In setting up, training, validating, testing and for baselines; the workers of a process share its cache."""
+    command = [CONFIG, "--dataset", PREFIX, "--streaming", "true", *SMALL, "--num_train_epochs", "2"]
+    command += ["--eval_strategy", "epoch", "--load_best_model_at_end", "true", "--ablations", "false"]
+    command += ["--per_device_eval_batch_size", "8", "--dataloader_num_workers", "2"]
+    command += ["--report_to", "none", "--disable_tqdm", "true", "--output_dir", str(tmp_path / "run")]
+    said = end_ranks(start_ranks(2, tmp_path / "said", "run_train.py", *command), tmp_path / "said")
+    assert whole_shards(lab) == Counter(range(SHARDS)), said[-3000:]
+    table = pq.read_table(tmp_path / "run" / "predictions.parquet")
+    run, rows = streamed_run()
+    test = attention.prepare(rows, None, run).sides["test"]
+    assert table["creative_id"].to_pylist() == test.rows["creative_id"][:]
+    assert np.array_equal(table["target"].to_numpy(), test.targets())
+    trainer, _ = trainer_of(run, rows)
+    trainer.model.load_state_dict(load_file(tmp_path / "run" / "model.safetensors"))
+    made = trainer.predict(test).predictions[0]
+    np.testing.assert_allclose(made, table["prediction"].to_numpy(), rtol=1e-4, atol=1e-5)

@@ -1,0 +1,251 @@
+"""The Trainer: schedules, accumulation and resuming, on a model small enough to train in a test."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset
+from transformers import EarlyStoppingCallback
+
+from modeling.configuration_tcn import TcnConfig
+from modeling.layers import IGNORE_LABEL
+from modeling.modeling_tcn import TcnForSignalRegression
+from tasks.eda.collator import SignalCollator
+from training.run_folder import last_whole_checkpoint
+from training.samplers import LengthGroupedSampler
+from training.settings import RunTrainingArguments
+from training.trainer import SignalTrainer
+
+FEATURES = 3
+
+
+class ToyTrials(Dataset):
+    """Sixteen trials of different lengths, the target a shifted copy of the first feature; some frames masked."""
+
+    def __init__(self) -> None:
+        generator = np.random.default_rng(0)
+        self.input_features = [generator.normal(size=(n, FEATURES)).astype(np.float32) for n in range(24, 40)]
+        self.labels = [np.roll(features[:, :1], 1) for features in self.input_features]
+        for labels in self.labels[::3]:
+            labels[:5] = IGNORE_LABEL
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> dict[str, np.ndarray]:
+        index = item[0] if isinstance(item, tuple) else item
+        return {"input_features": self.input_features[index], "labels": self.labels[index]}
+
+
+def tiny_trainer(folder: Path, model_config: dict | None = None, **settings: Any) -> SignalTrainer:
+    """A trainer over ToyTrials; `settings` are keys of a config."""
+    torch.manual_seed(0)
+    config = TcnConfig(input_size=FEATURES, num_blocks=2, num_channels=8, **{"dropout": 0.0} | (model_config or {}))
+    defaults = {
+        "metric_for_best_model": "loss",
+        "greater_is_better": False,
+        "report_to": "none",
+        "use_cpu": True,
+        "num_train_epochs": 2,
+        "logging_steps": 1,
+        "disable_tqdm": True,
+    }
+    data = ToyTrials()
+    return SignalTrainer(
+        model=TcnForSignalRegression(config),
+        args=RunTrainingArguments(output_dir=str(folder), **defaults | settings),
+        train_dataset=data,
+        eval_dataset=data,
+        data_collator=SignalCollator(),
+        sampler=lambda batch_size: LengthGroupedSampler([len(x) for x in data.labels], batch_size, seed=0),
+    )
+
+
+def losses(trainer: SignalTrainer) -> np.ndarray:
+    """The training loss of every logged step."""
+    return np.array([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+
+
+def rates(trainer: SignalTrainer) -> list[float]:
+    """The learning rate of every logged step."""
+    return [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+
+
+def test_the_sampler_is_asked_for_through_the_name_that_trainer_calls(tmp_path: Path) -> None:
+    """`_get_train_sampler` is private to transformers: if it moves, this fails rather than the order silently."""
+    trainer = tiny_trainer(tmp_path, per_device_train_batch_size=4)
+    assert trainer.get_train_dataloader().batch_sampler.sampler is trainer.sampler
+    assert trainer.sampler.batch_size == 4
+
+
+def test_evaluation_is_in_the_order_of_the_data(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path)
+    assert list(trainer.get_eval_dataloader().batch_sampler.sampler) == list(range(len(trainer.eval_dataset)))
+
+
+def test_each_epoch_has_its_own_order(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, eval_strategy="no", save_strategy="no", load_best_model_at_end=False)
+    seen: list[list] = []
+    plan = trainer.sampler.plan
+    trainer.sampler.plan = lambda: seen.append(trainer.sampler.epoch) or plan()
+    trainer.train()
+    assert seen == [0, 1]
+
+
+def test_gradient_accumulation_is_equivalent(tmp_path: Path) -> None:
+    """Batch 8 x 1 and 1 x 8 accumulated take the same steps, though trials differ in length and in masked frames."""
+    same = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "num_train_epochs": 4}
+    whole = tiny_trainer(tmp_path, per_device_train_batch_size=8, **same)
+    parts = tiny_trainer(tmp_path, per_device_train_batch_size=1, gradient_accumulation_steps=8, **same)
+    # The order that both shall have: grouping depends on the batch size.
+    parts.sampler = whole.sampler
+    whole.train()
+    parts.train()
+    difference = losses(parts) - losses(whole)
+    assert len(difference) == 8
+    assert np.abs(difference).max() < 1e-5
+    assert abs(difference.mean()) < 1e-6  # a dropped factor would drift to one side
+    for name, weight in whole.model.state_dict().items():
+        torch.testing.assert_close(parts.model.state_dict()[name], weight, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        # 2 epochs of 4 steps; the rate logged at a step is the one that it took
+        ({"lr_scheduler_type": "constant"}, [1.0] * 8),
+        ({"lr_scheduler_type": "linear"}, [1 - step / 8 for step in range(8)]),
+        ({"lr_scheduler_type": "cosine"}, [0.5 + 0.5 * np.cos(np.pi * step / 8) for step in range(8)]),
+        (
+            {"lr_scheduler_type": "step", "lr_scheduler_kwargs": {"step_size": 3, "gamma": 0.5}},
+            [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25],
+        ),
+        (
+            {"lr_scheduler_type": "exponential", "lr_scheduler_kwargs": {"gamma": 0.5}},
+            [0.5**step for step in range(8)],
+        ),
+        (
+            {"lr_scheduler_type": "exponential", "lr_scheduler_kwargs": {"gamma": 0.5}, "warmup_steps": 4},
+            [0.001, 0.25075, 0.5005, 0.75025, 1, 0.5, 0.25, 0.125],
+        ),
+    ],
+)
+def test_schedules_of_the_seed(tmp_path: Path, settings: dict, expected: list[float]) -> None:
+    quiet = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+    trainer = tiny_trainer(
+        tmp_path, per_device_train_batch_size=4, learning_rate=1.0, max_grad_norm=1e-9, **quiet, **settings
+    )
+    trainer.train()
+    assert rates(trainer) == pytest.approx(expected, abs=1e-6)
+
+
+def test_reduce_on_plateau_lowers_the_rate_when_validation_stands_still(tmp_path: Path) -> None:
+    trainer = tiny_trainer(
+        tmp_path,
+        lr_scheduler_type="reduce_lr_on_plateau",
+        lr_scheduler_kwargs={"patience": 0, "factor": 0.1, "threshold": 0.9},  # only a tenth of the loss is better
+        learning_rate=1e-4,
+        num_train_epochs=4,
+    )
+    trainer.train()
+    assert rates(trainer)[0] == pytest.approx(1e-4)
+    assert rates(trainer)[-1] == pytest.approx(1e-6)
+
+
+@pytest.mark.parametrize(
+    ("more_is_better", "scores", "last_rate"),
+    [
+        (True, [0.1, 0.3, 0.5, 0.7], 1e-4),
+        (True, [0.7, 0.5, 0.3, 0.1], 1e-7),
+        (False, [0.7, 0.5, 0.3, 0.1], 1e-4),
+        (False, [0.1, 0.3, 0.5, 0.7], 1e-7),
+    ],
+)
+def test_reduce_on_plateau_knows_which_way_is_better(
+    tmp_path: Path, more_is_better: bool, scores: list[float], last_rate: float
+) -> None:
+    trainer = tiny_trainer(
+        tmp_path,
+        lr_scheduler_type="reduce_lr_on_plateau",
+        lr_scheduler_kwargs={"patience": 0, "factor": 0.1},
+        learning_rate=1e-4,
+        num_train_epochs=4,
+        metric_for_best_model="goodness",
+        greater_is_better=more_is_better,
+    )
+    trainer.compute_metrics = lambda _: {"goodness": scores[round(trainer.state.epoch) - 1]}
+    trainer.train()
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(last_rate)
+    assert trainer.state.best_metric == (max if more_is_better else min)(scores)
+
+
+def test_a_schedule_without_its_settings_says_what_it_needs(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='lr_scheduler_kwargs such as {"step_size": 100'):
+        tiny_trainer(tmp_path, lr_scheduler_type="step").train()
+
+
+def test_the_best_checkpoint_on_validation_is_what_remains(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, learning_rate=0.3, num_train_epochs=5)
+    trainer.train()
+    validations = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert len(validations) == 5
+    assert trainer.state.best_metric == min(validations)
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(min(validations))
+
+
+@pytest.mark.parametrize(
+    "model_config",
+    [
+        {"loss": "l1", "norm": "layer"},
+        {"loss": "huber", "norm": "none"},
+        {"loss": {"mse": 0.5, "ccc": 0.5}},
+        {"loss": "ccc", "causal": True},
+        {"loss": {"gaussian": 1.0, "mse": 0.1}, "gaussian_head": True},
+    ],
+    ids=str,
+)
+def test_every_loss_and_norm_learns(tmp_path: Path, model_config: dict) -> None:
+    settings = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+    trainer = tiny_trainer(tmp_path, model_config, num_train_epochs=15, learning_rate=1e-2, **settings)
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < before - 0.1
+    assert np.isfinite(losses(trainer)).all()
+
+
+def test_training_stops_early_when_validation_no_longer_improves(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, learning_rate=0.0, num_train_epochs=50, weight_decay=0.0)
+    trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=2))
+    trainer.train()
+    assert trainer.state.epoch == 3  # the first is the best, two more are not better
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, dropout: float) -> None:
+    """Stopped in the middle of the second epoch; the weights at the end are equal bit by bit."""
+    settings = {"num_train_epochs": 3, "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 5}
+    settings |= {"eval_strategy": "steps", "eval_steps": 5, "load_best_model_at_end": False, "save_total_limit": None}
+    whole = tiny_trainer(tmp_path / "whole", {"dropout": dropout}, **settings)
+    whole.train()
+    resumed = tiny_trainer(tmp_path / "resumed", {"dropout": dropout}, **settings)
+    torch.manual_seed(99)  # nothing may depend on the state that a fresh process happens to have
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-10"))
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], weight), name
+
+
+def test_half_a_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tmp_path, save_total_limit=None)
+    trainer.train()
+    newest = last_whole_checkpoint(tmp_path)
+    assert newest is not None and newest.name == "checkpoint-4"
+    state = newest / "trainer_state.json"
+    state.write_text(state.read_text()[:100])
+    assert last_whole_checkpoint(tmp_path).name == "checkpoint-2"
+
+
+def test_a_folder_without_a_checkpoint_has_none(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-7").mkdir()
+    assert last_whole_checkpoint(tmp_path) is None

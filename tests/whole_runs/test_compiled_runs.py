@@ -1,0 +1,50 @@
+"""Runs of all tasks through torch.compile, and that what they save is what an uncompiled run saves."""
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from launch.run import load_task
+from tasks import TASKS
+from tests.conftest import REPOSITORY
+
+# A config of each task, and what makes its scoring short.
+RUNS = {
+    "attention": "configs/tunein_attention.json --ablations false",
+    "detection": "configs/baby_cry.json --max_eval_clips 30",
+    "eda": "configs/eda_tcn.json",
+    "emotion": "configs/meld_sample.json --ablations false",
+}
+# aot_eager traces and differentiates as inductor does, and leaves out the C++ compiler, which takes a minute a config.
+COMMON = "--torch_compile_backend aot_eager --max_steps 2 --report_to none --disable_tqdm true --use_cpu true"
+COMMON += " --eval_strategy no --load_best_model_at_end false"
+PROGRAM = "import shlex, sys, run_train\nfor command in sys.argv[1:]: run_train.main(shlex.split(command))"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folders of one run a task, all made by one process: most of a launch is imports."""
+    folders = {task: tmp_path_factory.mktemp("compiled") / task for task in RUNS}
+    commands = [f"{RUNS[task]} {COMMON} --output_dir {shlex.quote(str(folders[task]))}" for task in RUNS]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *commands], cwd=REPOSITORY, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folders
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_a_compiled_run_saves_a_model_that_loads(runs: dict[str, Path], task: str) -> None:
+    metrics = json.loads((runs[task] / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["training"]["steps"] == 2
+    assert json.loads((runs[task] / "run_config.json").read_text(encoding="utf-8"))["torch_compile"]
+    for folder in (runs[task], runs[task] / "checkpoint-2"):
+        model, loading = load_task(task).AUTO_MODEL.from_pretrained(folder, output_loading_info=True)
+        assert not loading["missing_keys"] and not loading["unexpected_keys"], loading
+        assert all(value.isfinite().all() for value in model.state_dict().values() if value.dtype == torch.float32)

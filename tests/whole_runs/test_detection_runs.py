@@ -1,0 +1,218 @@
+"""Whole runs of a detector, as a user starts them: train, kill, resume, score, detect, load elsewhere."""
+
+import csv
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from datasets import load_dataset
+
+from media.audio import read_audio
+from tests.conftest import REPOSITORY
+from tests.helpers.programs import run
+from tests.whole_runs.test_runs import CPU, LAUNCH, assert_same_weights, kill_at, last_line, numbers
+
+pytestmark = pytest.mark.slow
+
+CONFIG = "configs/baby_cry.json"
+# Launchers give a run other numbers of threads, whose sums differ in the last bit.
+SHORT = ("--num_train_epochs", "2", "--disable_tqdm", "true", "--report_to", "none", "--num_threads", "1")
+STEPS = ("--save_strategy", "steps", "--save_steps", "5", "--load_best_model_at_end", "false")
+RATE = 16000  # Hz
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A short run on the sample, and what it said; nobody stopped it."""
+    folder = tmp_path_factory.mktemp("runs") / "baby_cry"
+    done = run(*LAUNCH, *CPU, "run_train.py", CONFIG, "--output_dir", folder, *SHORT, *STEPS)
+    return folder, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first readable clips of the sample's eval side, one after the other."""
+    rows = load_dataset(str(REPOSITORY / "hf_datasets/audioset"), "sample", split="eval")
+    sounds = [row["audio"]["bytes"] for row in rows.select(range(12)) if row["audio"] and not row["defects"]]
+    path = tmp_path_factory.mktemp("recording") / "recording.wav"
+    soundfile.write(path, np.concatenate([read_audio(sound, RATE)[0] for sound in sounds]), RATE)
+    return path
+
+
+def test_a_run_leaves_all_that_its_reader_needs(finished: tuple[Path, str]) -> None:
+    folder, said = finished
+    files = {path.name for path in folder.iterdir()}
+    assert {"model.safetensors", "config.json", "preprocessor_config.json", "modeling_classification.py"} <= files
+    assert {"metrics.json", "README.md", "run_config.json", "splits.json", "predictions.parquet"} <= files
+    assert {"report.html", "figure_precision_recall.png", "figure_timelines.png", "review.csv"} <= files
+    metrics = json.loads((folder / "metrics.json").read_text())
+    card = (folder / "README.md").read_text()
+    assert metrics["data"]["synthetic"] and "SYNTHETIC DATA" in said and "SYNTHETIC DATA" in card
+    for text in (card, said):  # a score never stands alone
+        assert "| chance | loudness |" in text and "**Verdict: " in text
+    assert f"report: {folder / 'report.html'}" in said
+    scores = metrics["test"]["scores"]
+    assert scores["average_precision"]["mean"] > metrics["test"]["baselines"]["chance"]["average_precision"]["mean"]
+    composition = metrics["training"]["composition"]
+    assert composition["served"] == composition["planned"] and composition["mixed"] == 0
+    assert metrics["training"]["coverage"]["never"] == []
+    assert [record["epoch"] for record in metrics["training"]["mining"]] == [0, 1]
+    assert metrics["model"]["detection"]["threshold"] == metrics["test"]["threshold"]["value"]
+    assert "nan" not in card.lower()
+
+
+def test_no_clip_is_on_two_sides_and_no_negative_has_the_target(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    members = json.loads((folder / "splits.json").read_text())["trials"]
+    sides = [set(members[side]) for side in ("train", "validation", "test")]
+    assert all(sides) and not sides[0] & sides[1] and not sides[0] & sides[2] and not sides[1] & sides[2]
+    predictions = pq.read_table(folder / "predictions.parquet")
+    assert set(predictions["clip_id"].to_pylist()) <= sides[2]
+
+
+def test_eval_repeats_the_scores_of_the_run(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = finished
+    run(sys.executable, "run_eval.py", folder, "hf_datasets/audioset", "--output_dir", tmp_path)
+    scores = json.loads((tmp_path / "metrics.json").read_text())["test"]
+    expected = json.loads((folder / "metrics.json").read_text())["test"]
+    assert numbers(scores) == pytest.approx(numbers(expected), rel=1e-6, abs=1e-6)
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_detect_writes_events_and_a_picture_and_says_what_windows_said(
+    finished: tuple[Path, str], recording: Path, tmp_path: Path
+) -> None:
+    folder, _ = finished
+    output, plot = tmp_path / "events.csv", tmp_path / "events.png"
+    done = run(sys.executable, "run_predict.py", folder, recording, "--output", output, "--plot", plot)
+    with open(output, newline="") as file:
+        events = list(csv.DictReader(file))
+    seconds = soundfile.info(recording).duration
+    times = np.array([[float(event["start_seconds"]), float(event["end_seconds"])] for event in events])
+    assert len(events) and (times[:, 0] < times[:, 1]).all() and times.max() <= seconds + 1e-3
+    assert (times[1:, 0] >= times[:-1, 1] - 1e-3).all()
+    threshold = json.loads((folder / "config.json").read_text())["detection"]["threshold"]
+    assert all(float(event["score"]) >= threshold - 1e-4 for event in events)
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert f"{len(events)} events of Baby cry, infant cry" in done.stdout
+    run(sys.executable, "run_predict.py", folder, recording, "--output", output, "--threshold", "1.0")
+    assert output.read_text().splitlines() == ["file,start_seconds,end_seconds,score,label"]
+
+
+def test_a_model_loads_and_detects_where_nothing_of_ours_is(
+    finished: tuple[Path, str], recording: Path, tmp_path: Path
+) -> None:
+    folder, _ = finished
+    script = tmp_path / "elsewhere.py"
+    script.write_text(
+        "import sys, numpy\n"
+        "from transformers import AutoFeatureExtractor, AutoModelForAudioClassification\n"
+        "load = dict(trust_remote_code=True)\n"
+        "model = AutoModelForAudioClassification.from_pretrained(sys.argv[1], **load).eval()\n"
+        "extractor = AutoFeatureExtractor.from_pretrained(sys.argv[1], **load)\n"
+        "assert 'modeling' not in sys.modules and 'media' not in sys.modules\n"
+        "sound = numpy.load(sys.argv[2])\n"
+        "batch = extractor(sound, sampling_rate=extractor.sampling_rate, return_tensors='pt')\n"
+        "numpy.save(sys.argv[3], model(**batch).logits.detach().numpy())\n"
+    )
+    sound = soundfile.read(recording, dtype="float32")[0][: int(RATE * 1.0)]
+    np.save(tmp_path / "sound.npy", sound)
+    run(sys.executable, "-I", script, folder, tmp_path / "sound.npy", tmp_path / "there.npy", cwd=tmp_path)
+
+    from modeling import TcnForAudioClassification
+    from modeling.feature_extraction_audio import AudioFeatureExtractor
+
+    model = TcnForAudioClassification.from_pretrained(folder).eval()
+    extractor = AudioFeatureExtractor.from_pretrained(folder)
+    here = model(**extractor(sound, sampling_rate=RATE, return_tensors="pt")).logits.detach().numpy()
+    np.testing.assert_allclose(np.load(tmp_path / "there.npy"), here, atol=1e-6)
+
+
+def test_a_killed_run_goes_on_to_the_weights_that_it_would_have_had(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    uninterrupted, _ = finished
+    folder = tmp_path / "killed"
+    command = [sys.executable, "run_train.py", CONFIG, "--output_dir", folder, *SHORT, *STEPS]
+    kill_at(folder / "checkpoint-10", *command[1:])
+    run(*command, "--resume_from_checkpoint", "true")
+    assert_same_weights(folder, uninterrupted)
+    ours, theirs = (json.loads((path / "metrics.json").read_text())["training"] for path in (folder, uninterrupted))
+    assert ours["mining"] == theirs["mining"] and ours["composition"] == theirs["composition"]
+
+
+def test_the_spectrogram_transformer_trains_by_its_name(tmp_path: Path) -> None:
+    model = {
+        "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "max_length": 64
+    }  # fmt: skip
+    config = json.loads((REPOSITORY / CONFIG).read_text()) | {
+        "model_type": "audio-spectrogram-transformer",
+        "model_config": model,
+        "feature_config": {"max_length": 64},
+    }
+    (tmp_path / "ast.json").write_text(json.dumps(config))
+    folder = tmp_path / "run"
+    # transformers' extractor makes features window by window, so few are scored, and once
+    few = ("--hop_seconds", "1", "--max_eval_clips", "30", "--eval_strategy", "no", *STEPS)
+    run(
+        sys.executable, "run_train.py", tmp_path / "ast.json", "--output_dir", folder, *SHORT, *few, "--max_steps", "6"
+    )
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["model"]["model_type"] == "audio-spectrogram-transformer"
+    assert metrics["test"]["scores"]["average_precision"]["mean"] > 0
+    composition = metrics["training"]["composition"]  # of a run that ended within an epoch
+    assert composition["served"] == composition["planned"] and sum(composition["planned"].values()) == 6 * 32
+    again = ("--model_name_or_path", folder, "--output_dir", tmp_path / "tuned", "--max_steps", "2")
+    run(sys.executable, "run_train.py", tmp_path / "ast.json", *SHORT, *few, *again)
+    assert json.loads((tmp_path / "tuned" / "metrics.json").read_text())["base"]["model"] == str(folder)
+
+
+BAD_SETTINGS = {
+    ("--target", "Baby crying"): "there is no label 'Baby crying'",
+    ("--positive_share", "0.001"): "less than one item of 32",
+    ("--strong_share", "-1"): "shares [0.25, -1.0, 0.5] of",
+    ("--hop_seconds", "2"): "hop_seconds = 2.0 is more than clip_seconds = 1.0",
+    ("--threshold_rule", "best"): "threshold rule 'best' is not known",
+    ("--model_type", "resnet"): "model_type = 'resnet' is not known; it takes one of tcn, wavenet",
+    ("--dataset", "hf_datasets/pmemo"): "has no column clip_id",
+    ("--validation_fraction", "0"): "the validation side has 0 clips with the target",
+}
+
+
+@pytest.mark.parametrize(("settings", "said"), BAD_SETTINGS.items(), ids=[key for key, _ in BAD_SETTINGS])
+def test_a_bad_setting_is_answered_in_one_line(settings: tuple[str, str], said: str, tmp_path: Path) -> None:
+    done = run(sys.executable, "run_train.py", CONFIG, "--output_dir", tmp_path / "x", *settings, fails=True)
+    assert said in last_line(done) and "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("*.json"))  # nothing has begun
+
+
+def test_a_batch_is_explained_by_the_command_that_the_readme_names() -> None:
+    done = run(sys.executable, "-m", "launch.explain_plan", CONFIG, "--epoch", "3", "--batch", "9")
+    title, *lines = done.stdout.splitlines()
+    assert title.startswith("epoch 3, batch 9 of ") and len(lines) == 2 * 32
+    assert sum("positive: Baby cry, infant cry" in line for line in lines) == 8
+    assert "by label" in lines[-1] and "seed" in lines[-1]
+    fails = run(sys.executable, "-m", "launch.explain_plan", "configs/eda_tcn.json", fails=True)
+    assert "task 'eda' has no plan of tiers; give one of detection" in last_line(fails)
+
+
+def test_bad_recordings_are_named_and_the_others_detected_in(
+    finished: tuple[Path, str], recording: Path, tmp_path: Path
+) -> None:
+    folder, _ = finished
+    sounds = tmp_path / "sounds"
+    sounds.mkdir()
+    (sounds / "empty.wav").touch()
+    (sounds / "text.mp3").write_text("no sound")
+    soundfile.write(sounds / "nan.wav", np.full(RATE, np.nan, np.float32), RATE, subtype="FLOAT")
+    soundfile.write(sounds / "short.wav", np.zeros(100, np.float32), RATE)
+    shutil.copyfile(recording, sounds / "good.wav")
+    done = run(sys.executable, "run_predict.py", folder, sounds, "--output", tmp_path / "out.csv", fails=True)
+    assert "3 of 5 recordings have no prediction" in last_line(done)
+    with open(tmp_path / "out.csv", newline="") as file:
+        assert {row["file"] for row in csv.DictReader(file)} <= {str(sounds / "good.wav"), str(sounds / "short.wav")}

@@ -1,0 +1,259 @@
+"""Whole runs of a classifier of utterances, as a user starts them: train, resume, score, predict, load elsewhere."""
+
+import io
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from datasets import load_dataset
+from huggingface_hub.utils import filter_repo_objects
+from safetensors.torch import load_file
+from transformers import AutoModelForVideoClassification, AutoProcessor
+
+from hf_datasets.meld.synthetic_clips import FRAME_RATE, SAMPLING_RATE, write_clip
+from launch.run import parse_run
+from launch.sharing import NOT_SHARED
+from media.video import read_clip
+from tests.conftest import REPOSITORY
+from tests.helpers.programs import run
+from tests.whole_runs.test_runs import assert_same_weights, last_line, numbers
+from training.build import build_model
+from training.rows import load_rows
+
+pytestmark = pytest.mark.slow
+
+CONFIG = "configs/meld_sample.json"
+QUIET = ("--disable_tqdm", "true", "--report_to", "none")
+# Two epochs of 8 steps, with a checkpoint in the middle of the first and of the second.
+STEPS = (
+    "--num_train_epochs", "2", "--per_device_train_batch_size", "32", "--save_strategy", "steps", "--save_steps", "4",
+    "--eval_strategy", "steps", "--eval_steps", "8", "--load_best_model_at_end", "false", "--save_total_limit", "9",
+    "--learning_rates.text", "0.004",
+)  # fmt: skip
+ROWS = 90  # of the sample's test side
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A short run on the sample, and what it said."""
+    folder = tmp_path_factory.mktemp("runs") / "meld_sample"
+    done = run(sys.executable, "run_train.py", CONFIG, "--output_dir", folder, *STEPS, *QUIET)
+    return folder, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The first clips of the sample's test side, one after the other, and their subtitles."""
+    rows = load_dataset(str(REPOSITORY / "hf_datasets/meld"), "sample", split="test").select(range(5))
+    pictures, sounds, cues, start = [], [], [], 0.0
+    for number, row in enumerate(rows, 1):
+        pictures.append(decoded(row["clip"]["bytes"]))
+        seconds = len(pictures[-1]) / FRAME_RATE
+        sound = read_clip(row["clip"]["bytes"], num_frames=0, audio_rate=SAMPLING_RATE).audio
+        sounds.append(np.resize(sound, round(seconds * SAMPLING_RATE)))
+        times = " --> ".join(f"00:00:{time:06.3f}".replace(".", ",") for time in (start, start + seconds))
+        cues.append(f"{number}\n{times}\n{row['text']}\n")
+        start += seconds
+    folder = tmp_path_factory.mktemp("film")
+    write_clip(folder / "film.mp4", np.concatenate(pictures), np.concatenate(sounds))
+    (folder / "film.srt").write_text("\n".join(cues), encoding="utf-8")
+    return folder / "film.mp4", folder / "film.srt"
+
+
+def decoded(clip: bytes) -> np.ndarray:
+    """All pictures (frames, height, width, 3) of a clip."""
+
+    with av.open(io.BytesIO(clip)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def record(folder: Path) -> dict:
+    """What a run recorded about itself."""
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_a_run_leaves_all_that_its_reader_needs(finished: tuple[Path, str]) -> None:
+    folder, said = finished
+    files = {path.name for path in folder.iterdir()}
+    assert {"model.safetensors", "config.json", "modeling_fusion.py", "layers_fusion.py"} <= files
+    assert {"processor_config.json", "tokenizer.json", "tokenizer_config.json", "processing_fusion.py"} <= files
+    assert {"metrics.json", "README.md", "run_config.json", "splits.json", "predictions.parquet"} <= files
+    assert {"report.html", "figure_confusion_emotion.png", "figure_ablations.png", "figure_learning.png"} <= files
+    metrics, card = record(folder), (folder / "README.md").read_text()
+    assert metrics["data"]["synthetic"] and "SYNTHETIC DATA" in said and "SYNTHETIC DATA" in card
+    for text in (card, said):  # a score never stands alone
+        assert "| majority: always neutral |" in text and "| TF-IDF |" in text and "**Verdict, emotion: " in text
+        assert "| text alone |" in text and "| without audio |" in text
+    assert f"report: {folder / 'report.html'}" in said and "nan" not in card.lower()
+    assert metrics["training"]["steps"] == 16
+    assert metrics["training"]["trainable"].keys() == {"text", "video", "audio", "fusion", "emotion", "sentiment"}
+    sides = metrics["data"]["sides"]
+    assert {side: sides[side]["utterances"] for side in sides} == {"train": 240, "validation": 60, "test": ROWS}
+    assert metrics["data"]["split_warning"] is None
+
+
+def test_the_test_side_is_scored_with_every_row(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    test, predictions = record(folder)["test"], pq.read_table(folder / "predictions.parquet")
+    assert test["rows"] == predictions.num_rows == ROWS
+    for head, names in record(folder)["data"]["label_names"].items():
+        shares = np.stack([predictions[f"p_{head}_{name}"].to_numpy() for name in names], 1)
+        np.testing.assert_allclose(shares.sum(1), 1, atol=1e-9)
+        said, truth = np.array(predictions[f"predicted_{head}"]), np.array(predictions[head])
+        assert said.tolist() == [names[place] for place in shares.argmax(1)]
+        assert test["heads"][head]["scores"]["accuracy"]["mean"] == pytest.approx((said == truth).mean())
+        assert sum(one["support"] for one in test["heads"][head]["per_class"].values()) == ROWS
+        assert len(test["heads"][head]["ablations"]) == 6
+    assert test["undecodable"] == 0
+    rows = load_dataset(str(REPOSITORY / "hf_datasets/meld"), "sample", split="test")
+    assert predictions["utterance_id"].to_pylist() == rows["utterance_id"]
+
+
+def test_no_text_of_the_data_is_in_what_is_shared(finished: tuple[Path, str]) -> None:
+    """That of the real MELD may not be; a sentence of the sample stands for it."""
+    folder, _ = finished
+    rows = load_dataset(str(REPOSITORY / "hf_datasets/meld"), "sample", split="test")
+    sentences = [text.encode() for text in rows["text"] if len(text) > 12]
+    files = [path.name for path in folder.iterdir() if path.is_file()]
+    shared = list(filter_repo_objects(files, ignore_patterns=NOT_SHARED))
+    assert "README.md" in shared and "report.html" not in shared
+    for name in shared:
+        content = (folder / name).read_bytes()
+        assert not any(sentence in content for sentence in sentences), name
+
+
+def test_eval_repeats_the_scores_of_the_run(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = finished
+    run(sys.executable, "run_eval.py", folder, "hf_datasets/meld", "--output_dir", tmp_path)
+    assert numbers(record(tmp_path)["test"]) == pytest.approx(numbers(record(folder)["test"]), rel=1e-6, abs=1e-6)
+    assert (tmp_path / "report.html").is_file()
+    assert record(tmp_path)["split"]["sha256"] == record(folder)["split"]["sha256"]
+
+
+def test_a_resumed_run_has_the_weights_that_it_would_have_had(finished: tuple[Path, str], tmp_path: Path) -> None:
+    whole, _ = finished
+    folder = tmp_path / "meld_sample"
+    folder.mkdir()
+    for name in ("run_config.json", "splits.json"):
+        shutil.copy(whole / name, folder)
+    shutil.copytree(whole / "checkpoint-12", folder / "checkpoint-12")  # in the middle of the second epoch
+    command = [sys.executable, "run_train.py", CONFIG, "--output_dir", folder, *STEPS, *QUIET]
+    run(*command, "--resume_from_checkpoint", "true", "--dataloader_num_workers", "1")
+    assert json.loads((folder / "run_config.json").read_text())["learning_rates"] == {"text": 0.004}
+    assert_same_weights(folder, whole)
+    assert pq.read_table(folder / "predictions.parquet").equals(pq.read_table(whole / "predictions.parquet"))
+
+
+def test_a_model_loads_and_says_the_same_where_nothing_of_ours_is(
+    finished: tuple[Path, str], film: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder, _ = finished
+    script = tmp_path / "elsewhere.py"
+    script.write_text(
+        "import sys, numpy, torch\n"
+        "from transformers import AutoModelForVideoClassification, AutoProcessor\n"
+        "torch.set_num_threads(int(sys.argv[4]))\n"
+        "model = AutoModelForVideoClassification.from_pretrained(sys.argv[1], trust_remote_code=True).eval()\n"
+        "processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
+        "assert 'modeling' not in sys.modules and 'media' not in sys.modules\n"
+        "given = numpy.load(sys.argv[2])\n"
+        "batch = processor(text=['You came!', None], videos=[given['frames'], None],\n"
+        "                  audio=[None, given['sound']], sampling_rate=16000)\n"
+        "output = model(**batch)\n"
+        "numpy.savez(sys.argv[3], output.emotion_logits.detach(), output.sentiment_logits.detach())\n"
+    )
+    model = AutoModelForVideoClassification.from_pretrained(folder).eval()
+    processor = AutoProcessor.from_pretrained(folder)
+    extractor = processor.feature_extractor
+    clip = read_clip(film[0], num_frames=extractor.clip_frames, size=tuple(extractor.frame_size), audio_rate=16000)
+    np.savez(tmp_path / "given.npz", frames=clip.frames, sound=clip.audio)
+    places = [folder, tmp_path / "given.npz", tmp_path / "there.npz", str(torch.get_num_threads())]
+    run(sys.executable, "-I", script, *places, cwd=tmp_path)
+    batch = processor(
+        text=["You came!", None], videos=[clip.frames, None], audio=[None, clip.audio], sampling_rate=16000
+    )
+    output, there = model(**batch), np.load(tmp_path / "there.npz")
+    assert output.present.tolist() == [[True, True, False], [False, False, True]]
+    for place, logits in enumerate((output.emotion_logits, output.sentiment_logits)):
+        assert np.array_equal(there[f"arr_{place}"], logits.detach().numpy())
+
+
+def test_the_code_of_the_card_runs_as_it_is_printed(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = finished
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "card.py").write_text(code)
+    done = run(sys.executable, "-I", tmp_path / "card.py", cwd=folder.parent)  # beside the model's folder
+    emotion, sentiment = done.stdout.splitlines()[-2:]
+    assert emotion.startswith("emotion {'anger': 0.") and sentiment.startswith("sentiment {'negative': 0.")
+
+
+def test_a_film_is_answered_with_json_and_a_picture_and_a_broken_clip_is_named(
+    finished: tuple[Path, str], film: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder, _ = finished
+    clip, cues = film
+    output, plot = tmp_path / "film.json", tmp_path / "film.png"
+    predict = [sys.executable, "run_predict.py", folder, clip, "--output", output]
+    done = run(*predict, "--utterances", cues, "--plot", plot)
+    (found,) = json.loads(output.read_text())
+    assert len(found["utterances"]) == 5 and "5 utterances, by text and video and audio" in done.stdout
+    assert plot.read_bytes().startswith(b"\x89PNG") and plot.stat().st_size > 20_000
+    # An utterance cut out of a film is what the model was scored on, but for the compression of the pictures.
+    names = [one["emotions"][0]["label"] for one in found["utterances"]]
+    scored = pq.read_table(folder / "predictions.parquet").slice(0, 5)
+    assert sum(a == b for a, b in zip(names, scored["predicted_emotion"].to_pylist(), strict=True)) >= 4
+    (tmp_path / "bad.mp4").write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])  # its index comes last
+    done = run(sys.executable, "run_predict.py", folder, tmp_path / "bad.mp4", clip, "--output", output, fails=True)
+    assert "1 of 2 recordings have no prediction" in last_line(done) and "moov atom" in last_line(done)
+    (found,) = json.loads(output.read_text())
+    assert found["file"] == str(clip) and len(found["utterances"]) == 1
+
+
+def test_fine_tuning_goes_on_from_a_saved_model(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = finished
+    still = ["--learning_rate", "0", "--weight_decay", "0", "--max_steps", "1", "--ablations", "false", *QUIET]
+    train = [sys.executable, "run_train.py", CONFIG, "--model_name_or_path", folder, *still, "--output_dir"]
+    tuned = tmp_path / "tuned"
+    run(*train, tuned, "--class_weights", "root")
+    weights, expected = (load_file(path / "model.safetensors") for path in (tuned, folder))
+    assert weights.keys() == expected.keys()
+    for name, weight in weights.items():  # nothing was learnt at rate 0; running statistics are no weights
+        assert "running" in name or "tracked" in name or torch.equal(weight, expected[name]), name
+    metrics = record(tuned)
+    assert metrics["base"] == {"model": str(folder), "test_trials_it_was_trained_on": 0}
+    assert len(metrics["model"]["emotion_weights"]) == 7  # of this run's labels
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["--model_config.hidden_size", "16"], "hidden_size = 32, but the run asks for 16"),
+        (["--model_config.modalities", '["text"]'], r"modalities = \['text', 'video', 'audio'\], but"),
+        (["--feature_config.clip_frames", "4"], "clip_frames = 8, but the run asks for 4"),
+        (["--max_text_tokens", "100"], r"max_text_tokens = 100 is more than the text encoder takes \(64\)"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_saved_model_of_another_shape_is_refused(finished: tuple[Path, str], settings: list[str], said: str) -> None:
+    asked = parse_run([CONFIG, "--model_name_or_path", str(finished[0]), *settings])
+    rows = load_rows(asked.arguments, asked.task.COLUMNS)
+    with pytest.raises(ValueError, match=said):
+        processor = asked.task.features(asked)
+        data = asked.task.prepare(rows, processor, asked)
+        build_model(asked.arguments, asked.task.model_settings(data, processor, asked), asked.task)
+
+
+def test_a_model_that_cannot_be_had_offline_is_named_in_one_line(tmp_path: Path) -> None:
+    offline = ["env", "HF_HUB_OFFLINE=1", f"HF_HOME={tmp_path / 'home'}"]
+    command = [sys.executable, "run_train.py", "configs/meld_fusion.json", "--output_dir", tmp_path / "x"]
+    done = run(*offline, *command, fails=True)
+    assert "Traceback" not in done.stderr
+    said = last_line(done)
+    assert "text_model = 'google-bert/bert-base-uncased' cannot be had" in said and "local folder" in said

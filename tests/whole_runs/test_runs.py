@@ -1,0 +1,293 @@
+"""Whole runs, as a user starts them: train, kill, resume, predict, score, fine-tune, load elsewhere."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from datasets import load_dataset
+from safetensors.numpy import load_file
+
+from tests.conftest import REPOSITORY
+from tests.helpers.programs import TIMEOUT, run, start
+
+pytestmark = pytest.mark.slow
+
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
+CPU = ["--config_file", "accelerate_configs/cpu.yaml"]
+CONFIG = "configs/eda_tcn.json"
+
+
+def last_line(done: subprocess.CompletedProcess) -> str:
+    """The last line that a failing program left, before accelerate's own report of the failure."""
+    lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith(" ")]
+    return lines[-1]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished run on the sample, and what it said; launched without an accelerate config, short."""
+    folder = tmp_path_factory.mktemp("runs") / "eda_tcn"
+    done = run(*LAUNCH, "run_train.py", CONFIG, "--output_dir", folder, "--num_train_epochs", "4")
+    return folder, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two songs of the sample as files."""
+    folder = tmp_path_factory.mktemp("songs")
+    rows = load_dataset(str(REPOSITORY / "hf_datasets/pmemo"), "sample", split="train")
+    for row in rows.select(range(2)):
+        (folder / row["audio"]["path"]).write_bytes(row["audio"]["bytes"])
+    return folder
+
+
+def test_a_run_leaves_all_that_its_reader_needs(finished: tuple[Path, str]) -> None:
+    folder, said = finished
+    files = {path.name for path in folder.iterdir()}
+    assert {"model.safetensors", "config.json", "preprocessor_config.json", "modeling_tcn.py", "layers.py"} <= files
+    assert {"metrics.json", "README.md", "run_config.json", "splits.json", "predictions.parquet", "runs"} <= files
+    assert not [name for name in files if name.startswith(".")]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    splits = json.loads((folder / "splits.json").read_text())
+    assert metrics["split"]["sha256"] == splits["sha256"]
+    assert metrics["versions"]["torch"].startswith("2.")
+    assert metrics["data"]["synthetic"] and metrics["data"]["files"]
+    card = (folder / "README.md").read_text()
+    assert "SYNTHETIC DATA" in said and "SYNTHETIC DATA" in card
+    for text in (card, said):  # a score never stands alone
+        assert "| training mean |" in text and "| ridge |" in text and "With the wrong song" in text
+        assert "**Verdict: " in text
+    assert f"report: {folder / 'report.html'}" in said and f"card: {folder / 'README.md'}" in said
+    assert {"report.html", "figure_scores_phasic.png", "figure_trials_phasic.png", "figure_learning.png"} <= files
+    channel = metrics["test"]["channels"]["phasic"]
+    assert {"model", "baselines", "gain", "null", "ceiling", "verdict"} <= channel.keys()
+    assert channel["model"]["rmse"]["low"] < channel["model"]["rmse"]["mean"] < channel["model"]["rmse"]["high"]
+    assert "nan" not in card.lower()
+
+
+def test_the_controls_get_the_verdicts_that_they_were_made_for(tmp_path: Path) -> None:
+    """The sound drives the skin in `sample`, and in `sample_null` it does not."""
+    for config, verdict in (("sample", "effect"), ("sample_null", "no effect")):
+        folder = tmp_path / config
+        run(sys.executable, "run_train.py", CONFIG, "--dataset_config", config, "--output_dir", folder)
+        channel = json.loads((folder / "metrics.json").read_text())["test"]["channels"]["phasic"]
+        assert channel["verdict"]["verdict"] == verdict, channel["verdict"]
+
+
+def test_the_config_for_the_cpu_works_too_and_the_table_is_reproducible(
+    finished: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder, _ = finished
+    run(*LAUNCH, *CPU, "run_train.py", CONFIG, "--output_dir", tmp_path / "again", "--num_train_epochs", "4")
+    assert_same_weights(tmp_path / "again", folder)
+    first, second = (json.loads((path / "metrics.json").read_text())["test"] for path in (folder, tmp_path / "again"))
+    assert numbers(first) == pytest.approx(numbers(second), rel=1e-9, abs=1e-9)
+
+
+def test_a_model_loads_and_predicts_where_nothing_of_ours_is(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = finished
+    script = tmp_path / "elsewhere.py"
+    script.write_text(
+        "import sys, numpy, transformers\n"
+        "from transformers import AutoFeatureExtractor, AutoModel\n"
+        "model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True).eval()\n"
+        "extractor = AutoFeatureExtractor.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
+        "assert 'modeling' not in sys.modules and 'media' not in sys.modules\n"
+        "sound = numpy.sin(numpy.arange(200_000) / 30).astype('float32')\n"
+        "batch = extractor(sound, sampling_rate=extractor.sampling_rate, return_tensors='pt')\n"
+        "numpy.save(sys.argv[2], model(**batch).predictions.detach().numpy())\n"
+    )
+    # -I: neither this folder nor PYTHONPATH is on the path.
+    run(sys.executable, "-I", script, folder, tmp_path / "there.npy", cwd=tmp_path)
+
+    from modeling import TcnForSignalRegression
+    from modeling.feature_extraction_audio import AudioFeatureExtractor
+
+    model = TcnForSignalRegression.from_pretrained(folder).eval()
+    extractor = AudioFeatureExtractor.from_pretrained(folder)
+    sound = np.sin(np.arange(200_000) / 30).astype(np.float32)
+    batch = extractor(sound, sampling_rate=extractor.sampling_rate, return_tensors="pt")
+    here = model(**batch).predictions.detach().numpy()
+    np.testing.assert_allclose(np.load(tmp_path / "there.npy"), here, atol=1e-6)
+
+
+def test_predict_writes_a_value_for_every_frame_and_a_picture(
+    finished: tuple[Path, str], songs: Path, tmp_path: Path
+) -> None:
+    folder, _ = finished
+    output, plot = tmp_path / "out.csv", tmp_path / "out.png"
+    run(sys.executable, "run_predict.py", folder, songs, "--output", output, "--plot", plot)
+    with open(output, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["file"] for row in rows} == {str(path) for path in songs.iterdir()}
+    for song in songs.iterdir():
+        times = [float(row["time_seconds"]) for row in rows if row["file"] == str(song)]
+        np.testing.assert_allclose(times, np.arange(len(times)) / 4, atol=1e-3)
+    values = np.array([float(row["phasic (uS)"]) for row in rows])
+    assert np.isfinite(values).all() and values.std() > 0
+    assert plot.read_bytes().startswith(b"\x89PNG") and plot.stat().st_size > 5_000
+
+
+# What configs need the Hub for, from this checkout; and a picture small enough for r3d_18 on a CPU.
+WITHOUT_THE_HUB = {
+    "meld_text": ["--text_model", "configs/tiny_bert", "--max_text_tokens", "64"],
+    "meld_fusion": [
+        "--text_model", "configs/tiny_bert", "--max_text_tokens", "64", "--video_weights", "none", "--ablations",
+        "false", "--feature_config.clip_frames", "4", "--feature_config.crop_size", "32",
+        "--feature_config.frame_size", "[36, 48]",
+    ],
+}  # fmt: skip
+
+
+# The others are trained by the commands of the README, in test_readme.py.
+@pytest.mark.parametrize("name", ["eda_wavenet", "hku956_tcn", *WITHOUT_THE_HUB])
+def test_every_config_trains_and_predicts(name: str, songs: Path, tmp_path: Path) -> None:
+    path = Path(f"configs/{name}.json")
+    short = ["--num_train_epochs", "1", "--report_to", "none", "--output_dir", tmp_path / "run"]
+    run(sys.executable, "run_train.py", path, *short, *WITHOUT_THE_HUB.get(name, []))
+    assert "verdict" in (tmp_path / "run" / "README.md").read_text().lower()
+    if json.loads(path.read_text())["task"] == "eda":
+        run(sys.executable, "run_predict.py", tmp_path / "run", songs, "--output", tmp_path / "out.csv")
+        assert len((tmp_path / "out.csv").read_text().splitlines()) > 50
+    elif json.loads(path.read_text())["task"] == "emotion":  # a song is a clip of sound alone
+        said = ["--text", "Sing it again!", "--output", tmp_path / "out.json"]
+        run(sys.executable, "run_predict.py", tmp_path / "run", min(songs.iterdir()), *said)
+        assert len(json.loads((tmp_path / "out.json").read_text())[0]["utterances"][0]["emotions"]) == 3
+
+
+def test_eval_repeats_the_scores_of_the_run(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = finished
+    # Launched as the run was: numpy's number of threads moves the last bits of the baselines' descriptors.
+    run(*LAUNCH, "run_eval.py", folder, "hf_datasets/pmemo", "--output_dir", tmp_path)
+    scores = json.loads((tmp_path / "metrics.json").read_text())["test"]
+    expected = json.loads((folder / "metrics.json").read_text())["test"]
+    assert numbers(scores) == pytest.approx(numbers(expected), rel=1e-9, abs=1e-9)
+    assert "<h2>Scores</h2>" in (tmp_path / "report.html").read_text()
+    assert pq.read_table(tmp_path / "predictions.parquet").equals(pq.read_table(folder / "predictions.parquet"))
+
+
+def test_a_report_says_what_the_model_listens_to_when_asked(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = finished
+    run(sys.executable, "run_eval.py", folder, "hf_datasets/pmemo", "--explain", "--output_dir", tmp_path)
+    assert "What it listens to" in (tmp_path / "report.html").read_text()
+    assert "What it listens to" not in (folder / "report.html").read_text()
+    assert {f"figure_{kind}_phasic.png" for kind in ("response", "bands", "absence")} <= set(os.listdir(tmp_path))
+    found = json.loads((tmp_path / "metrics.json").read_text())["test"]["channels"]["phasic"]["explanations"]
+    assert len(found["bands"]) == 8 and found["bands"][0]["name"].endswith(" Hz")
+
+
+def test_fine_tuning_goes_on_from_a_saved_model(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = finished
+    still = ["--learning_rate", "0", "--weight_decay", "0", "--num_train_epochs", "1", "--report_to", "none"]
+    tuned = tmp_path / "tuned"
+    train = [sys.executable, "run_train.py", CONFIG, "--model_name_or_path", folder, *still, "--output_dir"]
+    run(*train, tuned)
+    assert_same_weights(tuned, folder)  # nothing was learnt at rate 0, so all that was loaded is still there
+    assert json.loads((tuned / "metrics.json").read_text())["base"]["test_trials_it_was_trained_on"] == 0
+    other = tmp_path / "other"
+    assert "output_size = 1, but the run asks for 2" in last_line(
+        run(*train, other, "--eda_target", "both", fails=True)
+    )
+    assert "pooling = 'centered', but" in last_line(run(*train, other, "--causal", "true", fails=True))
+    run(*train, other, "--split_seed", "5")
+    assert json.loads((other / "metrics.json").read_text())["base"]["test_trials_it_was_trained_on"] > 0
+    assert "of the test trials were in its training data" in (other / "README.md").read_text()
+
+
+def numbers(record: dict, place: str = "") -> dict[str, float]:
+    """The numbers of nested records by their place; the last bits of a baseline depend on numpy's threads."""
+    found: dict[str, float] = {}
+    for key, value in record.items():
+        if isinstance(value, dict):
+            found |= numbers(value, f"{place}/{key}")
+        elif isinstance(value, (int, float)):
+            found[f"{place}/{key}"] = value
+    return found
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    """Weights are equal bit by bit."""
+    weights, expected = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    assert weights.keys() == expected.keys()
+    for name, weight in weights.items():
+        assert weight.tobytes() == expected[name].tobytes(), name
+
+
+def kill_at(checkpoint: Path, *command: str | Path) -> None:
+    """Start a program, and end it and its workers by kill -9 when a checkpoint is whole."""
+    process = start(*command, said=checkpoint.parent.with_suffix(".said"))
+    deadline = time.monotonic() + TIMEOUT
+    while not (checkpoint / "trainer_state.json").exists():
+        assert process.is_alive() and time.monotonic() < deadline
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.join()
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    """kill -9 in the middle of an epoch, with dropout and random windows; workers change nothing."""
+    steps = ["--max_steps", "100", "--save_steps", "7", "--eval_steps", "7"]
+    steps += ["--save_strategy", "steps", "--eval_strategy", "steps", "--report_to", "none"]
+    command = [sys.executable, "run_train.py", CONFIG, *steps, "--output_dir"]
+    run(*command, tmp_path / "whole")
+    for workers in ("0", "2"):
+        folder = tmp_path / f"killed-{workers}"
+        with_workers = [*map(str, command), str(folder), "--dataloader_num_workers", workers]
+        kill_at(folder / "checkpoint-14", *with_workers[1:])
+        assert not (folder / "metrics.json").exists()
+        done = run(*with_workers, fails=True)
+        assert "holds an unfinished run" in last_line(done) and "--resume_from_checkpoint true" in last_line(done)
+        resume = [*with_workers, "--resume_from_checkpoint", "true"]
+        if workers == "0":
+            done = run(*resume, "--split_seed", "5", fails=True)
+            assert "split_seed was 0 and is 5 now" in last_line(done)
+        run(*resume)
+        assert_same_weights(folder, tmp_path / "whole")
+        assert "holds a finished run" in last_line(run(*resume, fails=True))
+
+
+@pytest.mark.parametrize(
+    ("command", "parts"),
+    [
+        (["run_train.py", "configs/eda_tcm.json"], ["configs/eda_tcm.json", "configs/eda_tcn.json"]),
+        (["run_train.py", CONFIG, "--dataset", "hf_datasets/pmeno"], ["hf_datasets/pmeno", "hf_datasets/pmemo"]),
+        (["run_train.py", CONFIG, "--dataset", "README.md"], ["README.md", "is a file"]),
+        (["run_train.py", CONFIG, "--dataset_config", "sampel"], ["sampel", "sample"]),
+        (["run_train.py", CONFIG, "--model_config.num_chanels", "8"], ["num_chanels", "num_channels"]),
+        (["run_train.py", CONFIG, "--model_config.kernel_size", "4"], ["kernel_size", "even"]),
+        (["run_train.py", CONFIG, "--min_seconds", "1000"], ["no usable trial", "too_short"]),
+        (["run_train.py", CONFIG, "--test_fraction", "0"], ["test without a trial"]),
+        (["run_train.py", CONFIG, "--metric_for_best_model", "ccc"], ["'ccc'", "rmse, pearson, loss"]),
+        (["run_train.py", CONFIG, "--train_sampling_strategy", "group_by_length"], ["train_sampling_strategy"]),
+        (["run_predict.py", "nowhere", "song.mp3"], ["nowhere", "no such folder"]),
+        (["run_predict.py", "nowhere", "README.md", "--output", "no/such/x.csv"], ["no/such/x.csv", "folder"]),
+        (["run_eval.py", "nowhere", "hf_datasets/pmemo"], ["nowhere", "no such folder"]),
+    ],
+    ids=lambda value: " ".join(value[1:4]) if "run_" in value[0] else None,
+)
+def test_a_mistake_is_one_line_that_says_what_to_do(command: list[str], parts: list[str], tmp_path: Path) -> None:
+    where = ["--output_dir", str(tmp_path)] if command[0] == "run_train.py" else []
+    done = run(sys.executable, *command, *where, fails=True)
+    assert "Traceback" not in done.stderr
+    assert all(part in last_line(done) for part in parts), done.stderr[-1000:]
+
+
+def test_a_sound_that_does_not_decode_is_named(finished: tuple[Path, str], songs: Path, tmp_path: Path) -> None:
+    (tmp_path / "noise.mp3").write_bytes(b"this is no sound" * 100)
+    done = run(sys.executable, "run_predict.py", finished[0], tmp_path, "--output", tmp_path / "o.csv", fails=True)
+    assert "noise.mp3" in last_line(done) and "1 of 1 recordings" in last_line(done)
+    assert not list(tmp_path.glob("o.csv*"))
+    (song, _) = sorted(songs.iterdir())
+    done = run(
+        sys.executable, "run_predict.py", finished[0], song, tmp_path, "--output", tmp_path / "o.csv", fails=True
+    )
+    assert "noise.mp3" in last_line(done) and "1 of 2 recordings" in last_line(done)
+    assert song.name in (tmp_path / "o.csv").read_text()  # what could be read is not lost

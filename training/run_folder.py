@@ -1,0 +1,250 @@
+"""The folder of a run: what it records before training, where it resumes, and how results are written."""
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+from huggingface_hub import hf_hub_download
+from transformers import AutoConfig, FeatureExtractionMixin, PreTrainedModel
+from transformers.dynamic_module_utils import custom_object_save
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from modeling import PIPELINES
+from modeling.configuration_signal import SignalConfig
+from training.build import OUR_TYPES
+from training.environment import versions
+from training.rows import data_record
+from training.settings import Run
+from training.trainer import SignalTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def describe_run(
+    run: Run, rows: datasets.Dataset, data: Any, trainer: SignalTrainer, results: dict[str, Any]
+) -> dict[str, Any]:
+    """What `metrics.json` says and the card is made from."""
+    state = trainer.state
+    return {
+        "name": run.name,
+        "task": run.arguments.task,
+        "data": data_record(run.arguments, rows) | data.record(),
+        "split": split_record(data.split),
+        "base": base_record(run, data),
+        "model": trainer.model.config.to_diff_dict(),
+        "parameters": trainer.model.num_parameters(),
+        "receptive_field_seconds": receptive_field_seconds(trainer.model),
+        "training": {
+            "steps": state.global_step,
+            "epochs": state.epoch,
+            "best_checkpoint_step": state.best_global_step,
+            "best_validation": state.best_metric,
+            "chosen_by": run.training.metric_for_best_model,
+            "processes": run.training.world_size,
+            "precision": trainer.accelerator.mixed_precision,
+            "data_wait_share": round(trainer.data_wait_share, 4),
+            "log": state.log_history,
+            **run.task.about_training(trainer, data),
+        },
+        "test": results,
+        "versions": versions(),
+    }
+
+
+def receptive_field_seconds(model: PreTrainedModel) -> float | None:
+    """How much sound a frame's output sees; None for models of others, which see all of a clip."""
+    return model.config.receptive_field_seconds if isinstance(model.config, SignalConfig) else None
+
+
+def base_record(run: Run, data: Any) -> dict[str, Any] | None:
+    """The model that training went on from, and how many of its training trials stand in this run's test."""
+    base = run.arguments.model_name_or_path
+    if base is None:
+        return None
+    if not is_of_this_project(base):  # a published model: nobody here knows what it was trained on
+        return {"model": base, "test_trials_it_was_trained_on": None}
+    known = set(read_record(base, "splits.json")["trials"]["train"])
+    test = data.split.record()["trials"]["test"]
+    return {"model": base, "test_trials_it_was_trained_on": len(known.intersection(test))}
+
+
+def is_of_this_project(model: str) -> bool:
+    """Whether a saved model has an architecture of ours, and so the records of the run that made it."""
+    return AutoConfig.from_pretrained(model).model_type in OUR_TYPES
+
+
+def split_record(split: Any) -> dict[str, Any]:
+    """The hash of a split and the settings that it follows from."""
+    return {"sha256": split.sha256, **split.record()["settings"]}
+
+
+def run_records(run: Run, rows: datasets.Dataset, data: Any) -> dict[str, dict[str, Any]]:
+    """The settings, with the configuration of the data that was meant, and the split."""
+    return {
+        "run_config.json": run.resolved() | {"dataset_config": rows.config_name},
+        "splits.json": data.split.record(),
+    }
+
+
+def read_record(model: str, file: str) -> dict[str, Any]:
+    """A JSON that lies beside a saved model, in a folder or on the Hub."""
+    path = Path(model) / file
+    if not path.is_file():
+        if Path(model).exists():
+            raise ValueError(f"{model}: no {file}; expected a folder that run_train.py wrote to its end")
+        if model.count("/") != 1 or Path(model).parent.is_dir():  # a folder that is misspelt, or not made yet
+            raise ValueError(f"{model}: no such folder, and not a name on the Hub (user/model)")
+        path = Path(hf_hub_download(model, file))
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def save_run(
+    run: Run,
+    model: PreTrainedModel,
+    extractor: FeatureExtractionMixin | None,
+    pages: dict[str, str | bytes],
+    records: dict[str, dict[str, Any]],
+    predictions: pa.Table,
+) -> Path:
+    """Write model, features, code, pages (card, report, figures), records and predictions; `metrics.json` comes last.
+
+    Everything is written to a folder of its own first, and moved file by file only when it is whole: a run's folder
+    with a `metrics.json` holds a finished run.
+    """
+    folder = Path(run.training.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as name:
+        draft = Path(name)
+        name_pipeline(model, draft)
+        model.save_pretrained(draft)
+        if extractor is not None:  # stored embeddings need none
+            extractor.save_pretrained(draft)
+        write_pages(draft, pages)
+        for file, record in records.items():
+            write_json(draft / file, record)
+        pq.write_table(predictions, draft / "predictions.parquet")
+        for file in sorted(draft.iterdir(), key=lambda file: file.name == "metrics.json"):
+            os.replace(file, folder / file.name)
+    return folder
+
+
+def name_pipeline(model: PreTrainedModel, folder: Path) -> None:
+    """Name a model's pipeline in its config and put the code beside it, for `pipeline(model=...)` elsewhere.
+
+    (A pipeline's own `save_pretrained` does the same, but without a processor.)
+    """
+    for kind, task, pipeline, auto_class, modality in PIPELINES:
+        if isinstance(model, kind):
+            place = f"{pipeline.__module__.rpartition('.')[2]}.{pipeline.__name__}"
+            model.config.custom_pipelines = {task: {"impl": place, "pt": [auto_class.__name__], "type": modality}}
+            custom_object_save(pipeline, folder)
+
+
+def write_pages(folder: Path, pages: dict[str, str | bytes]) -> None:
+    """Write text and pictures into a folder, by file name, each under its name only when it is whole."""
+    for file, content in pages.items():
+        draft = folder / f".{file}.part"
+        draft.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        os.replace(draft, folder / file)
+
+
+# Keys that may differ when a run goes on, by how they begin: they change where and how fast it runs, not what it does.
+FREE_TO_CHANGE = (
+    "output_dir", "num_threads", "preprocessing_processes", "dataloader_", "logging_", "log_", "report_to", "run_name",
+    "disable_tqdm", "save_total_limit", "hub_", "streaming_cache_gb",
+)  # fmt: skip
+
+
+def checkpoint_to_resume(run: Run) -> str | None:
+    """The checkpoint that --resume_from_checkpoint names: a folder, or `true` for the newest whole one.
+
+    A folder with an unfinished run in it is not started over by accident.
+    """
+    folder, wanted = Path(run.training.output_dir), run.training.resume_from_checkpoint
+    last = last_whole_checkpoint(folder) if folder.is_dir() else None
+    finished = (folder / "metrics.json").exists()
+    if wanted is None:
+        if last is not None and not finished:
+            raise ValueError(
+                f"{folder} holds an unfinished run ({last.name}): add --resume_from_checkpoint true to go on from it, "
+                "or name another --output_dir"
+            )
+        return None
+    if wanted != "true":
+        if not (Path(wanted) / "trainer_state.json").is_file():
+            raise ValueError(f"resume_from_checkpoint = {wanted!r} is no checkpoint folder; `true` takes the newest")
+        return wanted
+    if finished:
+        raise ValueError(f"{folder} holds a finished run: there is nothing to resume; name another --output_dir")
+    if last is None:
+        logger.warning("nothing to resume: %s has no whole checkpoint; starting at the beginning", folder)
+    return str(last) if last else None
+
+
+def begin_run(run: Run, records: dict[str, dict[str, Any]], checkpoint: str | None) -> None:
+    """Leave the settings and the split in the folder before training; a run that resumes must have the same.
+
+    `records` are what `run_config.json` and `splits.json` shall hold. An older, finished run makes way.
+    """
+    if checkpoint is not None:
+        check_same_run(Path(checkpoint).parent, records)
+    if run.training.process_index:
+        return
+    folder = Path(run.training.output_dir)
+    if checkpoint is None and folder.is_dir():
+        for old in folder.glob("checkpoint-*"):
+            logger.warning("%s: removing %s of an earlier run", folder, old.name)
+            shutil.rmtree(old)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").unlink(missing_ok=True)
+    for name, record in records.items():
+        write_json(folder / name, record)
+
+
+def check_same_run(folder: Path, records: dict[str, dict[str, Any]]) -> None:
+    """Refuse to go on from a checkpoint of other settings or another split."""
+    try:
+        saved = {name: json.loads((folder / name).read_text(encoding="utf-8")) for name in records}
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{folder}: no {Path(error.filename).name}; cannot tell what its checkpoint was made with"
+        ) from error
+    before, now = (json.loads(json.dumps(config)) for config in (saved["run_config.json"], records["run_config.json"]))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key) and not key.startswith(FREE_TO_CHANGE):
+            raise ValueError(
+                f"{folder}: {key} was {before.get(key)!r} and is {now.get(key)!r} now; a run goes on with the "
+                "settings that it began with: take them, or name another --output_dir"
+            )
+    if saved["splits.json"]["sha256"] != records["splits.json"]["sha256"]:
+        raise ValueError(f"{folder}: the data or the split have changed since the checkpoint; start anew")
+
+
+def write_json(path: Path, record: dict[str, Any]) -> None:
+    """Write a record under its name only when it is whole; NaN is refused."""
+    draft = path.with_name(f".{path.name}.part")
+    draft.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(draft, path)
+
+
+def last_whole_checkpoint(output_dir: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; a killed run may have left half of a later one.
+
+    Trainer writes `trainer_state.json` last, so a checkpoint whose state reads as JSON is whole.
+    """
+    checkpoints = [path for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-[0-9]*") if path.is_dir()]
+    for path in sorted(checkpoints, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            continue
+        return path
+    return None
