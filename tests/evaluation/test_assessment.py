@@ -37,14 +37,17 @@ def make_assessment(songs: int = 10, listeners: int = 6, coupling: float = 1.0, 
     results = assess(model, baselines, np.zeros(len(of)), by_song, targets)
     json.dumps(results, allow_nan=False)  # no NaN reaches a record
     table = channel_table({"unit": "uS", "trials": len(of)}, "raw", results)
-    assert "nan" not in table.lower() and "None" not in table
+    assert "nan" not in table.lower()
+    assert "None" not in table
     return results
 
 
 def test_an_effect_is_found() -> None:
     results = make_assessment()
-    assert results["verdict"]["verdict"] == "effect" and results["verdict"]["missing"] == []
-    assert results["gain"]["low"] > 0.3 and results["null"]["p"] < 0.01
+    assert results["verdict"]["verdict"] == "effect"
+    assert results["verdict"]["missing"] == []
+    assert results["gain"]["low"] > 0.3
+    assert results["null"]["p"] < 0.01
     assert results["interval_over"] == "both"
     assert results["model"]["rmse"]["trials"] == 60
 
@@ -74,19 +77,22 @@ def test_odd_data_have_named_outcomes(changes: dict, missing: str) -> None:
 
 def test_trials_that_are_wholly_masked_are_counted_and_change_nothing_else() -> None:
     whole, less = make_assessment(), make_assessment(masked=[3, 17])
-    assert less["model"]["rmse"]["undefined"] == 2 and less["model"]["rmse"]["trials"] == 58
+    assert less["model"]["rmse"]["undefined"] == 2
+    assert less["model"]["rmse"]["trials"] == 58
     assert less["model"]["pearson"]["mean"] == pytest.approx(whole["model"]["pearson"]["mean"], abs=0.05)
 
 
 def test_one_listener_is_drawn_over_songs() -> None:
     results = make_assessment(listeners=1)
     assert results["interval_over"] == "songs"
-    assert results["ceiling"]["split_half"] is None and results["ceiling"]["leave_one_out"]["mean"] is None
+    assert results["ceiling"]["split_half"] is None
+    assert results["ceiling"]["leave_one_out"]["mean"] is None
 
 
 def test_the_longest_prediction_of_a_song_stands_for_it() -> None:
     longest = longest_of_song([np.zeros(3), np.ones(5), np.zeros(2)], ["a", "a", "b"])
-    assert len(longest["a"]) == 5 and len(longest["b"]) == 2
+    assert len(longest["a"]) == 5
+    assert len(longest["b"]) == 2
 
 
 def test_error_over_time_is_the_rmse_of_each_two_seconds() -> None:
@@ -96,7 +102,8 @@ def test_error_over_time_is_the_rmse_of_each_two_seconds() -> None:
     prediction = np.where(np.arange(24) < 8, 3.0, 1.0) * np.ones((2, 1))
     trials = Trials(prediction, target, mask, np.array(["a", "b"]), np.array(["x", "y"]), 4.0, "uS")
     found = error_over_time(trials, dict.fromkeys(HEARS_NOTHING, np.full((2, 24), 2.0)))
-    assert found["seconds"] == [0.0, 2.0, 4.0] and found["trials"] == [2, 2, 1]
+    assert found["seconds"] == [0.0, 2.0, 4.0]
+    assert found["trials"] == [2, 2, 1]
     assert found["rmse"]["model"] == [3.0, 1.0, 1.0]
     assert found["rmse"]["time_curve"] == [2.0, 2.0, 2.0]
     mask[:, 8:16] = False
@@ -105,4 +112,5 @@ def test_error_over_time_is_the_rmse_of_each_two_seconds() -> None:
 
 def test_the_histogram_of_the_null_holds_every_permutation() -> None:
     histogram = make_assessment()["null"]["histogram"]
-    assert sum(histogram["counts"]) == 999 and len(histogram["edges"]) == len(histogram["counts"]) + 1
+    assert sum(histogram["counts"]) == 999
+    assert len(histogram["edges"]) == len(histogram["counts"]) + 1

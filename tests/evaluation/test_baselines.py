@@ -64,7 +64,8 @@ def test_a_baseline_predicts_every_frame_even_of_longer_trials(name: str) -> Non
     longer = [np.append(target, np.zeros(200)) for target in test.targets]
     trials = Heard(longer, [np.ones(len(t), bool) for t in longer], test.songs, test.descriptors, RATE)
     for prediction, target in zip(fit(train)(trials), longer, strict=True):
-        assert prediction.shape == target.shape and np.isfinite(prediction).all()
+        assert prediction.shape == target.shape
+        assert np.isfinite(prediction).all()
 
 
 @pytest.mark.parametrize("name", HEARS_NOTHING)
@@ -88,14 +89,16 @@ def test_lags_reach_back_and_never_ahead() -> None:
     design = lagged(click, RATE, kernel=False)
     assert design.shape == (60, 1 + 33)
     assert not design[:20, 1:].any()
-    assert design[20:53, 1:].sum() == 33 and not design[53:, 1:].any()
+    assert design[20:53, 1:].sum() == 33
+    assert not design[53:, 1:].any()
 
 
 def test_the_kernel_peaks_where_the_formula_says() -> None:
     # d/dt (exp(-t/2) - exp(-t/0.75)) = 0 at t = ln(2 / 0.75) / (1 / 0.75 - 1 / 2) = 1.18 s
     response = bateman(100.0)
     assert response.argmax() / 100 == pytest.approx(1.18, abs=0.01)
-    assert response[0] == 0 and response[-1] < 0.01
+    assert response[0] == 0
+    assert response[-1] < 0.01
 
 
 @pytest.mark.parametrize("seconds", [0.3, 5.0, 7.26])
@@ -114,7 +117,8 @@ def test_descriptors_say_what_their_names_say() -> None:
     loudness, onset, brightness, flux = describe(sound, RATE).T
     assert np.median(loudness[20:30]) - np.median(loudness[2:12]) == pytest.approx(20, abs=0.5)
     assert np.median(brightness[20:30]) - np.median(brightness[2:12]) == pytest.approx(4, abs=0.3)  # octaves
-    assert onset.argmax() == 16 and flux[1:].argmax() == 15  # at 4 s
+    assert onset.argmax() == 16
+    assert flux[1:].argmax() == 15
 
 
 def test_loudness_is_librosas() -> None:

@@ -119,7 +119,8 @@ def test_a_resample_scores_its_dialogues_as_often_as_they_were_drawn() -> None:
     targets, predictions = random.integers(0, 3, (2, 40))
     names = [f"d{number}" for number in random.integers(0, 8, 40)]
     drawn = Dialogues.of(names, samples=5)
-    assert drawn.weights[0].tolist() == [1] * 8 and (drawn.weights.sum(axis=1) == 8).all()
+    assert drawn.weights[0].tolist() == [1] * 8
+    assert (drawn.weights.sum(axis=1) == 8).all()
     scores = drawn.scores(targets, predictions, 3, np.ones(40, bool))
     for sample, weights in enumerate(drawn.weights.astype(int)):
         rows = np.repeat(np.arange(40), weights[drawn.code])
@@ -135,7 +136,9 @@ def test_a_dead_class_that_is_not_drawn_does_not_raise_macro_f1() -> None:
     drawn, every = Dialogues.of([f"d{row // 2}" for row in range(20)], samples=200), np.ones(20, bool)
     missing = drawn.weights[:, drawn.code[-1]] == 0
     macro = drawn.scores(targets, predictions, 3, every)["macro_f1"]
-    assert missing.any() and macro[missing] == pytest.approx(2 / 3) and macro.max() <= 2 / 3 + 1e-9
+    assert missing.any()
+    assert macro[missing] == pytest.approx(2 / 3)
+    assert macro.max() <= 2 / 3 + 1e-9
 
 
 def test_intervals_over_dialogues_hold_the_truth_and_those_over_rows_do_not() -> None:
@@ -167,7 +170,8 @@ def test_a_paired_difference_is_surer_than_two_scores() -> None:
                     {"other": {"emotion": certain(second, 2)}})["heads"]["emotion"]  # fmt: skip
     own, other = (found["scores"]["accuracy"] for found in (record, record["ablations"]["other"]))
     gain = record["ablations"]["other"]["difference"]["accuracy"]
-    assert own["low"] < other["high"] and gain["low"] > 0
+    assert own["low"] < other["high"]
+    assert gain["low"] > 0
     assert gain["mean"] == pytest.approx(own["mean"] - other["mean"])
 
 
@@ -232,7 +236,8 @@ def test_blind_guesses_beat_the_majority_and_their_own_answers_dealt_at_random_a
 @pytest.mark.parametrize("code", [0, 2])
 def test_a_constant_model_is_not_better_than_its_own_answers_dealt_at_random(code: int) -> None:
     verdict, gains = verdict_of(np.random.default_rng(0), np.full(900, code))
-    assert verdict["beaten"] == [] and verdict["unbeaten"] == ["majority", "dealt"]
+    assert verdict["beaten"] == []
+    assert verdict["unbeaten"] == ["majority", "dealt"]
     assert (gains["dealt"]["mean"], gains["dealt"]["low"], gains["dealt"]["high"]) == (0, None, None)
 
 
@@ -311,7 +316,8 @@ def test_scores_on_new_texts_leave_out_those_of_training() -> None:
     record = assess({"emotion": ["a", "b"]}, train, test, {"emotion": certain([1, 0, 0, 1], 2)}, {})
     assert record["repeated_texts"] == {"rows": 2, "share": 0.5}
     alone = record["heads"]["emotion"]["unseen_texts"]
-    assert alone["rows"] == 2 and alone["scores"]["accuracy"]["mean"] == 1.0
+    assert alone["rows"] == 2
+    assert alone["scores"]["accuracy"]["mean"] == 1.0
     assert record["heads"]["emotion"]["scores"]["accuracy"]["mean"] == 0.5
     assert list(alone["baselines"]) == ["majority", "tfidf", "dealt"]
     whole = record["heads"]["emotion"]["baselines"]
@@ -331,7 +337,9 @@ def test_calibration_by_hand() -> None:
     """Of two rows at 0.9 one is right, of one at 0.6 that one: (2 x |0.9 - 0.5| + |0.6 - 1|) / 3."""
     found = calibration(np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]]), np.array([0, 1, 1]))
     assert found["expected_error"] == pytest.approx((2 * 0.4 + 0.4) / 3)
-    assert sum(found["rows"]) == 3 and found["right"][13] == 0.5 and found["confidence"][0] is None
+    assert sum(found["rows"]) == 3
+    assert found["right"][13] == 0.5
+    assert found["confidence"][0] is None
     assert calibration(np.eye(2), np.array([0, 1]))["expected_error"] == 0.0
 
 
@@ -377,4 +385,5 @@ def test_the_examples_of_the_card_run(name: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(REPOSITORY)
     scope: dict = {}
     exec(example, scope)
-    assert next(iter(scope["result"])) == name and scope["result"]["rows"] == 4
+    assert next(iter(scope["result"])) == name
+    assert scope["result"]["rows"] == 4

@@ -86,18 +86,22 @@ def test_listeners_who_agree_make_a_high_ceiling_and_others_none() -> None:
     own = smooth(generator, 240, 120)
     mask = np.ones((240, 120), bool)
     same, mixed, strangers = (ceiling(songs, targets, mask) for targets in (shared, shared + own, own))
-    assert np.nanmin(same.leave_one_out) == pytest.approx(1) and same.split_half == pytest.approx(1)
+    assert np.nanmin(same.leave_one_out) == pytest.approx(1)
+    assert same.split_half == pytest.approx(1)
     # Means of n listeners have signal 1 and noise 1/n: r = 1 / sqrt(2 * (1 + 1/7)) and 8 / (8 + 1)
     assert np.nanmean(mixed.leave_one_out) == pytest.approx(np.sqrt(1 / (2 * (1 + 1 / 7))), abs=0.05)
     assert mixed.split_half == pytest.approx(8 / 9, abs=0.05)
-    assert abs(np.nanmean(strangers.leave_one_out)) < 0.05 and abs(strangers.split_half) < 0.2
+    assert abs(np.nanmean(strangers.leave_one_out)) < 0.05
+    assert abs(strangers.split_half) < 0.2
 
 
 def test_a_lone_listener_has_no_ceiling_and_is_not_counted() -> None:
     generator = np.random.default_rng(1)
     found = ceiling(np.array([0, 1, 1]), smooth(generator, 3, 80), np.ones((3, 80), bool))
-    assert np.isnan(found.leave_one_out[0]) and np.isfinite(found.leave_one_out[1:]).all()
-    assert found.split_half is None and found.split_half_songs == 0
+    assert np.isnan(found.leave_one_out[0])
+    assert np.isfinite(found.leave_one_out[1:]).all()
+    assert found.split_half is None
+    assert found.split_half_songs == 0
 
 
 @pytest.mark.parametrize(

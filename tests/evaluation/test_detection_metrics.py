@@ -124,7 +124,8 @@ def test_rankings_agree_with_scikit_learn(pairs) -> None:
 
 def test_what_divides_by_nothing_is_not_defined() -> None:
     scores, none, some = np.array([1.0, 2.0]), np.array([0, 0]), np.array([1, 1])
-    assert math.isnan(average_precision(scores, none)) and average_precision(scores, some) == 1
+    assert math.isnan(average_precision(scores, none))
+    assert average_precision(scores, some) == 1
     assert all(math.isnan(measure(scores, targets)) for measure in (roc_auc, d_prime) for targets in (none, some))
     assert math.isnan(recall_at_false_alarms(scores, none, 1.0, 10))
     assert math.isnan(recall_at_false_alarms(scores, some, 0.0, 10))
@@ -273,7 +274,8 @@ def test_windows_that_cannot_be_merged_are_refused(times, scores, seconds, messa
 
 def test_overlapping_frames_are_averaged() -> None:
     times, averages, length = average_frames([0.0, 0.5, 3.0], [[0, 1], [0, 1], [1, 1]], window_seconds=1.0)
-    assert times.tolist() == [0.0, 0.5, 1.0, 3.0, 3.5] and length == 0.5
+    assert times.tolist() == [0.0, 0.5, 1.0, 3.0, 3.5]
+    assert length == 0.5
     assert averages.tolist() == [0, 0.5, 1, 1, 1]
 
 
@@ -439,7 +441,8 @@ def test_clips_of_one_recording_count_as_one() -> None:
 def test_recordings_are_drawn_whole() -> None:
     code = np.array([0, 0, 1, 2, 2, 2])
     weights = np.concatenate(list(resamples(code, 50, seed=0)))
-    assert (weights[:, 0] == weights[:, 1]).all() and (weights[:, 3] == weights[:, 5]).all()
+    assert (weights[:, 0] == weights[:, 1]).all()
+    assert (weights[:, 3] == weights[:, 5]).all()
     assert (weights[:, [0, 2, 3]].sum(axis=1) == 3).all()
 
 
@@ -462,7 +465,8 @@ def test_what_cannot_be_told_is_none_with_a_reason() -> None:
     )
     silent = intervals(scores, targets, seconds, threshold=99.0, samples=20)
     assert silent["precision"].reason == "it would divide by nothing"
-    assert silent["recall"].mean == 0 and silent["recall"].reason.startswith("all resamples give 0")
+    assert silent["recall"].mean == 0
+    assert silent["recall"].reason.startswith("all resamples give 0")
     one = intervals(scores, targets, seconds, np.where(targets, -1, np.arange(440)), samples=20)
     assert one["recall"].reason == "all positives are of one recording: an interval over recordings needs at least 2"
     perfect = intervals(targets.astype(float), targets, seconds, samples=20)
@@ -491,7 +495,8 @@ def test_events_of_clips_without_labels_in_time_are_left_out() -> None:
     events[20:40] = np.nan
     events[50] = [0, 4, 0]
     found = intervals(scores, targets, seconds, events=events)["event_f1"]
-    assert found.mean == pytest.approx(2 * 40 / (2 * 40 + 20 + 4 + 20)) and found.low < found.mean < found.high
+    assert found.mean == pytest.approx(2 * 40 / (2 * 40 + 20 + 4 + 20))
+    assert found.low < found.mean < found.high
     assert (found.trials, found.undefined) == (420, 20)
 
 
@@ -509,7 +514,8 @@ def test_two_models_are_compared_on_the_same_resamples() -> None:
         (-difference.mean, -difference.high, -difference.low)
     )
     same = paired_bootstrap(scores, 2 * scores, targets, np.arange(440), average_precision, samples=20)
-    assert (same.mean, same.low) == (0, None) and "all resamples give 0" in same.reason
+    assert (same.mean, same.low) == (0, None)
+    assert "all resamples give 0" in same.reason
 
 
 @pytest.mark.parametrize(
@@ -541,7 +547,8 @@ def test_the_examples_of_the_card_run(name: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(REPOSITORY)
     scope: dict = {}
     exec(example, scope)
-    assert next(iter(scope["result"])) == name and scope["result"][name] is not None
+    assert next(iter(scope["result"])) == name
+    assert scope["result"][name] is not None
 
 
 @pytest.mark.parametrize("measure", RANKINGS, ids=lambda measure: measure.__name__)

@@ -28,19 +28,22 @@ def test_the_response_over_lag_is_the_kernel_that_was_put_in() -> None:
     found = temporal_response(make_heard(30, coupling=1.0))
     json.dumps(found, allow_nan=False)
     lags = len(found["seconds"])
-    assert found["seconds"][:2] == [0.0, 0.25] and lags == 33
+    assert found["seconds"][:2] == [0.0, 0.25]
+    assert lags == 33
     loudness = found["descriptors"]["loudness"]
     assert loudness["weight"] == pytest.approx(bateman(RATE)[:lags], abs=0.1)
     assert np.argmax(loudness["weight"]) == pytest.approx(np.argmax(bateman(RATE)), abs=1)
     low, weight, high = (np.array(loudness[kind]) for kind in ("low", "weight", "high"))
-    assert (low <= weight).all() and (weight <= high).all()
+    assert (low <= weight).all()
+    assert (weight <= high).all()
 
 
 def test_intervals_of_what_has_no_influence_hold_zero() -> None:
     """About 95 % of them do; 4 descriptors x 33 lags, so that 90 % is a loose bound."""
     found = temporal_response(make_heard(30, coupling=0.0))["descriptors"].values()
     held = [low <= 0 <= high for each in found for low, high in zip(each["low"], each["high"], strict=True)]
-    assert len(held) == 132 and np.mean(held) > 0.9
+    assert len(held) == 132
+    assert np.mean(held) > 0.9
 
 
 def third_feature_a_second_ago(sounds: list[np.ndarray]) -> list[np.ndarray]:
@@ -64,7 +67,8 @@ def test_the_band_that_a_model_listens_to_is_found_and_the_others_cost_nothing()
     json.dumps(found, allow_nan=False)
     assert [(band["first"], band["last"]) for band in found] == [(n, n) for n in range(8)]
     lost = [band["lost"]["mean"] for band in found]
-    assert lost[2] == pytest.approx(1.0) and lost[:2] + lost[3:] == [0.0] * 7
+    assert lost[2] == pytest.approx(1.0)
+    assert lost[:2] + lost[3:] == [0.0] * 7
     assert np.abs(sounds[0]).min() > 0  # the sounds themselves are as they were
 
 
@@ -73,7 +77,8 @@ def test_a_missing_moment_is_missed_after_the_delay_of_the_model_and_at_no_other
     json.dumps(found, allow_nan=False)
     changed = [seconds for seconds, change in zip(found["seconds"], found["change"], strict=True) if change > 0]
     assert changed == [1.0, 1.25, 1.5, 1.75]  # the window of four frames, four frames later
-    assert min(found["seconds"]) < -5 and max(found["windows"]) == 80
+    assert min(found["seconds"]) < -5
+    assert max(found["windows"]) == 80
 
 
 def test_sounds_shorter_than_a_moment_have_no_curve() -> None:

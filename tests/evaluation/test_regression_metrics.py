@@ -95,11 +95,15 @@ def test_copies_and_ties_share_their_mean_rank() -> None:
 def test_a_constant_has_no_correlation_and_constant_targets_no_r2(level: float) -> None:
     constant = np.full(4, level)
     found = point_scores(TARGETS, constant)
-    assert found["spearman"] is None and found["pearson"] is None and found["r2"] <= 0 and found["mae"] > 0
+    assert found["spearman"] is None
+    assert found["pearson"] is None
+    assert found["r2"] <= 0
+    assert found["mae"] > 0
     noise = constant + level * 1e-8 * np.array([1, -1, 1, 1])  # what single precision leaves of one number
     assert point_scores(TARGETS, noise)["spearman"] is None
     found = point_scores(constant, TARGETS)
-    assert [found[name] for name in ("spearman", "pearson", "r2")] == [None] * 3 and found["rmse"] > 0
+    assert [found[name] for name in ("spearman", "pearson", "r2")] == [None] * 3
+    assert found["rmse"] > 0
 
 
 def test_a_small_signal_on_a_high_level_is_no_constant() -> None:
@@ -129,7 +133,8 @@ def test_resamples_do_not_depend_on_how_many_are_held_at_once(monkeypatch: pytes
     (whole,) = drawn_weights(7, 20, seed=3)
     monkeypatch.setattr(regression, "CELLS", 40)
     parts = list(drawn_weights(7, 20, seed=3))
-    assert len(parts) == 4 and np.array_equal(np.vstack(parts), whole)
+    assert len(parts) == 4
+    assert np.array_equal(np.vstack(parts), whole)
     assert (whole.sum(axis=1) == 7).all()
 
 
@@ -187,8 +192,10 @@ def test_a_constant_model_has_no_correlation_and_says_why() -> None:
 
 def test_equal_targets_have_errors_and_nothing_else() -> None:
     record = assessed(np.full(10, 3.0), np.arange(10.0))
-    assert record["scores"]["r2"]["reason"] == "all targets are equal" and record["scores"]["mae"]["mean"] > 0
-    assert record["verdict"]["unbeaten"] == ["mean"] and len(record["residuals"]) == 1
+    assert record["scores"]["r2"]["reason"] == "all targets are equal"
+    assert record["scores"]["mae"]["mean"] > 0
+    assert record["verdict"]["unbeaten"] == ["mean"]
+    assert len(record["residuals"]) == 1
     json.dumps(record, allow_nan=False)
 
 
@@ -197,7 +204,8 @@ def test_few_creatives_show_nothing_however_good_the_model(rows: int) -> None:
     targets = np.arange(rows, dtype=float)
     record = assessed(targets, targets + 0.01, ablations={"without text": -targets})
     assert record["verdict"]["verdict"] == f"not shown to be better than mean (creatives: {rows}, fewer than {FEWEST})"
-    assert record["modalities"]["matter"] == [] and record["modalities"]["by"] == {"text": []}
+    assert record["modalities"]["matter"] == []
+    assert record["modalities"]["by"] == {"text": []}
     if rows == 1:
         reason = "there is one creative: an interval over creatives needs at least 2"
         assert record["scores"]["mae"]["reason"] == reason
@@ -217,8 +225,10 @@ def test_the_modalities_that_matter_are_those_whose_removal_costs() -> None:
     record = assessed(targets, model, ablations=ablations, present=flags)
     found = record["modalities"]
     assert (found["matter"], found["not_shown"], found["not_judged"]) == (["video", "text"], ["audio"], ["back_audio"])
-    assert found["by"]["text"] == list(MORE_IS_BETTER) and found["by"]["audio"] == []
-    assert record["lacking"] == {"text": 5, "video": 0, "audio": 20, "back_audio": 0} and record["lacking_all"] == 0
+    assert found["by"]["text"] == list(MORE_IS_BETTER)
+    assert found["by"]["audio"] == []
+    assert record["lacking"] == {"text": 5, "video": 0, "audio": 20, "back_audio": 0}
+    assert record["lacking_all"] == 0
     assert record["verdict"]["verdict"] == "better than mean"
 
 
@@ -251,7 +261,9 @@ def test_residuals_go_by_fifths_of_the_targets_and_equal_targets_stay_together()
     assert [part["residual"]["mean"] for part in record["residuals"]] == pytest.approx([4.5, 2.5, 0.5, -1.5, -3.5])
     assert (record["residuals"][0]["from"], record["residuals"][0]["to"]) == (0, 1)
     parts = parts_of(np.array([0.0, 0, 0, 0, 1, 2, 3]))
-    assert parts.sum(axis=0).tolist() == [1] * 7 and parts.any(axis=1).all() and parts[0, :4].all()
+    assert parts.sum(axis=0).tolist() == [1] * 7
+    assert parts.any(axis=1).all()
+    assert parts[0, :4].all()
 
 
 @pytest.mark.parametrize(("changes", "message"), [

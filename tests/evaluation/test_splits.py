@@ -157,5 +157,7 @@ def test_few_listeners_leave_one_for_the_validation_whoever_is_held_out() -> Non
         )
         split = split_trials(songs, listeners, ["0"] * 12, [None] * 12, settings)
         sides = {side: {listeners[row] for row in split.indices(side)} for side in ("train", "validation", "test")}
-        assert sides["test"] == {held_out} and len(sides["validation"]) == 1 and len(sides["train"]) == 2
+        assert sides["test"] == {held_out}
+        assert len(sides["validation"]) == 1
+        assert len(sides["train"]) == 2
         assert not sides["validation"] & sides["train"]

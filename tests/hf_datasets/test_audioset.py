@@ -150,7 +150,8 @@ def run(*arguments: object) -> None:
 def complaint(*arguments: object) -> str:
     with pytest.raises(SystemExit) as stopped:
         run(*arguments)
-    assert isinstance(stopped.value.code, str) and "\n" not in stopped.value.code
+    assert isinstance(stopped.value.code, str)
+    assert "\n" not in stopped.value.code
     return stopped.value.code
 
 
@@ -172,7 +173,8 @@ def test_every_fate_of_a_clip_is_told_and_no_row_is_dropped(raw, tmp_path):
     for ytid, fate in FATES.items():
         assert kinds(rows[ytid]) == ([fate] if fate else [])
         assert (rows[ytid]["audio"] is None) == (fate in LOST)
-    assert rows["cut_off_wav"]["audio_seconds"] < 1.1 and rows["found_plain"]["audio_seconds"] == SECONDS
+    assert rows["cut_off_wav"]["audio_seconds"] < 1.1
+    assert rows["found_plain"]["audio_seconds"] == SECONDS
     assert rows["-found_dash"]["audio"] == {"bytes": None, "path": f"{raw}/audio/{PART}/Y-found_dash.wav"}
     assert rows["twice_there"]["audio"]["path"].endswith("Ytwice_there.wav")
     (defect,) = rows["much_longer"]["defects"]
@@ -239,8 +241,10 @@ def test_inspection_files_hold_all_clips_and_weights_those_that_can_be_trained_o
     run("--raw_dir", raw / "metadata", "--audio_root", raw / "audio", "--output_dir", output)
     clips = read_csv(gzip.decompress((output / "clips.csv.gz").read_bytes()).decode())
     assert [row["clip_id"] for row in clips] == list(FATES)
-    assert clips[1]["labels"] == f"{SPEECH},{MUSIC}" and clips[1]["audio"].endswith("Y-found_dash.wav")
-    assert clips[7]["defects"] == "clip_missing" and clips[7]["audio"] == ""
+    assert clips[1]["labels"] == f"{SPEECH},{MUSIC}"
+    assert clips[1]["audio"].endswith("Y-found_dash.wav")
+    assert clips[7]["defects"] == "clip_missing"
+    assert clips[7]["audio"] == ""
     weights = pq.read_table(output / "weights.parquet").to_pylist()
     assert [row["clip_id"] for row in weights] == [i for i in list(FATES)[:10] if FATES[i] not in LOST]
     # usable: 4 cries, 3 clips of speech and music
@@ -257,8 +261,10 @@ def test_labels_json_has_the_vocabulary_in_the_order_of_the_codes(raw, tmp_path)
     loaded = datasets.load_dataset(str(output), cache_dir=str(tmp_path / "cache"))
     assert list(labels.mids) == loaded["train"].features["labels"].feature.names == [*LABELS, TONE]
     assert loaded["eval"].features["events"].feature["label"].names == list(labels.mids)
-    assert ontology.related(CRY) == {CRYING} and ontology.siblings(CRY) == {WHIMPER}
-    assert ontology.names["/m/09l8g"] == "Human voice" and not ontology.parents[TONE]
+    assert ontology.related(CRY) == {CRYING}
+    assert ontology.siblings(CRY) == {WHIMPER}
+    assert ontology.names["/m/09l8g"] == "Human voice"
+    assert not ontology.parents[TONE]
 
 
 @pytest.mark.parametrize("packing", ["", ".xz", ".gz"])
@@ -304,16 +310,19 @@ def test_every_layout_of_sounds_is_found(scheme, tmp_path):
     synthesize(tmp_path, 12, 6, seed=1, defects="none", scheme=scheme, suffix=".flac")
     root = tmp_path / "AudioSet"
     rows = rows_of(root, tmp_path)
-    assert len(rows) == 18 and all(row["audio"] is not None and not row["defects"] for row in rows)
+    assert len(rows) == 18
+    assert all(row["audio"] is not None and not row["defects"] for row in rows)
     ids = [row["clip_id"] for row in rows]
-    assert any(ytid.startswith("-") for ytid in ids) and any("_" in ytid for ytid in ids)
+    assert any(ytid.startswith("-") for ytid in ids)
+    assert any("_" in ytid for ytid in ids)
     assert all(ytid in row["audio"]["path"] for ytid, row in zip(ids, rows, strict=True))
 
 
 def test_a_copy_that_is_no_sound_is_passed_over(raw, tmp_path):
     (raw / "audio" / PART / "Ytwice_there.wav").write_bytes(b"no sound" * 50)
     row = by_id(rows_of(raw, tmp_path))["twice_there"]
-    assert kinds(row) == ["duplicate_file", "clip_unreadable"] and row["audio"]["path"].endswith("/twice_there.flac")
+    assert kinds(row) == ["duplicate_file", "clip_unreadable"]
+    assert row["audio"]["path"].endswith("/twice_there.flac")
 
 
 @pytest.mark.parametrize(("how", "found"), [("headers", False), ("decode", True), ("none", False)])
@@ -347,7 +356,8 @@ def test_an_mp3_that_was_cut_off_is_told_by_its_header(mode, tagged, raw, tmp_pa
     for data, expected in ((whole, []), (tag + whole[len(tag) : len(whole) // 2], ["clip_too_short"])):
         path.write_bytes(data)
         row = by_id(rows_of(raw, tmp_path))["found_plain"]
-        assert kinds(row) == expected and row["audio"] is not None
+        assert kinds(row) == expected
+        assert row["audio"] is not None
         assert row["audio_seconds"] == pytest.approx(SECONDS / (2 if expected else 1), abs=0.3)
 
 
@@ -365,9 +375,12 @@ def test_without_sounds_rows_stay_and_a_warning_says_so(raw, tmp_path, capsys):
     output = tmp_path / "output"
     run("--raw_dir", raw / "metadata", "--output_dir", output)
     said = capsys.readouterr().out
-    assert "audio_not_given" in said and "eval: 1 clips, their sounds were not looked for" in said
+    assert "audio_not_given" in said
+    assert "eval: 1 clips, their sounds were not looked for" in said
     rows = datasets.load_dataset(str(output), cache_dir=str(tmp_path / "cache"))["train"]
-    assert len(rows) == 11 and set(rows["audio"]) == {None} and not any(rows["defects"])
+    assert len(rows) == 11
+    assert set(rows["audio"]) == {None}
+    assert not any(rows["defects"])
     assert not (output / "missing_ids.csv").exists()
     assert len(pq.read_table(output / "weights.parquet")) == 11  # of labels alone
 
@@ -470,7 +483,8 @@ def test_a_strong_table_that_means_another_excerpt_spoils_that_clip_alone(raw, t
         False,
     )
     assert plain["defects"][0]["how_much"] == 5.0
-    assert kinds(found["-found_dash"]) == ["event_outside"] and len(found["-found_dash"]["events"]) == 1
+    assert kinds(found["-found_dash"]) == ["event_outside"]
+    assert len(found["-found_dash"]["events"]) == 1
 
 
 def test_clips_that_only_strong_tables_have_are_rows_too(raw, tmp_path):
@@ -480,7 +494,8 @@ def test_clips_that_only_strong_tables_have_are_rows_too(raw, tmp_path):
     found = by_id(rows_of(raw, tmp_path))
     new = found["new_clip_01"]
     assert (new["subset"], new["start_seconds"], new["end_seconds"], new["labels"]) == ("list", 12.0, None, [])
-    assert new["audio"] is not None and new["strongly_labelled"]
+    assert new["audio"] is not None
+    assert new["strongly_labelled"]
     other = found["new_clip_02"]
     assert (other["subset"], other["strongly_labelled"], kinds(other)) == ("eval", False, ["clip_missing"])
     assert other["events"][0]["label"] == len(LABELS) + 1  # after the strong labels with names
@@ -497,16 +512,17 @@ def test_clips_that_only_strong_tables_have_are_rows_too(raw, tmp_path):
 def test_an_eval_id_in_a_table_for_training_is_refused(raw, file, rows):
     (raw / "metadata" / file).write_text(strong_table(rows))
     said = complaint("--raw_dir", raw / "metadata")
-    assert f"is for training and holds 1 clips of the eval split, such as {rows[0][0][:11]}" in said and file in said
+    assert f"is for training and holds 1 clips of the eval split, such as {rows[0][0][:11]}" in said
+    assert file in said
 
 
 def test_an_id_that_comes_twice_is_refused(raw):
     table = raw / "metadata" / "balanced_train_segments.csv"
     table.write_text(weak_table([("no_sound_at", 30.0, [CRY]), ("found_plain", 30.0, [CRY])]))
     said = complaint("--raw_dir", raw / "metadata")
-    assert (
-        "1 ids come more than once" in said and "such as found_plain" in said and "unbalanced_train_segments" in said
-    )
+    assert "1 ids come more than once" in said
+    assert "such as found_plain" in said
+    assert "unbalanced_train_segments" in said
 
 
 def test_half_of_the_cries_would_be_negatives_by_weak_labels_alone(raw, tmp_path, capsys):
@@ -522,7 +538,8 @@ def test_half_of_the_cries_would_be_negatives_by_weak_labels_alone(raw, tmp_path
     assert [one["mid"] for one in record["related"]] == [CRYING]
     assert [one["mid"] for one in record["siblings"]] == [WHIMPER]
     # six weak cries; -found_dash and much_longer by events alone; stereo48kHz by its parent; found_plain by both
-    assert [rule["clips"] for rule in record["rules"]] == [6, 2, 0, 1] and record["negatives"] == 3
+    assert [rule["clips"] for rule in record["rules"]] == [6, 2, 0, 1]
+    assert record["negatives"] == 3
     said = capsys.readouterr().out
     assert "target: Baby cry, infant cry (/t/dd00002), 6 clips" in said
     assert "2 clips: holds the target by strong ones alone" in said
@@ -580,7 +597,8 @@ def test_lists_alone_make_a_data_set_of_any_target(own, tmp_path):
     builder = AudiosetBuilder(cache_dir=str(tmp_path / "cache"), **own_options(own))
     assert [defect["what"] for defect in builder.raw_defects] == ["missing_table", "own_label"]
     names = builder.features["labels"].feature.names
-    assert names == ["my bell", "Speech", "Door", "Music"] and builder.tree.target == ["my bell"]
+    assert names == ["my bell", "Speech", "Door", "Music"]
+    assert builder.tree.target == ["my bell"]
     found = by_id(rows_of(own, tmp_path, **own_options(own)))
     assert list(found) == ["bell_1", "other_1", "other_2", "more", "bell_2"]  # eval comes last
     assert all(row["subset"] == "list" and row["audio"] and not row["defects"] for row in found.values())
@@ -598,7 +616,8 @@ def test_lists_beside_the_tables_add_to_them(raw, own, tmp_path):
     names = [*LABELS, TONE, "Door"]
     assert [names[code] for code in found["-found_dash"]["labels"]] == [SPEECH, MUSIC, WHIMPER]
     assert (found["-found_dash"]["subset"], found["brand_new_1"]["subset"]) == ("unbalanced_train", "list")
-    assert found["_under_scor"]["strongly_labelled"] and names[found["_under_scor"]["events"][0]["label"]] == SPEECH
+    assert found["_under_scor"]["strongly_labelled"]
+    assert names[found["_under_scor"]["events"][0]["label"]] == SPEECH
 
 
 @pytest.mark.parametrize(
@@ -694,9 +713,8 @@ def test_sounds_on_s3_are_told_by_name_and_size(raw, tmp_path, monkeypatch):
         }
         assert {ytid: kinds(row) for ytid, row in found.items()} == expected
         decoded = by_id(rows_of(raw, tmp_path, check_audio="decode", **options))
-        assert (
-            kinds(decoded["no_sound_at"]) == ["clip_unreadable"] and decoded["found_plain"]["audio_seconds"] == SECONDS
-        )
+        assert kinds(decoded["no_sound_at"]) == ["clip_unreadable"]
+        assert decoded["found_plain"]["audio_seconds"] == SECONDS
         S3FileManager.live().close()
 
 
@@ -717,10 +735,12 @@ def test_the_sample_has_what_makes_audioset_hard(sample):
     cry = labels.mids.index(CRY)
     rows = [row for split in ("train", "eval") for row in sample[split]]
     ids = [row["clip_id"] for row in rows]
-    assert any(ytid.startswith("-") for ytid in ids) and sum("_" in ytid for ytid in ids) > 10
+    assert any(ytid.startswith("-") for ytid in ids)
+    assert sum("_" in ytid for ytid in ids) > 10
     weak = {row["clip_id"] for row in rows if cry in row["labels"]}
     strong = {row["clip_id"] for row in rows if any(e["label"] == cry and e["present"] for e in row["events"])}
-    assert 0.3 < len(strong - weak) / len(strong) < 0.7 and len(weak - strong) > 5
+    assert 0.3 < len(strong - weak) / len(strong) < 0.7
+    assert len(weak - strong) > 5
     assert any(not e["present"] for row in sample["train"] for e in row["events"])
     cries = [e for row in rows for e in row["events"] if e["label"] == cry and e["present"]]
     lengths = [e["end_seconds"] - e["start_seconds"] for e in cries]
@@ -780,7 +800,8 @@ def test_the_cards_example_runs_and_gives_what_it_says(monkeypatch):
     monkeypatch.chdir(HERE.parent)
     names: dict = {}
     exec(example, names)
-    assert names["audio"].shape == (16, 16000) and names["audio"].abs().max() <= 1
+    assert names["audio"].shape == (16, 16000)
+    assert names["audio"].abs().max() <= 1
     assert names["label"].sum() == 4
 
 
@@ -802,7 +823,8 @@ def test_the_real_tables_become_two_million_rows(real_data, tmp_path, capsys):
     assert (len(rows["train"]), len(rows["eval"])) == (2_041_789 + 22_160, 20_371)
     assert len(list((output / "data").glob("train-*"))) == 42  # the 41 parts and what follows them
     table = rows["train"].data.table
-    assert table["part"].null_count == 22_160 and pa.compute.max(table["part"]).as_py() == 40
+    assert table["part"].null_count == 22_160
+    assert pa.compute.max(table["part"]).as_py() == 40
     record = json.loads((output / "target.json").read_text())
     assert [one["mid"] for one in record["related"]] == [CRYING]
     assert record["target"][0]["clips"] == 2_270 + 60 + 60

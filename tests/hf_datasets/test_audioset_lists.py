@@ -24,7 +24,9 @@ def test_a_list_of_events_comes_back_as_it_was_written(written, separator, end):
     assert list(zip(read.event_start, read.event_end, strict=True)) == [
         (a / 1e3, (a + n) / 1e3) for _, _, a, n in written
     ]
-    assert read.texts.to_pylist() == ["/m/x"] * len(written) and read.present.all() and not read.files
+    assert read.texts.to_pylist() == ["/m/x"] * len(written)
+    assert read.present.all()
+    assert not read.files
 
 
 @settings(deadline=None)
@@ -36,7 +38,8 @@ def test_a_weak_list_comes_back_as_it_was_written(written):
     assert read.ytids.to_pylist() == [ytid for ytid, _ in written]
     assert read.texts.to_pylist() == [name for _, names in written for name in names]
     assert read.label_rows.tolist() == [row for row, (_, names) in enumerate(written) for _ in names]
-    assert set(read.start) == {30.0} and set(read.end) == {40.0}
+    assert set(read.start) == {30.0}
+    assert set(read.end) == {40.0}
 
 
 def test_weak_labels_are_mids_with_commas_or_names_with_semicolons():
@@ -49,7 +52,8 @@ def test_weak_labels_are_mids_with_commas_or_names_with_semicolons():
 def test_a_weak_list_may_have_the_official_format():
     text = '# Segments csv\n# num_ytids=1, num_segs=1\n# YTID\n--PJHxphWEs, 30.000, 40.000, "/m/a,/m/b"\n'
     read = read_weak_list(text.encode(), "list.csv")
-    assert read.ytids.to_pylist() == ["--PJHxphWEs"] and read.texts.to_pylist() == ["/m/a", "/m/b"]
+    assert read.ytids.to_pylist() == ["--PJHxphWEs"]
+    assert read.texts.to_pylist() == ["/m/a", "/m/b"]
     assert read.line(0) == "list.csv line 4"
 
 
@@ -65,13 +69,15 @@ def test_a_weak_list_may_have_the_official_format():
 def test_files_are_named_by_their_stem(clip, stem, ytid, path):
     read = read_strong_list(f"filename\tonset\toffset\tevent_label\n{clip}\t0\t1\tBell\n".encode(), "list.tsv")
     assert (read.files, read.stems.to_pylist(), read.ytids.to_pylist()) == (True, [stem], [ytid])
-    assert read.paths.to_pylist() == [path] and read.texts.to_pylist() == ["Bell"]
+    assert read.paths.to_pylist() == [path]
+    assert read.texts.to_pylist() == ["Bell"]
 
 
 def test_presence_is_read_and_positives_need_no_label():
     text = "segment_id\tstart\tend\tpresent\naaaaaaaaaaa_0\t0\t1\tPRESENT\naaaaaaaaaaa_0\t1\t2\tNOT_PRESENT\n"
     read = read_strong_list(text.encode(), "list.tsv")
-    assert read.present.tolist() == [True, False] and not len(read.texts)
+    assert read.present.tolist() == [True, False]
+    assert not len(read.texts)
 
 
 HEAD = "segment_id\tstart\tend\tlabel\n"

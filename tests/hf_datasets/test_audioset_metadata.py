@@ -39,7 +39,8 @@ def test_labels_are_in_the_order_of_published_models_and_found_by_name(labels):
 
 def test_the_strong_vocabulary_has_456_labels_of_which_382_are_weak_ones(tables, labels):
     strong = read_labels((tables / "mid_to_display_name.tsv").read_bytes(), "names")
-    assert len(strong.mids) == 456 and len(set(strong.mids) & set(labels.mids)) == 382
+    assert len(strong.mids) == 456
+    assert len(set(strong.mids) & set(labels.mids)) == 382
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,8 @@ def test_the_official_tables_are_read_whole(tables, labels, name, rows, positive
     codes = table["labels"].combine_chunks()
     assert (len(table), len(codes.values)) == (rows, positives)
     ids = table["ytid"].to_pylist()
-    assert len(set(ids)) == rows and abs(sum("_" in ytid for ytid in ids) / rows - underscores) < 1e-3
+    assert len(set(ids)) == rows
+    assert abs(sum("_" in ytid for ytid in ids) / rows - underscores) < 1e-3
     assert any(ytid.startswith("-") for ytid in ids)
     baby = labels.mids.index("/t/dd00002")
     assert codes.values.to_pylist().count(baby) == 60

@@ -82,7 +82,8 @@ def test_a_clip_that_is_missing_changes_no_other(ids, data):
 def test_a_file_of_another_excerpt_or_of_no_clip_is_not_claimed():
     names = ["aaaaaaaaaaa_40.000_50.000.wav", "Yaaaaaaaaaa_40000.wav", "short.wav", "Ybbbbbbbbbbb.wav"]
     matches = match_sounds(inventory(names), wanted(["aaaaaaaaaaa"], 30.0))
-    assert not len(matches.row) and len(matches.unclaimed) == 4
+    assert not len(matches.row)
+    assert len(matches.unclaimed) == 4
     assert matched(["aaaaaaaaaaa_30_40.wav"], wanted(["aaaaaaaaaaa"], 30.4)) == [["aaaaaaaaaaa_30_40.wav"]]  # rounded
 
 
@@ -113,7 +114,8 @@ def test_of_several_files_the_first_by_size_place_format_and_path_is_taken():
 )
 def test_a_folder_of_another_subset_or_part_is_told(folder, misplaced):
     matches = match_sounds(inventory([f"{folder}Yaaaaaaaaaaa.wav"]), wanted(["aaaaaaaaaaa"], part=3))
-    assert matches.misplaced.tolist() == [misplaced] and matches.usable.all()
+    assert matches.misplaced.tolist() == [misplaced]
+    assert matches.usable.all()
 
 
 def test_names_of_ones_own_files_are_ids_too():
@@ -145,7 +147,8 @@ def test_listing_sorts_follows_links_once_and_leaves_hidden_files_out(tmp_path: 
     found = list_sounds(str(tmp_path), "folder of sounds", "--audio_root")
     paths = found.paths(np.arange(len(found))).to_pylist()
     assert paths == ["top.mp3", "a/Yfolder.wav", "a/deep/Y2.flac", "b/Y1.wav", "b/broken.ogg"]
-    assert found.sizes.tolist() == [7, FOLDER, 14, 8, 0] and list(found.others.files) == ["a/notes.txt"]
+    assert found.sizes.tolist() == [7, FOLDER, 14, 8, 0]
+    assert list(found.others.files) == ["a/notes.txt"]
 
 
 def test_the_digest_is_of_names_and_sizes(tmp_path: Path):

@@ -57,7 +57,8 @@ def test_there_are_data_sets_to_test():
 def test_the_builder_is_arrow_based_and_not_named_like_its_folder(name):
     builder = builder_class(name)
     assert issubclass(builder, datasets.ArrowBasedBuilder)
-    assert builder.SHARD_INPUTS > 0 and str(builder.VERSION) != "0.0.0"
+    assert builder.SHARD_INPUTS > 0
+    assert str(builder.VERSION) != "0.0.0"
     assert not (HERE / name / f"{name}.py").exists()  # `load_dataset` would take it for a script and refuse
 
 
@@ -73,7 +74,9 @@ def test_the_first_config_of_the_card_is_the_default(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_card_says_licence_source_and_how_to_prepare(name):
     front, body = card(name)
-    assert front["license"] and "## Licence" in body and "```bibtex" in body
+    assert front["license"]
+    assert "## Licence" in body
+    assert "```bibtex" in body
     assert f"python -m hf_datasets.prepare {name} --raw_dir" in body
     assert "synthetic" in body
 
@@ -106,7 +109,8 @@ def test_the_committed_samples_are_small_and_are_all_in_the_card(name):
 @pytest.mark.parametrize("name, config", CONFIGS)
 def test_every_row_of_a_sample_is_marked_synthetic_and_has_its_own_id(name, config, loaded):
     rows = loaded[name, config]
-    assert len(rows) > 0 and all(rows["synthetic"])
+    assert len(rows) > 0
+    assert all(rows["synthetic"])
     assert len(set(rows[rows.column_names[0]])) == len(rows)
 
 
@@ -125,11 +129,14 @@ def test_signal_rows_hold_sound_and_eda_in_range(name, config, loaded):
         pytest.skip(f"{name} is not a data set of sounds and EDA")
     for row in rows:
         audio, rate = read_audio(row["audio"]["bytes"], name=row["audio"]["path"])
-        assert len(audio) / rate == row["audio_seconds"] and np.abs(audio).max() > 0.05
+        assert len(audio) / rate == row["audio_seconds"]
+        assert np.abs(audio).max() > 0.05
         assert 1 < row["eda_rate"] < 1100
         for trial in row["trials"]:
             eda = np.array(trial["eda"])
-            assert np.nanmin(eda) > -10 and np.nanmax(eda) < 60 and np.isfinite(eda).mean() > 0.5
+            assert np.nanmin(eda) > -10
+            assert np.nanmax(eda) < 60
+            assert np.isfinite(eda).mean() > 0.5
             heard = min(trial.get("play_duration") or row["audio_seconds"], row["audio_seconds"])  # songs are skipped
             assert abs(trial["offset_seconds"] + len(eda) / row["eda_rate"] - heard) < 1
         ratings = [row["arousal_mean"], row["valence_mean"], *(at["arousal_mean"] for at in row["dynamic"])]

@@ -93,9 +93,11 @@ def test_a_folder_prepared_and_loaded_holds_what_its_files_say(tmp_path):
             np.testing.assert_array_equal(np.array(trial["eda"], np.float32), expected)
             assert trial["listener"] == wanted["listener"]
             assert trial["offset_seconds"] == float(wanted["offset_seconds"] or 0)
-        assert row["song_id"] == wanted["audio"].removesuffix(".mp3") and row["title"] == wanted["title"]
+        assert row["song_id"] == wanted["audio"].removesuffix(".mp3")
+        assert row["title"] == wanted["title"]
         assert row["audio"]["bytes"] == (raw / wanted["audio"]).read_bytes()
-        assert row["eda_rate"] == pytest.approx(RATE) and row["synthetic"]
+        assert row["eda_rate"] == pytest.approx(RATE)
+        assert row["synthetic"]
 
 
 def test_a_prepared_folder_goes_through_the_eda_task_as_it_stands(tmp_path):
@@ -107,7 +109,8 @@ def test_a_prepared_folder_goes_through_the_eda_task_as_it_stands(tmp_path):
     data = eda.prepare(rows, build_extractor(run.arguments, **eda.feature_settings(run)), run)
     assert {side: len(trials) for side, trials in data.sides.items()} == dict(train=8, validation=2, test=2, all=12)
     item = data.train[0]
-    assert len(item["labels"]) == len(item["input_features"]) > 40 and np.isfinite(item["labels"]).all()
+    assert len(item["labels"]) == len(item["input_features"]) > 40
+    assert np.isfinite(item["labels"]).all()
 
 
 def test_ratings_offsets_trials_and_artists_reach_the_row(mine, tmp_path):
@@ -166,7 +169,8 @@ def test_any_bytes_are_a_signal_or_an_error_that_helps(data):
     except ValueError as error:
         assert 0 < len(str(error)) < 400
     else:
-        assert len(signal.values) == len(signal.lines) > 0 and not np.isinf(signal.values).any()
+        assert len(signal.values) == len(signal.lines) > 0
+        assert not np.isinf(signal.values).any()
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
@@ -182,8 +186,10 @@ def test_umlauts_blanks_quotes_and_backslashes_in_names_are_found(mine, tmp_path
     )
     (mine / "metadata.csv").write_bytes(("\ufeff" + text.getvalue()).encode())
     ((row,), _) = build(mine, tmp_path / "cache")
-    assert row["song_id"] == "Töne, laut/Für Elise" and row["title"] == 'Für "Elise", 1'
-    assert row["trials"][0]["listener"] == "Jörg" and len(row["trials"][0]["eda"]) == SAMPLES
+    assert row["song_id"] == "Töne, laut/Für Elise"
+    assert row["title"] == 'Für "Elise", 1'
+    assert row["trials"][0]["listener"] == "Jörg"
+    assert len(row["trials"][0]["eda"]) == SAMPLES
 
 
 def test_one_long_recording_spans_songs_by_its_offsets(mine, tmp_path):
@@ -199,7 +205,8 @@ def test_the_time_column_gives_rate_and_offset_and_the_table_wins_over_its_start
     header = "audio,signal,listener,offset_seconds\n"
     set_rows(mine, "a.wav,a1.csv,ada,\n", header=header)
     ((row,), _) = build(mine, tmp_path / "cache")
-    assert row["eda_rate"] == 8 and row["trials"][0]["offset_seconds"] == 3
+    assert row["eda_rate"] == 8
+    assert row["trials"][0]["offset_seconds"] == 3
     set_rows(mine, "a.wav,a1.csv,ada,0.5\n", header=header)
     ((row,), _) = build(mine, tmp_path / "cache")
     assert row["trials"][0]["offset_seconds"] == 0.5
@@ -246,7 +253,8 @@ def test_a_changed_value_changes_the_digest_and_a_file_not_named_does_not(mine):
 def test_a_table_that_is_not_understood_is_one_line(mine, capsys, text, expected):
     (mine / "metadata.csv").write_text(text)
     message = problems(mine, capsys)
-    assert expected in message and "\n" not in message
+    assert expected in message
+    assert "\n" not in message
 
 
 def test_text_in_another_encoding_is_refused_with_its_line(mine, capsys):
@@ -338,7 +346,8 @@ def test_rows_that_contradict_each_other_are_named(mine, capsys, cells, expected
 def test_a_signal_that_cannot_be_used_is_named_and_stops_publishing(mine, capsys, tmp_path, text, expected):
     (mine / "a2.csv").write_text(text)
     printed = problems(mine, capsys)
-    assert expected in printed and "metadata.csv line 3: a2.csv: " in printed
+    assert expected in printed
+    assert "metadata.csv line 3: a2.csv: " in printed
     output = tmp_path / "output"
     with pytest.raises(SystemExit, match="inputs cannot be read: .*--keep_unreadable"):
         main(["folder", "--raw_dir", str(mine), "--output_dir", str(output)])

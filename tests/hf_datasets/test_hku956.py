@@ -102,7 +102,8 @@ def test_a_clean_tree_has_only_what_listeners_do(clean):
 def test_a_replay_is_a_trial_of_its_own(clean):
     first = rows_of(clean)[0]
     trials = [(trial["listener"], trial["song_no"]) for trial in first["trials"]]
-    assert len(trials) == len(set(trials)) == 4 and len({listener for listener, _ in trials}) == 3
+    assert len(trials) == len(set(trials)) == 4
+    assert len({listener for listener, _ in trials}) == 3
     assert len({trial["trial"] for trial in first["trials"]}) == 4
     listeners = [listener for listener, _ in trials]
     (again,) = [defect for defect in first["defects"] if defect["what"] == "replayed_song"]
@@ -170,7 +171,8 @@ def test_a_signal_of_any_bytes_is_read_or_refused(data):
         values, _, _ = read_signal(data)
     except ValueError:
         return
-    assert values.ndim == 1 and not np.isinf(values).any()
+    assert values.ndim == 1
+    assert not np.isinf(values).any()
 
 
 def test_sounds_come_from_any_folder_and_what_is_missing_is_listed_with_its_link(tree, tmp_path, capsys):

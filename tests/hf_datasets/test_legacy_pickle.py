@@ -81,8 +81,10 @@ def test_arrays_of_either_numpy_generation_and_their_scalars(protocol):
             new, old = b"numpy._core." + module, b"numpy.core." + module
             other = other.replace(b"\x8c" + bytes([len(new)]) + new, b"\x8c" + bytes([len(old)]) + old)
         other = b"\x80" + bytes([protocol]) + other[11:]  # without the frame, whose length is another
-    assert other != data and b"_core" not in other
-    assert same(load_legacy_pickle(data), value) and same(load_legacy_pickle(other), value)
+    assert other != data
+    assert b"_core" not in other
+    assert same(load_legacy_pickle(data), value)
+    assert same(load_legacy_pickle(other), value)
 
 
 def test_an_array_that_python_2_pickled():
@@ -146,7 +148,8 @@ def outcome(data: bytes) -> object:
 
 def test_arrays_that_are_taken_whole_are_what_their_operations_make(monkeypatch):
     whole = load_legacy_pickle(MANY_ARRAYS)
-    assert whole["same"][0] is whole["same"][2] and same(whole, pickle.loads(MANY_ARRAYS))
+    assert whole["same"][0] is whole["same"][2]
+    assert same(whole, pickle.loads(MANY_ARRAYS))
     taken = []
     take = Machine.whole_array
     monkeypatch.setattr(Machine, "whole_array", lambda machine: taken.append(take(machine)) or taken[-1])
@@ -175,7 +178,9 @@ def test_the_content_of_an_array_is_not_copied_and_cannot_be_had_by_itself():
     root = array
     while isinstance(root, np.ndarray):
         root = root.base
-    assert isinstance(root, memoryview) and root.obj is data and not array.flags.writeable
+    assert isinstance(root, memoryview)
+    assert root.obj is data
+    assert not array.flags.writeable
     data = pickle.dumps(np.zeros((2, 300), "f4"))
     codes = [code.name for code, _, _ in pickletools.genops(data)]
     place = codes[: codes.index("BINBYTES")].count("MEMOIZE")  # of the content in the memo
@@ -217,7 +222,8 @@ def test_no_bytes_lead_to_another_error(data):
     try:
         load_legacy_pickle(data + b".")
     except LegacyPickleError as error:
-        assert "\n" not in str(error) and "a pickle may hold" in str(error)
+        assert "\n" not in str(error)
+        assert "a pickle may hold" in str(error)
 
 
 # What is not
@@ -353,8 +359,10 @@ def test_what_is_no_data_is_refused_and_nothing_runs(name, tmp_path):
     (tmp_path / "hostile.pkl").write_bytes(data)
     with pytest.raises(LegacyPickleError) as refused:
         load_legacy_pickle(tmp_path / "hostile.pkl")
-    assert str(tmp_path / "hostile.pkl") in str(refused.value) and "numpy arrays and scalars" in str(refused.value)
-    assert "\n" not in str(refused.value) and not marker.exists()
+    assert str(tmp_path / "hostile.pkl") in str(refused.value)
+    assert "numpy arrays and scalars" in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert not marker.exists()
     hidden = pickle.dumps([1.0, "x"])[:-1]  # behind good values
     with pytest.raises(LegacyPickleError):
         load_legacy_pickle(hidden + b"0" + data.removeprefix(b"PK"))
@@ -532,7 +540,8 @@ def test_bombs_take_neither_memory_nor_time(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     for (name, said), line in zip(BOMBS, done.stdout.splitlines(), strict=True):
-        assert line.startswith("refused") and said in line.split("; a pickle")[0], (name, line)
+        assert line.startswith("refused"), (name, line)
+        assert said in line.split("; a pickle")[0], (name, line)
 
 
 def test_a_far_memo_index_costs_nothing():

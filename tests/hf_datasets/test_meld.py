@@ -102,7 +102,8 @@ def tiny(tmp_path) -> Path:
 def complaint(*arguments: object) -> str:
     with pytest.raises(SystemExit) as stopped:
         main(["meld", *map(str, arguments)])
-    assert isinstance(stopped.value.code, str) and "\n" not in stopped.value.code
+    assert isinstance(stopped.value.code, str)
+    assert "\n" not in stopped.value.code
     return stopped.value.code
 
 
@@ -165,8 +166,10 @@ def test_defects_say_how_much(damaged):
     assert amount("train", 5) == rows["train"][5]["clip_seconds"] == pytest.approx(13, abs=0.1)
     assert amount("train", 8) == pytest.approx(0.12, abs=0.01)
     assert amount("train", 17) == 6
-    assert amount("train", 26) == 0 and amount("train", 38) == pytest.approx(41)
-    assert rows["train"][2]["clip_seconds"] is None and rows["dev"][3]["clip"] is None
+    assert amount("train", 26) == 0
+    assert amount("train", 38) == pytest.approx(41)
+    assert rows["train"][2]["clip_seconds"] is None
+    assert rows["dev"][3]["clip"] is None
 
 
 def test_of_a_twin_the_corrected_clip_is_taken_and_the_wrong_one_never(damaged, tmp_path):
@@ -178,7 +181,8 @@ def test_of_a_twin_the_corrected_clip_is_taken_and_the_wrong_one_never(damaged, 
         assert row["clip"]["path"] == right.name
     clips = {"final_videos_testdia0_utt0.mp4": b"broken", "dia0_utt0.mp4": CLIP}
     _, (row,) = build(make_tree(tmp_path / "raw", clips), tmp_path)
-    assert kinds(row) == {"twin_clip", "video_unreadable"} and not row["has_audio"]
+    assert kinds(row) == {"twin_clip", "video_unreadable"}
+    assert not row["has_audio"]
 
 
 def test_clips_without_a_row_and_side_files_are_counted_by_folder_and_are_no_rows(damaged, tmp_path, capsys):
@@ -191,10 +195,13 @@ def test_clips_without_a_row_and_side_files_are_counted_by_folder_and_are_no_row
         ("test", "MELD.Raw/test/output_repeated_splits_test/dia901_utt2.mp4", "no row"),
     ]
     (side,) = [defect for defect in builder.raw_defects if defect["what"] == "side_files"]
-    assert side["how_much"] == 2 and "._dia" in side["detail"] and ".1.mp4" in side["detail"]
+    assert side["how_much"] == 2
+    assert "._dia" in side["detail"]
+    assert ".1.mp4" in side["detail"]
     main(["meld", "--raw_dir", str(root), "--output_dir", str(tmp_path / "out")])
     orphans = (tmp_path / "out" / "orphan_clips.csv").read_text().splitlines()
-    assert orphans[0] == "split,file,why" and len(orphans) == 4
+    assert orphans[0] == "split,file,why"
+    assert len(orphans) == 4
     assert "all: 68 utterances; usable: text 67, sound 63, pictures 64" in capsys.readouterr().out
 
 
@@ -223,8 +230,10 @@ def test_a_clip_of_minutes_a_clip_of_nothing_and_a_text_file_are_flagged_without
     write_clip(raw / "output_repeated_splits_test" / "dia0_utt2.mp4", still, None, rate=1)
     _, rows = build(raw, tmp_path)
     assert [kinds(row) for row in rows[:2]] == [{"video_unreadable"}] * 2
-    assert kinds(rows[2]) == {"cut_too_long", "no_sound_track"} and rows[2]["clip_seconds"] == 300
-    assert [row["has_text"] for row in rows] == [True] * 3 and not any(row["has_video"] for row in rows)
+    assert kinds(rows[2]) == {"cut_too_long", "no_sound_track"}
+    assert rows[2]["clip_seconds"] == 300
+    assert [row["has_text"] for row in rows] == [True] * 3
+    assert not any(row["has_video"] for row in rows)
 
 
 def test_a_broken_container_is_a_video_error_that_names_the_clip():
@@ -253,16 +262,19 @@ def test_times_of_all_copies_are_read(cell, seconds):
 def test_any_other_cell_is_no_time(cell):
     if not re.fullmatch(r"\s*\d{1,2}:\d{1,2}:\d{1,2}([.,]\d{1,6})?\s*", cell):
         assert parse_clock(cell) is None
-    assert parse_clock("0:61:00,000") is None and parse_clock("nan") is None
+    assert parse_clock("0:61:00,000") is None
+    assert parse_clock("nan") is None
 
 
 @given(st.text("ab é’“”—…€ß", max_size=40))
 def test_text_of_any_encoding_is_the_same_text(text):
     expected, found = decode_table(text.encode(), "t.csv")
-    assert expected == text and not found
+    assert expected == text
+    assert not found
     as_cp1252, found = decode_table(text.encode("cp1252"), "t.csv")
     if not text.isascii() and found:  # else it happens to be UTF-8 too
-        assert as_cp1252 == text and [defect["what"] for defect in found] == ["table_not_utf8"]
+        assert as_cp1252 == text
+        assert [defect["what"] for defect in found] == ["table_not_utf8"]
 
 
 @given(st.binary(max_size=40))
@@ -299,7 +311,8 @@ def test_of_rows_with_one_key_the_first_is_taken_and_the_others_are_counted():
     rows, _ = parse(line(0), line(1), line(0, Emotion="joy", Sentiment="positive"), line(0))
     assert [(row.number, row.emotion) for row in rows] == [(0, "neutral"), (1, "neutral")]
     (defect,) = rows[0].defects
-    assert (defect["what"], defect["how_much"]) == ("duplicate_utterance", 2) and "line 4, 5" in defect["detail"]
+    assert (defect["what"], defect["how_much"]) == ("duplicate_utterance", 2)
+    assert "line 4, 5" in defect["detail"]
 
 
 @pytest.mark.parametrize("emotion", EMOTIONS)
@@ -373,11 +386,15 @@ def moved(root: Path, places: dict[str, str]) -> None:
 def test_tables_and_clips_are_found_in_every_layout(tiny, tmp_path, places):
     moved(tiny, places)
     builder, rows = build(tiny.parent, tmp_path)
-    assert len(rows) == 12 and not builder.raw_defects and not any(map(kinds, rows))
+    assert len(rows) == 12
+    assert not builder.raw_defects
+    assert not any(map(kinds, rows))
     for row in rows:
-        assert row["clip"]["bytes"] is None and Path(row["clip"]["path"]).is_absolute()
+        assert row["clip"]["bytes"] is None
+        assert Path(row["clip"]["path"]).is_absolute()
         assert Path(row["clip"]["path"]).name == f"{row['utterance_id'].split('_', 1)[1]}.mp4"
-        assert row["split"] in row["clip"]["path"].removeprefix(str(tmp_path)) and row["has_audio"]
+        assert row["split"] in row["clip"]["path"].removeprefix(str(tmp_path))
+        assert row["has_audio"]
 
 
 def test_a_split_without_a_table_is_counted_and_the_others_go_on(tiny, tmp_path):
@@ -395,7 +412,8 @@ def test_tables_alone_make_a_data_set_of_text(tiny, tmp_path):
     builder, rows = build(tiny, tmp_path)
     assert raw_kinds(builder) == {"no_clips": 3}
     assert "train.tar.gz is to be unpacked" in builder.raw_defects[0]["detail"]
-    assert not any(map(kinds, rows)) and all(row["has_text"] and row["clip"] is None for row in rows)
+    assert not any(map(kinds, rows))
+    assert all(row["has_text"] and row["clip"] is None for row in rows)
     assert not any(row["has_audio"] or row["has_video"] for row in rows)
 
 
@@ -432,9 +450,12 @@ def test_check_only_prints_the_table_of_defects_and_writes_nothing(damaged, caps
     with pytest.raises(SystemExit) as stopped:
         main(["meld", "--raw_dir", str(root), "--check_only"])
     printed = re.findall(r"^ +(\d+) +\d+  (\w+)", capsys.readouterr().out, re.MULTILINE)
-    assert stopped.value.code == 0 and sorted(root.rglob("*")) == before
+    assert stopped.value.code == 0
+    assert sorted(root.rglob("*")) == before
     assert {what for _, what in printed} == set(UTTERANCE_DEFECTS) - RAW_DEFECTS
-    assert ("3", "twin_clip") in printed and ("1", "video_missing") in printed and ("3", "orphan_clips") in printed
+    assert ("3", "twin_clip") in printed
+    assert ("1", "video_missing") in printed
+    assert ("3", "orphan_clips") in printed
 
 
 def test_the_digest_tells_changed_clips_and_moved_ones_where_rows_hold_paths(tiny, tmp_path):
@@ -442,14 +463,17 @@ def test_the_digest_tells_changed_clips_and_moved_ones_where_rows_hold_paths(tin
         return tuple(build(tiny, tmp_path, embed_clips=embed)[0].hash for embed in (False, True))
 
     before = digests()
-    assert before == digests() and before[0] != before[1]
+    assert before == digests()
+    assert before[0] != before[1]
     clip = min((tiny / "dev").rglob("*.mp4"))
     clip.write_bytes(clip.read_bytes() + b"\0")
     after = digests()
-    assert after[0] != before[0] and after[1] != before[1]
+    assert after[0] != before[0]
+    assert after[1] != before[1]
     elsewhere = shutil.copytree(tiny, tmp_path / "elsewhere")
     moved = tuple(build(elsewhere, tmp_path, embed_clips=embed)[0].hash for embed in (False, True))
-    assert moved[0] != after[0] and moved[1] == after[1]
+    assert moved[0] != after[0]
+    assert moved[1] == after[1]
 
 
 @pytest.mark.parametrize("embed", [False, True])
@@ -546,7 +570,8 @@ def test_sentiment_follows_emotion_and_speakers_take_turns_in_dialogues_of_four_
     surprised = {SENTIMENTS[row["sentiment"]] for row in rows if EMOTIONS[row["emotion"]] == "surprise"}
     assert surprised == {"positive", "negative"}
     turns = Counter(row["dialogue"] for row in rows)
-    assert set(turns.values()) <= set(range(4, 9)) and len(turns) > 50
+    assert set(turns.values()) <= set(range(4, 9))
+    assert len(turns) > 50
     assert {row["emotion"] for row in sample("test")} == set(range(7))
 
 
@@ -557,7 +582,8 @@ def test_the_same_seed_gives_the_same_tree_and_another_one_another(tmp_path):
         return {str(path.relative_to(tmp_path / folder)): path.read_bytes() for path in paths}
 
     first = content("a", 1)
-    assert len(first) == 15 and first == content("b", 1) != content("c", 2)
+    assert len(first) == 15
+    assert first == content("b", 1) != content("c", 2)
     with pytest.raises(ValueError, match="num_train = 10: give at least 48"):
         synthesize(tmp_path, num_train=10)
 
@@ -572,7 +598,8 @@ def test_without_coupling_the_labels_stay_and_the_text_tells_nothing_of_them(tmp
     assert [row["Emotion"] for row in told] == [row["Emotion"] for row in null]
     for rows, low, high in ((told, 0.7, 1.0), (null, 0.0, 0.35)):  # "scared" and the like in rows of their emotion
         marked = [row for row in rows if any(word in row["Utterance"] for word in ("scared", "terrified", "afraid"))]
-        assert marked and low <= np.mean([row["Emotion"] == "fear" for row in marked]) <= high
+        assert marked
+        assert low <= np.mean([row["Emotion"] == "fear" for row in marked]) <= high
     with pytest.raises(ValueError, match="coupling = 2: give 0"):
         synthesize(tmp_path, coupling=2)
 
@@ -591,14 +618,16 @@ def test_the_real_tables_have_every_row_and_the_known_counts_of_labels(real_data
     if not (real_data / "meld").is_dir():
         pytest.skip("no real MELD tables")
     builder, rows = build(real_data / "meld", tmp_path)
-    assert raw_kinds(builder) == {"no_clips": 3} and len({row["utterance_id"] for row in rows}) == 13708
+    assert raw_kinds(builder) == {"no_clips": 3}
+    assert len({row["utterance_id"] for row in rows}) == 13708
     for split, (emotions, sentiments) in COUNTS.items():
         some = [row for row in rows if row["split"] == split]
         counted = Counter(EMOTIONS[row["emotion"]] for row in some)
         assert tuple(counted[name] for name in ORDER) == emotions
         counted = Counter(SENTIMENTS[row["sentiment"]] for row in some)
         assert tuple(counted[name] for name in SENTIMENTS) == sentiments
-        assert all(row["has_text"] and not row["has_audio"] for row in some) and not some[0]["synthetic"]
+        assert all(row["has_text"] and not row["has_audio"] for row in some)
+        assert not some[0]["synthetic"]
     found = Counter((row["split"], defect["what"]) for row in rows for defect in row["defects"])
     assert found == {
         ("train", "time_backwards"): 23,

@@ -114,8 +114,11 @@ def test_an_unreadable_input_keeps_its_row_and_its_bytes(damaged):
     root, _, rows = damaged
     song = rows[6]
     assert song["audio"]["bytes"] == (root / "chorus" / f"{song['song_id']}.mp3").read_bytes()
-    assert song["audio_seconds"] is None and len(song["trials"]) == 3
-    assert rows[7]["trials"] == [] and rows[7]["eda_rate"] is None and rows[7]["audio_seconds"] > 15
+    assert song["audio_seconds"] is None
+    assert len(song["trials"]) == 3
+    assert rows[7]["trials"] == []
+    assert rows[7]["eda_rate"] is None
+    assert rows[7]["audio_seconds"] > 15
 
 
 def test_a_cell_of_text_becomes_nan_and_nothing_else_changes(damaged):
@@ -130,7 +133,8 @@ def test_a_cell_of_text_becomes_nan_and_nothing_else_changes(damaged):
 
 def test_all_columns_of_a_repeated_listener_are_kept_under_different_trial_names(damaged):
     trials = damaged[2][15]["trials"]
-    assert trials[0]["listener"] == trials[1]["listener"] and len({trial["trial"] for trial in trials}) == 3
+    assert trials[0]["listener"] == trials[1]["listener"]
+    assert len({trial["trial"] for trial in trials}) == 3
 
 
 def test_eda_is_what_the_file_says(tiny, tmp_path):
@@ -155,12 +159,14 @@ def test_annotations_keep_their_times_and_join_mean_and_spread(damaged):
         (float(row["frameTime"]), float(row["Arousal(mean)"])) for row in wanted
     ]
     assert came[0]["arousal_std"] is None  # that file is missing from this tree
-    assert rows[0]["arousal_std"] > 0 and rows[2]["arousal_mean"] is None
+    assert rows[0]["arousal_std"] > 0
+    assert rows[2]["arousal_mean"] is None
 
 
 def test_songs_come_in_order_of_their_numbers(damaged):
     ids = [int(row["song_id"]) for row in damaged[2]]
-    assert ids == sorted(ids) and len(set(ids)) == 20
+    assert ids == sorted(ids)
+    assert len(set(ids)) == 20
 
 
 @pytest.mark.parametrize("nesting", ["", "PMEmo", "PMEmo/again/deeper"])
@@ -219,7 +225,9 @@ def test_eda_that_is_no_table_is_reported_and_the_song_stays(tiny, tmp_path, con
     _, rows = build(tiny, tmp_path / "cache")
     assert len(rows) == 3
     (found,) = [d for row in rows for d in row["defects"] if d["what"] == "unreadable_eda"]
-    assert path.name in found["detail"] and reason in found["detail"] and "\n" not in found["detail"]
+    assert path.name in found["detail"]
+    assert reason in found["detail"]
+    assert "\n" not in found["detail"]
 
 
 def edit_metadata(root: Path, old: str, new: str) -> None:
@@ -270,7 +278,8 @@ def test_eda_in_a_folder_below_belongs_to_its_song_and_a_second_file_to_none(tin
     shutil.copy(second, tiny / "EDA" / "0" / second.name)
     shutil.move(first, tiny / "EDA" / "0" / first.name)
     builder, rows = build(tiny, tmp_path / "cache")
-    assert len(rows) == 3 and not any("eda_missing" in kinds(row) for row in rows)
+    assert len(rows) == 3
+    assert not any("eda_missing" in kinds(row) for row in rows)
     assert [(d["what"], d["detail"]) for d in builder.raw_defects] == [("unexpected_file", f"EDA/0/{second.name}")]
 
 
@@ -314,7 +323,8 @@ def test_the_builder_works_alone_and_sees_a_changed_value(tiny, tmp_path):
         builder = PmemoBuilder(raw_dir=tiny, cache_dir=str(tmp_path / "cache"))
         builder.download_and_prepare()
         dataset = builder.as_dataset(split="train")
-        assert len(dataset) == 3 and dataset.features == builder.info.features
+        assert len(dataset) == 3
+        assert dataset.features == builder.info.features
         return dataset[0]["trials"][0]["eda"][0]
 
     before = value()
@@ -322,7 +332,8 @@ def test_the_builder_works_alone_and_sees_a_changed_value(tiny, tmp_path):
     lines = path.read_text().splitlines()
     time, _, *rest = lines[1].split(",")
     path.write_text("\n".join([lines[0], ",".join([time, "1.25", *rest]), *lines[2:]]) + "\n")
-    assert before != 1.25 and value() == 1.25
+    assert before != 1.25
+    assert value() == 1.25
 
 
 # Parsing and checks
@@ -342,7 +353,8 @@ def test_any_numbers_come_back_as_written(table, newline):
     names = [f"{100101 + i}" for i in range(len(table[0]) - 1)]
     text = newline.join([",".join(["time(s)", *names]), *(",".join(map(repr, row)) for row in table)]) + newline
     listeners, columns, defects = read_eda(text.encode())
-    assert listeners == names and not defects
+    assert listeners == names
+    assert not defects
     np.testing.assert_array_equal(columns, np.array(table))
 
 
@@ -351,7 +363,8 @@ def test_any_bytes_are_a_table_or_a_named_error(data):
     try:
         listeners, columns, _ = read_eda(data)
     except ValueError as error:
-        assert str(error) and "\n" not in str(error)
+        assert str(error)
+        assert "\n" not in str(error)
     else:
         assert columns.shape[1] == len(listeners) + 1
 
@@ -365,9 +378,11 @@ def test_chorus_times_are_read_as_seconds_or_clock(cell, seconds):
 
 def test_a_rate_counts_steps_and_not_samples():
     rate, found = check_time(np.arange(1610) * 0.02, 50.0)
-    assert rate == pytest.approx(50.0, rel=1e-12) and not found
+    assert rate == pytest.approx(50.0, rel=1e-12)
+    assert not found
     rate, found = check_time(np.arange(100) * 0.005, 50.0)
-    assert rate == pytest.approx(200.0) and [defect["what"] for defect in found] == ["unexpected_rate"]
+    assert rate == pytest.approx(200.0)
+    assert [defect["what"] for defect in found] == ["unexpected_rate"]
 
 
 @pytest.mark.parametrize(
@@ -435,7 +450,8 @@ def sample_rows(config: str) -> list[dict]:
 
 def test_the_coupled_sample_can_be_learned_from_its_sound():
     correlations = trial_correlations(sample_rows("sample"))
-    assert correlations.mean() > 0.6 and np.median(correlations) > 0.6
+    assert correlations.mean() > 0.6
+    assert np.median(correlations) > 0.6
 
 
 def test_the_null_sample_cannot():
@@ -458,7 +474,9 @@ def test_both_samples_have_the_same_sound_and_eda_of_the_same_kind():
 def test_the_bateman_kernel_peaks_where_its_formula_says():
     kernel = bateman_kernel(1000.0)
     peak = math.log(2.0 / 0.75) / (1 / 0.75 - 1 / 2.0)  # s, where its derivative is zero
-    assert kernel.max() == 1 and np.argmax(kernel) / 1000 == pytest.approx(peak, abs=1e-3) and kernel[0] == 0
+    assert kernel.max() == 1
+    assert np.argmax(kernel) / 1000 == pytest.approx(peak, abs=1e-3)
+    assert kernel[0] == 0
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path):

@@ -67,7 +67,9 @@ def complaint(*arguments: object) -> str:
     with pytest.raises(SystemExit) as stopped:
         run(*arguments)
     message = stopped.value.code
-    assert isinstance(message, str) and message.startswith("prepare pmemo: ") and "\n" not in message
+    assert isinstance(message, str)
+    assert message.startswith("prepare pmemo: ")
+    assert "\n" not in message
     return message
 
 
@@ -98,7 +100,8 @@ def test_the_same_call_gives_the_sample_then_the_new_rows_then_the_changed_value
     assert len(sample) == 20
     run("--raw_dir", small, "--output_dir", folder)
     full = load(folder)
-    assert len(full) == 3 and full["synthetic"] == [True] * 3
+    assert len(full) == 3
+    assert full["synthetic"] == [True] * 3
     assert load(folder, "sample")["song_id"][:] == sample["song_id"][:]
     assert len(load(folder, "sample_null")) == 20
     edit_first_value(small, 1.25)
@@ -113,9 +116,11 @@ def test_another_output_folder_gets_a_card_and_loads_with_the_builders_features(
     run("--raw_dir", small, "--output_dir", output)
     rows = load(output)
     builder = PmemoBuilder(raw_dir=small, cache_dir=str(tmp_path / "builder"))
-    assert rows.features == builder.info.features and len(rows) == 3
+    assert rows.features == builder.info.features
+    assert len(rows) == 3
     front, body = prepare_module._split_card((output / "README.md").read_text())
-    assert [entry["config_name"] for entry in front["configs"]] == ["full"] and "## Licence" in body
+    assert [entry["config_name"] for entry in front["configs"]] == ["full"]
+    assert "## Licence" in body
     (output / ".huggingface.yaml").unlink()  # the card alone is enough, as on the Hub
     assert len(load(output)) == 3
 
@@ -171,7 +176,8 @@ def test_an_unfinished_run_leaves_the_published_rows_as_they_were(small, raw, ou
     with monkeypatch.context() as patched:
         patched.setattr(shards, "write_parquet", full_disk)
         complaint("--raw_dir", raw, "--output_dir", output)
-    assert content(output) == published and len(load(output)) == 3
+    assert content(output) == published
+    assert len(load(output)) == 3
 
 
 def test_a_real_limit_on_file_size_is_explained_and_leaves_no_temporary(small, output):
@@ -181,7 +187,8 @@ def test_a_real_limit_on_file_size_is_explained_and_leaves_no_temporary(small, o
         message = complaint("--raw_dir", small, "--output_dir", output)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "File too large" in message and "0 of 1 shards are finished" in message
+    assert "File too large" in message
+    assert "0 of 1 shards are finished" in message
     assert [path.name for path in (output / "data").iterdir()] == [".prepare.lock"]
     run("--raw_dir", small, "--output_dir", output)
 
@@ -192,7 +199,8 @@ def test_a_run_waits_for_another_one_on_the_same_folder(small, output):
         thread = threading.Thread(target=run, args=("--raw_dir", small, "--output_dir", output))
         thread.start()
         thread.join(1.0)
-        assert thread.is_alive() and not (output / ".huggingface.yaml").exists()
+        assert thread.is_alive()
+        assert not (output / ".huggingface.yaml").exists()
     thread.join(60)
     assert (output / ".huggingface.yaml").exists()
 
@@ -211,7 +219,8 @@ def test_preparing_again_writes_nothing_new(small, output):
     (shard,) = (output / "data").glob("*.parquet")
     inode = shard.stat().st_ino
     run("--raw_dir", small, "--output_dir", output)
-    assert content(output) == first and shard.stat().st_ino == inode
+    assert content(output) == first
+    assert shard.stat().st_ino == inode
 
 
 # Unreadable input
@@ -221,21 +230,24 @@ def test_unreadable_input_stops_publishing_until_it_is_kept_flagged(small, outpu
     mp3 = sorted((small / "PMEmo2019" / "chorus").iterdir())[0]
     mp3.write_bytes(b"no sound at all" * 50)
     message = complaint("--raw_dir", small, "--output_dir", output)
-    assert mp3.name in message and "--keep_unreadable" in message
+    assert mp3.name in message
+    assert "--keep_unreadable" in message
     (shard,) = (output / "data").glob("*.parquet")
     inode = shard.stat().st_ino
     run("--raw_dir", small, "--output_dir", output, "--keep_unreadable")
     assert shard.stat().st_ino == inode  # published at once
     rows = load(output)
     flagged = [row for row in rows if any(defect["what"] == "unreadable_audio" for defect in row["defects"])]
-    assert len(rows) == 3 and [row["audio"]["path"] for row in flagged] == [mp3.name]
+    assert len(rows) == 3
+    assert [row["audio"]["path"] for row in flagged] == [mp3.name]
 
 
 def test_text_in_a_number_column_is_named(small, output):
     path = next(small.rglob("*_EDA.csv"))
     path.write_text(path.read_text() + "5.9,high,1.0\n")
     message = complaint("--raw_dir", small, "--output_dir", output)
-    assert "non_numeric_cell" in message and "'high'" in message
+    assert "non_numeric_cell" in message
+    assert "'high'" in message
 
 
 def test_check_only_counts_by_kind_writes_nothing_and_fails_on_unreadable_input(small, output, capsys):
@@ -250,7 +262,8 @@ def test_check_only_counts_by_kind_writes_nothing_and_fails_on_unreadable_input(
         run("--raw_dir", small, "--output_dir", output, "--check_only")
     assert stopped.value.code == 1
     assert re.search(r"^ +1 +1  unreadable_eda", capsys.readouterr().out, re.MULTILINE)
-    assert not output.exists() and content(small) == before | {str(emptied.relative_to(small)): b""}
+    assert not output.exists()
+    assert content(small) == before | {str(emptied.relative_to(small)): b""}
 
 
 def make_file(path: Path) -> Path:
@@ -338,7 +351,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, error):
 
     with pytest.raises(WriteError if isinstance(error, OSError) else type(error)):
         Folder(path.parent).write(path.name, fail)
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @given(st.integers(1, 50), st.integers(1, 20))
@@ -368,7 +382,8 @@ def test_items_that_are_made_ahead_come_in_order_with_their_error():
     assert [next(made) for _ in range(5)] == list(range(5))
     with pytest.raises(ValueError, match="the sixth"):
         next(made)
-    assert list(one_ahead(iter([]))) == [] and list(one_ahead(iter([None, 0]))) == [None, 0]
+    assert list(one_ahead(iter([]))) == []
+    assert list(one_ahead(iter([None, 0]))) == [None, 0]
 
 
 def test_one_item_is_made_ahead_and_no_more_when_nobody_goes_on():

@@ -92,7 +92,8 @@ def test_a_tree_on_s3_gives_the_same_bytes_as_in_a_folder_wherever_they_go(name,
     main([name, *from_s3, *own])
     assert content(tmp_path / "from_s3") == content(tmp_path / "local")
     reads = [request.line for request in s3.proxy.requests if "list-type" not in request.line]
-    assert len(reads) == len(set(reads)) <= files and all(line.startswith("GET ") for line in reads)
+    assert len(reads) == len(set(reads)) <= files
+    assert all(line.startswith("GET ") for line in reads)
     main([name, "--raw_dir", "s3://corpora/1. raw/", "--output_dir", "s3://corpora/prepared", *own])
     assert objects(s3, "corpora", "prepared") == content(tmp_path / "local")
 
@@ -153,7 +154,8 @@ def test_a_changed_object_gives_another_digest(s3, tmp_path):
 def complaint(*arguments: object) -> str:
     with pytest.raises(SystemExit) as stopped:
         main(["pmemo", *map(str, arguments)])
-    assert isinstance(stopped.value.code, str) and "\n" not in stopped.value.code
+    assert isinstance(stopped.value.code, str)
+    assert "\n" not in stopped.value.code
     return stopped.value.code
 
 
@@ -164,7 +166,9 @@ def test_a_file_that_cannot_be_fetched_stops_the_run_and_no_row_says_that_it_is_
     s3.proxy.rules.append(Rule(f"^GET .*/chorus/{sound}", Status(403)))
     arguments = ["--raw_dir", "s3://corpora/raw", "--output_dir", tmp_path / "output"]
     said = complaint(*arguments)
-    assert sound in said and "AccessDenied" in said and "run this again" in said
+    assert sound in said
+    assert "AccessDenied" in said
+    assert "run this again" in said
     s3.proxy.rules.clear()
     main(["pmemo", *map(str, arguments)])
     assert "unreadable_audio" not in (tmp_path / "output" / "defects.csv").read_text()

@@ -51,7 +51,8 @@ def test_what_was_recorded_is_refused_with_the_reason_and_samples_are_not(name: 
     why = builder.REDISTRIBUTION or builder.REDISTRIBUTION_OF_SOUNDS
     with pytest.raises(ValueError, match="--i_have_the_right says so") as error:
         push_dataset(name, "tester/data", folder)
-    assert why in str(error.value) and "\n" not in str(error.value)
+    assert why in str(error.value)
+    assert "\n" not in str(error.value)
     assert refusal(builder, sorted((folder / "sample").glob("*.parquet"))) is None
     assert (builder.REDISTRIBUTION is None) == (name in FREE)
 
@@ -121,5 +122,6 @@ def test_the_same_rows_come_back_from_the_hub(tmp_path: Path) -> None:
         here = datasets.load_dataset(str(place), "sample" if name in NAMES else "full", cache_dir=str(tmp_path / "c"))
         for split, rows in here.items():
             there = pq.read_table(tmp_path / f"{name}-{split}.parquet")
-            assert there.column_names == rows.column_names and len(there) == len(rows) > 0
+            assert there.column_names == rows.column_names
+            assert len(there) == len(rows) > 0
             assert repr(there.to_pylist()) == repr(rows.data.table.to_pylist())  # NaN is not equal to itself

@@ -49,7 +49,8 @@ def rows_of(output: Path) -> list[dict]:
 def complaint(run, *arguments: object) -> str:
     with pytest.raises(SystemExit) as stopped:
         run(list(map(str, arguments)))
-    assert isinstance(stopped.value.code, str) and "\n" not in stopped.value.code
+    assert isinstance(stopped.value.code, str)
+    assert "\n" not in stopped.value.code
     return stopped.value.code
 
 
@@ -121,7 +122,8 @@ def assert_right(row: dict) -> None:
             frames = np.reshape(row[kind], (row[f"{kind}_frames"], -1))
             np.testing.assert_array_equal(frames, sound(name, kind))
         else:
-            assert row[kind] is None and row[f"{kind}_frames"] == 0
+            assert row[kind] is None
+            assert row[f"{kind}_frames"] == 0
     assert row["target"] in (None, float(name) / 2)
 
 
@@ -202,7 +204,9 @@ def test_defect_5_an_id_that_the_text_file_lacks_has_no_text_and_keeps_its_video
     first = next(iter(tree.text))
     del tree.text[first]
     (row,) = [row for row in prepare(tree.write(tmp_path / "raw"), tmp_path / "out") if row["creative_id"] == first]
-    assert row["text"] is None and not row["has_text"] and row["has_video"]
+    assert row["text"] is None
+    assert not row["has_text"]
+    assert row["has_video"]
     assert_right(row)
     assert missed(tmp_path / "out") == [[first, "text", "not_in_file", ""]]
 
@@ -219,18 +223,22 @@ def test_defect_6_random_is_noise_by_seed_id_and_modality_and_always_masked(dama
         return found
 
     noise = made_up(tmp_path / "a", Settings(seed=0))
-    assert len(noise) > 50 and len(set(noise.values())) == len(noise)
+    assert len(noise) > 50
+    assert len(set(noise.values())) == len(noise)
     assert made_up(tmp_path / "b", Settings(seed=0, batch_size=5, segment_size=33)) == noise
     other = made_up(tmp_path / "c", Settings(seed=1))
-    assert set(other) == set(noise) and not set(other.values()) & set(noise.values())
+    assert set(other) == set(noise)
+    assert not set(other.values()) & set(noise.values())
     real = {row[kind] and np.float32(row[kind]).tobytes() for row in rows_of(damaged) for kind in ("text", "video")}
     assert not real & set(noise.values())
     everything = np.concatenate([np.frombuffer(value, np.float32) for value in noise.values()])
-    assert abs(everything.mean()) < 0.1 and abs(everything.std() - 1) < 0.1
+    assert abs(everything.mean()) < 0.1
+    assert abs(everything.std() - 1) < 0.1
 
 
 def test_defect_7_ids_are_compared_whole(built):
-    assert parse_ids("112,1120") == ["112", "1120"] and "12" not in parse_ids("112,1120")
+    assert parse_ids("112,1120") == ["112", "1120"]
+    assert "12" not in parse_ids("112,1120")
     batches = {row["creative_id"]: row["batch"] for row in rows_of(built)}
     assert batches == {"1120": 1, "112": 1, "5": 1, "1": 2, "7": 2, "12": 2, "2": 2}
 
@@ -272,11 +280,14 @@ def test_defect_10_no_keys_are_taken_and_no_pickle_runs(tmp_path):
         value = load_legacy_pickle(raw / name)
         dump(raw / name, {**value, "x": Hostile()}, 4)
         said = complaint(prepare_main, "tunein", "--raw_dir", raw, "--output_dir", tmp_path / "out")
-        assert Path(name).name in said and "asks for 'posix.system'" in said
-        assert not marker.exists() and not (tmp_path / "out" / "defects.csv").exists()
+        assert Path(name).name in said
+        assert "asks for 'posix.system'" in said
+        assert not marker.exists()
+        assert not (tmp_path / "out" / "defects.csv").exists()
     dump(raw / "rf_text_embeddings.pkl", load_legacy_pickle(raw / "rf_video_embeddings.pkl"), 4)
     rows = prepare(raw, tmp_path / "kept", "--keep_unreadable")
-    assert [row["has_audio"] for row in rows] == [True] * 3 + [False] * 4 and not marker.exists()
+    assert [row["has_audio"] for row in rows] == [True] * 3 + [False] * 4
+    assert not marker.exists()
     assert ["12", "back_audio", "batch_unreadable", "2"] in missed(tmp_path / "kept")
 
 
@@ -301,7 +312,9 @@ def test_defect_12_names_sort_as_numbers_do_and_nothing_half_is_seen(damaged, tm
     settings = Settings(batch_size=1, segment_size=25)
     manifest = write_batches(damaged, tmp_path / "whole", settings)
     names = [entry["file"] for entry in manifest["batches"]]
-    assert names == sorted(names) and names[0] == "batch_00001_00000.safetensors" and len(names) > 100
+    assert names == sorted(names)
+    assert names[0] == "batch_00001_00000.safetensors"
+    assert len(names) > 100
 
     def stopped(*arguments):
         if arguments[1] == 5:
@@ -313,7 +326,8 @@ def test_defect_12_names_sort_as_numbers_do_and_nothing_half_is_seen(damaged, tm
     with pytest.raises(KeyboardInterrupt):
         write_batches(damaged, tmp_path / "stopped", settings)
     half = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "stopped" / "latest_embeddings").glob("*.s*")}
-    assert 80 < len(half) < 110 and not (tmp_path / "stopped" / "latest_embeddings" / "manifest.json").exists()
+    assert 80 < len(half) < 110
+    assert not (tmp_path / "stopped" / "latest_embeddings" / "manifest.json").exists()
     monkeypatch.setattr(module, "_write_segment", write)
     write_batches(damaged, tmp_path / "stopped", settings)
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
@@ -377,7 +391,8 @@ def test_labels_without_ids_are_those_of_the_video_file_in_its_order(tmp_path):
     assert [gone, "target", "target_missing", ""] in missed(tmp_path / "out")
     (tmp_path / "raw" / "labels.csv").write_text("attention_data_completed\n1\n2\n")
     said = complaint(prepare_main, "tunein", "--raw_dir", tmp_path / "raw", "--output_dir", tmp_path / "x")
-    assert "no id column and 2 rows" in said and "which row is whose" in said
+    assert "no id column and 2 rows" in said
+    assert "which row is whose" in said
 
 
 def test_every_kind_of_defect_is_found_and_every_embedding_is_in_a_row_or_in_the_list(damaged):
@@ -391,7 +406,8 @@ def test_every_kind_of_defect_is_found_and_every_embedding_is_in_a_row_or_in_the
         for kind in MODALITIES:
             assert row[f"has_{kind}"] == (row[kind] is not None)
             assert row[f"has_{kind}"] or (row["creative_id"], kind) in named
-    assert ["888888", "audio", "strangers_in_batch", "2"] in lines and [
+    assert ["888888", "audio", "strangers_in_batch", "2"] in lines
+    assert [
         "777777",
         "text",
         "undeclared_ids",
@@ -466,8 +482,10 @@ def test_a_sound_of_more_axes_is_frames_of_all_else_and_one_of_one_axis_is_a_fra
     tree.sounds[0]["backaudio"][0] = vector("1120", "back_audio")[0]
     tree.video["5"] = vector("5", "video").reshape(1, 2, WIDTH // 2)
     rows = {row["creative_id"]: row for row in prepare(tree.write(tmp_path / "raw"), tmp_path / "out")}
-    assert rows["1120"]["audio"] == [1120.25] * 2 * WIDTH and rows["1120"]["audio_frames"] == 2
-    assert rows["1120"]["back_audio_frames"] == 1 and rows["5"]["video"] == vector("5", "video")[0].tolist()
+    assert rows["1120"]["audio"] == [1120.25] * 2 * WIDTH
+    assert rows["1120"]["audio_frames"] == 2
+    assert rows["1120"]["back_audio_frames"] == 1
+    assert rows["5"]["video"] == vector("5", "video")[0].tolist()
 
 
 def test_files_that_are_no_dict_of_lists_are_an_error_that_names_them(tmp_path):
@@ -503,17 +521,20 @@ def test_what_stands_for_the_missing_is_what_was_asked_for(missing, damaged, tmp
     lacking = {name for name, row in rows.items() if row["target"] is None}
     if missing == "drop":
         lacking |= {name for name, row in rows.items() if not all(row[f"has_{kind}"] for kind in MODALITIES)}
-    assert {entry["id"] for entry in manifest["dropped"]} == lacking and all(e["lacks"] for e in manifest["dropped"])
+    assert {entry["id"] for entry in manifest["dropped"]} == lacking
+    assert all(e["lacks"] for e in manifest["dropped"])
 
 
 def test_the_manifest_says_what_the_files_hold(damaged, tmp_path):
     import hashlib
 
     manifest = write_batches(damaged, tmp_path, Settings(seed=4))
-    assert manifest["missing"] == "random" and manifest["seed"] == 4
+    assert manifest["missing"] == "random"
+    assert manifest["seed"] == 4
     for entry, (ids, tensors) in zip(manifest["batches"], read_batches(tmp_path), strict=True):
         data = (tmp_path / "latest_embeddings" / entry["file"]).read_bytes()
-        assert entry["sha256"] == hashlib.sha256(data).hexdigest() and entry["bytes"] == len(data)
+        assert entry["sha256"] == hashlib.sha256(data).hexdigest()
+        assert entry["bytes"] == len(data)
         assert entry["creative_ids"] == ids
         assert entry["tensors"] == {
             name: {"shape": list(value.shape), "dtype": str(value.dtype)} for name, value in tensors.items()
@@ -537,7 +558,8 @@ def test_segments_hold_no_more_rows_than_asked_for_and_all_of_them(damaged):
     files = data_files(place(damaged))
     assert len(files) > 1
     sizes = [len(table) for table in read_segments(files, 37)]
-    assert sum(sizes) == 300 and set(sizes[:-1]) == {37}
+    assert sum(sizes) == 300
+    assert set(sizes[:-1]) == {37}
 
 
 def test_bad_input_to_write_batches_is_one_line(damaged, tmp_path):
@@ -589,13 +611,15 @@ def test_244_objects_are_downloaded_once_each_and_batches_come_back_equal(s3, tm
     for name in ("rf_text_embeddings.pkl", "rf_video_embeddings.pkl", "labels.csv", "sound_indexes.csv"):
         assert s3.proxy.count(rf"^GET .*/{name} ") == 1, name
     rows = prepare(tmp_path / "raw", tmp_path / "local")
-    assert len(rows) == 244 * 3 and all(row[f"has_{kind}"] for row in rows for kind in MODALITIES)
+    assert len(rows) == 244 * 3
+    assert all(row[f"has_{kind}"] for row in rows for kind in MODALITIES)
     module.main(["--data_dir", "s3://lab/prepared", "--output_dir", "s3://lab/batches"])
     module.main(["--data_dir", str(tmp_path / "local"), "--output_dir", str(tmp_path / "batches")])
     there = objects(s3, "batches")
     assert there == contents(tmp_path / "batches")
     manifest = json.loads(there["latest_embeddings/manifest.json"])
-    assert manifest["creatives"] == 244 * 3 and len(there) == len(manifest["batches"]) + 1
+    assert manifest["creatives"] == 244 * 3
+    assert len(there) == len(manifest["batches"]) + 1
     by_id = {row["creative_id"]: row for row in rows}
     for entry in manifest["batches"]:
         tensors = safetensors.numpy.load(there[f"latest_embeddings/{entry['file']}"])
@@ -628,7 +652,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_manifest(s3, to_s3, damaged
         time.sleep(0.005)
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
-    assert "latest_embeddings/manifest.json" not in there() and finished() < 150
+    assert "latest_embeddings/manifest.json" not in there()
+    assert finished() < 150
     s3.proxy.latency = 0
     before = set(there())
     s3.proxy.forget()
@@ -636,7 +661,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_manifest(s3, to_s3, damaged
     assert there() == contents(tmp_path / "whole")
     if to_s3:  # what was there was not sent again
         sent = {request.line.split()[1].rpartition("/")[2] for request in s3.proxy.requests if "PUT" in request.line}
-        assert sent and not sent & {name.rpartition("/")[2] for name in before}
+        assert sent
+        assert not sent & {name.rpartition("/")[2] for name in before}
 
 
 def test_a_tree_in_pickles_of_each_protocol_gives_the_same_rows(built, tmp_path):

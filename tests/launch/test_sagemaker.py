@@ -144,7 +144,8 @@ def test_what_sagemaker_would_refuse_is_refused_here_in_one_line(more: list[str]
     with pytest.raises((ValueError, SystemExit)) as refusal:
         request_of(*more)
     message = str(refusal.value)
-    assert told in message and "\n" not in message
+    assert told in message
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize(
@@ -174,7 +175,8 @@ def metrics(request: dict[str, Any]) -> list[dict[str, str]]:
 def test_a_hundred_hyperparameters_are_taken() -> None:
     request = request_of()
     request["HyperParameters"].update({f"k{i}": "1" for i in range(95)})
-    assert len(request["HyperParameters"]) == 100 and not list(request_problems(request))
+    assert len(request["HyperParameters"]) == 100
+    assert not list(request_problems(request))
 
 
 @pytest.mark.parametrize("instance_type", ["ml.g5.xlarge", "ml.m5.large", "ml.p4d.24xlarge"])
@@ -398,7 +400,8 @@ def test_the_same_files_give_the_same_bytes(tree: Path, tmp_path: Path) -> None:
     ):  # fmt: skip
         (copy / made).parent.mkdir(parents=True, exist_ok=True)
         (copy / made).write_text("made")
-    assert pack_code(copy).content == first.content and pack_code(copy).sha256 == first.sha256
+    assert pack_code(copy).content == first.content
+    assert pack_code(copy).sha256 == first.sha256
     (copy / "training/a.py").write_text("changed")
     assert pack_code(copy).sha256 != first.sha256
 
@@ -472,7 +475,8 @@ def test_an_archive_that_leads_elsewhere_leaves_nothing(evil: tarfile.TarInfo, t
     archive = archive_of(tmp_path / "model.tar.gz", (member("config.json"), b"{}"), (evil, content))
     with pytest.raises(ValueError, match=f"{told}|leads out"):
         unpack_model(archive, tmp_path / "models/a")
-    assert list((tmp_path / "models").iterdir()) == [] and not (tmp_path / "outside").exists()
+    assert list((tmp_path / "models").iterdir()) == []
+    assert not (tmp_path / "outside").exists()
 
 
 def test_a_model_is_unpacked_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -509,16 +513,19 @@ def container(tmp_path: Path, **other: str) -> dict[str, str]:
 def test_the_entry_starts_one_process_a_gpu_on_every_machine(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints/x"
     command = sagemaker_entry.train_command(container(tmp_path), folder)
-    assert "--cpu" in command and command[command.index("--num_processes") + 1] == "1"
+    assert "--cpu" in command
+    assert command[command.index("--num_processes") + 1] == "1"
     assert command[command.index("run_train.py") :] == [
         "run_train.py", "configs/x.json", "--learning_rate", "3e-4", "--label_names", "a", "b",
         "--output_dir", str(folder), "--disable_tqdm", "true",
     ]  # fmt: skip
     one = sagemaker_entry.train_command(container(tmp_path, SM_NUM_GPUS="1"), folder)
-    assert "--multi_gpu" not in one and "--cpu" not in one
+    assert "--multi_gpu" not in one
+    assert "--cpu" not in one
     hosts = {"SM_HOSTS": '["algo-1", "algo-2"]', "SM_CURRENT_HOST": "algo-2", "SM_NUM_GPUS": "4"}
     both = " ".join(sagemaker_entry.train_command(container(tmp_path, **hosts), folder))
-    assert "--num_processes 8 --num_machines 2" in both and "--multi_gpu" in both
+    assert "--num_processes 8 --num_machines 2" in both
+    assert "--multi_gpu" in both
     assert "--machine_rank 1 --main_process_ip algo-1 --main_process_port 29500" in both
     assert not sagemaker_entry.is_first(container(tmp_path, **hosts))
 
@@ -617,7 +624,8 @@ def test_nothing_is_uploaded_for_a_job_that_would_fail(more: list[str], told: st
     aws.put("s3://lab/data2/x", b"x")
     with pytest.raises(ValueError, match=re.escape(told)):
         run_sagemaker.main(words(*more))
-    assert not aws.proxy.count("^PUT ") and not aws.proxy.count("^POST ")
+    assert not aws.proxy.count("^PUT ")
+    assert not aws.proxy.count("^POST ")
 
 
 def test_a_refusal_of_aws_is_one_line(aws: FakeS3) -> None:
@@ -644,8 +652,10 @@ def test_waiting_prints_status_and_logs_and_brings_the_model(
     aws.put("s3://lab/feltsound/jobs/a-job/output/model.tar.gz", archive.read_bytes())
     run_sagemaker.main(words("--wait"))
     out = capsys.readouterr().out
-    assert "a-job Completed: " in out and out.index("first\n") < out.index(TRAIN_LINE) < out.index("second\n")
-    assert out.count("first") == 1 and "of another job" not in out
+    assert "a-job Completed: " in out
+    assert out.index("first\n") < out.index(TRAIN_LINE) < out.index("second\n")
+    assert out.count("first") == 1
+    assert "of another job" not in out
     assert "model and scores: outputs/a-job" in out
     assert (tmp_path / "outputs/a-job/metrics.json").read_text() == "{}"
 
@@ -680,7 +690,8 @@ def test_the_policies_and_the_cell_of_the_readme_are_what_they_say_they_are(monk
         (REPOSITORY / "README.md").read_text(encoding="utf-8").split("## Train on SageMaker\n")[1].split("\n## ")[0]
     )
     policy, cors = (json.loads(text) for text in re.findall(r"```json\n(.*?)```", section, re.DOTALL))
-    assert policy["Version"] == "2012-10-17" and cors[0]["AllowedMethods"] == ["PUT", "POST"]
+    assert policy["Version"] == "2012-10-17"
+    assert cors[0]["AllowedMethods"] == ["PUT", "POST"]
     (cell,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     sent: list[list[str]] = []
     monkeypatch.setattr(run_sagemaker, "main", sent.append)
@@ -714,7 +725,8 @@ def test_a_job_trains_and_after_an_interruption_goes_on_to_the_same_model(
     folder, model = base / "checkpoints/eda_tcn", base / "model"
     assert f"--dataset {base}/input/data/training" in done.stdout
     assert {"model.safetensors", "metrics.json", "report.html"} <= {path.name for path in model.iterdir()}
-    assert not list(model.glob("checkpoint-*")) and list(folder.glob("checkpoint-*"))
+    assert not list(model.glob("checkpoint-*"))
+    assert list(folder.glob("checkpoint-*"))
     assert json.loads((model / "metrics.json").read_text())["training"]["steps"] == 2
     assert not (base / "output/failure").exists()
 
@@ -761,7 +773,9 @@ def test_a_job_that_fails_says_why_where_sagemaker_looks(tmp_path: Path, aws: Fa
     done = start(request, aws.boto, base)
     assert done.returncode == 1
     failure = (base / "output/failure").read_text()
-    assert failure.startswith("exit status 1: ") and "someone/nothing" in failure and "\n" not in failure
+    assert failure.startswith("exit status 1: ")
+    assert "someone/nothing" in failure
+    assert "\n" not in failure
     assert not list((base / "model").iterdir())
 
 

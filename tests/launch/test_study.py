@@ -149,7 +149,9 @@ def test_a_run_that_is_whole_is_kept_and_one_that_fails_costs_the_others_nothing
 def test_trials_are_averaged_over_seeds_and_gathered_over_folds() -> None:
     one, two, three = ("a", "x", "0"), ("b", "x", "0"), ("c", "x", "0")
     found = pool([{one: 0.2, two: np.nan}, {one: 0.4, two: np.nan}, {three: 1.0}])
-    assert found[one] == pytest.approx(0.3) and found[three] == 1.0 and np.isnan(found[two])
+    assert found[one] == pytest.approx(0.3)
+    assert found[three] == 1.0
+    assert np.isnan(found[two])
 
 
 def test_the_table_stands_on_trials_and_says_what_a_reader_must_know(tmp_path: Path) -> None:
@@ -164,8 +166,11 @@ def test_the_table_stands_on_trials_and_says_what_a_reader_must_know(tmp_path: P
     first, second = found["rows"]
     expected = bootstrap(values, [song for song, _ in trials], [who for _, who in trials], "both")
     assert (first["mean"], first["low"], first["high"]) == pytest.approx((0.4, expected.low, expected.high))
-    assert first["spread_over_seeds"] == pytest.approx(np.std([0.3, 0.5], ddof=1)) and first["difference"] is None
-    assert second["mean"] == pytest.approx(0.7) and second["runs"] == 1 and second["spread_over_seeds"] is None
+    assert first["spread_over_seeds"] == pytest.approx(np.std([0.3, 0.5], ddof=1))
+    assert first["difference"] is None
+    assert second["mean"] == pytest.approx(0.7)
+    assert second["runs"] == 1
+    assert second["spread_over_seeds"] is None
     assert second["difference"]["mean"] == pytest.approx(0.3) == pytest.approx(second["difference"]["low"])
     assert (first["effects"], second["effects"]) == (0, 1)
     table = study_table(found)
@@ -173,8 +178,10 @@ def test_the_table_stands_on_trials_and_says_what_a_reader_must_know(tmp_path: P
         assert text in table
     files = study_files(found)
     rows = list(csv.DictReader(files["study.csv"].splitlines()))
-    assert len(rows) == 3 * 2 and {row["who"] for row in rows} == {"model", "time_curve"}
-    assert "<td>learning_rate=1</td>" in files["table.html"] and "nan" not in table
+    assert len(rows) == 3 * 2
+    assert {row["who"] for row in rows} == {"model", "time_curve"}
+    assert "<td>learning_rate=1</td>" in files["table.html"]
+    assert "nan" not in table
 
 
 def finish_detector(folder: Path, targets: list[bool], scores: list[float], target: str = "Baby cry") -> None:
@@ -209,8 +216,10 @@ def test_detectors_are_averaged_over_runs_and_compared_clip_by_clip(tmp_path: Pa
         "Baby cry",
         40,
     )
-    assert first["mean"] == pytest.approx(np.mean(expected[:2])) and first["low"] < first["mean"] < first["high"]
-    assert first["spread_over_seeds"] == pytest.approx(np.std(expected[:2], ddof=1)) and first["difference"] is None
+    assert first["mean"] == pytest.approx(np.mean(expected[:2]))
+    assert first["low"] < first["mean"] < first["high"]
+    assert first["spread_over_seeds"] == pytest.approx(np.std(expected[:2], ddof=1))
+    assert first["difference"] is None
     difference = second["difference"]
     assert difference["mean"] == pytest.approx(np.mean(expected[2:]) - np.mean(expected[:2]))
     assert 0 < difference["low"] < difference["mean"] < difference["high"]
@@ -220,7 +229,8 @@ def test_detectors_are_averaged_over_runs_and_compared_clip_by_clip(tmp_path: Pa
         in (files["table.md"])
     )
     assert len(list(csv.DictReader(files["study.csv"].splitlines()))) == 4 * 2 * 2
-    assert "songs" not in files["table.html"] and "nan" not in files["table.md"]
+    assert "songs" not in files["table.html"]
+    assert "nan" not in files["table.md"]
 
 
 def test_runs_that_scored_other_clips_are_neither_averaged_nor_compared(tmp_path: Path) -> None:
@@ -297,17 +307,21 @@ def test_classifiers_are_averaged_over_runs_and_compared_on_the_same_dialogues(t
     tail = tail_of(0.95, 10)  # of ten dialogues
     expected = [mean[0], *np.quantile(mean[1:], [tail, 1 - tail])]
     assert [first[key] for key in ("mean", "low", "high")] == pytest.approx(expected)
-    assert first["trials"] == 60 and first["clusters"] == {"dialogues": 10}
+    assert first["trials"] == 60
+    assert first["clusters"] == {"dialogues": 10}
     assert first["spread_over_seeds"] == pytest.approx(np.std([values[0][0], values[1][0]], ddof=1))
-    assert first["difference"] is None and (first["effects"], second["effects"]) == (0, 2)
+    assert first["difference"] is None
+    assert (first["effects"], second["effects"]) == (0, 2)
     gain = (values[2] + values[3]) / 2 - mean  # dialogue by dialogue
     expected = [gain[0], *np.quantile(gain[1:], [tail, 1 - tail])]
     assert [second["difference"][key] for key in ("mean", "low", "high")] == pytest.approx(expected)
     files = study_files(found)
     assert '| model_config.modalities=["text"] | emotion | weighted f1 | 2 | 60 |' in files["table.md"]
-    assert "over these dialogues" in files["table.html"] and "nan" not in files["table.md"]
+    assert "over these dialogues" in files["table.html"]
+    assert "nan" not in files["table.md"]
     rows = list(csv.DictReader(files["study.csv"].splitlines()))
-    assert len(rows) == 4 * 2 * 3 * 3 and {row["who"] for row in rows} == {"model", "majority", "text alone"}
+    assert len(rows) == 4 * 2 * 3 * 3
+    assert {row["who"] for row in rows} == {"model", "majority", "text alone"}
 
 
 def test_runs_that_scored_other_utterances_are_neither_averaged_nor_compared(tmp_path: Path) -> None:
@@ -358,18 +372,23 @@ def test_models_of_attention_are_averaged_over_runs_and_compared_on_the_same_cre
     mean, tail = (values[0] + values[1]) / 2, tail_of(0.95, 50)
     expected = [mean[0], *np.quantile(mean[1:], [tail, 1 - tail])]
     assert [first[key] for key in ("mean", "low", "high")] == pytest.approx(expected)
-    assert first["trials"] == 50 and first["clusters"] == {"creatives": 50} and first["channel"] == "seconds"
+    assert first["trials"] == 50
+    assert first["clusters"] == {"creatives": 50}
+    assert first["channel"] == "seconds"
     assert first["spread_over_seeds"] == pytest.approx(np.std([values[0][0], values[1][0]], ddof=1))
-    assert first["difference"] is None and (first["effects"], second["effects"]) == (0, 2)
+    assert first["difference"] is None
+    assert (first["effects"], second["effects"]) == (0, 2)
     gain = (values[2] + values[3]) / 2 - mean  # creative by creative
     expected = [gain[0], *np.quantile(gain[1:], [tail, 1 - tail])]
     assert [second["difference"][key] for key in ("mean", "low", "high")] == pytest.approx(expected)
     assert next(row for row in found["rows"][5:] if row["score"] == "mae")["difference"]["high"] < 0
     files = study_files(found)
     assert "| model_config.fusion=gated | seconds | r2 | 2 | 50 |" in files["table.md"]
-    assert "over these creatives" in files["table.html"] and "nan" not in files["table.md"]
+    assert "over these creatives" in files["table.html"]
+    assert "nan" not in files["table.md"]
     rows = list(csv.DictReader(files["study.csv"].splitlines()))
-    assert len(rows) == 4 * 3 * 2 and {row["who"] for row in rows} == {"model", "mean", "text alone"}
+    assert len(rows) == 4 * 3 * 2
+    assert {row["who"] for row in rows} == {"model", "mean", "text alone"}
 
 
 def test_a_run_that_says_one_number_has_no_correlation_and_the_table_says_so(tmp_path: Path) -> None:
@@ -379,14 +398,14 @@ def test_a_run_that_says_one_number_has_no_correlation_and_the_table_says_so(tmp
     finish_creatives(study.folder / cells[1].name, targets, np.full(12, 3.0))
     found = collect(study, cells)
     spearman, r2 = (next(row for row in found["rows"] if row["score"] == score) for score in ("spearman", "r2"))
-    assert spearman["mean"] is None and spearman["spread_over_seeds"] is None
+    assert spearman["mean"] is None
+    assert spearman["spread_over_seeds"] is None
     assert spearman["reason"] == "seed1: all predictions are equal"
-    assert r2["mean"] is not None and r2["spread_over_seeds"] > 0
+    assert r2["mean"] is not None
+    assert r2["spread_over_seeds"] > 0
     files = study_files(found)
-    assert (
-        "| spearman | 2 | 12 | undefined |" in files["table.md"]
-        and "nan" not in files["table.md"] + files["table.csv"]
-    )
+    assert "| spearman | 2 | 12 | undefined |" in files["table.md"]
+    assert "nan" not in files["table.md"] + files["table.csv"]
 
 
 def test_runs_that_scored_other_creatives_are_neither_averaged_nor_compared(tmp_path: Path) -> None:
@@ -444,7 +463,8 @@ def test_a_study_runs_goes_on_and_reports(tmp_path: Path, capsys: pytest.Capture
     command = [CONFIG, "--folds", "3", "--max_steps", "2", "--report_to", "none", "--output_dir", str(tmp_path)]
     run_study.main(command)
     said: Any = capsys.readouterr().out
-    assert "| as configured | phasic | detrended pearson | 3 | 119 |" in said and "SYNTHETIC DATA" in said
+    assert "| as configured | phasic | detrended pearson | 3 | 119 |" in said
+    assert "SYNTHETIC DATA" in said
     stamps = [path.stat().st_mtime_ns for path in tmp_path.glob("*/metrics.json")]
     run_study.main(command)
     assert [path.stat().st_mtime_ns for path in tmp_path.glob("*/metrics.json")] == stamps
@@ -460,7 +480,8 @@ def test_a_study_of_a_detector_runs_and_reports(tmp_path: Path, capsys: pytest.C
     quiet = ["--max_steps", "2", "--report_to", "none", "--output_dir", str(tmp_path)]
     run_study.main([DETECTOR, *quiet])
     said = capsys.readouterr().out
-    assert "| as configured | Baby cry, infant cry | average precision | 1 |" in said and "SYNTHETIC DATA" in said
+    assert "| as configured | Baby cry, infant cry | average precision | 1 |" in said
+    assert "SYNTHETIC DATA" in said
 
 
 @pytest.mark.slow
@@ -471,4 +492,5 @@ def test_a_study_of_modalities_trained_alone_runs_and_reports(
     quiet = ["--max_steps", "2", "--report_to", "none", "--output_dir", str(tmp_path)]
     run_study.main([EMOTIONS, "--set", 'model_config.modalities=["text"],["audio"]', *quiet])
     said = capsys.readouterr().out
-    assert '| model_config.modalities=["audio"] | sentiment | macro f1 | 1 | 90 |' in said and "SYNTHETIC DATA" in said
+    assert '| model_config.modalities=["audio"] | sentiment | macro f1 | 1 | 90 |' in said
+    assert "SYNTHETIC DATA" in said

@@ -63,7 +63,8 @@ def ontology(meta: Path) -> Ontology:
 
 def test_draws_are_even_and_belong_to_the_id(balanced):
     drawn = id_uniforms(balanced["ytid"], seed=3)
-    assert drawn.min() >= 0 and drawn.max() < 1
+    assert drawn.min() >= 0
+    assert drawn.max() < 1
     counts = np.histogram(drawn, 20, (0, 1))[0]
     assert ((counts - len(drawn) / 20) ** 2 / (len(drawn) / 20)).sum() < 45  # chi squared, 19 degrees: p > 0.001
     assert abs(np.corrcoef(drawn, id_uniforms(balanced["ytid"], seed=4))[0, 1]) < 0.03
@@ -96,7 +97,8 @@ def test_modes_thin_what_they_say(seed, fraction):
         assert kept_only or not kept_any  # `any` drops all that `only_head` drops
     floored = trim_heads(table, [0, 1], fraction, "floor", seed, 12, floor=20)
     before, after = class_counts(table, 12), class_counts(table, 12, floored)
-    assert (after >= np.minimum(before, 20)).all() and (floored | ~any_head).all()
+    assert (after >= np.minimum(before, 20)).all()
+    assert (floored | ~any_head).all()
 
 
 @pytest.mark.parametrize("mode", ["any", "only_head", "floor"])
@@ -152,7 +154,8 @@ def test_the_ontology_is_a_graph_and_knows_what_is_near(ontology):
     assert len(ontology.names) == 632
     assert sum(len(parents) > 1 for parents in ontology.parents.values()) == 38
     assert sum(not parents for parents in ontology.parents.values()) == 7
-    assert ontology.related(BABY_CRY) == {CRYING} and ontology.siblings(BABY_CRY) == {WHIMPER}
+    assert ontology.related(BABY_CRY) == {CRYING}
+    assert ontology.siblings(BABY_CRY) == {WHIMPER}
     assert ontology.related(CRYING) >= {BABY_CRY, WHIMPER}
     with pytest.raises(ValueError, match="is no ontology"):
         read_ontology(b"[{}]", "x.json")
@@ -164,7 +167,9 @@ def test_the_graph_comes_back_from_labels_json(ontology, labels):
         {"mid": mid, "name": ontology.names[mid], "parents": ontology.parents[mid]} for mid in [*labels.mids, *others]
     ]
     again, graph = ontology_from_labels({"num_labels": 527, "labels": entries})
-    assert again.mids == labels.mids and graph.names == ontology.names and graph.parents == ontology.parents
+    assert again.mids == labels.mids
+    assert graph.names == ontology.names
+    assert graph.parents == ontology.parents
     assert {mid: set(c) for mid, c in graph.children.items()} == {mid: set(c) for mid, c in ontology.children.items()}
 
 
@@ -189,7 +194,9 @@ def test_half_of_the_clips_with_a_strong_cry_would_be_taken_for_negatives_by_wea
     strong = [read_strong((meta / "strong" / f"bc_{kind}_eval.tsv").read_bytes(), kind) for kind in ("ov", "nov")]
     by_weak = clips_with([BABY_CRY], [(weak, labels.mids)], [])
     by_strong = clips_with([BABY_CRY], [], strong)
-    assert len(by_weak) == 60 and len(by_strong) == 64 and len(by_strong - by_weak) == 38
+    assert len(by_weak) == 60
+    assert len(by_strong) == 64
+    assert len(by_strong - by_weak) == 38
     assert clips_with([BABY_CRY], [(weak, labels.mids)], strong) == by_weak | by_strong
 
 

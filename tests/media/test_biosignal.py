@@ -183,7 +183,8 @@ def test_a_jump_is_masked_five_seconds_to_either_side(rate: float) -> None:
     x = wander(rate, 60)
     x[round(30 * rate) :] += 20
     masked = np.flatnonzero(~process_eda(x, rate, EdaSettings()).mask) / 4
-    assert 24 < masked.min() <= 25 and 35 <= masked.max() < 36
+    assert 24 < masked.min() <= 25
+    assert 35 <= masked.max() < 36
     assert len(masked) == (masked.max() - masked.min()) * 4 + 1
 
 
@@ -295,15 +296,19 @@ def test_a_wrist_recording_near_the_floor_is_flat(real_data) -> None:
     for start in range(0, len(x) - 240, 240):
         assert process_eda(x[start : start + 240], 4.0, EdaSettings()).rejected == "flat", f"minute {start // 240}"
     loud = process_eda(x, 4.0, EdaSettings(min_range_us=0.0))
-    assert loud.rejected is None and np.isfinite(loud.values).all()
+    assert loud.rejected is None
+    assert np.isfinite(loud.values).all()
 
 
 def test_adc_counts_are_told_from_microsiemens(real_data) -> None:
     counts = np.loadtxt(real_data / "eda" / "biosppy_eda_1000hz_adc.txt")
     trial = process_eda(counts, 1000.0, EdaSettings())
-    assert trial.rejected == "not_microsiemens" and "ADC counts: convert" in trial.notes[-1]
+    assert trial.rejected == "not_microsiemens"
+    assert "ADC counts: convert" in trial.notes[-1]
     converted = process_eda(counts / 2**12 * 3.3 / 0.132, 1000.0, EdaSettings())
-    assert converted.rejected is None and converted.values.shape == (600, 1) and converted.mask.all()
+    assert converted.rejected is None
+    assert converted.values.shape == (600, 1)
+    assert converted.mask.all()
     assert 13 < converted.values.min() < converted.values.max() < 16.5
 
 
@@ -482,7 +487,8 @@ def test_scalings_known_by_hand(method: str, offset: float, scale: float) -> Non
 def test_global_statistics_serve_listeners_not_seen() -> None:
     trials, listeners = some_trials()
     scaling = fit_scaling(trials, listeners, "z", "listener", ["raw"])
-    assert scaling.offset == (11.0,) and scaling.scale == pytest.approx((11.4673,), abs=1e-4)
+    assert scaling.offset == (11.0,)
+    assert scaling.scale == pytest.approx((11.4673,), abs=1e-4)
     assert [scaling.falls_back(listener) for listener in ("a", "b", "c", None)] == [False, False, True, True]
     everyone = fit_scaling(trials, listeners, "z", "global", ["raw"])
     assert everyone.apply(*trials[0], "a")[0] == scaling.apply(*trials[0], "c")[0]
@@ -501,7 +507,8 @@ def test_scaling_is_undone_even_from_its_json(method: str, scope: str, seed: int
     fitted = fit_scaling(trials, ["a", "b", "a", "c"], method, scope, ["tonic", "phasic"])
     saved = json.loads(json.dumps(fitted.to_dict()))
     scaling = Scaling.from_dict(saved)
-    assert scaling == fitted and scaling.unit == "uS"
+    assert scaling == fitted
+    assert scaling.unit == "uS"
     for listener in ("a", "c", "unseen"):
         scaled = scaling.apply(*trials[0], listener)
         np.testing.assert_allclose(scaling.invert(scaled, listener), trials[0][0], atol=1e-9)
@@ -526,7 +533,8 @@ def test_nothing_is_divided_by_a_spread_of_nothing() -> None:
     with pytest.raises(ValueError, match="no valid frame"):
         fit_scaling([(flat[0], ~flat[1])], ["a"], "z", "global", ["raw"])
     scaling = fit_scaling([flat, lively], ["a", "b"], "z", "listener", ["raw"])
-    assert scaling.falls_back("a") and np.abs(scaling.apply(*flat, "a")).max() < 1
+    assert scaling.falls_back("a")
+    assert np.abs(scaling.apply(*flat, "a")).max() < 1
     assert min(scaling.scale) >= MIN_SPREAD
     by_trial = fit_scaling([flat], ["a"], "z", "trial", ["raw"])
     with pytest.raises(ValueError, match="raw has a z spread under"):

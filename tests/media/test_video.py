@@ -104,7 +104,9 @@ def test_frames_are_those_at_the_centres_of_the_bins(container, codec):
     read = read_clip(data, num_frames=10)
     assert numbers(read.frames) == [2, 7, 12, 17, 22, 27, 32, 37, 42, 47]  # bins of 5 frames each
     np.testing.assert_allclose(read.frame_seconds, np.arange(10) * 0.2 + 0.1, atol=1e-3)
-    assert read.frames.shape == (10, 128, 171, 3) and read.frame_mask.all() and read.audio is None
+    assert read.frames.shape == (10, 128, 171, 3)
+    assert read.frame_mask.all()
+    assert read.audio is None
 
 
 def test_a_frame_rate_takes_frames_so_far_apart_from_the_middle(clip):
@@ -129,14 +131,16 @@ def test_colours_are_red_green_blue():
     red = np.zeros((5, HEIGHT, WIDTH, 3), np.uint8)
     red[..., RED] = 220
     frames = read_clip(make_clip(red), num_frames=2).frames
-    assert frames[..., RED].min() > 190 and frames[..., BLUE].max() < 40
+    assert frames[..., RED].min() > 190
+    assert frames[..., BLUE].max() < 40
 
 
 def test_a_varying_frame_rate_is_sampled_by_time():
     ticks = np.array([0, 1, 2, 3, 4, 25, 26, 27, 28, 29])  # frame 4 is shown for 0.84 s
     read = read_clip(make_clip(greys(10), ticks=ticks), num_frames=4, seconds=1.2)
     np.testing.assert_allclose(read.frame_seconds, [0.15, 0.45, 0.75, 1.05])
-    assert numbers(read.frames) == [3, 4, 4, 6] and read.frame_mask.all()
+    assert numbers(read.frames) == [3, 4, 4, 6]
+    assert read.frame_mask.all()
 
 
 @pytest.mark.parametrize("start", [2.0, 3.96, 4.0, 7.31, 11.9, 18.5])
@@ -147,7 +151,8 @@ def test_a_window_found_by_seeking_is_the_one_decoded_from_the_beginning(start, 
     decoded = read_clip(long_clip, **wanted)
     np.testing.assert_array_equal(sought.frames, decoded.frames)
     assert numbers(sought.frames) == [int((t + 1e-6) * RATE) % 50 for t in sought.frame_seconds]
-    assert sought.frame_mask.all() and len(sought.audio) == 16000
+    assert sought.frame_mask.all()
+    assert len(sought.audio) == 16000
     np.testing.assert_allclose(sought.audio, decoded.audio, atol=1e-3)  # AAC decoders add noise of their own
 
 
@@ -176,7 +181,9 @@ def test_leaving_out_frames_on_which_none_builds_changes_nothing(num_frames, mon
 @pytest.mark.parametrize("rate", [16000, 22050, SOUND_RATE])
 def test_sound_has_its_length_and_its_samples(rate, clip):
     read = read_clip(clip, num_frames=0, audio_rate=rate)
-    assert read.audio.shape == (2 * rate,) and read.audio.dtype == np.float32 and not len(read.frames)
+    assert read.audio.shape == (2 * rate,)
+    assert read.audio.dtype == np.float32
+    assert not len(read.frames)
     expected = 0.4 * np.sin(2 * np.pi * HERTZ * np.arange(2 * rate) / rate)
     inside = slice(rate // 10, -rate // 10)
     np.testing.assert_allclose(read.audio[inside], expected[inside], atol=0.02)
@@ -197,7 +204,9 @@ def test_sound_is_what_read_audio_makes_of_the_same_file(tmp_path):
     expected, _ = read_audio(data, 22050)
     read = read_clip(data, audio_rate=22050, num_frames=3)
     np.testing.assert_allclose(read.audio, expected, atol=1e-4)
-    assert read.frames.shape == (3, 128, 171, 3) and not read.frames.any() and not read.frame_mask.any()
+    assert read.frames.shape == (3, 128, 171, 3)
+    assert not read.frames.any()
+    assert not read.frame_mask.any()
 
 
 @pytest.mark.parametrize("channel, heard", [("FC", 1 / 3.414), ("FL", 0.707 / 3.414), ("LFE", 0.0)])
@@ -240,7 +249,8 @@ def test_times_count_from_the_first_stream_and_a_late_picture_is_masked(containe
 def test_a_file_whose_clock_starts_elsewhere_is_read_from_its_start():
     data = make_clip(greys(50), tone(2.0)[None], picture_delay=100.0, sound_delay=100.0, container="mpegts")
     read = read_clip(data, num_frames=4, seconds=0.96, audio_rate=16000, start=0.5)
-    assert read.frame_mask.all() and len(read.audio) == 0.96 * 16000
+    assert read.frame_mask.all()
+    assert len(read.audio) == 0.96 * 16000
     assert numbers(read.frames) == pytest.approx([15, 21, 27, 33], abs=1)
 
 
@@ -326,7 +336,8 @@ def test_what_is_no_clip_says_so_in_one_line(function, clip, tmp_path, capfd):
     ):  # fmt: skip
         with pytest.raises(VideoError, match=message) as caught:
             function(path)
-        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
     with pytest.raises(VideoError, match="^dia125_utt3: .*no moov atom"):
         function(clip[: len(clip) // 2], name="dia125_utt3")
     with open(notes, encoding="utf-8") as text, pytest.raises(VideoError, match="as text"):
@@ -354,7 +365,8 @@ def test_of_a_cut_off_file_what_is_there_is_read(tmp_path):
     data = index_first(tmp_path, options={"g": "10"})
     read = read_clip(data[: int(0.7 * len(data))], num_frames=10, audio_rate=16000)
     real = int(read.frame_mask.sum())
-    assert 2 <= real <= 8 and read.frame_mask[:real].all()  # and the rest is not
+    assert 2 <= real <= 8
+    assert read.frame_mask[:real].all()
     assert numbers(read.frames)[:real] == [2, 7, 12, 17, 22, 27, 32, 37][:real]
     assert len(set(numbers(read.frames)[real:])) == 1
     assert 0.4 < len(read.audio) / 32000 < 0.95
@@ -385,7 +397,8 @@ def test_what_follows_damaged_sound_keeps_its_time(caplog):
     with caplog.at_level(logging.WARNING):
         read = read_clip(spoilt, num_frames=0, audio_rate=SOUND_RATE).audio
     expected = read_clip(whole, num_frames=0, audio_rate=SOUND_RATE).audio
-    assert len(read) == len(expected) and "damaged packets of the sound" in caplog.text
+    assert len(read) == len(expected)
+    assert "damaged packets of the sound" in caplog.text
     np.testing.assert_allclose(read[36 * 1024 :], expected[36 * 1024 :], atol=1e-4)
     np.testing.assert_allclose(read[: 27 * 1024], expected[: 27 * 1024], atol=1e-4)
 
@@ -411,7 +424,8 @@ def test_arguments_that_make_no_sense_are_refused(wanted, clip):
 @given(st.integers(1, 40), st.floats(0, 1e4), st.floats(0.01, 1e3), st.none() | st.floats(0.5, 60))
 def test_times_lie_even_and_in_the_middle_of_their_window(count, start, seconds, rate):
     times = frame_times(count, start, seconds, rate)
-    assert len(times) == count and times[0] >= start
+    assert len(times) == count
+    assert times[0] >= start
     np.testing.assert_allclose(np.diff(times), 1 / rate if rate else seconds / count, rtol=1e-6, atol=1e-9)
     if rate is None or (count - 1) / rate < seconds:
         assert (times[0] + times[-1]) / 2 == pytest.approx(start + seconds / 2)

@@ -85,14 +85,18 @@ def test_every_parameter_gets_a_finite_gradient(config_class, model_class, pooli
     output = model(torch.randn(3, 40, FEATURES), attention_mask=mask, labels=torch.rand(3, LABELS))
     output.loss.backward()
     for name, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
 
 
 @all_poolings
 def test_a_clip_that_is_nothing_but_padding_has_logits_of_0(pooling) -> None:
     model = TcnForAudioClassification(small(TcnConfig, pooling=pooling))
     output = model(torch.randn(2, 9, FEATURES), attention_mask=torch.tensor([[1] * 9, [0] * 9]))
-    assert output.logits[0].all() and not output.logits[1].any() and not output.frame_logits[1].any()
+    assert output.logits[0].all()
+    assert not output.logits[1].any()
+    assert not output.frame_logits[1].any()
 
 
 # Pooling
@@ -134,9 +138,11 @@ def test_a_new_model_looks_at_all_frames_alike(config_class, model_class) -> Non
 @all_poolings
 def test_the_order_of_labels_is_that_of_the_logits(config_class, model_class, pooling) -> None:
     output = attentive(model_class(small(config_class, pooling=pooling)))(torch.randn(2, 30, FEATURES))
-    assert output.logits.shape == (2, LABELS) and output.frame_logits.shape == (2, 30, LABELS)
+    assert output.logits.shape == (2, LABELS)
+    assert output.frame_logits.shape == (2, 30, LABELS)
     low, high = output.frame_logits.amin(1), output.frame_logits.amax(1)
-    assert (low <= output.logits).all() and (output.logits <= high).all()
+    assert (low <= output.logits).all()
+    assert (output.logits <= high).all()
 
 
 @over_models
@@ -182,7 +188,8 @@ def test_labels_that_are_unknown_are_not_scored(kind: str) -> None:
     )
     nothing = classification_loss(logits, torch.full_like(labels, int(IGNORE_LABEL)), kind)
     nothing.backward()
-    assert nothing.item() == 0 and not logits.grad.any()
+    assert nothing.item() == 0
+    assert not logits.grad.any()
 
 
 @over_models
@@ -300,7 +307,8 @@ def test_saving_and_loading_gives_the_same_bits(config_class, model_class, pooli
     x = torch.randn(2, 30, FEATURES)
     for load in (model_class.from_pretrained, AutoModelForAudioClassification.from_pretrained):
         loaded = load(tmp_path).eval()
-        assert type(loaded) is model_class and loaded.config.id2label == config.id2label
+        assert type(loaded) is model_class
+        assert loaded.config.id2label == config.id2label
         assert (loaded.config.pooling, loaded.config.problem_type) == (pooling, MULTI)
         for name in ("logits", "frame_logits"):
             assert torch.equal(model(x)[name], loaded(x)[name])
@@ -315,8 +323,10 @@ def test_a_model_for_signals_gives_its_backbone_to_one_for_labels(signal, labels
     loaded = labels[1].from_pretrained(tmp_path, num_labels=2, problem_type=SINGLE)
     x = torch.randn(1, 20, FEATURES)
     states: list[torch.Tensor] = [each.eval().base_model(x).last_hidden_state for each in (model, loaded)]
-    assert torch.equal(*states) and loaded(x).logits.shape == (1, 2)
-    assert loaded.head.classifier.weight.any() and not loaded.head.attention.weight.any()
+    assert torch.equal(*states)
+    assert loaded(x).logits.shape == (1, 2)
+    assert loaded.head.classifier.weight.any()
+    assert not loaded.head.attention.weight.any()
 
 
 @over_models

@@ -95,7 +95,8 @@ def test_any_subset_can_be_trained_and_tested_on_with_any_of_it_missing(modaliti
             inputs[INPUTS[name][0]].fill_(float("nan"))
         model.eval()
         output = model(**inputs, labels=labels)
-        assert output.loss.isfinite() and logits_of(model, inputs).isfinite().all()
+        assert output.loss.isfinite()
+        assert logits_of(model, inputs).isfinite().all()
         assert output.present.tolist() == [[name in kept for name in modalities]] * 4
         model.train().zero_grad()
         model(**inputs, labels=labels).loss.backward()
@@ -164,7 +165,8 @@ def test_frozen_encoders_do_not_drift_whatever_is_trained():
         assert not branch.encoder.training
         for key, value in branch.encoder.state_dict().items():
             assert torch.equal(value, before[f"{name}.{key}"]), f"{name}.{key}"
-    assert not model.eval().training and model.train().fusion.layer.training
+    assert not model.eval().training
+    assert model.train().fusion.layer.training
 
 
 def test_trained_encoders_do_learn():
@@ -216,7 +218,9 @@ def test_hidden_modalities_are_as_many_as_asked_and_one_always_stays():
     present = torch.tensor([[True, True, True], [True, False, False], [False, False, False]]).repeat(4000, 1)
     kept = hide_modalities(present, 0.4)
     assert not (kept & ~present).any()
-    assert kept[1::3].sum(1).eq(1).all() and kept[2::3].sum() == 0 and kept[0::3].any(1).all()
+    assert kept[1::3].sum(1).eq(1).all()
+    assert kept[2::3].sum() == 0
+    assert kept[0::3].any(1).all()
     # of three, each is hidden with 0.4, except where all would be: 0.4^3 brings one of three back
     assert kept[0::3].float().mean().item() == pytest.approx(0.6 + 0.4**3 / 3, abs=0.015)
 
@@ -227,7 +231,8 @@ def test_a_saved_model_says_the_same(modalities, tmp_path):
     model.save_pretrained(tmp_path)
     again = AutoModelForVideoClassification.from_pretrained(tmp_path).eval()
     inputs = inputs_of(modalities)
-    assert isinstance(again, FusionForEmotion) and torch.equal(logits_of(model, inputs), logits_of(again, inputs))
+    assert isinstance(again, FusionForEmotion)
+    assert torch.equal(logits_of(model, inputs), logits_of(again, inputs))
     assert (again.config.modalities, again.config.fusion) == (modalities, "gated")
     assert {name: len(part) for name, part in again.parts().items()} == {
         name: len(part) for name, part in model.parts().items()
@@ -286,9 +291,11 @@ def test_the_processor_survives_saving_with_all_of_its_settings(processor, tmp_p
     sound = np.random.default_rng(1).standard_normal(8000).astype(np.float32)
     given = {"text": ["what a day"], "videos": [frames], "audio": [sound], "sampling_rate": 16000}
     one, other = processor(**given), again(**given)
-    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
     saved = json.loads((tmp_path / "processor_config.json").read_text())["feature_extractor"]
-    assert saved["clip_frames"] == 4 and saved["crop_size"] == 16
+    assert saved["clip_frames"] == 4
+    assert saved["crop_size"] == 16
 
 
 def test_frames_are_cropped_in_the_middle_scaled_and_in_rgb(processor):
@@ -308,7 +315,8 @@ def test_the_default_for_frames_is_that_of_kinetics():
     theirs, ours = R3D_18_Weights.KINETICS400_V1.transforms(), FusionFeatureExtractor()
     assert (ours.clip_frames, ours.video_frame_rate) == (16, 15.0)
     assert (ours.crop_size, tuple(ours.frame_size)) == (theirs.crop_size[0], tuple(theirs.resize_size))
-    assert ours.image_mean == theirs.mean and ours.image_std == theirs.std
+    assert ours.image_mean == theirs.mean
+    assert ours.image_std == theirs.std
     frames = np.random.default_rng(0).integers(0, 256, (16, 128, 171, 3), dtype=np.uint8)
     expected = theirs(torch.from_numpy(frames).permute(0, 3, 1, 2))  # (3, N, crop, crop); already of the size
     torch.testing.assert_close(ours(videos=[frames])["pixel_values"][0], expected, atol=1e-5, rtol=1e-5)
@@ -318,8 +326,10 @@ def test_spectrograms_have_mean_0_and_deviation_1_and_silence_is_zeros(processor
     sound = np.random.default_rng(0).standard_normal(16000).astype(np.float32) * 0.01
     batch = processor(audio=[sound, np.zeros(5000, np.float32), None], sampling_rate=16000)
     features, mask = batch["input_features"], batch["features_mask"].bool()
-    assert features[0].mean().abs() < 1e-5 and features[0].std(unbiased=False).item() == pytest.approx(1, abs=1e-5)
-    assert (features[1:] == 0).all() and mask.sum(1).tolist() == [32, 10, 0]
+    assert features[0].mean().abs() < 1e-5
+    assert features[0].std(unbiased=False).item() == pytest.approx(1, abs=1e-5)
+    assert (features[1:] == 0).all()
+    assert mask.sum(1).tolist() == [32, 10, 0]
 
 
 def test_a_text_that_is_not_there_or_empty_has_a_mask_of_zeros(processor):

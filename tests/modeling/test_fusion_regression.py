@@ -38,7 +38,9 @@ def test_any_subset_can_be_trained_and_tested_on_with_any_of_it_missing(modaliti
             inputs[f"{name}_mask"].zero_()
             inputs[f"{name}_embeddings"].fill_(float("nan"))
         output = model.eval()(**inputs, labels=torch.randn(4))
-        assert output.predictions.shape == (4,) and output.predictions.isfinite().all() and output.loss.isfinite()
+        assert output.predictions.shape == (4,)
+        assert output.predictions.isfinite().all()
+        assert output.loss.isfinite()
         assert output.present.tolist() == [[name in kept for name in modalities]] * 4
         model.train().zero_grad()
         model(**inputs, labels=torch.randn(4)).loss.backward()

@@ -93,7 +93,8 @@ def test_a_mask_of_ones_is_no_mask_and_bools_are_ints(config_class, model_class)
     assert torch.equal(model(x).predictions, model(x, attention_mask=mask.long()).predictions)
     mask[1, 20:] = 0
     outputs = [model(x, attention_mask=mask.to(dtype)).predictions for dtype in (torch.bool, torch.int32, torch.int64)]
-    assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[2])
 
 
 @over_models
@@ -159,7 +160,8 @@ def test_in_a_causal_model_the_future_changes_no_past_bit(config_class, model_cl
     changed = x.clone()
     changed[:, 50:] = 1e3
     past, other = model(x).predictions, model(changed).predictions
-    assert torch.equal(past[:, :50], other[:, :50]) and not torch.equal(past[:, 50:], other[:, 50:])
+    assert torch.equal(past[:, :50], other[:, :50])
+    assert not torch.equal(past[:, 50:], other[:, 50:])
 
 
 @over_models
@@ -274,7 +276,8 @@ def test_a_wavenet_is_the_plain_stack_of_gated_layers(norm, causal, bias) -> Non
 def test_the_wavenets_gate_has_filter_and_gate_of_its_own() -> None:
     layer = WavenetForSignalRegression(small(WavenetConfig)).wavenet.layers[0]
     filtered, gate = layer.gates.conv.weight.chunk(2)
-    assert filtered.shape == gate.shape and not torch.equal(filtered, gate)
+    assert filtered.shape == gate.shape
+    assert not torch.equal(filtered, gate)
 
 
 @pytest.mark.parametrize(
@@ -440,7 +443,8 @@ def test_training_passes_repeat_under_a_seed_and_differ_without(config_class, mo
     torch.manual_seed(3)
     first, second = model(x).predictions, model(x).predictions
     torch.manual_seed(3)
-    assert torch.equal(first, model(x).predictions) and not torch.equal(first, second)
+    assert torch.equal(first, model(x).predictions)
+    assert not torch.equal(first, second)
 
 
 # Losses
@@ -494,7 +498,8 @@ def test_flat_and_empty_trials_have_finite_losses_and_gradients(loss: str) -> No
     labels[1], labels[2, 1:] = IGNORE_LABEL, IGNORE_LABEL
     value = signal_loss(predictions, labels, loss, log_variance=torch.zeros(3, 10, 1))
     value.backward()
-    assert value.isfinite() and predictions.grad.isfinite().all()
+    assert value.isfinite()
+    assert predictions.grad.isfinite().all()
 
 
 @over_models
@@ -595,7 +600,8 @@ def test_saving_and_loading_gives_the_same_bits(norm: str, tmp_path: Path) -> No
     loaded = TcnForSignalRegression.from_pretrained(tmp_path).eval()
     x = torch.randn(2, 30, FEATURES)
     assert torch.equal(model(x).predictions, loaded(x).predictions)
-    assert loaded.config.loss == config.loss and loaded.config.target_scaling == {"mean": 2.0}
+    assert loaded.config.loss == config.loss
+    assert loaded.config.target_scaling == {"mean": 2.0}
     backbone = TcnModel.from_pretrained(tmp_path).eval()
     assert torch.equal(backbone(x).last_hidden_state, model.tcn(x).last_hidden_state)
 
@@ -620,4 +626,5 @@ def test_hidden_states_come_when_asked_for(config_class, model_class) -> None:
     x = torch.randn(2, 30, FEATURES)
     assert model(x).hidden_states is None
     states = model(x, output_hidden_states=True).hidden_states
-    assert torch.equal(states[0], x) and all(state.shape[:2] == (2, 30) for state in states)
+    assert torch.equal(states[0], x)
+    assert all(state.shape[:2] == (2, 30) for state in states)

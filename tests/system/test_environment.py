@@ -42,7 +42,8 @@ def test_the_installed_torch_fits_its_companions() -> None:
 def test_what_the_message_says_to_install_is_what_the_project_asks_for() -> None:
     asked = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
     triple = [name for name in asked if name.startswith("torch")]
-    assert len(triple) == 3 and INSTALL == "pip install " + " ".join(f"'{name}'" for name in triple)
+    assert len(triple) == 3
+    assert INSTALL == "pip install " + " ".join(f"'{name}'" for name in triple)
 
 
 def test_a_torchvision_that_does_not_load_is_named_with_what_to_install(tmp_path: Path) -> None:
@@ -56,4 +57,6 @@ def test_a_torchvision_that_does_not_load_is_named_with_what_to_install(tmp_path
     )
     assert run.returncode == 1
     (line,) = run.stderr.strip().splitlines()
-    assert "torchvision" in line and "operator torchvision::nms" in line and "pip install 'torch>=2.11,<2.13'" in line
+    assert "torchvision" in line
+    assert "operator torchvision::nms" in line
+    assert "pip install 'torch>=2.11,<2.13'" in line

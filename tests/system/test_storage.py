@@ -82,7 +82,8 @@ def test_a_file_is_uploaded_in_one_piece_whose_etag_is_its_md5(s3, make, tmp_pat
     s3.put("s3://songs/other", b"")
     make().upload_file(tmp_path / "file", "s3://songs/new +#ä.bin")
     (found,) = (entry for entry in list_objects("s3://songs") if "new" in entry.url)
-    assert found.url == "s3://songs/new +#ä.bin" and found.etag == hashlib.md5(content[:size]).hexdigest()
+    assert found.url == "s3://songs/new +#ä.bin"
+    assert found.etag == hashlib.md5(content[:size]).hexdigest()
     assert s3.proxy.count("^PUT ") == 1
 
 
@@ -93,7 +94,8 @@ def test_an_upload_that_breaks_begins_anew(s3, make, tmp_path, action):
     s3.proxy.rules.append(Rule("^PUT", action, times=2))
     files = make()
     files.upload_file(tmp_path / "file", URL)
-    assert files.read_bytes(URL) == CONTENT * 300 and files.stats().retries >= 1
+    assert files.read_bytes(URL) == CONTENT * 300
+    assert files.stats().retries >= 1
 
 
 def test_an_upload_that_stays_broken_says_so_and_leaves_the_old_object(s3, make, tmp_path):
@@ -102,7 +104,8 @@ def test_an_upload_that_stays_broken_says_so_and_leaves_the_old_object(s3, make,
     s3.proxy.rules.append(Rule("^PUT", Status(503)))
     with pytest.raises(OSError, match="cannot be written .SlowDown") as raised:
         make(tries=3).upload_file(tmp_path / "file", URL)
-    assert raised.value.filename == URL and s3.proxy.count("^PUT") == 3
+    assert raised.value.filename == URL
+    assert s3.proxy.count("^PUT") == 3
     s3.proxy.rules[:] = [Rule("^PUT", Status(403))]
     with pytest.raises(PermissionError, match="AccessDenied"):
         make().upload_file(tmp_path / "file", URL)
@@ -112,7 +115,8 @@ def test_an_upload_that_stays_broken_says_so_and_leaves_the_old_object(s3, make,
 def test_all_clients_of_a_process_share_the_sdks_session(s3, make):
     s3.put(URL, CONTENT)
     files = make()
-    assert files.list_objects("s3://songs") and files.file_system().isfile(URL)
+    assert files.list_objects("s3://songs")
+    assert files.file_system().isfile(URL)
     assert files.file_system().session is files._store().s3().session
 
 
@@ -127,7 +131,8 @@ def test_a_cold_pass_is_one_get_an_object_and_a_warm_one_is_no_request(s3, make)
     assert s3.proxy.count() == s3.proxy.count("^GET /many/") == 30
     files.prefetch_files(contents)
     assert {url: files.download_file(url).read_bytes() for url in contents} == contents
-    assert s3.proxy.count() == 30 and files.stats().downloads == 30
+    assert s3.proxy.count() == 30
+    assert files.stats().downloads == 30
 
 
 def test_a_listing_gives_size_and_etag_and_then_a_file_is_one_get(s3, make):
@@ -227,7 +232,8 @@ def test_a_bulk_prefetch_shows_a_bar_that_ends_with_it(s3, make, capsys):
         files.download_file(url)
     while files._bar is not None:
         time.sleep(0.01)
-    assert "fetching" in (shown := capsys.readouterr().err) and "5/5" in shown
+    assert "fetching" in (shown := capsys.readouterr().err)
+    assert "5/5" in shown
 
 
 # What comes is right, or an error
@@ -266,7 +272,8 @@ def test_what_stays_broken_is_an_error_after_so_many_tries_and_leaves_nothing(s3
     with pytest.raises(OSError, match=re.escape(URL)):
         files.download_file(URL)
     assert s3.proxy.count() in ((3, 4, 5, 6) if isinstance(action, Reset) else (3,))
-    assert not left_over(files.root) and files.get_file(URL) is None
+    assert not left_over(files.root)
+    assert files.get_file(URL) is None
 
 
 @pytest.mark.parametrize(
@@ -297,7 +304,8 @@ def test_a_failed_prefetch_is_told_once_and_raised_when_the_file_is_asked_for(s3
     files.prefetch_files(urls)
     while len(files.stats().failed_prefetches) < 3:
         time.sleep(0.01)
-    assert len(caplog.records) == 1 and set(files.stats().failed_prefetches) == set(urls)
+    assert len(caplog.records) == 1
+    assert set(files.stats().failed_prefetches) == set(urls)
     with pytest.raises(FileNotFoundError, match="songs/1"):
         files.download_file(urls[1])
 
@@ -322,7 +330,8 @@ def test_an_object_that_changed_since_it_was_listed_is_refused(s3, make):
     files = make()
     with pytest.raises(S3ObjectChanged, match="list it again"):
         files.download_file(listed)
-    assert s3.proxy.count(GET) == 1 and not left_over(files.root)
+    assert s3.proxy.count(GET) == 1
+    assert not left_over(files.root)
     assert files.read_bytes(list_objects("s3://songs")[0]) == b"other" * 100
 
 
@@ -352,7 +361,8 @@ def test_a_long_object_goes_on_where_it_was_cut_if_it_is_still_the_same(s3, make
     s3.proxy.rules.append(Rule(GET, Cut(after=5500, seconds=0.3), times=1))
     assert make().read_bytes(URL) == CONTENT
     first, second = s3.proxy.requests
-    assert first.range is None and second.if_match == f'"{etag}"'
+    assert first.range is None
+    assert second.if_match == f'"{etag}"'
     assert 2000 <= int(re.fullmatch(r"bytes=(\d+)-", second.range)[1]) <= 5500
 
 
@@ -373,9 +383,11 @@ def test_a_copy_that_was_cut_or_deleted_behind_our_back_is_fetched_again(s3, mak
     s3.put(URL, CONTENT)
     files = make()
     files.download_file(URL).write_bytes(CONTENT[:100])
-    assert files.get_file(URL) is None and files.read_bytes(URL) == CONTENT
+    assert files.get_file(URL) is None
+    assert files.read_bytes(URL) == CONTENT
     files.download_file(URL).unlink()
-    assert files.read_bytes(URL) == CONTENT and s3.proxy.count() == 3
+    assert files.read_bytes(URL) == CONTENT
+    assert s3.proxy.count() == 3
 
 
 # Names
@@ -390,7 +402,8 @@ def test_odd_keys_and_empty_objects_work(s3, make, key):
         s3.put(url, content)
         files = make()
         path = files.download_file(url)
-        assert path.read_bytes() == content and path.is_relative_to(files.root)
+        assert path.read_bytes() == content
+        assert path.is_relative_to(files.root)
         assert [file.url for file in list_objects("s3://corpus")] == [url]
 
 
@@ -416,13 +429,15 @@ def test_plain_paths_are_given_back_and_other_urls_work(make, tmp_path):
     path = tmp_path / "a.wav"
     path.write_bytes(CONTENT)
     files = make()
-    assert files.download_file(path) == files.get_file(str(path)) == path and files.read_bytes(path) == CONTENT
+    assert files.download_file(path) == files.get_file(str(path)) == path
+    assert files.read_bytes(path) == CONTENT
     with pytest.raises(FileNotFoundError):
         files.download_file(tmp_path / "none.wav")
     fsspec.filesystem("memory").pipe("/songs/a.wav", CONTENT)
     assert files.read_bytes("memory://songs/a.wav") == CONTENT
     (listed,) = list_objects("memory://songs")
-    assert files.read_bytes(listed) == CONTENT and listed.size == len(CONTENT)
+    assert files.read_bytes(listed) == CONTENT
+    assert listed.size == len(CONTENT)
     with pytest.raises(FileNotFoundError):
         files.download_file("memory://songs/none.wav")
 
@@ -461,7 +476,8 @@ def test_the_limit_is_never_exceeded_and_everything_comes_right(s3, make):
         for _ in range(2):
             files.prefetch_files(contents)
             assert [files.read_bytes(url) for url in contents] == list(contents.values())
-    assert 5_000 < watch.most <= 10_500 and watch.looks > 10
+    assert 5_000 < watch.most <= 10_500
+    assert watch.looks > 10
     assert files.cache.used_bytes() <= 10_500
 
 
@@ -474,7 +490,10 @@ def test_what_was_used_longest_ago_goes_first(s3, make):
     files.download_file(contents[0])
     files.download_file(contents[10])
     kept = [files.get_file(url) is not None for url in contents]
-    assert kept[0] and not kept[1] and kept[9] and kept[10]
+    assert kept[0]
+    assert not kept[1]
+    assert kept[9]
+    assert kept[10]
 
 
 def test_files_fetched_ahead_do_not_evict_one_another_before_they_are_read(s3, make):
@@ -537,7 +556,8 @@ def test_a_file_evicted_before_it_is_opened_is_fetched_again(s3, make, monkeypat
         return lease(entry)
 
     monkeypatch.setattr(files.cache, "lease", evicted_once)
-    assert files.read_bytes(URL) == CONTENT and s3.proxy.count() == 2
+    assert files.read_bytes(URL) == CONTENT
+    assert s3.proxy.count() == 2
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -558,7 +578,8 @@ def test_a_full_disk_evicts_and_tries_once_more(s3, make, monkeypatch, times):
     else:
         with pytest.raises(OSError, match="the disk is full") as caught:
             files.read_bytes(URL)
-        assert caught.value.errno == errno.ENOSPC and not left_over(files.root)
+        assert caught.value.errno == errno.ENOSPC
+        assert not left_over(files.root)
 
 
 def test_some_of_the_disk_stays_free(s3, make, monkeypatch):
@@ -588,7 +609,8 @@ def test_a_forked_worker_shares_the_folder_and_does_not_remove_it(s3, make):
     for url in (first, others[-1]):
         child = context.Process(target=child_of_a_fork, args=(files, url, send))
         child.start()
-        assert receive.poll(20) and receive.recv() == contents[url]
+        assert receive.poll(20)
+        assert receive.recv() == contents[url]
         child.join(20)
         assert child.exitcode == 0
     assert {url: files.read_bytes(url) for url in contents} == contents
@@ -600,9 +622,11 @@ def test_a_pickled_manager_uses_the_same_folder_without_owning_it_and_holds_no_s
     files = make()
     files.download_file(URL)
     data = pickle.dumps(files)
-    assert b"made-up" not in data and "made-up" not in repr(files)
+    assert b"made-up" not in data
+    assert "made-up" not in repr(files)
     other = pickle.loads(data)
-    assert other.read_bytes(URL) == CONTENT and s3.proxy.count() == 1
+    assert other.read_bytes(URL) == CONTENT
+    assert s3.proxy.count() == 1
     other.close()
     assert files.read_bytes(URL) == CONTENT
 
@@ -622,7 +646,8 @@ def test_a_timeout_ends_the_wait_and_not_the_download(s3, make):
     files = make()
     with pytest.raises(TimeoutError, match="goes on"):
         files.download_file(URL, timeout=0.05)
-    assert files.read_bytes(URL) == CONTENT and s3.proxy.count() == 1
+    assert files.read_bytes(URL) == CONTENT
+    assert s3.proxy.count() == 1
 
 
 def test_closing_ends_those_who_wait_and_removes_the_folder(s3, make):
@@ -700,7 +725,8 @@ def test_there_is_one_shared_manager_a_process(s3, monkeypatch, tmp_path):
     s3.put(URL, CONTENT)
     files = S3FileManager.shared(max_workers=3, cache_dir=tmp_path / "kept")
     assert files is S3FileManager.shared() is S3FileManager.shared(max_workers=3)
-    assert s3_download(URL).read_bytes() == CONTENT and s3_download(URL).is_relative_to(tmp_path / "kept")
+    assert s3_download(URL).read_bytes() == CONTENT
+    assert s3_download(URL).is_relative_to(tmp_path / "kept")
     with pytest.raises(ValueError, match="max_workers = 5"):
         S3FileManager.shared(max_workers=5)
     files.close()
@@ -721,7 +747,8 @@ def test_there_is_one_shared_manager_a_process(s3, monkeypatch, tmp_path):
 def test_options_take_no_secret_and_nothing_unknown(options, message):
     with pytest.raises(ValueError, match=message) as caught:
         S3FileManager(storage_options=options)
-    assert "AKIA" not in str(caught.value) and "word@" not in str(caught.value)
+    assert "AKIA" not in str(caught.value)
+    assert "word@" not in str(caught.value)
 
 
 def test_no_secret_reaches_the_cache_an_error_or_a_log(s3, make, caplog, tmp_path):

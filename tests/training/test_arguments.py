@@ -88,7 +88,8 @@ def test_what_one_writes_in_json_one_may_write_on_the_command_line(tmp_path: Pat
     assert run.task_settings[SplitSettings].held_out_listener == "100101"
     run = parse(tmp_path, {}, "--low_pass_hz", "null", "--model_config.dropout=0.3", "--seed", "1")
     assert run.task_settings[EdaSettings].low_pass_hz is None
-    assert run.arguments.model_config == {"dropout": 0.3} and run.training.seed == 1
+    assert run.arguments.model_config == {"dropout": 0.3}
+    assert run.training.seed == 1
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,8 @@ def test_each_rank_asks_for_the_files_of_its_own_batches(monkeypatch):
     for rank in range(2):
         monkeypatch.setattr(S3FileManager, "_shared", mock.Mock(_closing=threading.Event()))
         sampler = PrefetchingSampler(range(12), lambda item: [f"s3://b/{item}"], 2, 1, rank, 2)
-        assert list(sampler) == list(range(12)) and len(sampler) == 12
+        assert list(sampler) == list(range(12))
+        assert len(sampler) == 12
         calls = S3FileManager._shared.prefetch_files.call_args_list
         asked.append([path for call in calls for path in call.args[0]])
     assert asked == [[f"s3://b/{i}" for i in (0, 1, 4, 5, 8, 9)], [f"s3://b/{i}" for i in (2, 3, 6, 7, 10, 11)]]

@@ -65,7 +65,8 @@ def test_metrics_come_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     record = SimpleNamespace(replace=lambda source, target: (order.append(Path(target).name), replace(source, target)))
     monkeypatch.setattr(training.run_folder, "os", record)
     save(tmp_path, {})
-    assert order[-1] == "metrics.json" and "model.safetensors" in order
+    assert order[-1] == "metrics.json"
+    assert "model.safetensors" in order
 
 
 def test_no_secret_reaches_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,16 +103,20 @@ def test_only_the_finished_run_is_shared(tmp_path: Path, monkeypatch: pytest.Mon
         "figure_trials_raw.png",
     ]  # these show what was recorded from people
     shared = list(filter_repo_objects(paths, ignore_patterns=options["ignore_patterns"]))
-    assert shared == paths[:3] and options["repo_id"] == "me/eda-tcn"
+    assert shared == paths[:3]
+    assert options["repo_id"] == "me/eda-tcn"
 
 
 def test_the_table_shows_what_is_undefined() -> None:
     table = results_table(RESULTS)
     assert "| model | 0.500 [0.400, 0.600] (1 undefined) |" in table
-    assert "| training mean | undefined |" in table and "| others (oracle) |" in table
-    assert "0.100 against 0.500, p = 0.004 of 999" in table and "split-half reliability undefined" in table
+    assert "| training mean | undefined |" in table
+    assert "| others (oracle) |" in table
+    assert "0.100 against 0.500, p = 0.004 of 999" in table
+    assert "split-half reliability undefined" in table
     assert "**Verdict: no effect** (2 songs are fewer than 6)." in table
-    assert "nan" not in table and "None" not in table
+    assert "nan" not in table
+    assert "None" not in table
 
 
 @pytest.mark.parametrize("synthetic", [True, False])
@@ -141,5 +146,8 @@ def test_a_card_warns_of_what_its_reader_must_know(synthetic: bool) -> None:
     }
     card = model_card(facts)
     assert ("SYNTHETIC DATA" in card) == synthetic == ("synthetic-data" in card)
-    assert "**WARNING.** Random_pairs leaks." in card and "**WARNING.** This is a control." in card
-    assert "(figure_scores_raw.png)" in card and "flat 2" in card and "| training mean |" in card
+    assert "**WARNING.** Random_pairs leaks." in card
+    assert "**WARNING.** This is a control." in card
+    assert "(figure_scores_raw.png)" in card
+    assert "flat 2" in card
+    assert "| training mean |" in card

@@ -132,7 +132,8 @@ def test_a_plan_has_every_item_and_gives_ranks_their_own_shards(
     longest = max(np.bincount(shards % world))
     assert len(order) == len(sampler) == world * batch_size * -(-longest // batch_size)
     times = np.bincount(order, minlength=len(shards))
-    assert (times >= 1).all() and times.sum() - len(shards) == sampler.repeated
+    assert (times >= 1).all()
+    assert times.sum() - len(shards) == sampler.repeated
     batches = order.reshape(-1, world, batch_size)
     for rank in range(world):
         own = shards[batches[:, rank].ravel()]
@@ -164,10 +165,12 @@ def test_small_columns_come_by_ranges_and_items_are_those_of_local_rows(
     assert data_record(run.arguments, rows)["rows"] == SHARDS * ROWS
     local, far = attention.prepare(creatives, None, run), attention.prepare(rows, None, run)
     assert not whole_shards(lab)  # the widths of embeddings were looked up by ranges too
-    assert far.record() == local.record() and far.split.sha256 == local.split.sha256
+    assert far.record() == local.record()
+    assert far.split.sha256 == local.split.sha256
     for place in range(0, len(far.train), 7):
         one, other = far.train[place, 5], local.train[place]
-        assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
     assert all(count == 1 for count in whole_shards(lab).values())
     for name, (mean, deviation) in far.train.moments().items():
         first = [
@@ -192,7 +195,8 @@ def test_copies_never_take_more_than_they_may(lab: FakeS3) -> None:
         for place in range(len(data.sides["all"])):
             data.sides["all"][place]
             assert files.cache.used_bytes() <= files.max_bytes
-    assert all(count == 2 for count in whole_shards(lab).values()) and len(whole_shards(lab)) == SHARDS
+    assert all(count == 2 for count in whole_shards(lab).values())
+    assert len(whole_shards(lab)) == SHARDS
 
 
 def test_row_groups_that_are_decoded_are_bounded(lab: FakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +223,8 @@ def test_the_same_weights_say_the_same_of_streamed_rows_each_of_which_is_scored_
     for side in ("test", "all"):
         one = far.predict(data.sides[side])
         other = near.predict(attention.prepare(creatives, None, run).sides[side])
-        assert np.array_equal(one.predictions[0], other.predictions[0]) and len(one.label_ids) == len(data.sides[side])
+        assert np.array_equal(one.predictions[0], other.predictions[0])
+        assert len(one.label_ids) == len(data.sides[side])
         assert np.array_equal(one.label_ids, other.label_ids)
         assert one.metrics["test_r2"] == other.metrics["test_r2"]
     assert set(whole_shards(lab).values()) == {1}
@@ -277,13 +282,14 @@ def test_utterances_are_those_of_local_rows_and_only_shards_with_training_rows_a
     assert not whole_shards(s3)
     local_run = parse_run(["configs/meld_sample.json"])
     local = emotion.prepare(datasets.concatenate_datasets(list(utterances.values())), processor, local_run)
-    assert far.record() == local.record() and np.array_equal(far.lengths, local.lengths)
+    assert far.record() == local.record()
+    assert np.array_equal(far.lengths, local.lengths)
     for place in (0, 13):
         one, other = far.train[place, 1], local.train[place]
-        assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-    assert set(emotion.sampler(far, run)(4).shards) == {0, 1} and far.train.files_of((13, 1))[0].endswith(
-        "00001-of-00002.parquet"
-    )
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert set(emotion.sampler(far, run)(4).shards) == {0, 1}
+    assert far.train.files_of((13, 1))[0].endswith("00001-of-00002.parquet")
 
 
 def test_clips_that_lie_beside_the_rows_and_cached_features_are_refused(

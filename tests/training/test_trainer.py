@@ -240,7 +240,8 @@ def test_half_a_checkpoint_is_passed_over(tmp_path: Path) -> None:
     trainer = tiny_trainer(tmp_path, save_total_limit=None)
     trainer.train()
     newest = last_whole_checkpoint(tmp_path)
-    assert newest is not None and newest.name == "checkpoint-4"
+    assert newest is not None
+    assert newest.name == "checkpoint-4"
     state = newest / "trainer_state.json"
     state.write_text(state.read_text()[:100])
     assert last_whole_checkpoint(tmp_path).name == "checkpoint-2"

@@ -56,10 +56,15 @@ def test_a_run_leaves_all_that_its_reader_needs(finished: tuple[Path, str]) -> N
     assert {"metrics.json", "README.md", "run_config.json", "splits.json", "predictions.parquet"} <= files
     assert {"report.html", "figure_compared.png", "figure_removals.png", "figure_residuals.png"} <= files
     metrics, card = record(folder), (folder / "README.md").read_text()
-    assert metrics["data"]["synthetic"] and "SYNTHETIC DATA" in said and "SYNTHETIC DATA" in card
+    assert metrics["data"]["synthetic"]
+    assert "SYNTHETIC DATA" in said
+    assert "SYNTHETIC DATA" in card
     for text in (card, said):  # a score never stands alone
-        assert "| mean |" in text and "| ridge on all |" in text and "| without audio |" in text
-    assert f"report: {folder / 'report.html'}" in said and "nan" not in card.lower()
+        assert "| mean |" in text
+        assert "| ridge on all |" in text
+        assert "| without audio |" in text
+    assert f"report: {folder / 'report.html'}" in said
+    assert "nan" not in card.lower()
     assert metrics["training"]["trainable"].keys() == {*MODALITIES, "fusion", "regression"}
     assert metrics["data"]["left_out"] == {"no target": 2}
     assert metrics["model"]["embedding_sizes"] == {"text": 384, "video": 512, "audio": 64, "back_audio": 64}
@@ -71,9 +76,11 @@ def test_the_modalities_that_matter_are_named_and_ridge_is_beaten(finished: tupl
     test = record(folder)["test"]
     assert set(test["modalities"]["matter"]) == {"text", "audio"}
     assert set(test["modalities"]["not_shown"]) == {"video", "back_audio"}
-    assert test["verdict"]["unbeaten"] == [] and "**Verdict: better than mean, ridge on text" in said
+    assert test["verdict"]["unbeaten"] == []
+    assert "**Verdict: better than mean, ridge on text" in said
     assert test["baselines"]["ridge on all"]["difference"]["r2"]["low"] > 0
-    assert "**Modalities that matter: " in said and "Not shown to matter: " in said
+    assert "**Modalities that matter: " in said
+    assert "Not shown to matter: " in said
     assert abs(test["baselines"]["ridge on video"]["scores"]["r2"]["mean"]) < 0.1
 
 
@@ -82,7 +89,8 @@ def test_the_test_side_is_scored_with_every_row(finished: tuple[Path, str]) -> N
     test, predictions = record(folder)["test"], pq.read_table(folder / "predictions.parquet")
     members = json.loads((folder / "splits.json").read_text())["trials"]["test"]
     assert predictions.column_names == ["creative_id", "target", "prediction"]
-    assert sorted(predictions["creative_id"].to_pylist()) == members and test["rows"] == len(members) > 100
+    assert sorted(predictions["creative_id"].to_pylist()) == members
+    assert test["rows"] == len(members) > 100
     rows = load_dataset(str(REPOSITORY / "hf_datasets/tunein"), "sample", split="train")
     targets = dict(zip(rows["creative_id"][:], rows["target"][:], strict=True))
     assert predictions["target"].to_pylist() == [targets[name] for name in predictions["creative_id"].to_pylist()]
@@ -151,7 +159,8 @@ def test_one_modality_alone_is_trained_scored_and_shown(tmp_path: Path, capsys: 
     settings = ["--model_config.modalities", '["back_audio"]', *SHORT[:2], *QUIET]
     run_train.main([CONFIG, "--output_dir", str(tmp_path), *settings])
     found = record(tmp_path)
-    assert found["model"]["modalities"] == ["back_audio"] and not found["test"]["ablations"]
+    assert found["model"]["modalities"] == ["back_audio"]
+    assert not found["test"]["ablations"]
     assert found["training"]["trainable"].keys() == {"back_audio", "fusion", "regression"}
     assert list(found["test"]["baselines"]) == ["mean", "ridge on back_audio"]
     assert "not shown to be better" in capsys.readouterr().out
@@ -176,4 +185,5 @@ def test_what_cannot_be_asked_of_it_is_refused_in_one_line(finished: tuple[Path,
         with pytest.raises((ValueError, SystemExit), match=said) as caught:
             main([*map(str, arguments)])
         assert "\n" not in str(caught.value)
-    assert not (tmp_path / "x").exists() and not (tmp_path / "x.csv").exists()
+    assert not (tmp_path / "x").exists()
+    assert not (tmp_path / "x.csv").exists()

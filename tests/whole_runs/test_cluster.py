@@ -154,7 +154,8 @@ def test_ranks_are_served_what_is_planned_and_together_what_one_process_is(train
 def test_two_processes_learn_what_one_does_with_the_same_items_a_step(trained: Trained) -> None:
     """Without dropout. A BatchNorm changes nothing: it norms the batch of a rank, and one of two that accumulate."""
     one, two = (np.array(trained.noted(processes)["losses"]) for processes in (1, 2))
-    assert len(one) == len(two) == STEPS and one[0] != one[-1]
+    assert len(one) == len(two) == STEPS
+    assert one[0] != one[-1]
     drift = np.abs(one - two)
     print(f"drift of the loss: max {drift.max():.2e}, mean {drift.mean():.2e}")  # noqa: T201
     assert drift.max() < DRIFT, (one, two)
@@ -179,7 +180,8 @@ def test_two_processes_score_each_row_once_as_one_does(trained: Trained, tmp_pat
     assert len(two) % (2 * asked.training.per_device_eval_batch_size)  # the last batches are not full
     ids = [name for name in two.column_names if name.endswith("_id") or name in ("listener", "trial")]
     keys = two.select(ids).to_pylist()
-    assert keys == one.select(ids).to_pylist() and len({tuple(key.items()) for key in keys}) == len(keys)
+    assert keys == one.select(ids).to_pylist()
+    assert len({tuple(key.items()) for key in keys}) == len(keys)
     scores = [json.loads((place / "metrics.json").read_text())["test"] for place in (folder, tmp_path)]
     assert numbers(scores[0]) == pytest.approx(numbers(scores[1]), rel=1e-4, abs=1e-4)
 
@@ -207,7 +209,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 def assert_same_bits(folder: Path, expected: Path) -> None:
     """Two runs ended with the same model."""
     one, other = (load_file(run / "model.safetensors") for run in (folder, expected))
-    assert all(np.array_equal(one[name], other[name]) for name in one) and one.keys() == other.keys()
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+    assert one.keys() == other.keys()
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -222,7 +225,8 @@ def test_sigterm_to_one_rank_saves_a_checkpoint_from_which_all_go_on_to_the_same
     heard = end_ranks(started, said, code=128 + signal.SIGTERM)
     stopped = int(re.search(r"SIGTERM: stopped after step (\d+) with a checkpoint", heard)[1])
     assert (folder / f"checkpoint-{stopped}" / "trainer_state.json").is_file()
-    assert not (folder / "metrics.json").exists() and not (folder / "model.safetensors").exists()
+    assert not (folder / "metrics.json").exists()
+    assert not (folder / "model.safetensors").exists()
     end_ranks(start_ranks(processes, said, *program, "--resume_from_checkpoint", "true"), said)
     assert_same_bits(folder, whole[processes])
 
@@ -260,6 +264,7 @@ def test_a_rank_that_dies_takes_the_others_with_it(tmp_path: Path) -> None:
     begin = time.monotonic()
     said = process.stdout.read()
     process.wait(timeout=120)
-    assert process.returncode != 0 and re.search(r"exitcode +: -9", said), said[-3000:]
+    assert process.returncode != 0, said[-3000:]
+    assert re.search(r"exitcode +: -9", said), said[-3000:]
     assert time.monotonic() - begin < 100
     assert not (tmp_path / "run" / "metrics.json").exists()

@@ -52,14 +52,18 @@ def test_a_run_leaves_all_that_its_reader_needs(finished: tuple[Path, str]) -> N
     assert {"report.html", "figure_precision_recall.png", "figure_timelines.png", "review.csv"} <= files
     metrics = json.loads((folder / "metrics.json").read_text())
     card = (folder / "README.md").read_text()
-    assert metrics["data"]["synthetic"] and "SYNTHETIC DATA" in said and "SYNTHETIC DATA" in card
+    assert metrics["data"]["synthetic"]
+    assert "SYNTHETIC DATA" in said
+    assert "SYNTHETIC DATA" in card
     for text in (card, said):  # a score never stands alone
-        assert "| chance | loudness |" in text and "**Verdict: " in text
+        assert "| chance | loudness |" in text
+        assert "**Verdict: " in text
     assert f"report: {folder / 'report.html'}" in said
     scores = metrics["test"]["scores"]
     assert scores["average_precision"]["mean"] > metrics["test"]["baselines"]["chance"]["average_precision"]["mean"]
     composition = metrics["training"]["composition"]
-    assert composition["served"] == composition["planned"] and composition["mixed"] == 0
+    assert composition["served"] == composition["planned"]
+    assert composition["mixed"] == 0
     assert metrics["training"]["coverage"]["never"] == []
     assert [record["epoch"] for record in metrics["training"]["mining"]] == [0, 1]
     assert metrics["model"]["detection"]["threshold"] == metrics["test"]["threshold"]["value"]
@@ -70,7 +74,10 @@ def test_no_clip_is_on_two_sides_and_no_negative_has_the_target(finished: tuple[
     folder, _ = finished
     members = json.loads((folder / "splits.json").read_text())["trials"]
     sides = [set(members[side]) for side in ("train", "validation", "test")]
-    assert all(sides) and not sides[0] & sides[1] and not sides[0] & sides[2] and not sides[1] & sides[2]
+    assert all(sides)
+    assert not sides[0] & sides[1]
+    assert not sides[0] & sides[2]
+    assert not sides[1] & sides[2]
     predictions = pq.read_table(folder / "predictions.parquet")
     assert set(predictions["clip_id"].to_pylist()) <= sides[2]
 
@@ -94,7 +101,9 @@ def test_detect_writes_events_and_a_picture_and_says_what_windows_said(
         events = list(csv.DictReader(file))
     seconds = soundfile.info(recording).duration
     times = np.array([[float(event["start_seconds"]), float(event["end_seconds"])] for event in events])
-    assert len(events) and (times[:, 0] < times[:, 1]).all() and times.max() <= seconds + 1e-3
+    assert len(events)
+    assert (times[:, 0] < times[:, 1]).all()
+    assert times.max() <= seconds + 1e-3
     assert (times[1:, 0] >= times[:-1, 1] - 1e-3).all()
     threshold = json.loads((folder / "config.json").read_text())["detection"]["threshold"]
     assert all(float(event["score"]) >= threshold - 1e-4 for event in events)
@@ -143,7 +152,8 @@ def test_a_killed_run_goes_on_to_the_weights_that_it_would_have_had(
     run(*command, "--resume_from_checkpoint", "true")
     assert_same_weights(folder, uninterrupted)
     ours, theirs = (json.loads((path / "metrics.json").read_text())["training"] for path in (folder, uninterrupted))
-    assert ours["mining"] == theirs["mining"] and ours["composition"] == theirs["composition"]
+    assert ours["mining"] == theirs["mining"]
+    assert ours["composition"] == theirs["composition"]
 
 
 def test_the_spectrogram_transformer_trains_by_its_name(tmp_path: Path) -> None:
@@ -166,7 +176,8 @@ def test_the_spectrogram_transformer_trains_by_its_name(tmp_path: Path) -> None:
     assert metrics["model"]["model_type"] == "audio-spectrogram-transformer"
     assert metrics["test"]["scores"]["average_precision"]["mean"] > 0
     composition = metrics["training"]["composition"]  # of a run that ended within an epoch
-    assert composition["served"] == composition["planned"] and sum(composition["planned"].values()) == 6 * 32
+    assert composition["served"] == composition["planned"]
+    assert sum(composition["planned"].values()) == 6 * 32
     again = ("--model_name_or_path", folder, "--output_dir", tmp_path / "tuned", "--max_steps", "2")
     run(sys.executable, "run_train.py", tmp_path / "ast.json", *SHORT, *few, *again)
     assert json.loads((tmp_path / "tuned" / "metrics.json").read_text())["base"]["model"] == str(folder)
@@ -187,16 +198,19 @@ BAD_SETTINGS = {
 @pytest.mark.parametrize(("settings", "said"), BAD_SETTINGS.items(), ids=[key for key, _ in BAD_SETTINGS])
 def test_a_bad_setting_is_answered_in_one_line(settings: tuple[str, str], said: str, tmp_path: Path) -> None:
     done = run(sys.executable, "run_train.py", CONFIG, "--output_dir", tmp_path / "x", *settings, fails=True)
-    assert said in last_line(done) and "Traceback" not in done.stderr
+    assert said in last_line(done)
+    assert "Traceback" not in done.stderr
     assert not list(tmp_path.rglob("*.json"))  # nothing has begun
 
 
 def test_a_batch_is_explained_by_the_command_that_the_readme_names() -> None:
     done = run(sys.executable, "-m", "launch.explain_plan", CONFIG, "--epoch", "3", "--batch", "9")
     title, *lines = done.stdout.splitlines()
-    assert title.startswith("epoch 3, batch 9 of ") and len(lines) == 2 * 32
+    assert title.startswith("epoch 3, batch 9 of ")
+    assert len(lines) == 2 * 32
     assert sum("positive: Baby cry, infant cry" in line for line in lines) == 8
-    assert "by label" in lines[-1] and "seed" in lines[-1]
+    assert "by label" in lines[-1]
+    assert "seed" in lines[-1]
     fails = run(sys.executable, "-m", "launch.explain_plan", "configs/eda_tcn.json", fails=True)
     assert "task 'eda' has no plan of tiers; give one of detection" in last_line(fails)
 

@@ -87,11 +87,17 @@ def test_a_run_leaves_all_that_its_reader_needs(finished: tuple[Path, str]) -> N
     assert {"metrics.json", "README.md", "run_config.json", "splits.json", "predictions.parquet"} <= files
     assert {"report.html", "figure_confusion_emotion.png", "figure_ablations.png", "figure_learning.png"} <= files
     metrics, card = record(folder), (folder / "README.md").read_text()
-    assert metrics["data"]["synthetic"] and "SYNTHETIC DATA" in said and "SYNTHETIC DATA" in card
+    assert metrics["data"]["synthetic"]
+    assert "SYNTHETIC DATA" in said
+    assert "SYNTHETIC DATA" in card
     for text in (card, said):  # a score never stands alone
-        assert "| majority: always neutral |" in text and "| TF-IDF |" in text and "**Verdict, emotion: " in text
-        assert "| text alone |" in text and "| without audio |" in text
-    assert f"report: {folder / 'report.html'}" in said and "nan" not in card.lower()
+        assert "| majority: always neutral |" in text
+        assert "| TF-IDF |" in text
+        assert "**Verdict, emotion: " in text
+        assert "| text alone |" in text
+        assert "| without audio |" in text
+    assert f"report: {folder / 'report.html'}" in said
+    assert "nan" not in card.lower()
     assert metrics["training"]["steps"] == 16
     assert metrics["training"]["trainable"].keys() == {"text", "video", "audio", "fusion", "emotion", "sentiment"}
     sides = metrics["data"]["sides"]
@@ -123,7 +129,8 @@ def test_no_text_of_the_data_is_in_what_is_shared(finished: tuple[Path, str]) ->
     sentences = [text.encode() for text in rows["text"] if len(text) > 12]
     files = [path.name for path in folder.iterdir() if path.is_file()]
     shared = list(filter_repo_objects(files, ignore_patterns=NOT_SHARED))
-    assert "README.md" in shared and "report.html" not in shared
+    assert "README.md" in shared
+    assert "report.html" not in shared
     for name in shared:
         content = (folder / name).read_bytes()
         assert not any(sentence in content for sentence in sentences), name
@@ -191,7 +198,8 @@ def test_the_code_of_the_card_runs_as_it_is_printed(finished: tuple[Path, str], 
     (tmp_path / "card.py").write_text(code)
     done = run(sys.executable, "-I", tmp_path / "card.py", cwd=folder.parent)  # beside the model's folder
     emotion, sentiment = done.stdout.splitlines()[-2:]
-    assert emotion.startswith("emotion {'anger': 0.") and sentiment.startswith("sentiment {'negative': 0.")
+    assert emotion.startswith("emotion {'anger': 0.")
+    assert sentiment.startswith("sentiment {'negative': 0.")
 
 
 def test_a_film_is_answered_with_json_and_a_picture_and_a_broken_clip_is_named(
@@ -203,17 +211,21 @@ def test_a_film_is_answered_with_json_and_a_picture_and_a_broken_clip_is_named(
     predict = [sys.executable, "run_predict.py", folder, clip, "--output", output]
     done = run(*predict, "--utterances", cues, "--plot", plot)
     (found,) = json.loads(output.read_text())
-    assert len(found["utterances"]) == 5 and "5 utterances, by text and video and audio" in done.stdout
-    assert plot.read_bytes().startswith(b"\x89PNG") and plot.stat().st_size > 20_000
+    assert len(found["utterances"]) == 5
+    assert "5 utterances, by text and video and audio" in done.stdout
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert plot.stat().st_size > 20_000
     # An utterance cut out of a film is what the model was scored on, but for the compression of the pictures.
     names = [one["emotions"][0]["label"] for one in found["utterances"]]
     scored = pq.read_table(folder / "predictions.parquet").slice(0, 5)
     assert sum(a == b for a, b in zip(names, scored["predicted_emotion"].to_pylist(), strict=True)) >= 4
     (tmp_path / "bad.mp4").write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])  # its index comes last
     done = run(sys.executable, "run_predict.py", folder, tmp_path / "bad.mp4", clip, "--output", output, fails=True)
-    assert "1 of 2 recordings have no prediction" in last_line(done) and "moov atom" in last_line(done)
+    assert "1 of 2 recordings have no prediction" in last_line(done)
+    assert "moov atom" in last_line(done)
     (found,) = json.loads(output.read_text())
-    assert found["file"] == str(clip) and len(found["utterances"]) == 1
+    assert found["file"] == str(clip)
+    assert len(found["utterances"]) == 1
 
 
 def test_fine_tuning_goes_on_from_a_saved_model(finished: tuple[Path, str], tmp_path: Path) -> None:
@@ -256,4 +268,5 @@ def test_a_model_that_cannot_be_had_offline_is_named_in_one_line(tmp_path: Path)
     done = run(*offline, *command, fails=True)
     assert "Traceback" not in done.stderr
     said = last_line(done)
-    assert "text_model = 'google-bert/bert-base-uncased' cannot be had" in said and "local folder" in said
+    assert "text_model = 'google-bert/bert-base-uncased' cannot be had" in said
+    assert "local folder" in said

@@ -194,7 +194,8 @@ def test_what_is_shared_is_the_model_and_no_recording(pushed) -> None:
         files = set(hub.files("models", f"tester/{task}"))
         assert {"README.md", "config.json", "model.safetensors", "metrics.json", "splits.json"} <= files
         left = {"predictions.parquet", "report.html"}
-        assert left <= {path.name for path in (folder / task).iterdir()} and not left & files
+        assert left <= {path.name for path in (folder / task).iterdir()}
+        assert not left & files
         assert not [name for name in files if name.startswith(("checkpoint", "runs", "figure_t", "review"))]
     assert {"preprocessor_config.json", "pipeline_signal.py", "recordings.py"} <= set(
         hub.files("models", "tester/eda")
@@ -212,7 +213,8 @@ def test_the_token_stands_nowhere_and_goes_to_no_other_host(pushed) -> None:
         contents = hub.files("models", f"tester/{task}")
         assert not [path for path, content in contents.items() if TOKEN.encode() in content]
     stored = [with_token for _, path, with_token in hub.requests if path.startswith(("/uploads/", "/lfs/"))]
-    assert stored and not any(stored)
+    assert stored
+    assert not any(stored)
 
 
 @pytest.mark.parametrize("task", CONFIGS)
@@ -220,19 +222,26 @@ def test_the_card_has_scores_with_intervals_for_programs(task: str, pushed) -> N
     hub, folder, _ = pushed
     page = ModelCard(hub.files("models", f"tester/{task}")["README.md"].decode())
     data = json.loads((folder / task / "metrics.json").read_text())["data"]
-    assert page.data.license == "other" and page.data.library_name == "transformers"
-    assert "synthetic-data" in page.data.tags and page.data.model_name == task
+    assert page.data.license == "other"
+    assert page.data.library_name == "transformers"
+    assert "synthetic-data" in page.data.tags
+    assert page.data.model_name == task
     assert len(page.data.eval_results) >= 3
     for result in page.data.eval_results:
-        assert result.dataset_type == data["dataset"] and result.dataset_config == "sample"
-        assert "SYNTHETIC" in result.dataset_name and result.dataset_split == "test"
-        assert np.isfinite(result.metric_value) and result.metric_args["level"] == 0.95
+        assert result.dataset_type == data["dataset"]
+        assert result.dataset_config == "sample"
+        assert "SYNTHETIC" in result.dataset_name
+        assert result.dataset_split == "test"
+        assert np.isfinite(result.metric_value)
+        assert result.metric_args["level"] == 0.95
         if "low" in result.metric_args:
             assert result.metric_args["low"] <= result.metric_value <= result.metric_args["high"]
     assert any("low" in result.metric_args for result in page.data.eval_results)
-    assert "**Verdict" in page.text and "read those of the data" in page.text.replace("\n", " ")
+    assert "**Verdict" in page.text
+    assert "read those of the data" in page.text.replace("\n", " ")
     pictures = [part.partition(")")[0] for part in page.text.split("](figure")[1:]]
-    assert pictures and {f"figure{name}" for name in pictures} <= set(hub.files("models", f"tester/{task}"))
+    assert pictures
+    assert {f"figure{name}" for name in pictures} <= set(hub.files("models", f"tester/{task}"))
 
 
 @pytest.mark.parametrize("task", CONFIGS)
@@ -297,14 +306,16 @@ def test_an_upload_that_fails_says_so_in_a_line_and_how_to_go_on(tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert TOKEN not in done.stdout + done.stderr
     *lines, whole = done.stdout.splitlines()
-    assert whole == "shared" and len(lines) == len(names)
+    assert whole == "shared"
+    assert len(lines) == len(names)
     for name, line in zip(names, lines, strict=True):
         message = ast.literal_eval(line)
         assert "\n" not in message
         assert f"try again with `python -m launch.sharing {run_folder} {name}`" in message
         status = name.rpartition("-")[2] if "-" in name else "403"
         advice = {"401": "hf auth login", "403": "a write token of the owner", "500": "try again later"}[status]
-        assert status in message and advice in message
+        assert status in message
+        assert advice in message
 
 
 def test_a_hub_that_is_away_or_does_not_know_us_stops_a_run_before_it_trains(tmp_path: Path) -> None:
@@ -318,8 +329,10 @@ def test_a_hub_that_is_away_or_does_not_know_us_stops_a_run_before_it_trains(tmp
         (down, "--push_to_hub to tester/eda: "),
         (predict, "run_predict.py: "),
     ):
-        assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-        assert said in done.stderr.splitlines()[-1] and "SYNTHETIC" not in done.stderr
+        assert done.returncode == 1, done.stderr
+        assert "Traceback" not in done.stderr, done.stderr
+        assert said in done.stderr.splitlines()[-1]
+        assert "SYNTHETIC" not in done.stderr
         assert TOKEN not in done.stdout + done.stderr
     assert not (tmp_path / "run").exists()
 
@@ -348,4 +361,6 @@ def test_the_commands_of_the_readme_work_as_printed(pushed, tmp_path: Path) -> N
     done = run(sys.executable, "-I", "-c", script, cwd=tmp_path, **home)
     assert done.returncode == 0, done.stderr[-3000:]
     shape, label, score = done.stdout.splitlines()
-    assert " uS " in shape and "'label'" in label and "'score'" in score
+    assert " uS " in shape
+    assert "'label'" in label
+    assert "'score'" in score

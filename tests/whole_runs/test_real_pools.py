@@ -42,11 +42,11 @@ def pools(table: tuple[pa.Table, tuple]) -> ClipPools:
 def test_the_synthetic_strong_table_has_the_size_of_the_real_one(raw):
     strong = read_strong((raw / "audioset_train_strong.tsv").read_bytes(), "train")
     assert len(strong) == TRAIN_STRONG["events"]
-    assert (
-        len(strong["ytid"].unique()) == TRAIN_STRONG["clips"] and len(strong["label"].unique()) == TRAIN_STRONG["used"]
-    )
+    assert len(strong["ytid"].unique()) == TRAIN_STRONG["clips"]
+    assert len(strong["label"].unique()) == TRAIN_STRONG["used"]
     cries = np.array(strong["label"].to_pylist()) == BABY_CRY
-    assert cries.sum() == 1767 and len(strong.filter(pa.array(cries))["ytid"].unique()) == 492
+    assert cries.sum() == 1767
+    assert len(strong.filter(pa.array(cries))["ytid"].unique()) == 492
 
 
 @pytest.mark.parametrize("world", [1, 8])
@@ -56,7 +56,8 @@ def test_every_label_comes_within_the_stated_epochs(pools, world):
     for tier, pool in (("tier_a", sampler.strong), ("weak", sampler.weak)):
         wanted = set(np.unique(pool.labels).tolist())
         rounds = -(-len(wanted) // (len(sampler) * (tiers == tier).sum()))
-        assert len(wanted) >= 440 and (tier == "weak" or sampler.rounds == rounds)
+        assert len(wanted) >= 440
+        assert tier == "weak" or sampler.rounds == rounds
         for first in (0, 5):
             drawn = set()
             for epoch in range(first, first + rounds):
@@ -83,7 +84,8 @@ def test_no_negative_is_in_any_table_with_the_target(raw, table, pools):
         return set(ids.take(pa.array(np.unique(rows))).to_pylist())
 
     negatives = names_of(items.clip[items.kind != POSITIVE])
-    assert len(negatives) > 1_000_000 and not negatives & heard
+    assert len(negatives) > 1_000_000
+    assert not negatives & heard
     eval_ids = set(weak[2]["ytid"].to_pylist())
     assert not (negatives | names_of(items.clip)) & eval_ids
     assert not names_of(items.clip) & names_of(pools.sides["validation"].rows)

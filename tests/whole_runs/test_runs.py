@@ -59,13 +59,18 @@ def test_a_run_leaves_all_that_its_reader_needs(finished: tuple[Path, str]) -> N
     splits = json.loads((folder / "splits.json").read_text())
     assert metrics["split"]["sha256"] == splits["sha256"]
     assert metrics["versions"]["torch"].startswith("2.")
-    assert metrics["data"]["synthetic"] and metrics["data"]["files"]
+    assert metrics["data"]["synthetic"]
+    assert metrics["data"]["files"]
     card = (folder / "README.md").read_text()
-    assert "SYNTHETIC DATA" in said and "SYNTHETIC DATA" in card
+    assert "SYNTHETIC DATA" in said
+    assert "SYNTHETIC DATA" in card
     for text in (card, said):  # a score never stands alone
-        assert "| training mean |" in text and "| ridge |" in text and "With the wrong song" in text
+        assert "| training mean |" in text
+        assert "| ridge |" in text
+        assert "With the wrong song" in text
         assert "**Verdict: " in text
-    assert f"report: {folder / 'report.html'}" in said and f"card: {folder / 'README.md'}" in said
+    assert f"report: {folder / 'report.html'}" in said
+    assert f"card: {folder / 'README.md'}" in said
     assert {"report.html", "figure_scores_phasic.png", "figure_trials_phasic.png", "figure_learning.png"} <= files
     channel = metrics["test"]["channels"]["phasic"]
     assert {"model", "baselines", "gain", "null", "ceiling", "verdict"} <= channel.keys()
@@ -132,8 +137,10 @@ def test_predict_writes_a_value_for_every_frame_and_a_picture(
         times = [float(row["time_seconds"]) for row in rows if row["file"] == str(song)]
         np.testing.assert_allclose(times, np.arange(len(times)) / 4, atol=1e-3)
     values = np.array([float(row["phasic (uS)"]) for row in rows])
-    assert np.isfinite(values).all() and values.std() > 0
-    assert plot.read_bytes().startswith(b"\x89PNG") and plot.stat().st_size > 5_000
+    assert np.isfinite(values).all()
+    assert values.std() > 0
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert plot.stat().st_size > 5_000
 
 
 # What configs need the Hub for, from this checkout; and a picture small enough for r3d_18 on a CPU.
@@ -181,7 +188,8 @@ def test_a_report_says_what_the_model_listens_to_when_asked(finished: tuple[Path
     assert "What it listens to" not in (folder / "report.html").read_text()
     assert {f"figure_{kind}_phasic.png" for kind in ("response", "bands", "absence")} <= set(os.listdir(tmp_path))
     found = json.loads((tmp_path / "metrics.json").read_text())["test"]["channels"]["phasic"]["explanations"]
-    assert len(found["bands"]) == 8 and found["bands"][0]["name"].endswith(" Hz")
+    assert len(found["bands"]) == 8
+    assert found["bands"][0]["name"].endswith(" Hz")
 
 
 def test_fine_tuning_goes_on_from_a_saved_model(finished: tuple[Path, str], tmp_path: Path) -> None:
@@ -226,7 +234,8 @@ def kill_at(checkpoint: Path, *command: str | Path) -> None:
     process = start(*command, said=checkpoint.parent.with_suffix(".said"))
     deadline = time.monotonic() + TIMEOUT
     while not (checkpoint / "trainer_state.json").exists():
-        assert process.is_alive() and time.monotonic() < deadline
+        assert process.is_alive()
+        assert time.monotonic() < deadline
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGKILL)
     process.join()
@@ -244,7 +253,8 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
         kill_at(folder / "checkpoint-14", *with_workers[1:])
         assert not (folder / "metrics.json").exists()
         done = run(*with_workers, fails=True)
-        assert "holds an unfinished run" in last_line(done) and "--resume_from_checkpoint true" in last_line(done)
+        assert "holds an unfinished run" in last_line(done)
+        assert "--resume_from_checkpoint true" in last_line(done)
         resume = [*with_workers, "--resume_from_checkpoint", "true"]
         if workers == "0":
             done = run(*resume, "--split_seed", "5", fails=True)
@@ -283,11 +293,13 @@ def test_a_mistake_is_one_line_that_says_what_to_do(command: list[str], parts: l
 def test_a_sound_that_does_not_decode_is_named(finished: tuple[Path, str], songs: Path, tmp_path: Path) -> None:
     (tmp_path / "noise.mp3").write_bytes(b"this is no sound" * 100)
     done = run(sys.executable, "run_predict.py", finished[0], tmp_path, "--output", tmp_path / "o.csv", fails=True)
-    assert "noise.mp3" in last_line(done) and "1 of 1 recordings" in last_line(done)
+    assert "noise.mp3" in last_line(done)
+    assert "1 of 1 recordings" in last_line(done)
     assert not list(tmp_path.glob("o.csv*"))
     (song, _) = sorted(songs.iterdir())
     done = run(
         sys.executable, "run_predict.py", finished[0], song, tmp_path, "--output", tmp_path / "o.csv", fails=True
     )
-    assert "noise.mp3" in last_line(done) and "1 of 2 recordings" in last_line(done)
+    assert "noise.mp3" in last_line(done)
+    assert "1 of 2 recordings" in last_line(done)
     assert song.name in (tmp_path / "o.csv").read_text()  # what could be read is not lost

@@ -105,10 +105,12 @@ def test_the_page_holds_all_figures_and_none_of_them_is_blank(facts: dict[str, A
     files = report_files(facts, {"seed": 0}, predictions)
     page = files.pop("report.html")
     names = ("predicted", "compared", "removals", "residuals", "learning")
-    assert set(files) == {f"figure_{name}.png" for name in names} and page.count("<img") == len(names)
+    assert set(files) == {f"figure_{name}.png" for name in names}
+    assert page.count("<img") == len(names)
     for image in files.values():
         pixels = imread(io.BytesIO(image))[..., :3]
-        assert pixels.std() > 0.02 and len(np.unique(pixels[..., 0])) > 20
+        assert pixels.std() > 0.02
+        assert len(np.unique(pixels[..., 0])) > 20
     text = without_images(page)
     assert not re.search(r"\b(nan|None|inf)\b", text)
     assert text.index("SYNTHETIC DATA") < text.index("Verdict: ") < text.index("Scores</h2>")
@@ -150,7 +152,8 @@ def test_a_constant_model_is_not_better_and_the_pages_say_why_scores_are_missing
     assert line.startswith("**Verdict: not shown to be better than mean and ridge on all** (R2 ")
     page, card = report_files(facts, {}, predicted)["report.html"], model_card(facts)
     for text in (without_images(page), card, results_table(facts)):
-        assert "undefined (all predictions are equal)" in text and not re.search(r"\b(nan|None|inf)\b", text)
+        assert "undefined (all predictions are equal)" in text
+        assert not re.search(r"\b(nan|None|inf)\b", text)
     names = [result.metric_name for result in model_index_to_eval_results(
         yaml.safe_load(card.split("---\n")[1])["model-index"])[1]]  # fmt: skip
     assert names == ["R2", "MAE (s)", "RMSE (s)"]  # what is not defined has no number to give
@@ -160,17 +163,24 @@ def test_the_card_has_metadata_that_the_hub_reads(facts: dict[str, Any]) -> None
     card = model_card(facts)
     front = yaml.safe_load(card.split("---\n")[1])
     name, results = model_index_to_eval_results(front["model-index"])
-    assert name == "tunein_attention" and len(results) == 5
+    assert name == "tunein_attention"
+    assert len(results) == 5
     first, score = results[0], facts["test"]["scores"]["spearman"]
-    assert first.metric_type == "spearmanr" and first.metric_value == round(score["mean"], 4)
+    assert first.metric_type == "spearmanr"
+    assert first.metric_value == round(score["mean"], 4)
     assert first.metric_args == {"score": "spearman", "over": "creatives", "level": 0.95,
                                  "low": round(score["low"], 4), "high": round(score["high"], 4)}  # fmt: skip
-    assert first.dataset_name == "hf_datasets/tunein (SYNTHETIC)" and first.dataset_split == "test"
+    assert first.dataset_name == "hf_datasets/tunein (SYNTHETIC)"
+    assert first.dataset_split == "test"
     metadata = ModelCardData(**front, ignore_metadata_errors=False)
-    assert metadata.license == "other" and {"multimodal", "synthetic-data"} <= set(metadata.tags)
-    assert SYNTHETIC_NOTICE in card and card.index("SYNTHETIC") < card.index("Verdict: ")
-    assert "creative7" not in card and not re.search(r"\b(nan|None)\b", card)
-    assert "Left out: no label 7." in card and "Train: 200 creatives, 0 without (text)" in card
+    assert metadata.license == "other"
+    assert {"multimodal", "synthetic-data"} <= set(metadata.tags)
+    assert SYNTHETIC_NOTICE in card
+    assert card.index("SYNTHETIC") < card.index("Verdict: ")
+    assert "creative7" not in card
+    assert not re.search(r"\b(nan|None)\b", card)
+    assert "Left out: no label 7." in card
+    assert "Train: 200 creatives, 0 without (text)" in card
     for baseline in facts["test"]["baselines"]:
         assert f"| {baseline} |" in card
 
@@ -189,7 +199,8 @@ def test_the_code_of_the_card_runs_and_gives_a_mask_for_every_embedding(
             return SimpleNamespace(predictions=torch.zeros(1))
 
     def load(folder: str, trust_remote_code: bool) -> Model:
-        assert folder == "tunein_attention" and trust_remote_code
+        assert folder == "tunein_attention"
+        assert trust_remote_code
         return Model()
 
     monkeypatch.setattr(transformers.AutoModel, "from_pretrained", load)
@@ -199,14 +210,16 @@ def test_the_code_of_the_card_runs_and_gives_a_mask_for_every_embedding(
     assert {name: tuple(tensor.shape) for name, tensor in given.items() if name.endswith("embeddings")} == {
         f"{name}_embeddings": (1, 5, size) for name, size in SIZES.items()
     }
-    assert all(given[f"{name}_mask"].dtype == torch.bool for name in MODALITIES) and len(given) == 8
+    assert all(given[f"{name}_mask"].dtype == torch.bool for name in MODALITIES)
+    assert len(given) == 8
     assert capsys.readouterr().out == "[0.0]\n"
 
 
 def test_without_ablations_the_pages_say_what_was_not_asked() -> None:
     record, predicted = make_run(ablated=False)
     files = report_files(make_facts(record), {}, predicted)
-    assert "Which modalities matter was not asked" in files["report.html"] and "figure_removals.png" not in files
+    assert "Which modalities matter was not asked" in files["report.html"]
+    assert "figure_removals.png" not in files
     assert plot_removals(record) is None
 
 
@@ -214,7 +227,8 @@ def test_a_model_of_one_modality_and_a_side_that_it_knows_are_named_as_such(fact
     model = facts["model"] | {"modalities": ["text"], "embedding_sizes": {"text": 384}}
     test = facts["test"] | {"note": "The model was fitted on creatives that are scored here."}
     card = model_card(facts | {"model": model, "test": test})
-    assert "multimodal" not in yaml.safe_load(card.split("---\n")[1])["tags"] and "fusion:" not in card
+    assert "multimodal" not in yaml.safe_load(card.split("---\n")[1])["tags"]
+    assert "fusion:" not in card
     assert card.index("was fitted on creatives") < card.index("Verdict: ")
 
 
@@ -224,14 +238,16 @@ def test_scores_without_a_training_have_a_page_too(facts: dict[str, Any], predic
     for key in ("training", "base", "parameters", "receptive_field_seconds"):
         del evaluated[key]
     files = report_files(evaluated, {}, predictions)
-    assert "The validation side of" in files["report.html"] and "figure_learning.png" not in files
+    assert "The validation side of" in files["report.html"]
+    assert "figure_learning.png" not in files
 
 
 def test_one_creative_has_a_page_without_intervals() -> None:
     record, predicted = make_run(rows=1)
     page = without_images(report_files(make_facts(record), {}, predicted)["report.html"])
     assert "not shown to be better than mean and ridge on all (creatives: 1, fewer than 6)" in page
-    assert "undefined (all targets are equal)" in page and not re.search(r"\b(nan|None|inf)\b", page)
+    assert "undefined (all targets are equal)" in page
+    assert not re.search(r"\b(nan|None|inf)\b", page)
 
 
 def test_names_are_text_wherever_they_come_from(predictions: pa.Table) -> None:
@@ -241,7 +257,8 @@ def test_names_are_text_wherever_they_come_from(predictions: pa.Table) -> None:
     text = json.dumps(facts["test"]).replace("back_audio", f"$ {SCRIPT}").replace("text alone", SCRIPT)
     test = json.loads(text.replace('"unit": "s"', f'"unit": "$ {SCRIPT}"'))
     page = report_files(facts | {"test": test}, {"key": SCRIPT}, predictions)["report.html"]
-    assert "<script" not in page and page.count("&lt;script&gt;") >= 8
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") >= 8
 
 
 def test_what_matters_by_hand() -> None:

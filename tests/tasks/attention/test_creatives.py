@@ -92,7 +92,8 @@ def test_the_digest_is_of_who_is_where_and_not_of_the_order() -> None:
     assert CreativeSplit.of(ids, CreativeSplitSettings(split_seed=1)).sha256 != split.sha256
     assert CreativeSplit.of(ids[1:], CreativeSplitSettings()).sha256 != split.sha256
     record = split.record()
-    assert record["counts"] == {side: len(split.places[side]) for side in SIDES} and record["trials"] == split.members
+    assert record["counts"] == {side: len(split.places[side]) for side in SIDES}
+    assert record["trials"] == split.members
 
 
 @pytest.mark.parametrize(("validation", "test"), [(0, 0.1), (0.1, 0), (0.5, 0.5), (-0.1, 0.2)])
@@ -119,15 +120,20 @@ def test_an_item_is_as_long_as_its_creative_and_what_is_missing_is_masked(rows: 
     for place in range(6):
         row, item = lacking[place], dataset[place]
         assert item.keys() == {"labels", *(f"{name}_{kind}" for name in SIZES for kind in ("embeddings", "mask"))}
-        assert item["labels"].item() == pytest.approx(row["target"]) and item["labels"].shape == ()
+        assert item["labels"].item() == pytest.approx(row["target"])
+        assert item["labels"].shape == ()
         for name, size in SIZES.items():
             embeddings, mask = item[f"{name}_embeddings"], item[f"{name}_mask"]
-            assert embeddings.shape == (len(mask), size) and embeddings.dtype == torch.float32
+            assert embeddings.shape == (len(mask), size)
+            assert embeddings.dtype == torch.float32
             if row[f"has_{name}"]:
-                assert len(mask) == row.get(f"{name}_frames", 1) and mask.all()
+                assert len(mask) == row.get(f"{name}_frames", 1)
+                assert mask.all()
                 assert embeddings.flatten().tolist() == pytest.approx(row[name])
             else:
-                assert (name, place) in (("audio", 2), ("text", 3)) and not mask.any() and not embeddings.any()
+                assert (name, place) in (("audio", 2), ("text", 3))
+                assert not mask.any()
+                assert not embeddings.any()
 
 
 def test_a_seed_beside_the_index_changes_nothing(rows: datasets.Dataset) -> None:
@@ -145,10 +151,10 @@ def test_a_batch_is_padded_to_its_longest_and_padding_changes_no_prediction(rows
         assert batch[f"{name}_embeddings"].shape == (8, max(frames), size)
         for place, count in enumerate(frames):
             assert torch.equal(batch[f"{name}_embeddings"][place, :count], items[place][f"{name}_embeddings"])
-            assert (
-                not batch[f"{name}_embeddings"][place, count:].any() and not batch[f"{name}_mask"][place, count:].any()
-            )
-    assert len({len(item["audio_mask"]) for item in items}) > 1 and not batch["audio_mask"][1].any()
+            assert not batch[f"{name}_embeddings"][place, count:].any()
+            assert not batch[f"{name}_mask"][place, count:].any()
+    assert len({len(item["audio_mask"]) for item in items}) > 1
+    assert not batch["audio_mask"][1].any()
     config = FusionConfig(modalities=list(SIZES), embedding_sizes=SIZES, embedding_pooling="attention")
     model = FusionForRegression(config).eval()
     with torch.inference_mode():
@@ -160,14 +166,17 @@ def test_a_batch_is_padded_to_its_longest_and_padding_changes_no_prediction(rows
 def test_a_hidden_modality_is_as_if_it_were_not_there(rows: datasets.Dataset, hidden: str) -> None:
     item = CreativeDataset(rows, tuple(SIZES), SIZES, hidden=frozenset({hidden}))[0]
     lacking = CreativeDataset(without(rows, hidden, [0]), tuple(SIZES), SIZES)[0]
-    assert item.keys() == lacking.keys() and not item[f"{hidden}_mask"].any()
+    assert item.keys() == lacking.keys()
+    assert not item[f"{hidden}_mask"].any()
     assert all(torch.equal(item[name], lacking[name]) for name in item)
     assert all(item[f"{name}_mask"].all() for name in set(SIZES) - {hidden})
 
 
 def test_what_is_hidden_tells_each_modality_alone_and_all_but_each() -> None:
     found = ablations_of(("text", "audio", "video"))
-    assert found["text alone"] == {"audio", "video"} and found["without text"] == {"text"} and len(found) == 6
+    assert found["text alone"] == {"audio", "video"}
+    assert found["without text"] == {"text"}
+    assert len(found) == 6
     assert set(ablations_of(("text", "audio"))) == {"text alone", "audio alone"}  # the others are the same
 
 
@@ -176,9 +185,11 @@ def test_what_is_hidden_tells_each_modality_alone_and_all_but_each() -> None:
 
 def test_creatives_without_a_target_are_left_out_and_counted(rows: datasets.Dataset) -> None:
     _, data = prepare(changed(changed(rows, [4, 9], target=None), [11], target=float("nan")))
-    assert data.left_out == {"no target": 3} and data.record()["left_out"] == {"no target": 3}
+    assert data.left_out == {"no target": 3}
+    assert data.record()["left_out"] == {"no target": 3}
     ids = sum(data.split.members.values(), [])
-    assert len(ids) == 57 and not {"c4", "c9", "c11"} & set(ids)
+    assert len(ids) == 57
+    assert not {"c4", "c9", "c11"} & set(ids)
     assert np.isfinite(data.train.targets()).all()
     assert prepare(rows)[1].left_out == {}
 
@@ -197,7 +208,8 @@ def test_sizes_are_those_of_the_data(rows: datasets.Dataset) -> None:
     assert embedding_sizes(lacking, list(SIZES)) == SIZES
     run, data = prepare(lacking)
     settings = attention.model_settings(data, None, run)
-    assert settings["embedding_sizes"] == SIZES and settings["target_unit"] == "attention"
+    assert settings["embedding_sizes"] == SIZES
+    assert settings["target_unit"] == "attention"
     assert settings["target_mean"] == pytest.approx(data.train.targets().mean())
     assert settings["target_std"] == pytest.approx(data.train.targets().std())
 
@@ -213,7 +225,8 @@ def test_a_new_model_gets_the_scaling_of_the_embeddings_that_it_is_trained_on(ro
     audio, video = (model.fusion.branches[name] for name in ("audio", "video"))
     np.testing.assert_allclose(audio.input_mean, heard.mean(0), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(audio.input_std, heard.std(0), rtol=1e-5)
-    assert video.input_mean[0] == 7 and video.input_std[0] == 1
+    assert video.input_mean[0] == 7
+    assert video.input_std[0] == 1
     before = audio.input_mean.clone()
     attention.initialise(model, prepare(make_rows(seed=1))[1], new=False)  # a saved model keeps its own
     assert torch.equal(audio.input_mean, before)
@@ -289,6 +302,7 @@ def test_the_sample_has_sides_and_lacks_what_its_card_says() -> None:
     found = datasets.load_dataset(str(REPOSITORY / "hf_datasets/tunein"), "sample", split="train")
     _, data = prepare(found)
     lacking = sum(target is None for target in found["target"][:])
-    assert data.left_out == {"no target": lacking} and lacking > 0
+    assert data.left_out == {"no target": lacking}
+    assert lacking > 0
     assert data.train.sizes == {"text": 384, "video": 512, "audio": 64, "back_audio": 64}
     assert all(data.train.present(name).mean() > 0.8 for name in data.train.modalities)

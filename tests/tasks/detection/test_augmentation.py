@@ -61,7 +61,8 @@ def test_gains_are_spread_over_their_bounds():
     audio = noise(0.1)[:, 0]
     gains = [decibels(Augmentation(gain_db=6).amplified(audio, seed), audio) for seed in range(400)]
     counts, _ = np.histogram(gains, bins=4, range=(-6, 6))
-    assert counts.sum() == 400 and counts.min() > 70  # 100 expected
+    assert counts.sum() == 400
+    assert counts.min() > 70
 
 
 @given(seed=seeds)
@@ -106,7 +107,8 @@ def test_a_window_with_a_background_keeps_its_sound_its_label_and_its_item():
         item, other_seed, snr_db = noisy._background(seed)
         behind.append(item)
         difference = after["audio"] - before["audio"]
-        assert decibels(before["audio"], difference) == pytest.approx(snr_db, abs=0.01) and 5 <= snr_db <= 10
+        assert decibels(before["audio"], difference) == pytest.approx(snr_db, abs=0.01)
+        assert 5 <= snr_db <= 10
         alone = plain[item, other_seed]["audio"]  # the window that is behind it
         np.testing.assert_allclose(difference / difference.std(), alone / alone.std(), atol=1e-3)
     assert set(behind) == {1, 2, 3, 4}  # weak negatives alone
@@ -157,14 +159,16 @@ def test_a_mixture_is_a_weighted_mean_and_so_is_its_linear_label():
         np.testing.assert_allclose(mixed.sum(1), 1, atol=1e-6)
         np.testing.assert_allclose(labels, mixed[:, 0], atol=1e-6)
         shares.append(mixed[0, 0])
-    assert 0.5 <= min(shares) < 0.52 and 0.98 < max(shares) <= 1  # Beta(1, 1), its own part the louder one
+    assert 0.5 <= min(shares) < 0.52
+    assert 0.98 < max(shares) <= 1
     halves = Augmentation(mixup_probability=1.0, mixup_alpha=1000.0).mixture(audio, np.zeros(2, np.float32), [5, 6])
     np.testing.assert_allclose(halves[0], 0.5, atol=0.05)
 
 
 def test_each_window_is_mixed_with_another_one_of_the_batch():
     others = Augmentation(mixup_probability=1.0).mixed_with(list(range(8)) * 40)
-    assert not np.any(others == np.arange(320)) and others.min() >= 0
+    assert not np.any(others == np.arange(320))
+    assert others.min() >= 0
     assert len(np.unique(others)) > 150
     np.testing.assert_array_equal(Augmentation(mixup_probability=1.0).mixed_with([17]), [-1])
 
@@ -208,7 +212,8 @@ def test_windows_of_negative_seeds_are_left_alone():
     np.testing.assert_array_equal(augmentation.mixed_with([-1, -1, 5]) >= 0, [False, False, True])
     features = torch.randn(2, 50, 40)
     masked = augmentation.masked(features, [-1, 5])
-    assert torch.equal(masked[0], features[0]) and not torch.equal(masked[1], features[1])
+    assert torch.equal(masked[0], features[0])
+    assert not torch.equal(masked[1], features[1])
     assert augmentation.masked(features, [-1, -1]) is features
 
 

@@ -90,8 +90,10 @@ def test_an_assessment_can_be_checked_by_hand() -> None:
     assert found["scores"]["average_precision"]["mean"] == pytest.approx((1 + 2 / 3) / 2)
     assert found["scores"]["precision"]["mean"] == pytest.approx(2 / 3)
     assert found["scores"]["false_alarms_per_hour"]["mean"] == pytest.approx(3600 / 4)
-    assert found["confusers"][0]["name"] == "Dog" and found["confusers"][0]["false_alarms"] == 1
+    assert found["confusers"][0]["name"] == "Dog"
+    assert found["confusers"][0]["false_alarms"] == 1
     assert found["baselines"]["loudness"]["average_precision"]["mean"] == pytest.approx(2 / 6)
     assert found["baselines"]["chance"] == chance(2 / 6)
     assert [line["title"].split(":")[0] for line in found["timelines"]][-1].startswith("without the target")
-    assert sum(found["histogram"]["positives"]) == 2 and sum(found["histogram"]["negatives"]) == 4
+    assert sum(found["histogram"]["positives"]) == 2
+    assert sum(found["histogram"]["negatives"]) == 4

@@ -78,7 +78,8 @@ def test_scores_of_several_epochs_are_weighed_and_an_item_that_is_no_longer_hard
     apply(table, 1, {20: 0.3, 21: 0.05, 22: 0.6, 23: 0.2})
     assert set(hardest(table)) == {20, 22}  # 0.5 * 0.9 + 0.5 * 0.3 = 0.6; 21 has 0.475
     np.testing.assert_allclose(table.folded().score, [0.6, 0.475, 0.6], rtol=1e-6)
-    assert table.folded().item.tolist() == [20, 21, 22] and table.folded().last_epoch.tolist() == [1, 1, 1]
+    assert table.folded().item.tolist() == [20, 21, 22]
+    assert table.folded().last_epoch.tolist() == [1, 1, 1]
     apply(table, 5, {22: 0.6})
     assert table.folded().last_epoch.tolist() == [1, 1, 5]
 
@@ -86,8 +87,11 @@ def test_scores_of_several_epochs_are_weighed_and_an_item_that_is_no_longer_hard
 def test_an_item_that_comes_again_in_an_epoch_counts_with_its_highest_score():
     table = table_of()
     table.apply(0, np.array([20, 21, 20, 20]), np.array([0.6, 0.1, 0.8, 0.7]))
-    assert table.folded().item.tolist() == [20] and table.folded().score[0] == np.float32(0.8)
-    assert table.history == [] and table.hardest()[0].tolist() == [20] and table.history[0]["scored"] == 4
+    assert table.folded().item.tolist() == [20]
+    assert table.folded().score[0] == np.float32(0.8)
+    assert table.history == []
+    assert table.hardest()[0].tolist() == [20]
+    assert table.history[0]["scored"] == 4
 
 
 def test_of_several_events_of_one_clip_the_one_that_was_scored_is_hard():
@@ -101,7 +105,8 @@ def test_of_several_events_of_one_clip_the_one_that_was_scored_is_hard():
 def test_positives_and_mixtures_are_never_hard_negatives():
     table = table_of()
     record = apply(table, 0, {3: 0.99, -1: 0.99, 9: 0.7, 10: 0.9})
-    assert record["scored"] == 1 and list(hardest(table)) == [10]
+    assert record["scored"] == 1
+    assert list(hardest(table)) == [10]
 
 
 def test_where_there_is_no_room_the_lowest_go():
@@ -110,7 +115,8 @@ def test_where_there_is_no_room_the_lowest_go():
     assert table.folded().item.tolist() == [20, 22, 23]
     apply(table, 1, {24: 0.75, 20: 0.55})
     np.testing.assert_allclose(table.folded().score, [0.725, 0.8, 0.75], rtol=1e-6)  # 22 with 0.7 went
-    assert table.folded().item.tolist() == [20, 23, 24] and len(table) == 3
+    assert table.folded().item.tolist() == [20, 23, 24]
+    assert len(table) == 3
 
 
 def test_a_score_that_stays_very_high_is_a_suspect_and_put_aside():
@@ -118,9 +124,11 @@ def test_a_score_that_stays_very_high_is_a_suspect_and_put_aside():
     for epoch in range(3):
         assert 20 in (hardest(table) if epoch else {20: 2})
         record = apply(table, epoch, {20: 0.97, 21: 0.94, 22: 0.97 if epoch else 0.6})
-    assert record["quarantined"] == 1 and set(hardest(table)) == {21, 22}
+    assert record["quarantined"] == 1
+    assert set(hardest(table)) == {21, 22}
     review = table.review_list()
-    assert review["item"].tolist() == [20] and review["epochs"].tolist() == [3]
+    assert review["item"].tolist() == [20]
+    assert review["epochs"].tolist() == [3]
     apply(table, 3, {20: 0.1})
     assert set(hardest(table)) == {21, 22}  # for good
 
@@ -130,7 +138,8 @@ def test_suspects_outlive_the_others_where_there_is_no_room():
     apply(table, 0, {20: 0.96})
     hardest(table)
     apply(table, 1, {20: 0.0, 21: 0.9, 22: 0.8})
-    assert table.folded().item.tolist() == [20, 21] and table.review_list()["item"].tolist() == [20]
+    assert table.folded().item.tolist() == [20, 21]
+    assert table.review_list()["item"].tolist() == [20]
 
 
 def test_what_a_person_checked_is_hard_but_never_a_suspect():
@@ -173,7 +182,8 @@ def test_the_table_is_the_same_in_whatever_parts_and_order_scores_come(found, cu
             restored.load_state_dict(parts.state_dict())
             assert same(restored, parts)
             parts = restored  # as if the run was stopped here
-        assert last == record and same(whole, parts)
+        assert last == record
+        assert same(whole, parts)
         assert len(whole) <= capacity
         if cuts.draw(st.booleans()):
             for mine, theirs in zip(whole.hardest(), parts.hardest(), strict=True):
@@ -205,7 +215,8 @@ def test_a_run_that_stops_anywhere_has_the_plans_and_the_table_of_one_that_does_
             step(table, epoch, batch)
             served.append(batch)
         sampler.set_hard(*table.hardest())
-    assert len(table.hardest()[0]) > 5 and len(table.review_list()["item"])
+    assert len(table.hardest()[0]) > 5
+    assert len(table.review_list()["item"])
     for done, plan, mined in stops:
         write_arrays(tmp_path / "plan.npz", plan)
         write_arrays(tmp_path / "mined.npz", mined)
@@ -219,7 +230,8 @@ def test_a_run_that_stops_anywhere_has_the_plans_and_the_table_of_one_that_does_
                 step(other, epoch, batch)
                 rest.append(batch)
             again.set_hard(*other.hardest())
-        assert rest == served[done:] and same(other, table)
+        assert rest == served[done:]
+        assert same(other, table)
 
 
 def test_hard_negatives_come_as_often_as_the_table_says_and_suspects_do_not():
@@ -229,7 +241,8 @@ def test_hard_negatives_come_as_often_as_the_table_says_and_suspects_do_not():
     sampler = TwoTierBatchSampler.from_pools(pools, SamplerSettings(), 32, seed=0)
     sampler.set_hard(*table.hardest())
     uses = hardest(table)
-    assert set(table.review_list()["item"].tolist()) == {88, 89} and not {88, 89} & set(uses)
+    assert set(table.review_list()["item"].tolist()) == {88, 89}
+    assert not {88, 89} & set(uses)
     assert sampler.planned(1)["hard"] == min(sum(uses.values()), len(sampler) * sampler.tiers[1])
 
 
@@ -246,7 +259,8 @@ def test_a_file_is_whole_or_not_there_and_holds_no_pickle(tmp_path):
     before = path.read_bytes()
     with pytest.raises(ValueError, match="[Oo]bject arrays cannot be saved"):
         write_arrays(path, {"bad": np.array([object()])})
-    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["state.npz"]
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["state.npz"]
     path.write_bytes(before[: len(before) // 2])
     with pytest.raises(ValueError, match="cannot be read .*take an older checkpoint"):
         read_arrays(path)
@@ -305,7 +319,8 @@ def test_scores_that_are_no_probabilities_are_refused_by_name(wrong):
     table = table_of()
     with pytest.raises(ValueError, match=r"epoch 0: 1 scores are not within 0 to 1, of items 21 \("):
         apply(table, 0, {20: 0.5, 21: wrong})
-    assert len(table) == 0 and table.running == -1
+    assert len(table) == 0
+    assert table.running == -1
 
 
 def test_scores_that_come_too_late_and_items_that_are_not_there_are_refused():

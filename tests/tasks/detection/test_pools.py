@@ -94,15 +94,19 @@ def test_clips_become_items_as_their_labels_say():
     ]
     np.testing.assert_array_equal(items.start, np.array([1, 4, 2, 0, np.nan, np.nan], np.float32))
     np.testing.assert_array_equal(items.end, np.array([1.5, 9, 3, 10, np.nan, np.nan], np.float32))
-    assert items.targets().tolist() == [1, 1, 0, 0, 0, 0] and items.take(items.kind == STRONG).clip.tolist() == [1, 1]
-    assert pools.positives.tolist() == [0, 1] and pools.strong.items.tolist() == [2, 3]
+    assert items.targets().tolist() == [1, 1, 0, 0, 0, 0]
+    assert items.take(items.kind == STRONG).clip.tolist() == [1, 1]
+    assert pools.positives.tolist() == [0, 1]
+    assert pools.strong.items.tolist() == [2, 3]
     assert list(zip(pools.weak.items.tolist(), pools.weak.labels.tolist(), strict=True)) == [
         (4, DOG), (4, SPEECH), (5, SPEECH), (5, RAIN)
     ]  # fmt: skip
     assert [column.dtype for column in (items.clip, items.start, items.end, items.kind, items.label)] == [
         np.int32, np.float32, np.float32, np.int8, np.int16
     ]  # fmt: skip
-    assert pools.counts["positives"] == 2 and pools.counts["strong_negatives"] == 2 and pools.targets == [BABY]
+    assert pools.counts["positives"] == 2
+    assert pools.counts["strong_negatives"] == 2
+    assert pools.targets == [BABY]
 
 
 def test_half_of_the_clips_that_cry_lack_the_weak_label_and_are_no_negatives():
@@ -149,13 +153,15 @@ def test_positives_are_events_or_clips_as_asked(wanted, expected):
     ]
     pools = pools_of(rows, positives=wanted)
     positives = pools.items.take(pools.positives)
-    assert names_of(rows, positives) == expected and set(positives.label.tolist()) == {BABY}
+    assert names_of(rows, positives) == expected
+    assert set(positives.label.tolist()) == {BABY}
 
 
 def test_without_any_event_of_the_target_its_clips_are_positives_by_themselves():
     rows = [clip("a", [SPEECH, BABY]), clip("b", [RAIN], [(RAIN, 0.0, 1.0)])]
     positives = (pools := pools_of(rows)).items.take(pools.positives)
-    assert names_of(rows, positives) == ["a"] and np.isnan(positives.start).all()
+    assert names_of(rows, positives) == ["a"]
+    assert np.isnan(positives.start).all()
 
 
 def test_several_labels_make_one_target_and_related_ones_can_be_named():
@@ -190,7 +196,8 @@ def test_runs_of_checked_frames_become_explicit_negatives():
     ]
     pools = pools_of(rows, seconds=1.5)
     items = pools.items.take(pools.explicit)
-    assert names_of(rows, items) == ["run"] and items.kind.tolist() == [EXPLICIT]
+    assert names_of(rows, items) == ["run"]
+    assert items.kind.tolist() == [EXPLICIT]
     np.testing.assert_allclose([items.start[0], items.end[0]], [0, 2.88], atol=1e-5)  # 7 and 8 touch a cry
     assert items.label.tolist() == [BABY]
 
@@ -218,11 +225,13 @@ def test_eval_clips_are_scored_and_ambiguous_ones_counted():
     pools = pools_of(rows)
     test = pools.sides["test"]
     assert [rows[row]["clip_id"] for row in test.rows] == ["pos", "weak pos", "contradicted", "neg"]
-    assert test.targets.tolist() == [True, True, True, False] and test.ambiguous == 1
+    assert test.targets.tolist() == [True, True, True, False]
+    assert test.ambiguous == 1
     assert test.strong.tolist() == [True, False, False, True]
     assert test.events_of(0).tolist() == [[1, 3], [4, 5]]  # the two that overlap are one
     assert [len(test.events_of(clip)) for clip in (1, 2, 3)] == [0, 0, 0]
-    assert len(pools.sides["validation"]) == 0 and names_of(rows, pools.items) == ["train"]
+    assert len(pools.sides["validation"]) == 0
+    assert names_of(rows, pools.items) == ["train"]
 
 
 @settings(deadline=None, max_examples=20)
@@ -231,7 +240,9 @@ def test_fewer_clips_can_be_scored_with_all_positives_among_them(seed, most):
     rows = [clip(f"clip{i}", [BABY if i % 10 == 0 else DOG], subset="eval") for i in range(60)]
     all_of_them = pools_of(rows, validation_seed=seed).sides["test"]
     some = pools_of(rows, validation_seed=seed, max_eval_clips=most).sides["test"]
-    assert len(all_of_them) == 60 and some.targets.sum() == 6 and len(some) == max(most, 6)
+    assert len(all_of_them) == 60
+    assert some.targets.sum() == 6
+    assert len(some) == max(most, 6)
     more = pools_of(rows, validation_seed=seed, max_eval_clips=most + 1).sides["test"]
     assert set(some.rows.tolist()) <= set(more.rows.tolist()) <= set(all_of_them.rows.tolist())
 
@@ -271,7 +282,8 @@ def test_only_weak_negatives_of_the_unbalanced_table_are_thinned():
     assert removed(pools)["the commonest sounds, thinned (only_head)"] == 50
     floor = pools_of(rows, head_trim="floor", head_keep_fraction=0.0, head_floor=60)
     left = {line["name"]: line["after"] for line in floor.trim}
-    assert left["Rain"] == 50 and 60 <= left["Speech"] < 100
+    assert left["Rain"] == 50
+    assert 60 <= left["Speech"] < 100
 
 
 @st.composite
@@ -317,19 +329,24 @@ def test_no_table_whatsoever_lets_a_target_into_the_negatives_or_a_clip_onto_two
             assert BABY in heard[name]
     drawn = set(names_of(rows, items))
     sides = {side: {rows[row]["clip_id"] for row in clips.rows} for side, clips in pools.sides.items()}
-    assert not drawn & sides["validation"] and not drawn & sides["test"] and not sides["validation"] & sides["test"]
+    assert not drawn & sides["validation"]
+    assert not drawn & sides["test"]
+    assert not sides["validation"] & sides["test"]
     for clips in pools.sides.values():
         assert [BABY in heard[rows[row]["clip_id"]] for row in clips.rows] == clips.targets.tolist()
         assert not any(heard[rows[row]["clip_id"]] & {BABY, CRY} for row in clips.rows[~clips.targets])
-        assert clips.edges[-1] == len(clips.events) and len(clips.edges) == len(clips) + 1
+        assert clips.edges[-1] == len(clips.events)
+        assert len(clips.edges) == len(clips) + 1
     scored = np.concatenate([clips.rows for clips in pools.sides.values()])
     assert all(rows[row]["audio"] is not None for row in [*items.clip, *scored])
     for row, start, end, kind, label in zip(items.clip, items.start, items.end, items.kind, items.label, strict=True):
         if kind == STRONG or (kind == POSITIVE and not np.isnan(start)):
             times = [(e["label"], e["start_seconds"]) for e in rows[row]["events"] if e["present"]]
-            assert (label, start) in times and start < end <= (rows[row]["audio_seconds"] or np.inf)
+            assert (label, start) in times
+            assert start < end <= (rows[row]["audio_seconds"] or np.inf)
         elif kind == WEAK:
-            assert label in rows[row]["labels"] and np.isnan(start)
+            assert label in rows[row]["labels"]
+            assert np.isnan(start)
     options = replace(PLAIN, validation_fraction=fraction, positives=wanted)
     assert build_pools(table_of(rows, "int16"), LABELS, ONTOLOGY, options, 1.0).digest == pools.digest
 
@@ -349,7 +366,9 @@ def test_rows_are_counted_by_why_they_have_no_audio():
     rows = [clip("a", [BABY]), clip("b", [DOG], audio=False), clip("c", [DOG], audio=False)]
     rows[2]["defects"] = []
     counts = pools_of(rows).counts
-    assert counts["clips"] == 3 and counts["with_audio"] == 1 and counts["subsets"] == {"unbalanced_train": 3}
+    assert counts["clips"] == 3
+    assert counts["with_audio"] == 1
+    assert counts["subsets"] == {"unbalanced_train": 3}
     assert counts["unusable"] == {"audio_missing": 1, "no audio": 1}
 
 
@@ -402,5 +421,7 @@ def test_a_batch_that_needs_what_is_not_there_says_how_it_came_to_that(rows, mes
 def test_a_share_of_0_needs_no_pool():
     rows = [clip(f"a{i}", [BABY]) for i in range(4)] + [clip(f"b{i}", [DOG]) for i in range(9)]
     sampler = TwoTierBatchSampler.from_pools(pools_of(rows), SamplerSettings(strong_share=0), 9, seed=0)
-    assert sampler.composition == [3, 0, 6] and len(sampler) == 2 and sampler.rounds == 0
+    assert sampler.composition == [3, 0, 6]
+    assert len(sampler) == 2
+    assert sampler.rounds == 0
     assert {len(batch) for batch in sampler} == {9}

@@ -79,7 +79,8 @@ def test_workers_change_nothing_and_hard_negatives_come_again(ranks: dict, world
         by_arrangement = {(run["workers"], run["accumulation"]): run for run in rank}
         for accumulation in (1, 2):
             alone, helped = by_arrangement[0, accumulation], by_arrangement[2, accumulation]
-            assert alone["served"] == helped["served"] and alone["counts"] == helped["counts"]
+            assert alone["served"] == helped["served"]
+            assert alone["counts"] == helped["counts"]
         assert all(run["hard"] > 0 for run in rank)
     histories = [rank[0]["history"] for rank in ranks[world]]
     assert all(history == histories[0] for history in histories)  # every rank has the same table

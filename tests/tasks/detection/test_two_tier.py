@@ -58,7 +58,8 @@ def test_parts_add_up_and_are_near_their_share(size, shares):
     try:
         parts = apportion(size, shares, list("abcde")[: len(shares)])
     except ValueError as error:
-        assert "less than one item" in str(error) and min(shares) / sum(shares) * size < 1
+        assert "less than one item" in str(error)
+        assert min(shares) / sum(shares) * size < 1
         return
     assert sum(parts) == size
     assert all(abs(part - size * share / sum(shares)) < 1 for part, share in zip(parts, shares, strict=True))
@@ -176,10 +177,12 @@ def test_tier_b_holds_the_hardest_as_often_as_allowed_then_checked_ones_then_oth
     assert sorted(items[reasons == HARD].tolist()) == sorted(np.repeat(hard, uses)[:slots].tolist())
     found = items[reasons == CHECKED]
     room = slots - (reasons == HARD).sum()
-    assert len(found) == min(explicit, room) and max(Counter(found.tolist()).values(), default=0) <= 2
+    assert len(found) == min(explicit, room)
+    assert max(Counter(found.tolist()).values(), default=0) <= 2
     assert set(found.tolist()) <= set(range(90_000, 90_000 + explicit))
     assert len(set(found.tolist())) == explicit or room < explicit
-    assert (draws.reasons[:, ~in_b] != HARD).all() and (draws.reasons[:, ~in_b] != CHECKED).all()
+    assert (draws.reasons[:, ~in_b] != HARD).all()
+    assert (draws.reasons[:, ~in_b] != CHECKED).all()
     counts = sampler.planned(3)
     assert [counts["hard"], counts["explicit"]] == [(reasons == HARD).sum(), len(found)]
     assert sum(counts[name] for name in ("positive", "tier_a", "tier_b", "weak")) == len(sampler) * 16
@@ -191,7 +194,8 @@ def test_the_plan_is_the_same_everywhere_and_another_in_another_epoch_or_seed():
     for epoch in (4, 0, 4):
         first.set_epoch(epoch)
         second.set_epoch(epoch)
-        assert list(first) == list(second) and first.digest() == second.digest()
+        assert list(first) == list(second)
+        assert first.digest() == second.digest()
     digests = {make(seed, world=2, epoch=epoch).digest() for seed in range(3) for epoch in range(3)}
     assert len(digests) == 9
 
@@ -260,7 +264,8 @@ def test_a_state_at_any_batch_goes_on_as_if_nothing_had_happened(tmp_path_factor
     assert list(resumed) == batches  # once
     resumed.set_epoch(epoch + 1)
     whole.set_epoch(epoch + 1)
-    assert list(resumed) == list(whole) and resumed.digest() == whole.digest()
+    assert list(resumed) == list(whole)
+    assert resumed.digest() == whole.digest()
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
@@ -310,7 +315,8 @@ def test_every_place_of_a_batch_can_be_explained():
     for batch in range(len(sampler)):
         for position, tier in enumerate(sampler.tier_names):
             found = sampler.explain(batch, position)
-            assert (found["item"], found["seed"]) == whole[batch][position] and found["tier"] == tier
+            assert (found["item"], found["seed"]) == whole[batch][position]
+            assert found["tier"] == tier
             if found["label"] is not None:
                 pool = sampler.weak if tier == "weak" else sampler.strong
                 assert found["label"] in pool.labels[pool.items == found["item"]]
@@ -368,7 +374,8 @@ def test_a_pool_without_a_share_may_be_empty():
     sampler = TwoTierBatchSampler(
         np.arange(10), none, LabelledPool(np.arange(10, 90), np.zeros(80, int)), 4, 0, 1, (1, 0, 1)
     )
-    assert sampler.composition == [2, 0, 2] and sampler.rounds == 0
+    assert sampler.composition == [2, 0, 2]
+    assert sampler.rounds == 0
     assert all(sum(item < 10 for item, _ in batch) == 2 for batch in sampler)
     with pytest.raises(ValueError, match="there are no strong negatives, but a batch needs 1"):
         TwoTierBatchSampler(np.arange(10), none, none, 4, 0)

@@ -92,19 +92,23 @@ def test_a_window_holds_its_event_or_lies_in_it(start, length, clip_seconds, see
         windows = AudioSetWindows(make_rows([ramp(10)]), make_items((0, (start, end), kind, 5)), clip_seconds, RATE)
         window = windows[0, seed]
         first = first_sample(window["audio"])
-        assert len(window["audio"]) == round(clip_seconds * RATE) and window["padded_seconds"] == 0
+        assert len(window["audio"]) == round(clip_seconds * RATE)
+        assert window["padded_seconds"] == 0
         assert window["start_seconds"] == first / RATE
         last = first + len(window["audio"])
         if end - start <= clip_seconds:
-            assert first <= start * RATE + 1.1 and last >= end * RATE - 1.1
+            assert first <= start * RATE + 1.1
+            assert last >= end * RATE - 1.1
         else:
-            assert first >= start * RATE - 1.1 and last <= end * RATE + 1.1
+            assert first >= start * RATE - 1.1
+            assert last <= end * RATE + 1.1
 
 
 def test_windows_of_an_event_are_spread_over_all_its_places():
     windows = AudioSetWindows(make_rows([ramp(10)]), make_items((0, (4.0, 4.2), POSITIVE, 0)))
     starts = np.array([windows[0, seed]["start_seconds"] for seed in range(500)])
-    assert starts.min() >= 3.2 and starts.max() <= 4.0
+    assert starts.min() >= 3.2
+    assert starts.max() <= 4.0
     counts, _ = np.histogram(starts, bins=8, range=(3.2, 4.0))
     assert counts.min() > 35  # 62.5 expected
 
@@ -113,9 +117,11 @@ def test_weak_windows_are_spread_over_the_whole_file_and_are_never_silent():
     """The table's times are the video's: taken for the file's, 93 % of AudioSet's windows would be empty."""
     windows = AudioSetWindows(make_rows([ramp(10, 1000)]), make_items((0, ANYWHERE, WEAK, 0)), 1.0, 1000)
     firsts = [first_sample(windows[0, seed]["audio"]) for seed in range(2000)]
-    assert min(firsts) < 20 and max(firsts) > 8980
+    assert min(firsts) < 20
+    assert max(firsts) > 8980
     counts, _ = np.histogram(firsts, bins=10, range=(0, 9000))
-    assert 150 < counts.min() and counts.max() < 250  # 200 expected
+    assert 150 < counts.min()
+    assert counts.max() < 250
 
 
 @pytest.mark.parametrize("seconds, padded", [(1.0, 0.0), (1.25, 0.0), (0.25, 0.75)])
@@ -158,9 +164,11 @@ def test_a_window_says_what_it_is():
         1.0, 0, 0, "-clip_00001", POSITIVE, 7, 4711,
     ]  # fmt: skip
     assert (other["label"], other["kind"], other["label_code"], other["seed"]) == (0.0, WEAK, 9, 1)
-    assert cry["audio"].dtype == np.float32 and cry["sampling_rate"] == RATE
+    assert cry["audio"].dtype == np.float32
+    assert cry["sampling_rate"] == RATE
     np.testing.assert_array_equal(windows[1]["audio"], windows[1, 1]["audio"])  # without a seed: that of the item
-    assert len(windows) == 2 and len(list(windows)) == 2
+    assert len(windows) == 2
+    assert len(list(windows)) == 2
     with pytest.raises(IndexError, match="item 2 of 2"):
         windows[2, 0]
 
@@ -216,10 +224,12 @@ def test_a_bad_file_is_replaced_by_one_of_its_stratum(kind, tmp_path, caplog):
     for seed, window in enumerate(served):
         assert (window["requested"], window["label"], window["label_code"], window["seed"]) == (0, 1.0, 1, seed)
         assert window["clip_id"] == f"-clip_{window['item']:05d}"
-        assert window["audio"].std() > 0.05 and window["padded_seconds"] == 0
+        assert window["audio"].std() > 0.05
+        assert window["padded_seconds"] == 0
         again = AudioSetWindows(rows, items)[0, seed]
         np.testing.assert_array_equal(window["audio"], again["audio"])
-    assert "-clip_00000" in windows.failure_of((0, 3)) and windows.failure_of((1, 3)) is None
+    assert "-clip_00000" in windows.failure_of((0, 3))
+    assert windows.failure_of((1, 3)) is None
     assert sum("-clip_00000" in record.message for record in caplog.records) >= 1
     assert windows[1, 5]["item"] == 1  # what is good stays
 
@@ -247,7 +257,8 @@ def test_where_all_is_bad_the_error_names_the_first(tmp_path):
 def test_an_event_that_the_file_mostly_holds_is_kept():
     rows = make_rows([ramp(9.98), ramp(9.98)])
     windows = AudioSetWindows(rows, make_items((0, (9.5, 10.0), POSITIVE, 0), (1, (9.97, 10.0), POSITIVE, 0)))
-    assert windows[0, 3]["item"] == 0 and windows[0, 3]["start_seconds"] == 8.98
+    assert windows[0, 3]["item"] == 0
+    assert windows[0, 3]["start_seconds"] == 8.98
     assert windows[1, 3]["item"] == 0  # one third of its event is not enough
     assert "ends at 9.980 s, but its label stands at 9.97 to 10 s" in windows.failure_of((1, 3))
 
@@ -324,7 +335,8 @@ def test_sounds_of_rows_have_a_place_and_a_name(tmp_path):
     sounds = ClipSounds(make_rows([ramp(3), tmp_path / "a.wav", None]))
     assert [sounds.file(row) for row in range(3)] == [None, str(tmp_path / "a.wav"), None]
     assert [sounds.source(row) for row in range(2)] == [ramp(3), str(tmp_path / "a.wav")]
-    assert sounds.name(0) == "clip -clip_00000" and sounds.name(1) == f"clip -clip_00001 ({tmp_path}/a.wav)"
+    assert sounds.name(0) == "clip -clip_00000"
+    assert sounds.name(1) == f"clip -clip_00001 ({tmp_path}/a.wav)"
     with pytest.raises(AudioError, match="clip -clip_00002: has no sound"):
         sounds.source(2)
 

@@ -51,7 +51,8 @@ def test_no_song_is_on_two_sides(rows: Dataset) -> None:
     *_, data = prepare(rows)
     songs = {side: set(data.sides[side].song_ids) for side in ("train", "validation", "test")}
     assert all(songs.values())
-    assert not songs["train"] & songs["test"] and not songs["train"] & songs["validation"]
+    assert not songs["train"] & songs["test"]
+    assert not songs["train"] & songs["validation"]
     assert not songs["validation"] & songs["test"]
 
 
@@ -95,7 +96,8 @@ def test_scaling_is_fitted_on_training_trials_alone(rows: Dataset) -> None:
     *_, data = prepare(rows, "--normalisation_scope", "global")
     labels = np.concatenate(data.train.labels)
     scored = labels[labels != IGNORE_LABEL]
-    assert scored.mean() == pytest.approx(0, abs=0.02) and scored.std() == pytest.approx(1, abs=0.02)
+    assert scored.mean() == pytest.approx(0, abs=0.02)
+    assert scored.std() == pytest.approx(1, abs=0.02)
     other = np.concatenate(data.sides["test"].labels)
     assert other[other != IGNORE_LABEL].std() != pytest.approx(1, abs=1e-4)
 
@@ -170,7 +172,8 @@ def test_statistics_of_unseen_listeners_are_refused(rows: Dataset, split_by: str
 def test_a_causal_run_is_causal_from_sound_to_skin(rows: Dataset) -> None:
     run, extractor, data = prepare(rows, "--causal", "true")
     model = build_model(run.arguments, eda.model_settings(data, extractor, run), eda)
-    assert model.config.causal and extractor.pooling == "past"
+    assert model.config.causal
+    assert extractor.pooling == "past"
     with pytest.raises(ValueError, match="model_config.causal follows from the data"):
         run = make_run("--causal", "true", "--model_config.causal", "false")
         build_model(run.arguments, eda.model_settings(data, extractor, run), eda)
@@ -210,4 +213,5 @@ def test_the_control_of_exchanged_sounds_trains_on_wrong_ones_and_is_scored_on_r
         assert any(np.array_equal(sound, other[: len(sound)]) for other in sounds.values())
         assert len(sound) == len(labels)
     assert all(map(np.array_equal, plain.sides["test"].input_features, control.sides["test"].input_features))
-    assert plain.record()["control"] is None and "this is a control" in control.record()["control"]
+    assert plain.record()["control"] is None
+    assert "this is a control" in control.record()["control"]

@@ -86,9 +86,12 @@ def test_the_page_is_whole_in_one_file_and_shows_the_figures_that_lie_beside_it(
     names = ("scores_raw", "trials_raw", "null_raw", "over_time_raw", "learning")
     assert set(files) == {f"figure_{name}.png" for name in names}
     embedded = {base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]+)"', page)}
-    assert embedded == set(files.values()) and all(image.startswith(b"\x89PNG") for image in embedded)
-    assert not re.findall(r'(?:src|href)="(?!data:)', page) and "http" not in re.sub(r"data:[^\"]+", "", page)
-    assert SCRIPT not in page and "&lt;script&gt;" in page
+    assert embedded == set(files.values())
+    assert all(image.startswith(b"\x89PNG") for image in embedded)
+    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+    assert "http" not in re.sub(r"data:[^\"]+", "", page)
+    assert SCRIPT not in page
+    assert "&lt;script&gt;" in page
     for text in (
         "SYNTHETIC DATA",
         "Random_pairs puts songs on two sides",
@@ -111,7 +114,8 @@ def test_odd_data_make_a_page_that_says_so(changes: dict[str, Any]) -> None:
     facts = make_facts(**changes)
     del facts["training"]  # as run_eval.py leaves it
     page = report_files(facts, {}, make_predictions([None, None]))["report.html"]
-    assert "no effect" in page and "Nothing to draw: no trial has a score." in page
+    assert "no effect" in page
+    assert "Nothing to draw: no trial has a score." in page
     assert "None" not in re.sub(r"data:[^\"]+", "", page)
 
 
@@ -120,7 +124,8 @@ def test_the_trials_shown_are_the_best_the_median_and_the_worst() -> None:
     titles = [title for title, _ in best_median_worst(rows)]
     assert [title.rpartition("r = ")[2] for title in titles] == ["0.90", "0.30", "-0.20"]
     assert [title.partition(":")[0] for title in titles] == ["best", "median", "worst"]
-    assert len(best_median_worst(rows[:1])) == 1 and best_median_worst([]) == []
+    assert len(best_median_worst(rows[:1])) == 1
+    assert best_median_worst([]) == []
 
 
 def test_runs_of_frames_have_their_start_and_stop() -> None:

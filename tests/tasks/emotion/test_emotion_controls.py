@@ -18,7 +18,8 @@ def test_labels_that_tell_nothing_are_not_found_and_the_pages_say_what_was_done_
         assert {"majority", "tfidf", "dealt"} == set(found["verdict"]["unbeaten"]), head
         rivals = "the majority class, TF-IDF and its own answers, dealt at random"
         assert f"Verdict, {head}: not shown to be better than {rivals}" in done.stdout
-    assert facts["data"]["notes"]["twin_clip"] == 3 and facts["data"]["notes"]["video_unreadable"] == 1
+    assert facts["data"]["notes"]["twin_clip"] == 3
+    assert facts["data"]["notes"]["video_unreadable"] == 1
     assert facts["versions"]["scikit-learn"][0].isdigit()
     for page in (tmp_path / "report.html", tmp_path / "README.md"):
         text = page.read_text()

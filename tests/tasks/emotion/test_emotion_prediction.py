@@ -146,7 +146,8 @@ def test_a_mistake_in_a_table_is_one_line_with_its_place(name: str, content: byt
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=said) as caught:
         read_utterances(tmp_path / name)
-    assert "\n" not in str(caught.value) and str(caught.value).startswith(str(tmp_path))
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(tmp_path))
 
 
 def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -163,7 +164,8 @@ def test_a_whole_film_is_answered_utterance_by_utterance(
     (tmp_path / "film.csv").write_text("start,end,text\n0,0.4,Hooray!\n0.4,1,\n5,6,Too late.\n")
     arguments = asked(tmp_path, utterances=tmp_path / "film.csv")
     (found,), failed, said = predict_clips(model, processor, [clips["whole"]], arguments)
-    assert not failed and [path.name for path in tmp_path.iterdir() if "out" in path.name] == ["out.json"]
+    assert not failed
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == ["out.json"]
     (record,) = json.loads((tmp_path / "out.json").read_text())
     assert record["file"] == str(clips["whole"])
     times = [(one["start_seconds"], one["end_seconds"], one["text"]) for one in record["utterances"]]
@@ -173,8 +175,10 @@ def test_a_whole_film_is_answered_utterance_by_utterance(
         for head, names in (("emotions", model.config.emotion_names), ("sentiments", model.config.sentiment_names)):
             sure = [each["confidence"] for each in one[head]]
             assert len({each["label"] for each in one[head]} & set(names)) == len(one[head]) == 3
-            assert sure == sorted(sure, reverse=True) and 0 < sum(sure) <= 1 + 1e-9
-    assert said.startswith("3 utterances, by text and video and audio\n") and "(without video and audio)" in said
+            assert sure == sorted(sure, reverse=True)
+            assert 0 < sum(sure) <= 1 + 1e-9
+    assert said.startswith("3 utterances, by text and video and audio\n")
+    assert "(without video and audio)" in said
     assert len(found.utterances) == 3
 
 
@@ -200,7 +204,8 @@ def test_what_a_clip_lacks_is_said_and_the_rest_judged(
 ) -> None:
     (found,), failed, _ = predict_clips(model, processor, [clips[clip]], asked(tmp_path, text=text))
     (one,) = found.utterances
-    assert one.missing == missing and not failed
+    assert one.missing == missing
+    assert not failed
     assert one.end_seconds == pytest.approx(SECONDS, abs=0.1)
 
 
@@ -209,11 +214,11 @@ def test_a_clip_without_all_that_a_model_reads_is_named(
 ) -> None:
     listener = tiny_model(modalities=["text", "audio"])
     found, failed, _ = predict_clips(listener, processor, [clips["mute"]], asked(tmp_path))
-    assert not found and failed == [
-        f"{clips['mute']}: nothing to go by at 0 s: no audio and no text; the model reads these"
-    ]
+    assert not found
+    assert failed == [f"{clips['mute']}: nothing to go by at 0 s: no audio and no text; the model reads these"]
     (found,), failed, _ = predict_clips(listener, processor, [clips["mute"]], asked(tmp_path, text="Hooray!"))
-    assert found.utterances[0].missing == ["audio"] and not failed
+    assert found.utterances[0].missing == ["audio"]
+    assert not failed
 
 
 def test_clips_that_cannot_be_read_are_named_and_the_others_judged(
@@ -222,7 +227,10 @@ def test_clips_that_cannot_be_read_are_named_and_the_others_judged(
     three = [clips[name] for name in ("cut", "whole", "empty")]
     found, failed, _ = predict_clips(model, processor, three, asked(tmp_path))
     assert [clip.file for clip in found] == [clips["whole"]]
-    assert len(failed) == 2 and "cut.mp4" in failed[0] and "moov atom" in failed[0] and "0 bytes" in failed[1]
+    assert len(failed) == 2
+    assert "cut.mp4" in failed[0]
+    assert "moov atom" in failed[0]
+    assert "0 bytes" in failed[1]
     assert [each["file"] for each in json.loads((tmp_path / "out.json").read_text())] == [str(clips["whole"])]
 
 
@@ -240,7 +248,8 @@ def test_json_is_written_whole_or_not_at_all(
     monkeypatch.setattr(json, "dumps", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         predict_clips(model, processor, [clips["whole"]], arguments)
-    assert arguments.output.read_text() == "of an earlier time" and len(list(tmp_path.iterdir())) == 1
+    assert arguments.output.read_text() == "of an earlier time"
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,9 @@ def test_an_item_has_no_batch_dimension(rows: datasets.Dataset, processor: Fusio
         "input_features": (frames, 8), "features_mask": (frames,), "labels": (2,), "undecodable": (),
     }  # fmt: skip
     assert item["labels"].tolist() == [rows[0]["emotion"], rows[0]["sentiment"]]
-    assert 4 < tokens < 32 and frames > 10 and not item["undecodable"]
+    assert 4 < tokens < 32
+    assert frames > 10
+    assert not item["undecodable"]
     assert all(there(item).values())
 
 
@@ -105,11 +107,14 @@ def test_a_batch_is_padded_to_its_longest_and_padding_changes_no_answer(
     for place, item in enumerate(items):
         length = len(item["input_ids"])
         assert torch.equal(batch["input_ids"][place, :length], item["input_ids"])
-        assert (batch["input_ids"][place, length:] == 7).all() and not batch["attention_mask"][place, length:].any()
+        assert (batch["input_ids"][place, length:] == 7).all()
+        assert not batch["attention_mask"][place, length:].any()
         heard = len(item["features_mask"])
         assert torch.equal(batch["input_features"][place, :heard], item["input_features"])
-        assert not batch["input_features"][place, heard:].any() and not batch["features_mask"][place, heard:].any()
-    assert len({len(item["input_ids"]) for item in items}) > 1 and len({len(i["features_mask"]) for i in items}) > 1
+        assert not batch["input_features"][place, heard:].any()
+        assert not batch["features_mask"][place, heard:].any()
+    assert len({len(item["input_ids"]) for item in items}) > 1
+    assert len({len(i["features_mask"]) for i in items}) > 1
     alone = torch.cat([logits_of(model, collate([item])) for item in items])
     torch.testing.assert_close(logits_of(model, batch), alone, atol=1e-5, rtol=1e-5)
 
@@ -159,7 +164,8 @@ def test_what_a_row_lacks_is_a_mask_of_zeros_and_no_row_is_dropped(
     assert bool(item["undecodable"]) is undecodable
     assert (rows[3]["utterance_id"] in caplog.text) is undecodable
     batch = PaddingCollator(0)([dataset[index] for index in range(len(rows))])
-    assert len(batch["labels"]) == len(rows) and all(value.isfinite().all() for value in batch.values())
+    assert len(batch["labels"]) == len(rows)
+    assert all(value.isfinite().all() for value in batch.values())
     assert logits_of(tiny_model(), batch).isfinite().all()
 
 
@@ -173,9 +179,11 @@ def test_a_clip_without_the_sound_or_the_picture_that_its_row_promises_is_undeco
         write_clip(tmp_path / f"{name}.mp4", *clip)
         cells = {"clip": {"bytes": None, "path": str(tmp_path / f"{name}.mp4")}}
         item = dataset_of(changed(rows, 1, **cells), processor)[1]
-        assert item["undecodable"] and [one for one, found in there(item).items() if not found] == [lacks]
+        assert item["undecodable"]
+        assert [one for one, found in there(item).items() if not found] == [lacks]
         item = dataset_of(changed(rows, 1, **cells, **{f"has_{lacks}": False}), processor)[1]
-        assert not item["undecodable"] and [one for one, found in there(item).items() if not found] == [lacks]
+        assert not item["undecodable"]
+        assert [one for one, found in there(item).items() if not found] == [lacks]
 
 
 @pytest.mark.parametrize("hidden", MODALITIES)
@@ -183,7 +191,8 @@ def test_a_hidden_modality_is_as_if_it_were_not_there(
     rows: datasets.Dataset, processor: FusionProcessor, hidden: str
 ) -> None:
     item = dataset_of(rows, processor, hidden=frozenset({hidden}))[0]
-    assert [name for name, found in there(item).items() if not found] == [hidden] and not item["undecodable"]
+    assert [name for name, found in there(item).items() if not found] == [hidden]
+    assert not item["undecodable"]
     lacking = changed(rows, 0, **{f"has_{hidden}": False})
     batches = [PaddingCollator(0)([one]) for one in (item, dataset_of(lacking, processor)[0])]
     model = tiny_model(learned_absent=True)
@@ -216,7 +225,8 @@ def test_cached_features_give_the_same_answers(
     cached = dataset_of(spoilt, processor, cached=cache_features(plain, model))
     assert not model.training
     one, other = (PaddingCollator(0)([each[index] for index in range(len(rows))]) for each in (plain, cached))
-    assert "pixel_values" not in other and "input_ids" not in other
+    assert "pixel_values" not in other
+    assert "input_ids" not in other
     assert ("input_features" in other) is not freeze_audio
     for name in ("labels", "undecodable", *MASKS.values()):
         assert torch.equal(one[name], other[name]), name
@@ -294,7 +304,8 @@ def test_no_batch_has_fewer_items_than_asked_and_others_are_left_out_each_epoch(
     assert len(drawn) == len(set(drawn)) == len(sampler) == count - (count % size == 1)
     unasked = LengthGroupedSampler(np.arange(count) % 7, size, 0)
     unasked.set_epoch(epoch)
-    assert [index for index, _ in unasked][: len(drawn)] == drawn and len(unasked) == count
+    assert [index for index, _ in unasked][: len(drawn)] == drawn
+    assert len(unasked) == count
 
 
 def test_which_item_is_left_out_changes() -> None:
@@ -348,11 +359,13 @@ def prepare(rows: datasets.Dataset, *settings: str) -> tuple[Run, FusionProcesso
 def test_the_split_is_that_of_the_data_and_its_digest_does_not_depend_on_order(rows: datasets.Dataset) -> None:
     split = UtteranceSplit.of(in_three(rows), emotion.SIDES)
     record = split.record()
-    assert record["counts"] == {"train": 6, "validation": 1, "test": 1} and record["warning"] is None
+    assert record["counts"] == {"train": 6, "validation": 1, "test": 1}
+    assert record["warning"] is None
     assert record["trials"]["validation"] == [rows[6]["utterance_id"]]
     turned = in_three(rows).select(range(len(rows) - 1, -1, -1))
     again = UtteranceSplit.of(turned, emotion.SIDES)
-    assert again.sha256 == split.sha256 == record["sha256"] and again.record() == record
+    assert again.sha256 == split.sha256 == record["sha256"]
+    assert again.record() == record
     moved = changed(in_three(rows), 0, split="test")
     assert UtteranceSplit.of(moved, emotion.SIDES).sha256 != split.sha256
 
@@ -401,7 +414,8 @@ def test_class_weights_have_a_mean_of_1_over_the_utterances_of_training(rows: da
 def test_class_weights_are_none_unless_asked_for(rows: datasets.Dataset) -> None:
     run, processor, data = prepare(in_three(rows))
     settings = emotion.model_settings(data, processor, run)
-    assert "emotion_weights" not in settings and settings["text_config"]["model_type"] == "bert"
+    assert "emotion_weights" not in settings
+    assert settings["text_config"]["model_type"] == "bert"
 
 
 # What cannot be had
