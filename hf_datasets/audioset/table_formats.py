@@ -17,6 +17,7 @@ import re
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 
 from media.audioset import Labels, id_uniforms
 
