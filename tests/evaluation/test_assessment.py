@@ -1,45 +1,12 @@
 """The assessment as a whole: effects are found, their absence too, and odd data have named outcomes."""
 
-import json
-from typing import Any
-
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter1d
 
 from evaluation.signal_baselines import HEARS_NOTHING
-from evaluation.signals import assess, error_over_time, longest_of_song
+from evaluation.signals import error_over_time, longest_of_song
 from evaluation.trials import Trials
-from tasks.eda.card import channel_table
-
-FRAMES = 120
-
-
-def slow(generator: np.random.Generator, *shape: int) -> np.ndarray:
-    """Slow random curves."""
-    return gaussian_filter1d(generator.normal(size=shape), 5, axis=-1)
-
-
-def make_assessment(songs: int = 10, listeners: int = 6, coupling: float = 1.0, **changes: Any) -> dict[str, Any]:
-    """Assess a model that predicts `coupling` of what each song does to everyone's skin."""
-    generator = np.random.default_rng(0)
-    of, who = np.repeat(np.arange(songs), listeners), np.tile(np.arange(listeners), songs)
-    effect = slow(generator, songs, FRAMES)
-    predicted = effect if changes.get("constant") is None else np.full_like(effect, changes["constant"])
-    mask = np.ones((len(of), FRAMES), bool)
-    mask[list(changes.get("masked", []))] = False
-    targets = coupling * effect[of] + slow(generator, len(of), FRAMES)
-    names = np.array([f"song {n}" for n in of])
-    model = Trials(predicted[of], targets, mask, names, np.array([f"{n}" for n in who]), 4.0, "uS")
-    curve = np.linspace(0, 1, FRAMES)
-    baselines = {name: np.broadcast_to(curve, targets.shape) for name in HEARS_NOTHING}
-    by_song = longest_of_song(list(predicted[of]), names)
-    results = assess(model, baselines, np.zeros(len(of)), by_song, targets)
-    json.dumps(results, allow_nan=False)  # no NaN reaches a record
-    table = channel_table({"unit": "uS", "trials": len(of)}, "raw", results)
-    assert "nan" not in table.lower()
-    assert "None" not in table
-    return results
+from tests.helpers.facts.eda import make_assessment
 
 
 def test_an_effect_is_found() -> None:

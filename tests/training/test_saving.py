@@ -15,30 +15,7 @@ from launch.sharing import push_run
 from modeling.configuration_tcn import TcnConfig
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from modeling.modeling_tcn import TcnForSignalRegression
-from tasks.eda.card import model_card, results_table
 from training.run_folder import save_run
-
-SCORE = {"mean": 0.5, "low": 0.4, "high": 0.6, "trials": 3, "undefined": 1}
-NONE = {"mean": None, "low": None, "high": None, "trials": 0, "undefined": 4}
-NAMES = ("rmse", "pearson", "ccc", "detrended_pearson")
-RESULTS = {
-    "unit": "uS",
-    "trials": 4,
-    "songs": 2,
-    "listeners": 2,
-    "note": None,
-    "channels": {
-        "raw": {
-            "model": dict.fromkeys(NAMES, SCORE),
-            "baselines": {"training_mean": dict.fromkeys(NAMES, NONE), "others": dict.fromkeys(NAMES, SCORE)},
-            "gain": {"over": "time_curve", **SCORE},
-            "null": {"score": 0.5, "score_of_wrong": 0.1, "low": 0.0, "high": 0.3, "p": 0.004, "permutations": 999},
-            "ceiling": {"leave_one_out": SCORE, "split_half": None, "split_half_songs": 0},
-            "interval_over": "songs",
-            "verdict": {"verdict": "no effect", "missing": ["2 songs are fewer than 6"], "rule": "the rule"},
-        }
-    },
-}
 
 
 def save(folder: Path, metrics: dict[str, Any]) -> Path:
@@ -105,49 +82,3 @@ def test_only_the_finished_run_is_shared(tmp_path: Path, monkeypatch: pytest.Mon
     shared = list(filter_repo_objects(paths, ignore_patterns=options["ignore_patterns"]))
     assert shared == paths[:3]
     assert options["repo_id"] == "me/eda-tcn"
-
-
-def test_the_table_shows_what_is_undefined() -> None:
-    table = results_table(RESULTS)
-    assert "| model | 0.500 [0.400, 0.600] (1 undefined) |" in table
-    assert "| training mean | undefined |" in table
-    assert "| others (oracle) |" in table
-    assert "0.100 against 0.500, p = 0.004 of 999" in table
-    assert "split-half reliability undefined" in table
-    assert "**Verdict: no effect** (2 songs are fewer than 6)." in table
-    assert "nan" not in table
-    assert "None" not in table
-
-
-@pytest.mark.parametrize("synthetic", [True, False])
-def test_a_card_warns_of_what_its_reader_must_know(synthetic: bool) -> None:
-    side = {"trials": 4, "songs": 2, "listeners": 2}
-    facts = {
-        "name": "eda",
-        "data": {
-            "dataset": "d",
-            "config": "c",
-            "synthetic": synthetic,
-            "sides": dict.fromkeys(("train", "validation", "test"), side),
-            "songs_left_out": {},
-            "trials_rejected": {"flat": 2},
-            "trials_between_sides": 0,
-            "split_warning": "random_pairs leaks",
-            "control": "this is a control",
-        },
-        "split": {"sha256": "0" * 64, "split_by": "random_pairs", "split_seed": 0},
-        "base": None,
-        "model": {"model_type": "tcn", "frame_rate": 4.0},
-        "parameters": 10,
-        "receptive_field_seconds": 2.0,
-        "training": {"steps": 1, "best_checkpoint_step": 1, "chosen_by": "loss"},
-        "test": RESULTS,
-        "versions": {"torch": "2"},
-    }
-    card = model_card(facts)
-    assert ("SYNTHETIC DATA" in card) == synthetic == ("synthetic-data" in card)
-    assert "**WARNING.** Random_pairs leaks." in card
-    assert "**WARNING.** This is a control." in card
-    assert "(figure_scores_raw.png)" in card
-    assert "flat 2" in card
-    assert "| training mean |" in card

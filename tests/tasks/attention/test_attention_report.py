@@ -1,7 +1,6 @@
 """The page, the card and the table of a model of attention: whole, escaped, and honest whatever the data are."""
 
 import ast
-import io
 import json
 import re
 from types import SimpleNamespace
@@ -15,69 +14,14 @@ import transformers
 import yaml
 from huggingface_hub import ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
-from matplotlib.image import imread
 
-from evaluation.embedding_baselines import mean_baseline, ridge
-from evaluation.regression import assess
-from launch.pages import PAGES, model_card, report_files, results_table
+from launch.pages import model_card, report_files, results_table
 from reporting.card import SYNTHETIC_NOTICE
-from tasks import TASKS
 from tasks.attention.card import modalities_line, verdict_line
 from tasks.attention.plots import WORST, plot_compared, plot_predicted, plot_removals, plot_residuals
-
-MODALITIES = ("text", "video", "audio", "back_audio")
-SIZES = {"text": 384, "video": 512, "audio": 96, "back_audio": 64}
-SCRIPT = "<script>alert('label')</script>"
-
-
-def make_run(rows: int = 300, ablated: bool = True, constant: bool = False) -> tuple[dict[str, Any], pa.Table]:
-    """The record of an assessment and the predictions behind it: the target is text times video, and some text."""
-    random = np.random.default_rng(0)
-    text, video, noise = random.normal(size=(3, rows + 400))
-    targets = 5 + text * video + 0.3 * text + 0.3 * noise
-    train, validation, test = slice(0, 200), slice(200, 400), slice(400, None)
-    x = np.column_stack([text, video])
-    said = np.full(rows, 5.0) if constant else (targets - 0.3 * noise)[test]
-    baselines = {
-        "mean": mean_baseline(targets[train], rows),
-        "ridge on all": ridge(x[train], targets[train], x[validation], targets[validation], x[test]),
-    }
-    ablations = {"text alone": 5 + 0.3 * text[test], "without text": np.full(rows, 5.0),
-                 "without video": 5 + 0.3 * text[test] + 4, "without audio": said + 1e-3 * noise[:rows]}  # fmt: skip
-    present = {name: random.random(rows) < share for name, share in zip(MODALITIES, (1, 1, 0.9, 0.8), strict=True)}
-    ids = [f"creative{row}" for row in range(rows)]
-    record = assess(ids, targets[test], said, baselines, ablations if ablated else {}, present, "s", samples=200)
-    return record | {"note": None}, pa.table({"id": ids, "target": targets[test], "prediction": said})
-
-
-def make_facts(test: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The record of a run that trained and tested a model of attention."""
-    log = [{"step": 10 * step, "loss": 1.9 * 0.9**step} for step in range(1, 20)]
-    log += [{"step": 50 * k, "eval_loss": 1.5 / k, "eval_spearman": 0.5 + 0.02 * k} for k in range(1, 4)]
-    without = dict.fromkeys(MODALITIES, 0) | {"back_audio": 61}
-    return {
-        "name": "tunein_attention",
-        "task": "attention",
-        "data": {
-            "dataset": "hf_datasets/tunein", "config": "sample", "rows": 700, "synthetic": True,
-            "files": ["train-0a1b2c-00000-of-00001.parquet"],
-            "sides": {side: {"creatives": count, "without": without}
-                      for side, count in (("train", 200), ("validation", 200), ("test", 300))},
-            "left_out": {"no label": 7}, "notes": {"empty list of audio": 3}, "split_warning": None, "control": None,
-        },
-        "split": {"sha256": "ab" * 32},
-        "base": None,
-        "model": {"model_type": "fusion", "modalities": list(MODALITIES), "embedding_sizes": SIZES,
-                  "fusion": "gated", "auto_map": {}},
-        "parameters": 313_226,
-        "receptive_field_seconds": None,
-        "training": {
-            "steps": 190, "epochs": 4.0, "best_checkpoint_step": 150, "best_validation": 0.56,
-            "chosen_by": "spearman", "processes": 1, "precision": "no", "data_wait_share": 0.1, "log": log,
-        },
-        "test": make_run()[0] if test is None else test,
-        "versions": {"torch": "2.12"},
-    }  # fmt: skip
+from tests.helpers.facts import SCRIPT
+from tests.helpers.facts.attention import MODALITIES, SIZES, make_facts, make_run
+from tests.helpers.pages import assert_no_missing_value, without_images
 
 
 @pytest.fixture(scope="module")
@@ -90,30 +34,6 @@ def facts() -> dict[str, Any]:
 def predictions() -> pa.Table:
     """Those behind the facts."""
     return make_run()[1]
-
-
-def without_images(page: str) -> str:
-    """What of a page is text."""
-    return re.sub(r"data:[^\"]+", "", page)
-
-
-def test_every_task_has_pages() -> None:
-    assert set(TASKS) <= set(PAGES)
-
-
-def test_the_page_holds_all_figures_and_none_of_them_is_blank(facts: dict[str, Any], predictions: pa.Table) -> None:
-    files = report_files(facts, {"seed": 0}, predictions)
-    page = files.pop("report.html")
-    names = ("predicted", "compared", "removals", "residuals", "learning")
-    assert set(files) == {f"figure_{name}.png" for name in names}
-    assert page.count("<img") == len(names)
-    for image in files.values():
-        pixels = imread(io.BytesIO(image))[..., :3]
-        assert pixels.std() > 0.02
-        assert len(np.unique(pixels[..., 0])) > 20
-    text = without_images(page)
-    assert not re.search(r"\b(nan|None|inf)\b", text)
-    assert text.index("SYNTHETIC DATA") < text.index("Verdict: ") < text.index("Scores</h2>")
 
 
 def test_the_page_has_all_that_an_honest_report_holds(facts: dict[str, Any], predictions: pa.Table) -> None:
@@ -153,7 +73,7 @@ def test_a_constant_model_is_not_better_and_the_pages_say_why_scores_are_missing
     page, card = report_files(facts, {}, predicted)["report.html"], model_card(facts)
     for text in (without_images(page), card, results_table(facts)):
         assert "undefined (all predictions are equal)" in text
-        assert not re.search(r"\b(nan|None|inf)\b", text)
+        assert_no_missing_value(text)
     names = [result.metric_name for result in model_index_to_eval_results(
         yaml.safe_load(card.split("---\n")[1])["model-index"])[1]]  # fmt: skip
     assert names == ["R2", "MAE (s)", "RMSE (s)"]  # what is not defined has no number to give
@@ -178,7 +98,7 @@ def test_the_card_has_metadata_that_the_hub_reads(facts: dict[str, Any]) -> None
     assert SYNTHETIC_NOTICE in card
     assert card.index("SYNTHETIC") < card.index("Verdict: ")
     assert "creative7" not in card
-    assert not re.search(r"\b(nan|None)\b", card)
+    assert_no_missing_value(card)
     assert "Left out: no label 7." in card
     assert "Train: 200 creatives, 0 without (text)" in card
     for baseline in facts["test"]["baselines"]:
@@ -232,22 +152,12 @@ def test_a_model_of_one_modality_and_a_side_that_it_knows_are_named_as_such(fact
     assert card.index("was fitted on creatives") < card.index("Verdict: ")
 
 
-def test_scores_without_a_training_have_a_page_too(facts: dict[str, Any], predictions: pa.Table) -> None:
-    """As run_eval.py has them."""
-    evaluated = facts | {"model": "outputs/tunein_attention", "side": "validation"}
-    for key in ("training", "base", "parameters", "receptive_field_seconds"):
-        del evaluated[key]
-    files = report_files(evaluated, {}, predictions)
-    assert "The validation side of" in files["report.html"]
-    assert "figure_learning.png" not in files
-
-
 def test_one_creative_has_a_page_without_intervals() -> None:
     record, predicted = make_run(rows=1)
     page = without_images(report_files(make_facts(record), {}, predicted)["report.html"])
     assert "not shown to be better than mean and ridge on all (creatives: 1, fewer than 6)" in page
     assert "undefined (all targets are equal)" in page
-    assert not re.search(r"\b(nan|None|inf)\b", page)
+    assert_no_missing_value(page)
 
 
 def test_names_are_text_wherever_they_come_from(predictions: pa.Table) -> None:

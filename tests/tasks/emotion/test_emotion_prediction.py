@@ -11,13 +11,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from hf_datasets.meld.synthetic_clips import show, sing, write_clip
 from launch.pages import plot_predictions
 from modeling import FusionForEmotion, FusionProcessor
+from reporting.plots import DPI
 from tasks.emotion.predict import EmotionPrediction, Felt, predict_clips
 from tasks.emotion.subtitles import Said, csv_utterances, cue_utterances, read_utterances, seconds_of
+from tasks.emotion.timeline import SHORTEST
 from tasks.emotion.timeline import said as words_shown
 from tests.helpers.tiny_fusion import tiny_model, tiny_processor
 
@@ -283,17 +287,24 @@ def felt(start: float, end: float | None, text: str | None = "So.", missing: tup
     return Felt(start, end, text, emotions, moods, list(missing))
 
 
-def test_a_timeline_has_a_panel_a_clip_and_shows_what_is_there(tmp_path: Path) -> None:
+def test_a_timeline_has_a_panel_per_clip_and_a_bar_per_emotion_of_an_utterance(
+    tmp_path: Path, figures: list[Figure]
+) -> None:
     one = EmotionPrediction(Path("one $ clip.mp4"), [felt(0, None, None, ("text",))])
     many = EmotionPrediction(Path("film.mp4"), [felt(3.0 * i, 3.0 * i + 2.5, "I owe you $5 " * 9) for i in range(40)])
-    heights = []
-    for place, clips in enumerate(([one], [one, many])):
-        path = tmp_path / f"{place}.png"
-        plot_predictions("emotion", clips, path)
-        picture = imread(path)
-        heights.append(len(picture))
-        assert picture[..., :3].std() > 0.05
-    assert heights[1] > 1.6 * heights[0]
+    plot_predictions("emotion", [one, many], tmp_path / "plot.png")
+    (figure,) = figures
+    assert len(imread(tmp_path / "plot.png")) == round(figure.get_figheight() * DPI)
+    for panel, clip in zip(figure.axes, (one, many), strict=True):
+        bars = [found.get_paths()[0].get_extents() for found in panel.collections if isinstance(found, PolyCollection)]
+        labels = [tick.get_text() for tick in panel.get_yticklabels()]
+        background, bars = bars[: len(labels) - 1], bars[len(labels) - 1 :]
+        assert labels == [r"\$pent", "fear", "joy", "sentiment"]
+        assert len(bars) == len(labels) * len(clip.utterances)
+        spans = sorted({(bar.x0, bar.x1) for bar in bars})
+        assert spans == [(said.start_seconds, said.end_seconds or SHORTEST) for said in clip.utterances]
+        assert {(bar.x0, bar.x1) for bar in background} == {(spans[0][0], spans[-1][1])}
+    assert {"0.70", "0.20", "0.10", "positive 0.90"} <= {text.get_text() for text in figure.axes[0].texts}
 
 
 @pytest.mark.parametrize(

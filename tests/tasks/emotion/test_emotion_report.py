@@ -1,7 +1,6 @@
 """The page, the card and the table of a classifier of utterances: whole, escaped, and honest whatever the data are."""
 
 import ast
-import io
 import json
 import re
 from typing import Any
@@ -12,116 +11,21 @@ import pytest
 import yaml
 from huggingface_hub import ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
-from matplotlib.image import imread
 
-from evaluation.classification import Utterances, assess
+from evaluation.classification import assess
 from launch.pages import model_card, report_files, results_table
 from reporting.card import SYNTHETIC_NOTICE
 from tasks.emotion.card import verdict_line
-from tasks.emotion.plots import plot_ablations, plot_classes, plot_confusion
-
-HEADS = {
-    "emotion": ["anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise"],
-    "sentiment": ["negative", "neutral", "positive"],
-}
-OF_EMOTION = np.array([0, 0, 0, 2, 1, 0, 2])  # the sentiment of each
-SHARES = [0.13, 0.03, 0.02, 0.16, 0.48, 0.08, 0.1]
-SCRIPT = "<script>alert('label')</script>"
-
-
-def make_side(random: np.random.Generator, rows: int, texts: bool = True) -> Utterances:
-    """Utterances in dialogues of ten, whose word tells the emotion in half of them."""
-    emotion = random.choice(7, rows, p=SHARES)
-    word = np.where(random.random(rows) < 0.5, emotion, random.integers(0, 7, rows))
-    ids = [f"dia{row // 10}_utt{row % 10}" for row in range(rows)]
-    said = [f"word{word[row]} and number{row % 97}" if texts else "" for row in range(rows)]
-    present = {"text": np.full(rows, texts), "video": random.random(rows) < 0.95}
-    labels = {"emotion": emotion, "sentiment": OF_EMOTION[emotion]}
-    return Utterances(ids, [name.partition("_")[0] for name in ids], said, labels, present)
-
-
-def probabilities(
-    random: np.random.Generator, side: Utterances, strength: float, never: tuple[int, ...] = ()
-) -> dict[str, np.ndarray]:
-    """A softmax of noise in which the truth stands out so much; emotions `never` said."""
-    found = {}
-    for head, names in HEADS.items():
-        logits = random.normal(size=(len(side.ids), len(names)))
-        logits[np.arange(len(side.ids)), side.labels[head]] += strength
-        if head == "emotion":
-            logits[:, list(never)] = -9.0
-        found[head] = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    return found
-
-
-def constant(side: Utterances) -> dict[str, np.ndarray]:
-    """What says neutral of everything."""
-    neutral = {"emotion": 4, "sentiment": 1}
-    return {head: np.tile(np.eye(len(HEADS[head]))[code], (len(side.ids), 1)) for head, code in neutral.items()}
-
-
-def make_test(strength: float = 3.0, texts: bool = True, ablated: bool = True) -> dict[str, Any]:
-    """The record of an assessment."""
-    random = np.random.default_rng(0)
-    train, test = make_side(random, 900, texts), make_side(random, 400, texts)
-    names = ("text alone", "without text") if ablated else ()
-    ablations = {who: probabilities(random, test, strength - 1) for who in names}
-    return assess(HEADS, train, test, probabilities(random, test, strength, never=(2,)), ablations)
-
-
-def make_facts(test: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The record of a run that trained and tested a classifier."""
-    log = [{"step": 10 * step, "loss": 1.9 * 0.9**step} for step in range(1, 20)]
-    log += [{"step": 50 * k, "eval_loss": 1.5 / k, "eval_weighted_f1": 0.5 + 0.02 * k} for k in range(1, 4)]
-    return {
-        "name": "meld_fusion",
-        "task": "emotion",
-        "data": {
-            "dataset": "hf_datasets/meld", "config": "sample", "rows": 1500, "synthetic": True,
-            "files": ["train-0a1b2c-00000-of-00001.parquet"],
-            "sides": {"train": {"utterances": 900, "dialogues": 90}, "test": {"utterances": 400, "dialogues": 40}},
-            "policies": ["Of twin clips of the test, the prefixed one is used."], "notes": {"video missing": 20},
-            "split_warning": None, "control": None,
-        },
-        "split": {"sha256": "ab" * 32},
-        "base": None,
-        "model": {"model_type": "fusion", "modalities": ["text", "video"], "fusion": "concat", "auto_map": {}},
-        "parameters": 313_226,
-        "receptive_field_seconds": None,
-        "training": {
-            "steps": 190, "epochs": 4.0, "best_checkpoint_step": 150, "best_validation": 0.56,
-            "chosen_by": "weighted_f1", "processes": 1, "precision": "no", "data_wait_share": 0.1, "log": log,
-            "substitutions": [{"clip_id": "dia1_utt2", "times": 3, "reason": "0 bytes"}],
-        },
-        "test": make_test() if test is None else test,
-        "versions": {"torch": "2.12"},
-    }  # fmt: skip
+from tasks.emotion.plots import plot_ablations, plot_calibration, plot_classes, plot_confusion
+from tests.helpers.facts import SCRIPT
+from tests.helpers.facts.emotion import HEADS, constant, make_facts, make_side, make_test
+from tests.helpers.pages import assert_no_missing_value, without_images
 
 
 @pytest.fixture(scope="module")
 def facts() -> dict[str, Any]:
     """Those of a run on a test in which fear is never predicted, as they come back from metrics.json."""
     return json.loads(json.dumps(make_facts(), allow_nan=False))
-
-
-def without_images(page: str) -> str:
-    """What of a page is text."""
-    return re.sub(r"data:[^\"]+", "", page)
-
-
-def test_the_page_holds_all_figures_and_none_of_them_is_blank(facts: dict[str, Any]) -> None:
-    files = report_files(facts, {"seed": 0}, pa.table({}))
-    page = files.pop("report.html")
-    names = ("confusion_emotion", "confusion_sentiment", "classes", "ablations", "calibration", "learning")
-    assert set(files) == {f"figure_{name}.png" for name in names}
-    assert page.count("<img") == len(names)
-    for image in files.values():
-        pixels = imread(io.BytesIO(image))[..., :3]
-        assert pixels.std() > 0.02
-        assert len(np.unique(pixels[..., 0])) > 20
-    text = without_images(page)
-    assert not re.search(r"\b(nan|None|inf)\b", text)
-    assert text.index("SYNTHETIC DATA") < text.index("Verdict, emotion") < text.index("Scores</h2>")
 
 
 def test_the_page_has_all_that_an_honest_report_holds(facts: dict[str, Any]) -> None:
@@ -209,7 +113,7 @@ def test_the_card_has_metadata_that_the_hub_reads_and_code_that_can_be_run(facts
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     ast.parse(code)
     assert "dia1_utt2" not in card
-    assert not re.search(r"\b(nan|None)\b", card)
+    assert_no_missing_value(card)
 
 
 @pytest.mark.parametrize(
@@ -233,17 +137,7 @@ def test_without_texts_and_ablations_the_pages_say_what_is_not_there() -> None:
         assert "Not compared with TF-IDF: training has no texts with words" in text
         assert "400 without text" in text
         assert "word for word" not in text.split("Limits")[0]
-        assert not re.search(r"\b(nan|None|inf)\b", text)
-
-
-def test_scores_without_a_training_have_a_page_too(facts: dict[str, Any]) -> None:
-    """As run_eval.py has them."""
-    evaluated = facts | {"model": "outputs/meld_fusion", "side": "validation"}
-    for key in ("training", "base", "parameters", "receptive_field_seconds"):
-        del evaluated[key]
-    files = report_files(evaluated, {}, pa.table({}))
-    assert "The validation side of" in files["report.html"]
-    assert "figure_learning.png" not in files
+        assert_no_missing_value(text)
 
 
 def test_what_could_not_be_decoded_is_told_and_what_was_fitted_on_is_too() -> None:
@@ -289,3 +183,7 @@ def test_figures_show_the_numbers_of_the_record(facts: dict[str, Any]) -> None:
     assert sorted(bars[9:]) == sorted(heads["sentiment"]["baselines"]["dealt"]["per_class"].values())
     labels = [label.get_text() for label in plot_ablations(heads).axes[0].get_yticklabels()]
     assert labels == ["without text", "text alone", "dealt at random", "tfidf", "majority", "model"]
+    for panel, head in zip(plot_calibration(heads).axes, heads, strict=True):
+        bins = heads[head]["calibration"]
+        expected = [pair for *pair, rows in zip(bins["confidence"], bins["right"], bins["rows"], strict=True) if rows]
+        assert panel.collections[0].get_offsets().tolist() == expected
