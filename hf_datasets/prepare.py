@@ -29,14 +29,10 @@ that start with an id and have a `defects` and a `synthetic` column; `synthesize
 import argparse
 import errno
 import functools
-import importlib
-import inspect
 import re
 import sys
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +41,6 @@ from system.process import give_back_freed_memory
 if __name__ == "__main__":
     give_back_freed_memory()  # before Arrow is imported
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
@@ -54,46 +49,25 @@ from tqdm import tqdm
 from system.process import exit_on_sigterm
 from system.storage import OPTIONS, S3FileManager, check_options
 
+from .builders import BUILDER_OPTIONS, HERE, check_arguments, data_set_names, open_builder, rows_per_group
+from .cards import CARD, POINTER, sample_configs, split_card, with_configs
 from .defects import KINDS, defects_csv, defects_table
-from .output import Bucket, Folder, Place, WriteError, place, write_bytes, write_text
+from .output import Bucket, Place, WriteError, place, write_bytes, write_text
 from .raw_files import FetchError
+from .samples import rebuild_samples
 from .shards import (
-    ROWS_A_GROUP,
     RowReader,
     collect_defects,
     cut_inputs,
     defects_of,
     map_ahead,
     map_in_processes,
-    write_parquet,
     write_shard,
 )
 
-HERE = Path(__file__).resolve().parent
-CARD, POINTER = "README.md", ".huggingface.yaml"
 SHARD_NAME = re.compile(r"\w+-(?P<digest>[0-9a-f]{16})-\d{5}-of-\d{5}\.parquet")
 UNFINISHED = "unfinished-run-prepare-again.parquet"  # never exists: loading a folder that points to it says so
 NAMED_INPUTS = 3  # unreadable inputs named in the error; --check_only names them all
-BUILDER_OPTIONS = (
-    "audio_root",
-    "target",
-    "pos_strong_paths",
-    "neg_strong_paths",
-    "weak_paths",
-    "check_audio",
-    "embed_audio",
-    "embed_clips",
-)
-
-
-def data_set_names() -> list[str]:
-    """Every data set of this folder."""
-    return sorted(path.parent.name for path in HERE.glob("*/builder.py"))
-
-
-def builder_class(name: str) -> type[datasets.ArrowBasedBuilder]:
-    """The builder of a data set: `PmemoBuilder` in `hf_datasets/pmemo/builder.py`."""
-    return getattr(importlib.import_module(f"hf_datasets.{name}.builder"), f"{name.capitalize()}Builder")
 
 
 def prepare(
@@ -109,12 +83,12 @@ def prepare(
     Bad input is a ValueError. `options` are the builder's, those of BUILDER_OPTIONS.
     """
     output = place(output_dir or HERE / name)
-    _check_arguments(name, num_proc)
+    check_arguments(name, num_proc)
     card = output.read_text(CARD)
-    if card is not None and not _split_card(card)[0]:
+    if card is not None and not split_card(card)[0]:
         where = output.where(CARD)
         raise ValueError(f"{where} is no data set's card and would be changed; give another --output_dir")
-    with _open_builder(name, raw_dir, **options) as builder:
+    with open_builder(name, raw_dir, **options) as builder:
         output.make("data")
         with output.only_one("data"):
             _hide_unfinished(output)
@@ -135,82 +109,13 @@ def prepare(
 
 def check(name: str, raw_dir: str, num_proc: int = 1, **options: Any) -> list[tuple[str, dict]]:
     """Read every raw file and return the defects as (row, defect) pairs; nothing is written."""
-    _check_arguments(name, num_proc)
-    with _open_builder(name, raw_dir, **options) as builder:
+    check_arguments(name, num_proc)
+    with open_builder(name, raw_dir, **options) as builder:
         found = [("", defect) for defect in builder.raw_defects]
         jobs = [(builder._generate_tables, cut) for _, cuts in _cut_splits(builder) for cut in cuts]
         done = map_in_processes(collect_defects, jobs, num_proc, [builder.__module__])
         parts = dict(tqdm(done, total=len(jobs), desc=f"checking {name}", unit="shard"))
     return found + [pair for i in range(len(jobs)) for pair in parts[i]]
-
-
-def build_sample(name: str, config: str, folder: Path) -> list[Path]:
-    """Build one of the committed synthetic configs from nothing into `folder`, a Parquet file a split."""
-    synthesize = importlib.import_module(f"hf_datasets.{name}.synthesize")
-    written = []
-    with tempfile.TemporaryDirectory() as raw_dir:
-        origin = synthesize.synthesize(Path(raw_dir), **synthesize.SAMPLES[config])
-        with _open_builder(name, raw_dir, **getattr(synthesize, "BUILD", {})) as builder:
-            schema = builder.info.features.arrow_schema
-            schema = schema.with_metadata(schema.metadata | {"synthesized_by": origin})
-            for split in builder._split_generators(None):
-                tables = [table for _, table in builder._generate_tables(**split.gen_kwargs)]
-                written.append(folder / f"{config}-{split.name}-{builder.hash}.parquet")
-                write = functools.partial(
-                    write_parquet, tables=tables, schema=schema, rows_a_group=_rows_a_group(builder)
-                )
-                Folder(folder).write(written[-1].name, write)
-            for file, text in getattr(builder, "companions", {}).items():
-                write_text(Folder(folder), file, text)
-    return written
-
-
-def rebuild_samples(name: str) -> None:
-    """Write the committed sample configs of a data set anew and name them in its card."""
-    configs, kept = [], []
-    folder = HERE / name / "sample"
-    folder.mkdir(exist_ok=True)
-    for config in importlib.import_module(f"hf_datasets.{name}.synthesize").SAMPLES:
-        paths = build_sample(name, config, folder)
-        files = [{"split": path.name.split("-")[1], "path": f"sample/{path.name}"} for path in paths]
-        configs.append({"config_name": config, "data_files": files} | ({} if configs else {"default": True}))
-        kept += paths
-    here = Folder(HERE / name)
-    write_text(here, CARD, _with_configs(here.read_text(CARD), configs))
-    pointer = here.read_text(POINTER)
-    if pointer is not None:  # prepared here: it repeats the names of the samples
-        full = [config for config in yaml.safe_load(pointer)["configs"] if config["config_name"] == "full"]
-        samples = [{key: value for key, value in config.items() if key != "default"} for config in configs]
-        write_text(here, POINTER, yaml.safe_dump({"configs": full + samples}, sort_keys=False))
-    here.remove(f"sample/{path.name}" for path in folder.glob("*.parquet") if path not in kept)
-
-
-def _check_arguments(name: str, num_proc: int) -> None:
-    if name not in data_set_names():
-        raise ValueError(f"there is no data set {name!r}; there are {data_set_names()}")
-    if num_proc < 1:
-        raise ValueError(f"--num_proc {num_proc}: give 1 or more processes")
-
-
-@contextmanager
-def _open_builder(name: str, raw_dir: str | Path, **options: Any) -> Iterator[Any]:
-    """The builder of a raw folder, with a throw-away folder for the cache that `datasets` makes for every builder."""
-    kind = builder_class(name)
-    given = {option: value for option, value in options.items() if value is not None}
-    for option, value in given.items():
-        if option not in inspect.signature(kind.__init__).parameters:
-            why = (
-                f"the sounds of {name} lie in its --raw_dir"
-                if option == "audio_root"
-                else f"{name} has no such option"
-            )
-            raise ValueError(f"--{option} {value}: {why}; leave it out")
-    with tempfile.TemporaryDirectory() as cache:
-        yield kind(raw_dir=raw_dir, cache_dir=cache, **given)
-
-
-def _rows_a_group(builder: Any) -> int:
-    return getattr(builder, "ROWS_A_GROUP", ROWS_A_GROUP)
 
 
 def _lists_of(builder: Any, rows: RowReader) -> tuple[dict[str, str | bytes], str]:
@@ -252,7 +157,7 @@ def _write_shards(
     """Write the shards that are not there yet; returns the (row id, defect) pairs of all."""
     sizes = output.sizes("data")
     finished = [shard for shard in shards if shard[0] in sizes]
-    missing = [(output, *shard, _rows_a_group(builder)) for shard in shards if shard[0] not in sizes]
+    missing = [(output, *shard, rows_per_group(builder)) for shard in shards if shard[0] not in sizes]
     found: dict[str, list[tuple[str, dict]]] = {}
     title = f"preparing {builder.dataset_name}"
     with tqdm(total=len(shards), initial=len(finished), desc=title, unit="shard") as bar:
@@ -288,10 +193,10 @@ def _publish(output: Place, builder: Any, shards: list[tuple[str, Any, dict]], f
     splits = dict.fromkeys(Path(shard).name.split("-")[0] for shard, _, _ in shards)
     files = [{"split": split, "path": f"data/{split}-{digest}-*.parquet"} for split in splits]
     # `full` comes first: `datasets` takes the file type of all configs from the first one, which must exist
-    configs = [{"config_name": "full", "default": True, "data_files": files}, *_sample_configs(output)]
+    configs = [{"config_name": "full", "default": True, "data_files": files}, *sample_configs(output)]
     if not output.same_as(HERE / name):
         card = output.read_text(CARD) or (HERE / name / CARD).read_text()
-        write_text(output, CARD, _with_configs(card, configs))
+        write_text(output, CARD, with_configs(card, configs))
     write_text(output, POINTER, yaml.safe_dump({"configs": configs}, sort_keys=False))
     output.remove(
         shard
@@ -300,36 +205,15 @@ def _publish(output: Place, builder: Any, shards: list[tuple[str, Any, dict]], f
     )
 
 
-def _sample_configs(output: Place) -> list[dict]:
-    """The card's other configs, as far as their files are in this folder."""
-    front, _ = _split_card(output.read_text(CARD) or "")
-    return [
-        {key: value for key, value in config.items() if key != "default"}
-        for config in front.get("configs", [])
-        if config["config_name"] != "full" and all(output.has(f["path"]) for f in config["data_files"])
-    ]
-
-
 def _hide_unfinished(output: Place) -> None:
     """Keep `load_dataset` from taking the shards of a first, unfinished run for the data set.
 
     A folder without a card's configs would be loaded by what lies in it.
     """
-    if output.has(POINTER) or _split_card(output.read_text(CARD) or "")[0].get("configs"):
+    if output.has(POINTER) or split_card(output.read_text(CARD) or "")[0].get("configs"):
         return
     unfinished = {"configs": [{"config_name": "full", "data_files": UNFINISHED}]}
     write_text(output, POINTER, yaml.safe_dump(unfinished))
-
-
-def _split_card(text: str) -> tuple[dict, str]:
-    match = re.match(r"---\n(.*?)\n---\n(.*)", text, re.DOTALL)
-    return (yaml.safe_load(match[1]) or {}, match[2]) if match else ({}, text)
-
-
-def _with_configs(card: str, configs: list[dict]) -> str:
-    front, body = _split_card(card)
-    front = yaml.safe_dump(front | {"configs": configs}, sort_keys=False, allow_unicode=True)
-    return f"---\n{front}---\n{body}"
 
 
 def _explained(error: WriteError, output: Place, shards: list[tuple[str, Any, dict]], raw_bytes: int) -> ValueError:
@@ -416,7 +300,7 @@ def main(arguments: list[str] | None = None) -> None:
         if args.s3 or args.cache_dir:
             S3FileManager.shared(storage_options=_parse_options(args.s3), cache_dir=args.cache_dir)
         if args.rebuild_samples:
-            _check_arguments(args.name, 1)
+            check_arguments(args.name, 1)
             return rebuild_samples(args.name)
         options = {option: getattr(args, option) for option in BUILDER_OPTIONS}
         if args.check_only:

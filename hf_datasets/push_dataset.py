@@ -24,7 +24,8 @@ from huggingface_hub import CommitOperationAdd, HfApi
 
 from system.hub import told_by_hub
 
-from .prepare import CARD, HERE, POINTER, _split_card, _with_configs, builder_class, data_set_names
+from .builders import HERE, builder_class, data_set_names
+from .cards import CARD, POINTER, split_card, with_configs
 
 BESIDE = (".json", ".csv", ".gz", ".parquet")  # suffixes of the small files beside the rows
 
@@ -55,7 +56,7 @@ def push_dataset(
     companions = [] if samples else [path for path in folder.iterdir() if is_beside(path)]
     companions += [path for path in (folder / "sample").glob("*") if is_beside(path) and path.suffix != ".parquet"]
     files: dict[str, Path | bytes] = {str(path.relative_to(folder)): path for path in [*rows, *companions]}
-    files[CARD] = _with_configs(card, configs).encode()
+    files[CARD] = with_configs(card, configs).encode()
     api = HfApi()
     with told_by_hub(f"push_dataset {name} to {repository}"):
         made = api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)
@@ -69,7 +70,7 @@ def read_configs(folder: Path, samples: bool) -> tuple[str, list[dict[str, Any]]
     if not (folder / CARD).is_file():
         raise ValueError(f"{folder}: no {CARD}; give the folder that `python -m hf_datasets.prepare` wrote to")
     card, pointer = (folder / CARD).read_text(encoding="utf-8"), folder / POINTER
-    configs = _split_card(card)[0].get("configs", [])
+    configs = split_card(card)[0].get("configs", [])
     if pointer.is_file():
         configs = yaml.safe_load(pointer.read_text(encoding="utf-8"))["configs"]
     if samples:

@@ -24,8 +24,9 @@ from hf_datasets.audioset import synthesize as synthesizer
 from hf_datasets.audioset.builder import AudiosetBuilder
 from hf_datasets.audioset.clips import _told_by_events
 from hf_datasets.audioset.synthesize import SCHEMES, synthesize
+from hf_datasets.builders import BUILDER_OPTIONS, HERE
 from hf_datasets.defects import CLIP_DEFECTS
-from hf_datasets.prepare import HERE, main
+from hf_datasets.prepare import main
 from media.audio import read_audio
 from media.audioset import ontology_from_labels
 from system.storage import S3FileManager
@@ -806,8 +807,6 @@ def test_the_cards_example_runs_and_gives_what_it_says(monkeypatch):
 
 
 def test_the_builders_options_are_those_of_prepare():
-    from hf_datasets.prepare import BUILDER_OPTIONS
-
     of_others = {"embed_clips"}
     assert set(BUILDER_OPTIONS) - of_others <= set(inspect.signature(AudiosetBuilder.__init__).parameters)
 

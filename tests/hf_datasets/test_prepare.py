@@ -23,10 +23,12 @@ from hypothesis import strategies as st
 
 from hf_datasets import prepare as prepare_module
 from hf_datasets import shards
+from hf_datasets.builders import HERE
+from hf_datasets.cards import split_card
 from hf_datasets.output import Folder, WriteError
 from hf_datasets.pmemo.builder import PmemoBuilder
 from hf_datasets.pmemo.synthesize import synthesize
-from hf_datasets.prepare import HERE, main
+from hf_datasets.prepare import main
 from hf_datasets.shards import cut_inputs, one_ahead, write_parquet
 
 REPOSITORY = HERE.parent
@@ -118,7 +120,7 @@ def test_another_output_folder_gets_a_card_and_loads_with_the_builders_features(
     builder = PmemoBuilder(raw_dir=small, cache_dir=str(tmp_path / "builder"))
     assert rows.features == builder.info.features
     assert len(rows) == 3
-    front, body = prepare_module._split_card((output / "README.md").read_text())
+    front, body = split_card((output / "README.md").read_text())
     assert [entry["config_name"] for entry in front["configs"]] == ["full"]
     assert "## Licence" in body
     (output / ".huggingface.yaml").unlink()  # the card alone is enough, as on the Hub

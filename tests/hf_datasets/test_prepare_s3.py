@@ -14,7 +14,8 @@ import datasets
 import pytest
 import yaml
 
-from hf_datasets.prepare import HERE, builder_class, data_set_names, main
+from hf_datasets.builders import HERE, builder_class, data_set_names
+from hf_datasets.prepare import main
 from system.storage import S3FileManager
 from tests.helpers.s3_server import FakeS3, Rule, Status, serve_s3
 
@@ -100,7 +101,8 @@ def test_a_tree_on_s3_gives_the_same_bytes_as_in_a_folder_wherever_they_go(name,
 
 RUN = """
 import sys
-from hf_datasets.prepare import builder_class, main
+from hf_datasets.builders import builder_class
+from hf_datasets.prepare import main
 builder_class(sys.argv[1]).SHARD_INPUTS = 2
 main(sys.argv[1:])
 """

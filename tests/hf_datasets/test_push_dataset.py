@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from hf_datasets.prepare import HERE, _split_card, builder_class, data_set_names
+from hf_datasets.builders import HERE, builder_class, data_set_names
+from hf_datasets.cards import split_card
 from hf_datasets.push_dataset import main, push_dataset, refusal
 from tests.conftest import REPOSITORY
 from tests.helpers.hub_server import TOKEN, serve_hub
@@ -24,7 +25,7 @@ FREE = ["audioset"]  # as long as the rows hold no sound
 def recorded(name: str, folder: Path, with_sound: bool = True) -> Path:
     """A folder as `prepare` leaves it, with rows that claim to be no program's."""
     shutil.copytree(HERE / name, folder, ignore=shutil.ignore_patterns("data", ".huggingface.yaml", "__pycache__"))
-    sample = next(iter(_split_card((folder / "README.md").read_text())[0]["configs"]))
+    sample = next(iter(split_card((folder / "README.md").read_text())[0]["configs"]))
     (folder / "data").mkdir()
     entries = []
     for entry in sample["data_files"]:

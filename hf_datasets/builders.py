@@ -1,0 +1,65 @@
+"""Find and open the builder of a data set."""
+
+import importlib
+import inspect
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from .shards import ROWS_A_GROUP
+
+HERE = Path(__file__).resolve().parent
+BUILDER_OPTIONS = (
+    "audio_root",
+    "target",
+    "pos_strong_paths",
+    "neg_strong_paths",
+    "weak_paths",
+    "check_audio",
+    "embed_audio",
+    "embed_clips",
+)
+
+
+def data_set_names() -> list[str]:
+    """Return the names of all data sets in this folder."""
+    return sorted(path.parent.name for path in HERE.glob("*/builder.py"))
+
+
+def builder_class(name: str) -> type[datasets.ArrowBasedBuilder]:
+    """Import the builder of a data set: `PmemoBuilder` from `hf_datasets/pmemo/builder.py`."""
+    return getattr(importlib.import_module(f"hf_datasets.{name}.builder"), f"{name.capitalize()}Builder")
+
+
+def check_arguments(name: str, num_proc: int) -> None:
+    """Raise a ValueError if the data set or the number of processes cannot be used."""
+    if name not in data_set_names():
+        raise ValueError(f"there is no data set {name!r}; there are {data_set_names()}")
+    if num_proc < 1:
+        raise ValueError(f"--num_proc {num_proc}: give 1 or more processes")
+
+
+@contextmanager
+def open_builder(name: str, raw_dir: str | Path, **options: Any) -> Iterator[Any]:
+    """Open a builder with a temporary cache folder, which `datasets` requires of every builder."""
+    kind = builder_class(name)
+    given = {option: value for option, value in options.items() if value is not None}
+    for option, value in given.items():
+        if option not in inspect.signature(kind.__init__).parameters:
+            why = (
+                f"the sounds of {name} lie in its --raw_dir"
+                if option == "audio_root"
+                else f"{name} has no such option"
+            )
+            raise ValueError(f"--{option} {value}: {why}; leave it out")
+    with tempfile.TemporaryDirectory() as cache:
+        yield kind(raw_dir=raw_dir, cache_dir=cache, **given)
+
+
+def rows_per_group(builder: Any) -> int:
+    """Return the size of the row groups in a data set's Parquet files."""
+    return getattr(builder, "ROWS_A_GROUP", ROWS_A_GROUP)
