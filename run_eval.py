@@ -5,8 +5,8 @@ python run_eval.py outputs/eda_tcn hf_datasets/pmemo --dataset_config sample_nul
 """
 
 import sys
+from dataclasses import asdict
 
-from launch.pages import report_files, results_table
 from launch.scoring import describe_scores, parse_eval, save_scores, saved_run
 from training.build import build_trainer, set_up_process
 from training.command_line import one_line_errors
@@ -20,15 +20,16 @@ def main(argv: list[str]) -> None:
     arguments = parse_eval(argv)
     run = saved_run(arguments)
     set_up_process(run)
-    rows = load_rows(run.arguments, run.task.COLUMNS)
+    rows, source = load_rows(run.arguments, run.task.columns)
     model, extractor = load_model(arguments.model, run.training.device, run.task)
     data = run.task.prepare(rows, extractor, run, saved=read_record(arguments.model, "metrics.json"))
     trainer = build_trainer(run, model, extractor, data)
-    results, predictions = run.task.evaluate(trainer, data, arguments.side)
+    evaluation = run.task.evaluate(trainer, data, arguments.side)
     if trainer.is_world_process_zero():
-        facts = describe_scores(arguments, run, rows, data, results)
-        folder = save_scores(run, facts, report_files(facts, run.resolved(), predictions), predictions)
-        print(results_table(facts))
+        facts = asdict(describe_scores(arguments, run, source, data, evaluation.results))
+        report = run.task.report_files(facts, run.resolved(), evaluation.predictions)
+        folder = save_scores(run, facts, report, evaluation.predictions)
+        print(run.task.results_table(facts["test"]))
         print(f"report: {folder / 'report.html'}\nscores and predictions: {folder}")
 
 

@@ -11,7 +11,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from launch.pages import plot_predictions
 from launch.run import load_task
 from training.command_line import one_line_errors
 from training.prediction import check_outputs, find_sounds, load_model
@@ -50,21 +49,22 @@ def main(argv: list[str]) -> None:
     name = read_record(arguments.model, "run_config.json")["task"]
     task = load_task(name)
     for option in ("listener", "threshold", "text", "utterances"):
-        if option not in task.PREDICTION_OPTIONS and getattr(arguments, option) is not None:
+        if option not in task.prediction_options and getattr(arguments, option) is not None:
             raise ValueError(f"--{option}: a model of task {name!r} takes none; leave it out")
-    arguments.output = arguments.output or Path(f"predictions{task.OUTPUT_SUFFIX}")
+    arguments.output = arguments.output or Path(f"predictions{task.output_suffix}")
     check_outputs(arguments.output, arguments.plot)
     # a task without suffixes takes no recordings, and says so itself
-    sounds = find_sounds(arguments.sounds, task.SUFFIXES) if task.SUFFIXES else arguments.sounds
+    sounds = find_sounds(arguments.sounds, task.suffixes) if task.suffixes else arguments.sounds
     model, extractor = load_model(arguments.model, arguments.device, task)
-    predictions, unreadable, said = task.predict(model, extractor, sounds, arguments)
-    if predictions:
-        print(f"{len(predictions)} recordings, {said}\nwritten: {arguments.output}")
-    if predictions and arguments.plot:
-        plot_predictions(name, predictions, arguments.plot)
+    found = task.predict(model, extractor, sounds, arguments)
+    if found.predictions:
+        print(f"{len(found.predictions)} recordings, {found.summary}\nwritten: {arguments.output}")
+    if found.predictions and arguments.plot:
+        task.plot_predictions(found.predictions, arguments.plot)
         print(f"plot: {arguments.plot}")
-    if unreadable:
-        raise ValueError(f"{len(unreadable)} of {len(sounds)} recordings have no prediction: {'; '.join(unreadable)}")
+    if found.unreadable:
+        reasons = "; ".join(found.unreadable)
+        raise ValueError(f"{len(found.unreadable)} of {len(sounds)} recordings have no prediction: {reasons}")
 
 
 if __name__ == "__main__":

@@ -15,11 +15,13 @@ import pyarrow as pa
 
 from launch.run import parse_run
 from media.audioset import Labels
-from tasks.detection.pools import KINDS, ClipPools, PoolSettings
-from tasks.detection.sampler import SamplerSettings, TwoTierBatchSampler
+from tasks.detection.data import clip_pools
+from tasks.detection.pools import KINDS, ClipPools
+from tasks.detection.sampler import TwoTierBatchSampler
+from tasks.detection.task import DetectionTask
 from tasks.detection.trainer import STATE_FILE, read_state
 from training.command_line import one_line_errors
-from training.rows import load_rows
+from training.rows import load_rows, use_storage
 
 
 def explanations(
@@ -54,13 +56,14 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--checkpoint", type=Path, help="a checkpoint's folder, whose hard negatives are drawn")
     arguments, rest = parser.parse_known_args(argv)
     run = parse_run([arguments.config, *rest])
-    if PoolSettings not in run.task.ARGUMENTS:
+    if not isinstance(run.task, DetectionTask):
         task = run.arguments.task
         raise ValueError(f"{arguments.config}: task {task!r} has no plan of tiers; give one of detection")
-    rows = load_rows(run.arguments, run.task.COLUMNS)
-    labels, pools = run.task.clip_pools(rows, run)
+    use_storage(run.arguments)
+    rows, _ = load_rows(run.arguments, run.task.columns)
+    labels, pools = clip_pools(rows, run)
     size, seed = run.training.per_device_train_batch_size, run.training.seed
-    sampler = TwoTierBatchSampler.from_pools(pools, run.settings(SamplerSettings), size, seed, arguments.ranks)
+    sampler = TwoTierBatchSampler.from_pools(pools, run.settings.sampler, size, seed, arguments.ranks)
     if arguments.checkpoint:
         sampler.load_state_dict(read_state(arguments.checkpoint / STATE_FILE)["plan"])
     sampler.set_epoch(arguments.epoch)

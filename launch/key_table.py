@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from launch.run import load_task
+from launch.run import load_task, setting_groups
 from tasks import TASKS
 from training.settings import RunArguments, RunTrainingArguments
 
@@ -41,7 +41,7 @@ def write_key_table(readme: Path) -> None:
     head, rest = readme.read_text(encoding="utf-8").split(start)
     tail = rest.split(end)[1]
     groups = {"Every run:": (RunArguments,)}
-    groups |= {f"With `task` {name}:": load_task(name).ARGUMENTS for name in TASKS}
+    groups |= {f"With `task` {name}:": tuple(setting_groups(load_task(name)).values()) for name in TASKS}
     groups["Training, beside the keys of transformers' `TrainingArguments`:"] = (RunTrainingArguments,)
     tables = "\n\n".join(f"{title}\n\n{key_table(kinds)}" for title, kinds in groups.items())
     readme.write_text(f"{head}{start}{tables}\n{end}{tail}", encoding="utf-8")

@@ -1,9 +1,9 @@
 """Turn a command line into a run: look up its task, merge config file and flags, and check them."""
 
 import importlib
+import typing
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from system.storage import check_options
@@ -18,7 +18,8 @@ from training.command_line import (
     type_hints,
     unknown_key,
 )
-from training.settings import Run, RunArguments, RunTrainingArguments
+from training.settings import RunArguments, RunTrainingArguments
+from training.task import Run, Task
 
 
 def parse_run(argv: list[str]) -> Run:
@@ -37,9 +38,10 @@ def build_run(config: dict[str, Any], place: str, rest: list[str]) -> Run:
     """Merge the file's keys and the command line's."""
     rest, nested = take_nested(rest)
     task = load_task(command_line_value(rest, "task") or config.get("task", "eda"))
-    kinds = (RunArguments, *task.ARGUMENTS, RunTrainingArguments)
+    groups = setting_groups(task)
+    kinds = (RunArguments, *groups.values(), RunTrainingArguments)
     parser = make_parser(kinds)
-    check_keys(config, parser, task=task.NAME)
+    check_keys(config, parser, task=task.name)
     defaults = {"output_dir": str(Path("outputs") / Path(place).stem) if place.endswith(".json") else "outputs/run"}
     hints = type_hints(kinds)
     parser.set_defaults(**defaults | {key: convert(parser, hints, key, value) for key, value in config.items()})
@@ -48,11 +50,11 @@ def build_run(config: dict[str, Any], place: str, rest: list[str]) -> Run:
         if hasattr(arguments, key):
             setattr(arguments, key, getattr(arguments, key) | values)
             continue
-        owners = [place for place, settings in enumerate(task_settings) if hasattr(settings, key)]
+        owners = [index for index, settings in enumerate(task_settings) if hasattr(settings, key)]
         if not owners:
-            raise ValueError(f"{unknown_key(key, hints)} (task {task.NAME!r})")
-        (place,) = owners
-        task_settings[place] = replace(task_settings[place], **{key: getattr(task_settings[place], key) | values})
+            raise ValueError(f"{unknown_key(key, hints)} (task {task.name!r})")
+        (owner,) = owners
+        task_settings[owner] = replace(task_settings[owner], **{key: getattr(task_settings[owner], key) | values})
     check_options(arguments.s3, "s3")
     check_streaming(arguments, task)
     choose_best_by(training, task)
@@ -60,16 +62,16 @@ def build_run(config: dict[str, Any], place: str, rest: list[str]) -> Run:
         wanted = training.resume_from_checkpoint
         training.resume_from_checkpoint = {"true": "true", "false": None}.get(wanted.lower(), wanted)
     push_to_hub, training.push_to_hub = training.push_to_hub, False
-    settings = dict(zip(task.ARGUMENTS, task_settings, strict=True))
+    settings = task.settings(**dict(zip(groups, task_settings, strict=True)))
     return Run(Path(training.output_dir).name, arguments, training, task, settings, push_to_hub)
 
 
-def check_streaming(arguments: RunArguments, task: ModuleType) -> None:
+def check_streaming(arguments: RunArguments, task: Task) -> None:
     """Refuse to stream what cannot be, or need not."""
     if not arguments.streaming:
         return
-    if not task.STREAMED:
-        raise ValueError(f"streaming: task {arguments.task!r} takes none: {task.NOT_STREAMED}; leave it out")
+    if not task.streamed:
+        raise ValueError(f"streaming: task {arguments.task!r} takes none: {task.not_streamed}; leave it out")
     if not arguments.dataset.startswith("s3://"):
         raise ValueError(
             f"streaming reads s3:// prefixes that `prepare` wrote, and dataset = {arguments.dataset!r} is none: what "
@@ -77,20 +79,25 @@ def check_streaming(arguments: RunArguments, task: ModuleType) -> None:
         )
 
 
-def choose_best_by(training: RunTrainingArguments, task: ModuleType) -> None:
+def choose_best_by(training: RunTrainingArguments, task: Task) -> None:
     """Check the metric that decides, and say which way is better: Trainer guesses from the name, and wrongly."""
     if training.metric_for_best_model is None:
-        training.metric_for_best_model = next(iter(task.VALIDATION_METRICS))
+        training.metric_for_best_model = next(iter(task.validation_metrics))
     metric = training.metric_for_best_model.removeprefix("eval_")
-    if metric not in task.VALIDATION_METRICS:
-        known = ", ".join(task.VALIDATION_METRICS)
+    if metric not in task.validation_metrics:
+        known = ", ".join(task.validation_metrics)
         raise ValueError(f"metric_for_best_model = {metric!r} is not known; it takes one of {known}")
     if training.greater_is_better is None:
-        training.greater_is_better = task.VALIDATION_METRICS[metric]
+        training.greater_is_better = task.validation_metrics[metric]
 
 
-def load_task(name: str) -> ModuleType:
-    """The module of a task."""
+def load_task(name: str) -> Task:
+    """Return the task that a name is registered for."""
     if name not in TASKS:
         raise ValueError(f"task = {name!r} is not known; it takes one of {', '.join(TASKS)}")
-    return importlib.import_module(TASKS[name])
+    return importlib.import_module(TASKS[name]).TASK
+
+
+def setting_groups(task: Task) -> dict[str, type]:
+    """Return the dataclasses of a task's settings by the name of their field; their fields are the task's keys."""
+    return typing.get_type_hints(task.settings)

@@ -5,15 +5,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from launch.run import build_run, load_task
+from launch.run import build_run, load_task, setting_groups
 from training.environment import versions
-from training.rows import data_record
-from training.run_folder import read_record, split_record, write_json, write_pages
-from training.settings import Run
+from training.run_folder import describe_data, read_record, split_record, write_json, write_pages
+from training.task import DataRecord, Run, ScoreFacts, TaskData
 
 SIDES = ("test", "validation", "train", "all")
 
@@ -49,7 +47,7 @@ def saved_run(arguments: argparse.Namespace) -> Run:
     """The run that made a model, with another data set and output folder, and nothing to train or track."""
     record = read_record(arguments.model, "run_config.json")
     task = load_task(record["task"])
-    keys = [key for kind in task.ARGUMENTS for key in kind.__dataclass_fields__]
+    keys = [key for kind in setting_groups(task).values() for key in kind.__dataclass_fields__]
     task_keys = {
         key: record[key] for key in keys if key in record
     }  # what came later has a default that changes nothing
@@ -84,19 +82,19 @@ def saved_run(arguments: argparse.Namespace) -> Run:
 
 
 def describe_scores(
-    arguments: argparse.Namespace, run: Run, rows: datasets.Dataset, data: Any, results: dict[str, Any]
-) -> dict[str, Any]:
-    """What `metrics.json` says and the report is made from, with the keys of a run's where they mean the same."""
-    return {
-        "name": run.name,
-        "task": run.arguments.task,
-        "model": arguments.model,
-        "side": arguments.side,
-        "data": data_record(run.arguments, rows) | data.record(),
-        "split": split_record(data.split),
-        "test": results,
-        "versions": versions(),
-    }
+    arguments: argparse.Namespace, run: Run, source: DataRecord, data: TaskData, results: Any
+) -> ScoreFacts:
+    """Gather what `metrics.json` says and the report is made from."""
+    return ScoreFacts(
+        name=run.name,
+        task=run.task.name,
+        data=describe_data(run, source, data),
+        split=split_record(data.split),
+        test=results,
+        versions=versions(),
+        model=arguments.model,
+        side=arguments.side,
+    )
 
 
 def save_scores(run: Run, facts: dict[str, Any], pages: dict[str, str | bytes], predictions: pa.Table) -> Path:

@@ -11,7 +11,7 @@ from huggingface_hub import HfApi
 
 from system.hub import told_by_hub
 from training.command_line import one_line_errors
-from training.settings import Run
+from training.task import Run
 
 # What is on the way to a model, or local to the machine, stays out of a repository on the Hub; so does what shows the
 # recordings of people: predictions beside their targets, the report and figures of single recordings, and what people

@@ -1,7 +1,7 @@
 """Studies: many runs of one config, planned before the first begins, kept when they are whole, gathered at the end.
 
 A cell is one ordinary run of run_train.py in a folder of its own: what a study does can be done by hand. What the
-scores of a run are, and how those of several are put together, its task says by `STUDY`, a module.
+scores of a run are, and how those of several are put together, its task says by `study`.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,11 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from launch.run import load_task, parse_run
-from tasks import TASKS
-from training.rows import load_rows
+from launch.run import parse_run
+from training.rows import load_rows, use_storage
 from training.run_folder import write_json
-from training.study_runs import Cell, FinishedRun
+from training.study_runs import Cell, FinishedRun, StudyTables
 
 RUN_TRAIN = Path(__file__).resolve().parent.parent / "run_train.py"
 OF_THE_STUDY = ("seed", "folds", "fold", "held_out_listener", "output_dir", "resume_from_checkpoint")
@@ -106,7 +104,6 @@ def parse_setting(text: str) -> tuple[str, tuple[str, ...]]:
 
 def plan(study: Study) -> list[Cell]:
     """Every run, its settings checked before the first begins."""
-    tables_of(study)
     chosen = list(itertools.product(*([(key, value) for value in values] for key, values in study.settings)))
     cells = []
     for number, pairs in enumerate(chosen):
@@ -120,15 +117,9 @@ def plan(study: Study) -> list[Cell]:
     return cells
 
 
-def tables_of(study: Study) -> ModuleType:
+def tables_of(study: Study) -> StudyTables:
     """How the config's task puts the scores of its runs together."""
-    task = parse_run([study.config, *study.passed_on]).arguments.task
-    able = [name for name in TASKS if hasattr(load_task(name), "STUDY")]
-    if task not in able:
-        raise ValueError(
-            f"{study.config}: studies of the task {task} are not there; the task is one of {', '.join(able)}"
-        )
-    return load_task(task).STUDY
+    return parse_run([study.config, *study.passed_on]).task.study
 
 
 def parts_of(study: Study) -> list[tuple[str, tuple[str, ...]]]:
@@ -145,7 +136,8 @@ def listeners_of(study: Study) -> list[str]:
     """Everyone with a trial in the data set that the config names."""
     asked = ("--split_by", "leave_one_listener_out", "--held_out_listener", "anyone")  # a task may know no listeners
     run = parse_run([study.config, *study.passed_on, *asked])
-    rows = load_rows(run.arguments, run.task.COLUMNS).with_format("arrow")
+    use_storage(run.arguments)
+    rows = load_rows(run.arguments, run.task.columns)[0].with_format("arrow")
     trials = pc.list_flatten(pa.chunked_array(rows.data.column("trials")))
     return sorted(pc.unique(pc.struct_field(trials, "listener")).to_pylist())
 
@@ -207,8 +199,8 @@ def collect(study: Study, cells: Sequence[Cell]) -> dict[str, Any]:
         "config": study.config,
         "planned": len(cells),
         "finished": len(finished),
-        "items": tables.ITEMS,
-        "explained": tables.EXPLAINED,
+        "items": tables.items,
+        "explained": tables.explained,
         "synthetic": any(run.facts["data"]["synthetic"] for run in finished),
         "warnings": sorted({text for run in finished if (text := run.facts["data"]["split_warning"])}),
         "settings": len(settings),
@@ -226,7 +218,7 @@ def is_finished(study: Study, cell: Cell) -> bool:
     return (study.folder / cell.name / "metrics.json").is_file()
 
 
-def finished_run(study: Study, cell: Cell, tables: ModuleType) -> FinishedRun:
+def finished_run(study: Study, cell: Cell, tables: StudyTables) -> FinishedRun:
     """What a cell has left."""
     folder = study.folder / cell.name
     facts = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))

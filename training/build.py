@@ -3,14 +3,12 @@
 import inspect
 import logging
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Any
 
 import torch
 from transformers import (
     CONFIG_MAPPING,
     FEATURE_EXTRACTOR_MAPPING,
-    AutoConfig,
     AutoFeatureExtractor,
     EarlyStoppingCallback,
     FeatureExtractionMixin,
@@ -24,7 +22,9 @@ from modeling.feature_extraction_audio import AudioFeatureExtractor
 from system.process import keep_freed_memory
 from training.command_line import unknown_key
 from training.environment import threads_for_this_process
-from training.settings import Run, RunArguments
+from training.rows import use_storage
+from training.settings import RunArguments
+from training.task import Run, TaskData
 from training.trainer import SignalTrainer
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ def set_up_process(run: Run) -> None:
     if threads:
         torch.set_num_threads(threads)
     keep_freed_memory()
+    use_storage(run.arguments)
     set_seed(run.training.seed)
     logger.info("%s: torch on %s, %d threads", run.name, run.training.device, torch.get_num_threads())
 
@@ -70,17 +71,21 @@ def build_extractor(arguments: RunArguments, **settings: Any) -> FeatureExtracti
     return kind(**asked)
 
 
-def build_model(arguments: RunArguments, settings: dict[str, Any], task: ModuleType) -> PreTrainedModel:
-    """A new model, or a saved one to go on from. `settings` follow from the data and may not be set in the config."""
-    config = new_config(arguments, settings, task.MODELS)
+def build_model(run: Run, settings: dict[str, Any]) -> PreTrainedModel:
+    """Return a new model, or a saved one to fine-tune.
+
+    Args:
+        settings: those that follow from the data, which a config may not set.
+    """
+    arguments, task = run.arguments, run.task
+    config = new_config(arguments, settings, task.model_configs)
     name = arguments.model_name_or_path
-    if not name:
-        return task.AUTO_MODEL.from_config(config)
-    if arguments.model_type not in OUR_TYPES:  # a published model: its head is made anew where it had other labels
-        saved = AutoConfig.from_pretrained(name)
-        check_fit(saved.to_dict(), arguments.model_config | {"model_type": arguments.model_type}, name)
-        return task.AUTO_MODEL.from_pretrained(name, **settings, ignore_mismatched_sizes=True)
-    model = task.AUTO_MODEL.from_pretrained(name)
+    if run.base_config is None:
+        return task.auto_model.from_config(config)
+    if arguments.model_type not in OUR_TYPES:  # a published model gets a new head if it had other labels
+        check_fit(run.base_config.to_dict(), arguments.model_config | {"model_type": arguments.model_type}, name)
+        return task.auto_model.from_pretrained(name, **settings, ignore_mismatched_sizes=True)
+    model = task.auto_model.from_pretrained(name)
     new = {key: settings[key] for key in OF_THE_DATA if key in settings}
     asked = own_names(type(model.config), {key: value for key, value in settings.items() if key not in new})
     asked |= arguments.model_config
@@ -127,16 +132,16 @@ def check_fit(saved: dict[str, Any], asked: dict[str, Any], name: str) -> None:
             )
 
 
-def build_trainer(run: Run, model: PreTrainedModel, extractor: FeatureExtractionMixin, data: Any) -> SignalTrainer:
+def build_trainer(run: Run, model: PreTrainedModel, extractor: Any, data: TaskData) -> SignalTrainer:
     """Trainer over the task's items, order and metrics."""
-    return run.task.TRAINER(
+    return run.task.trainer(
         model=model,
         args=run.training,
         train_dataset=data.train,
         eval_dataset=data.validation,
         data_collator=run.task.collator(extractor, run),
         sampler=run.task.sampler(data, run),
-        compute_metrics=data.validation_metrics,
+        validation_metrics=data.validation_metrics,
         processing_class=extractor,
         callbacks=early_stopping(run),
         **run.task.trainer_settings(data, run),

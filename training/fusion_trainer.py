@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
-from transformers import EvalPrediction
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from training.samplers import InOrder, LengthGroupedSampler, ShardedSampler, dealt_batches
-from training.settings import Run
 from training.streaming import shards_of
+from training.task import Run
 from training.trainer import SignalTrainer
 
 logger = logging.getLogger(__name__)
@@ -132,25 +131,15 @@ class FusionTrainer(SignalTrainer):
 
         return self.prefetching(InOrder(eval_dataset), files_of, self.args.eval_batch_size)
 
-    def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """As in Trainer; what was predicted of streamed rows is brought in the order of the data, each row once."""
+    def in_order_of_data(self, dataloader: DataLoader, output: EvalLoopOutput) -> EvalLoopOutput:
+        """Bring predictions for streamed rows in the order of the rows, each row once."""
         if not isinstance(dataloader.dataset, Subset):
-            return super().evaluation_loop(dataloader, *args, **kwargs)
+            return output
         places = np.unique(dataloader.dataset.indices, return_index=True)[1]  # where each row comes first
-        compute, self.compute_metrics = self.compute_metrics, lambda output: compute(in_order(output))
-
-        def in_order(output: Any) -> EvalPrediction:
-            predictions = output.predictions
-            if isinstance(predictions, tuple):
-                predictions = tuple(values[places] for values in predictions)
-            return EvalPrediction(predictions, output.label_ids[places])
-
-        try:
-            output = super().evaluation_loop(dataloader, *args, **kwargs)
-        finally:
-            self.compute_metrics = compute
-        made = in_order(output)
-        return EvalLoopOutput(made.predictions, made.label_ids, output.metrics, len(places))
+        predictions = output.predictions
+        if isinstance(predictions, tuple):
+            predictions = tuple(values[places] for values in predictions)
+        return EvalLoopOutput(predictions, output.label_ids[places], output.metrics, len(places))
 
     def predict_with_less(self, dataset: Dataset, side: str) -> dict[str, PredictionOutput]:
         """What the model says where modalities are hidden, by ablation; nothing of a model of one modality."""

@@ -4,7 +4,6 @@ import csv
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Protocol, Self
 
 import torch
@@ -13,6 +12,7 @@ from tqdm import tqdm
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from media.audio import AudioError
+from training.task import Task
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 PLOT_SUFFIXES = (".png", ".pdf", ".svg")
@@ -47,15 +47,15 @@ def find_sounds(paths: Sequence[Path], suffixes: Sequence[str] = SUFFIXES) -> li
     return sounds
 
 
-def load_model(name: str, device: str, task: ModuleType) -> tuple[PreTrainedModel, FeatureExtractionMixin | None]:
+def load_model(name: str, device: str, task: Task) -> tuple[PreTrainedModel, FeatureExtractionMixin | None]:
     """A model and its features, from a folder or the Hub."""
     if not Path(name).exists() and name.count("/") != 1:
         raise ValueError(f"{name}: no such folder, and not a name on the Hub (user/model)")
     try:
-        model = task.AUTO_MODEL.from_pretrained(name).to(torch.device(device)).eval()
+        model = task.auto_model.from_pretrained(name).to(torch.device(device)).eval()
     except (RuntimeError, SafetensorError) as error:
         raise ValueError(f"{name} on device {device!r}: {error}") from error
-    return model, None if task.AUTO_EXTRACTOR is None else task.AUTO_EXTRACTOR.from_pretrained(name)
+    return model, None if task.auto_extractor is None else task.auto_extractor.from_pretrained(name)
 
 
 def check_outputs(table: Path | None, plot: Path | None) -> None:

@@ -12,68 +12,89 @@ from typing import Any
 
 import datasets
 import yaml
-from datasets import load_dataset, load_dataset_builder
+from datasets import load_dataset_builder
 from huggingface_hub import hf_hub_download
 
 from system.storage import S3FileManager, S3Object, is_remote
 from training.settings import RunArguments
 from training.streaming import GIGABYTE, stream_rows
+from training.task import DataRecord
 
 logger = logging.getLogger(__name__)
 
 
-def load_rows(arguments: RunArguments, columns: Sequence[str], streamed: Sequence[str] = ()) -> datasets.Dataset:
-    """The rows of all splits of a data set, one after the other; loud when they are synthetic.
+def use_storage(arguments: RunArguments) -> None:
+    """Configure the S3 client and cache of this process as a run asks for."""
+    settings: dict[str, Any] = {"storage_options": arguments.s3} if arguments.s3 else {}
+    if arguments.streaming:
+        settings["max_bytes"] = int(arguments.streaming_cache_gb * GIGABYTE)
+    if settings:
+        S3FileManager.shared(**settings)
 
-    Sides are the task's business: data sets say in a column what they know of them. With `streaming` the columns
-    `streamed` are not among the rows', see streaming.py.
+
+def load_rows(
+    arguments: RunArguments, columns: Sequence[str], streamed: Sequence[str] = ()
+) -> tuple[datasets.Dataset, DataRecord]:
+    """Load the rows of all splits of a data set, one after the other, and record where they came from.
+
+    Tasks divide the rows themselves: data sets say in a column what they know of a split. With `streaming` the columns
+    `streamed` stay on S3, see streaming.py.
     """
     name, config = arguments.dataset, arguments.dataset_config
-    store: dict[str, Any] = {"storage_options": arguments.s3} if arguments.s3 else {}
-    if arguments.streaming:
-        store["max_bytes"] = int(arguments.streaming_cache_gb * GIGABYTE)
-    if store:
-        S3FileManager.shared(**store)
-    folder = Path(name)
-    if not is_remote(name) and not folder.exists() and folder.parent.name and folder.parent.is_dir():
-        # A folder that is misspelt; as a name on the Hub it would be looked for there, slowly.
-        found = ", ".join(sorted(str(card.parent) for card in folder.parent.glob("*/README.md")))
-        raise SystemExit(f"dataset = {name!r}: no such folder; there is {found or 'no data set beside it'}")
-    if folder.is_file():
-        raise SystemExit(f"dataset = {name!r} is a file; it takes a folder such as hf_datasets/pmemo, or a Hub name")
+    check_folder(name)
     try:
-        if arguments.streaming:
-            rows = stream_rows(*shards_on_s3(arguments), streamed)
-        else:
-            rows = datasets.concatenate_datasets(list(load_dataset(**source_of(arguments)).values()))
+        rows, files = streamed_rows(arguments, streamed) if arguments.streaming else local_rows(arguments)
     except (FileNotFoundError, datasets.exceptions.DatasetNotFoundError) as error:
-        raise SystemExit(
+        raise ValueError(
             f"dataset = {name!r}: {error}. It takes a folder such as hf_datasets/pmemo or a name on the Hub; "
             "raw data becomes one with `python -m hf_datasets.prepare`"
         ) from error
     except ValueError as error:
-        raise SystemExit(f"dataset = {name!r}, dataset_config = {config!r}: {error}") from error
+        raise ValueError(f"dataset = {name!r}, dataset_config = {config!r}: {error}") from error
     missing = [c for c in columns if c not in rows.column_names and not (arguments.streaming and c in streamed)]
     if missing:
-        raise SystemExit(
+        raise ValueError(
             f"dataset = {name!r} has no column {', '.join(missing)}; it has {', '.join(rows.column_names)}"
         )
-    if any(rows.unique("synthetic")):
+    synthetic = any(rows.unique("synthetic"))
+    if synthetic:
         logger.warning(
             "SYNTHETIC DATA: %s (%s) was made by a program, not recorded. Nothing learnt from it is about people.",
             name,
             rows.config_name,
         )
-    return rows
+    files = sorted(PurePath(file).name for file in files)
+    return rows, DataRecord(name, str(rows.config_name), files, len(rows), synthetic)
 
 
-def source_of(arguments: RunArguments) -> dict[str, Any]:
-    """What `load_dataset` is called with: a folder, a Hub name, or copies of the files that an s3:// prefix has."""
-    if not is_remote(arguments.dataset):
-        return {"path": arguments.dataset, "name": arguments.dataset_config}
+def check_folder(name: str) -> None:
+    """Refuse a misspelt folder, which would be looked for on the Hub, slowly; and a file."""
+    folder = Path(name)
+    if not is_remote(name) and not folder.exists() and folder.parent.name and folder.parent.is_dir():
+        found = ", ".join(sorted(str(card.parent) for card in folder.parent.glob("*/README.md")))
+        raise ValueError(f"dataset = {name!r}: no such folder; there is {found or 'no data set beside it'}")
+    if folder.is_file():
+        raise ValueError(f"dataset = {name!r} is a file; it takes a folder such as hf_datasets/pmemo, or a Hub name")
+
+
+def streamed_rows(arguments: RunArguments, streamed: Sequence[str]) -> tuple[datasets.Dataset, list[str]]:
+    """Return rows whose `streamed` columns stay on S3, and the files they are in."""
     config, shards = shards_on_s3(arguments)
-    paths = {split: copies_of(arguments.dataset.rstrip("/"), files) for split, files in shards.items()}
-    return {"path": "parquet", "name": config, "data_files": paths}
+    return stream_rows(config, shards, streamed), [file.url for files in shards.values() for file in files]
+
+
+def local_rows(arguments: RunArguments) -> tuple[datasets.Dataset, list[str]]:
+    """Return the rows of a folder, a Hub name or an s3:// prefix, whose files are copied, and their files."""
+    source: dict[str, Any] = {"path": arguments.dataset, "name": arguments.dataset_config}
+    if is_remote(arguments.dataset):
+        config, shards = shards_on_s3(arguments)
+        prefix = arguments.dataset.rstrip("/")
+        paths = {split: copies_of(prefix, files) for split, files in shards.items()}
+        source = {"path": "parquet", "name": config, "data_files": paths}
+    builder = load_dataset_builder(**source)
+    builder.download_and_prepare()
+    rows = datasets.concatenate_datasets(list(builder.as_dataset().values()))
+    return rows, [file for files in builder.config.data_files.values() for file in files]
 
 
 def shards_on_s3(arguments: RunArguments) -> tuple[str, dict[str, list[S3Object]]]:
@@ -116,22 +137,6 @@ def copies_of(prefix: str, found: Sequence[S3Object]) -> list[str]:
             shutil.copyfile(path, draft)
         os.replace(draft, targets[file])
     return [str(path) for path in targets.values()]
-
-
-def data_record(arguments: RunArguments, rows: datasets.Dataset) -> dict[str, Any]:
-    """What identifies the data of a run: its name, its configuration, and its files, whose names hold a digest."""
-    if arguments.streaming:
-        names = [file.url for files in shards_on_s3(arguments)[1].values() for file in files]
-    else:
-        source = load_dataset_builder(**source_of(arguments))
-        names = [file for files in source.config.data_files.values() for file in files]
-    return {
-        "dataset": arguments.dataset,
-        "config": rows.config_name,
-        "files": sorted(PurePath(name).name for name in names),
-        "rows": len(rows),
-        "synthetic": bool(any(rows.unique("synthetic"))),
-    }
 
 
 def read_companion(arguments: RunArguments, config: str, file: str) -> dict[str, Any]:

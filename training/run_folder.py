@@ -5,14 +5,13 @@ import logging
 import os
 import shutil
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import datasets
-import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import hf_hub_download
-from transformers import AutoConfig, FeatureExtractionMixin, PreTrainedModel
+from transformers import FeatureExtractionMixin, PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -20,42 +19,47 @@ from modeling import PIPELINES
 from modeling.configuration_signal import SignalConfig
 from training.build import OUR_TYPES
 from training.environment import versions
-from training.rows import data_record
-from training.settings import Run
+from training.task import BaseRecord, DataRecord, Evaluation, Run, RunFacts, SplitRecord, TaskData
 from training.trainer import SignalTrainer
 
 logger = logging.getLogger(__name__)
 
 
 def describe_run(
-    run: Run, rows: datasets.Dataset, data: Any, trainer: SignalTrainer, results: dict[str, Any]
-) -> dict[str, Any]:
-    """What `metrics.json` says and the card is made from."""
-    state = trainer.state
-    return {
-        "name": run.name,
-        "task": run.arguments.task,
-        "data": data_record(run.arguments, rows) | data.record(),
-        "split": split_record(data.split),
-        "base": base_record(run, data),
-        "model": trainer.model.config.to_diff_dict(),
-        "parameters": trainer.model.num_parameters(),
-        "receptive_field_seconds": receptive_field_seconds(trainer.model),
-        "training": {
-            "steps": state.global_step,
-            "epochs": state.epoch,
-            "best_checkpoint_step": state.best_global_step,
-            "best_validation": state.best_metric,
-            "chosen_by": run.training.metric_for_best_model,
-            "processes": run.training.world_size,
-            "precision": trainer.accelerator.mixed_precision,
-            "data_wait_share": round(trainer.data_wait_share, 4),
-            "log": state.log_history,
-            **run.task.about_training(trainer, data),
-        },
-        "test": results,
-        "versions": versions(),
-    }
+    run: Run, source: DataRecord, data: TaskData, trainer: SignalTrainer, evaluation: Evaluation
+) -> RunFacts:
+    """Gather what `metrics.json` says and the card is made from."""
+    state, model, task = trainer.state, trainer.model, run.task
+    training = task.training_record(
+        steps=state.global_step,
+        epochs=state.epoch,
+        best_checkpoint_step=state.best_global_step,
+        best_validation=state.best_metric,
+        chosen_by=run.training.metric_for_best_model,
+        processes=run.training.world_size,
+        precision=trainer.accelerator.mixed_precision,
+        data_wait_share=round(trainer.data_wait_share, 4),
+        log=state.log_history,
+        **task.about_training(trainer, data),
+    )
+    return RunFacts(
+        name=run.name,
+        task=task.name,
+        data=describe_data(run, source, data),
+        split=split_record(data.split),
+        test=evaluation.results,
+        versions=versions(),
+        base=base_record(run, data),
+        model=model.config.to_diff_dict() | evaluation.model_config,
+        parameters=model.num_parameters(),
+        receptive_field_seconds=receptive_field_seconds(model),
+        training=training,
+    )
+
+
+def describe_data(run: Run, source: DataRecord, data: TaskData) -> DataRecord:
+    """Add to the source of the rows what the task made of them."""
+    return run.task.data_record(**asdict(source), **data.record())
 
 
 def receptive_field_seconds(model: PreTrainedModel) -> float | None:
@@ -63,32 +67,27 @@ def receptive_field_seconds(model: PreTrainedModel) -> float | None:
     return model.config.receptive_field_seconds if isinstance(model.config, SignalConfig) else None
 
 
-def base_record(run: Run, data: Any) -> dict[str, Any] | None:
-    """The model that training went on from, and how many of its training trials stand in this run's test."""
+def base_record(run: Run, data: TaskData) -> BaseRecord | None:
+    """Return the model that was fine-tuned, and how many of its training trials are in this run's test."""
     base = run.arguments.model_name_or_path
-    if base is None:
+    if base is None or run.base_config is None:
         return None
-    if not is_of_this_project(base):  # a published model: nobody here knows what it was trained on
-        return {"model": base, "test_trials_it_was_trained_on": None}
+    if run.base_config.model_type not in OUR_TYPES:  # nobody here knows what a published model was trained on
+        return BaseRecord(base, None)
     known = set(read_record(base, "splits.json")["trials"]["train"])
     test = data.split.record()["trials"]["test"]
-    return {"model": base, "test_trials_it_was_trained_on": len(known.intersection(test))}
+    return BaseRecord(base, len(known.intersection(test)))
 
 
-def is_of_this_project(model: str) -> bool:
-    """Whether a saved model has an architecture of ours, and so the records of the run that made it."""
-    return AutoConfig.from_pretrained(model).model_type in OUR_TYPES
-
-
-def split_record(split: Any) -> dict[str, Any]:
+def split_record(split: SplitRecord) -> dict[str, Any]:
     """The hash of a split and the settings that it follows from."""
     return {"sha256": split.sha256, **split.record()["settings"]}
 
 
-def run_records(run: Run, rows: datasets.Dataset, data: Any) -> dict[str, dict[str, Any]]:
+def run_records(run: Run, source: DataRecord, data: TaskData) -> dict[str, dict[str, Any]]:
     """The settings, with the configuration of the data that was meant, and the split."""
     return {
-        "run_config.json": run.resolved() | {"dataset_config": rows.config_name},
+        "run_config.json": run.resolved() | {"dataset_config": source.config},
         "splits.json": data.split.record(),
     }
 
@@ -111,7 +110,7 @@ def save_run(
     extractor: FeatureExtractionMixin | None,
     pages: dict[str, str | bytes],
     records: dict[str, dict[str, Any]],
-    predictions: pa.Table,
+    evaluation: Evaluation,
 ) -> Path:
     """Write model, features, code, pages (card, report, figures), records and predictions; `metrics.json` comes last.
 
@@ -123,6 +122,7 @@ def save_run(
     (folder / "metrics.json").unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as name:
         draft = Path(name)
+        model.config.update(evaluation.model_config)
         name_pipeline(model, draft)
         model.save_pretrained(draft)
         if extractor is not None:  # stored embeddings need none
@@ -130,7 +130,7 @@ def save_run(
         write_pages(draft, pages)
         for file, record in records.items():
             write_json(draft / file, record)
-        pq.write_table(predictions, draft / "predictions.parquet")
+        pq.write_table(evaluation.predictions, draft / "predictions.parquet")
         for file in sorted(draft.iterdir(), key=lambda file: file.name == "metrics.json"):
             os.replace(file, folder / file.name)
     return folder

@@ -3,10 +3,8 @@
 The fields of these dataclasses are the keys of a config. They also make the parser, `--help` and the tables of keys.
 """
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from types import ModuleType
 from typing import Any
 
 from transformers import TrainingArguments
@@ -137,28 +135,3 @@ class RunTrainingArguments(TrainingArguments):
         for key, value in KEPT_AS_IT_IS.items():
             if getattr(self, key) != value:
                 yield f"{key} = {getattr(self, key)!r} has no meaning here; leave it out"
-
-
-@dataclass(frozen=True)
-class Run:
-    """Everything that a run was asked for."""
-
-    name: str
-    arguments: RunArguments
-    training: RunTrainingArguments
-    task: ModuleType
-    task_settings: dict[type, Any]  # one instance of each of the task's dataclasses
-    push_to_hub: bool  # by us, at the end: Trainer would push every checkpoint, under a card of its own
-
-    def settings(self, kind: type) -> Any:
-        """The settings of one of the task's dataclasses."""
-        return self.task_settings[kind]
-
-    def resolved(self) -> dict[str, Any]:
-        """All keys with their values: a config that repeats this run, once `dataset_config` is that of the data."""
-        values = dataclasses.asdict(self.arguments)
-        for settings in self.task_settings.values():
-            values |= dataclasses.asdict(settings)
-        training = self.training.to_dict()
-        left_out = [key for key in training if key.endswith("_token") or key in NOT_RECORDED]
-        return values | {key: training[key] for key in sorted(training.keys() - set(left_out))}

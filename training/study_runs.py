@@ -1,7 +1,8 @@
 """Runs of a study: the planned ones, the finished ones, and how their scores are combined."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,18 @@ class FinishedRun:
     cell: Cell
     facts: dict[str, Any]  # its metrics.json
     scores: Any  # of its single items, as the task's `read_scores` gives them
+
+
+@dataclass(frozen=True)
+class StudyTables:
+    """How a task combines the scores of several runs."""
+
+    items: tuple[str, str]  # headings: the thing that a row is about, and the items that were scored
+    explained: str  # the note below the table
+    scores_of_run: Callable[[dict[str, Any]], list[dict[str, Any]]]  # metrics.json -> one row per score
+    read_scores: Callable[[Path], Any]  # predictions.parquet -> scores of single items
+    rows_of_setting: Callable[[Sequence[FinishedRun], Sequence[FinishedRun]], Iterator[dict[str, Any]]]
+    # (runs of a setting, runs of the first setting) -> rows of the table
 
 
 def long_scores(channel: str, of: dict[str, dict[str, dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import ExponentialLR, LinearLR, LRScheduler, SequentialLR, StepLR
-from torch.utils.data import Dataset, Sampler, SequentialSampler
-from transformers import Trainer
+from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
+from transformers import EvalPrediction, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from training.callbacks import EpochOfSampler, StopOnSigterm
@@ -32,13 +32,20 @@ class SignalTrainer(Trainer):
 
     args: RunTrainingArguments
 
-    def __init__(self, *args: Any, sampler: Callable[[int], Sampler], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        sampler: Callable[[int], Sampler],
+        validation_metrics: Callable[[EvalPrediction], dict[str, float]],
+        **kwargs: Any,
+    ) -> None:
         arguments: RunTrainingArguments = kwargs["args"]
         if arguments.optim == "adam":
             adam = {"lr": arguments.learning_rate, "eps": arguments.adam_epsilon}
             adam |= {"betas": (arguments.adam_beta1, arguments.adam_beta2)}
             kwargs["optimizer_cls_and_kwargs"] = (torch.optim.Adam, adam)
         super().__init__(*args, **kwargs)
+        self.validation_metrics = validation_metrics
         self.sampler = sampler(self.args.train_batch_size)
         if hasattr(self.train_dataset, "files_of") and self.args.prefetch_batches:
             self.sampler = self.prefetching(self.sampler, self.train_dataset.files_of, self.args.train_batch_size)
@@ -106,12 +113,31 @@ class SignalTrainer(Trainer):
         self.stopper.leave(self.args.output_dir)
         return result
 
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """As in Trainer, by the model that is saved, on all ranks: in training each norms by statistics of its own."""
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """As in Trainer, by the model that is saved, on all ranks: in training each norms by statistics of its own.
+
+        Metrics are computed for validation only. Trainer's `compute_metrics` would be called for every data set.
+        """
         if self.args.world_size > 1:
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, src=0)
-        return super().evaluation_loop(*args, **kwargs)
+        output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
+        output = self.in_order_of_data(dataloader, output)
+        if metric_key_prefix == "eval" and output.predictions is not None:
+            scores = self.validation_metrics(EvalPrediction(output.predictions, output.label_ids))
+            output.metrics.update({f"eval_{name}": value for name, value in scores.items()})
+        return output
+
+    def in_order_of_data(self, dataloader: DataLoader, output: EvalLoopOutput) -> EvalLoopOutput:
+        """Return predictions in the order of the rows, as they are unless rows were read in another order."""
+        return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As in Trainer, with the share of time since the last loss that training waited for data."""

@@ -7,7 +7,6 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import botocore.session
@@ -18,7 +17,8 @@ from launch.sagemaker.archive import ENTRY, Code
 from launch.sagemaker.limits import check_bucket, check_environment, check_no_secrets
 from system.storage import parse_s3_url
 from training.command_line import read_config
-from training.settings import SECRET_KEYS, Run
+from training.settings import SECRET_KEYS
+from training.task import Run, Task
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATA_CHANNEL = "training"  # becomes the run's `dataset`
@@ -281,9 +281,9 @@ def channel(name: str, url: str, mode: str) -> dict[str, Any]:
     return {"ChannelName": name, "DataSource": {"S3DataSource": source}, "InputMode": mode}
 
 
-def metric_definitions(task: ModuleType) -> list[dict[str, str]]:
+def metric_definitions(task: Task) -> list[dict[str, str]]:
     """Patterns that find Trainer's scores in its log lines, where they are quoted: `{'eval_loss': '3.035', ...}`."""
-    names = [*LOGGED, *(f"eval_{metric}" for metric in task.VALIDATION_METRICS)]
+    names = [*LOGGED, *(f"eval_{metric}" for metric in task.validation_metrics)]
     return [{"Name": name, "Regex": f"'{name}': '?([-+0-9.eE]+)'?"} for name in names]
 
 

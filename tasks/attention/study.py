@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from evaluation.intervals import Interval
 from evaluation.regression import MORE_IS_BETTER, SAMPLES, Scores, drawn_weights, record, scores_of, undefined
-from training.study_runs import FinishedRun, by_seed, long_scores, mean_over_runs
+from training.study_runs import FinishedRun, StudyTables, by_seed, long_scores, mean_over_runs
 
 # N creatives, S resamples
 
@@ -83,3 +83,6 @@ def reason(runs: Sequence[FinishedRun], score: str) -> str | None:
         if score in missing:
             return f"{run.cell.name}: {missing[score]}"
     return None
+
+
+TABLES = StudyTables(ITEMS, EXPLAINED, scores_of_run, read_scores, rows_of_setting)

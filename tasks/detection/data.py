@@ -1,7 +1,7 @@
 """Prepare the clips of a data set as pools to draw from and splits to score."""
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import datasets
@@ -9,39 +9,18 @@ import numpy as np
 from transformers import EvalPrediction, FeatureExtractionMixin
 from transformers.trainer_utils import PredictionOutput
 
-from evaluation.detection import average_precision, check_rule, roc_auc
+from evaluation.detection import average_precision, roc_auc
 from media.audioset import Labels, ontology_from_labels
-from tasks.detection.augmentation import Augmentation
 from tasks.detection.eval_windows import ClipWindows
-from tasks.detection.pools import ClipPools, PoolSettings, build_pools
+from tasks.detection.pools import ClipPools, build_pools
 from tasks.detection.scores import ClipScores
+from tasks.detection.settings import DetectionTaskSettings
 from tasks.detection.split import ClipSplit
-from tasks.detection.windows import AudioSetWindows, WindowSettings
+from tasks.detection.windows import AudioSetWindows
 from training.rows import read_companion
-from training.settings import Run
+from training.task import Run
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ScoreSettings:
-    """How clips are scored."""
-
-    hop_seconds: float = field(
-        default=0.5, metadata={"help": "Windows that are scored begin this much after each other, s."}
-    )
-    threshold_rule: str = field(
-        default="f1",
-        metadata={
-            "help": "How the threshold is chosen on validation: f1 (the largest), recall:0.9 (the highest that keeps "
-            "it), false_alarms:10 (the lowest with at most so many an hour)."
-        },
-    )
-
-    def __post_init__(self) -> None:
-        if not self.hop_seconds > 0:
-            raise ValueError(f"hop_seconds = {self.hop_seconds} must be above 0")
-        check_rule(self.threshold_rule)
 
 
 COLUMNS = (
@@ -94,11 +73,14 @@ class DetectionData:
 
 
 def prepare(
-    rows: datasets.Dataset, extractor: FeatureExtractionMixin, run: Run, saved: dict[str, Any] | None = None
+    rows: datasets.Dataset,
+    extractor: FeatureExtractionMixin,
+    run: Run[DetectionTaskSettings],
+    saved: dict[str, Any] | None = None,
 ) -> DetectionData:
     """Pools, sides and the windows of both."""
     labels, pools = clip_pools(rows, run)
-    windows, scores = run.settings(WindowSettings), run.settings(ScoreSettings)
+    windows, scores = run.settings.windows, run.settings.scores
     seconds, rate = windows.clip_seconds, windows.sampling_rate
     if scores.hop_seconds > seconds:
         raise ValueError(
@@ -107,8 +89,8 @@ def prepare(
         )
     sides = {side: ClipWindows(rows, clips, seconds, scores.hop_seconds, rate) for side, clips in pools.sides.items()}
     check_sides(sides)
-    train = AudioSetWindows(rows, pools.items, seconds, rate, run.settings(Augmentation))
-    split = ClipSplit.of(rows, pools, run.settings(PoolSettings))
+    train = AudioSetWindows(rows, pools.items, seconds, rate, run.settings.augmentation)
+    split = ClipSplit.of(rows, pools, run.settings.pools)
     data = DetectionData(
         rows, labels, pools, split, train, sides, extractor, scores.hop_seconds, scores.threshold_rule
     )
@@ -116,12 +98,12 @@ def prepare(
     return data
 
 
-def clip_pools(rows: datasets.Dataset, run: Run) -> tuple[Labels, ClipPools]:
+def clip_pools(rows: datasets.Dataset, run: Run[DetectionTaskSettings]) -> tuple[Labels, ClipPools]:
     """The vocabulary of a data set, and what of its clips can be drawn and scored."""
     labels, ontology = ontology_from_labels(read_companion(run.arguments, rows.config_name, "labels.json"))
     table = rows.select_columns([name for name in COLUMNS if name != "synthetic"]).data.table
-    seconds = run.settings(WindowSettings).clip_seconds
-    return labels, build_pools(table, labels, ontology, run.settings(PoolSettings), seconds)
+    seconds = run.settings.windows.clip_seconds
+    return labels, build_pools(table, labels, ontology, run.settings.pools, seconds)
 
 
 def check_sides(sides: dict[str, ClipWindows]) -> None:

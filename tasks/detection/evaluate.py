@@ -11,15 +11,16 @@ from tasks.detection.data import DetectionData, model_and_loudness
 from tasks.detection.mining import review_csv
 from tasks.detection.scores import assess, prediction_table
 from tasks.detection.trainer import TargetSoundTrainer
+from training.task import Evaluation
 
 SUBSTITUTES_NAMED = 100  # bad files that a report lists, the most asked for first
 IN_SAMPLE = "The threshold was chosen on these very clips, which flatters what is measured at it."
 
 
-def evaluate(trainer: Trainer, data: DetectionData, side: str) -> tuple[dict[str, Any], pa.Table]:
-    """The assessment of one side at the threshold that validation chooses, and the scores behind it.
+def evaluate(trainer: Trainer, data: DetectionData, side: str) -> Evaluation:
+    """Score one side at the threshold that validation chooses.
 
-    The threshold, and how long windows are, become part of the model's config: with them it detects anywhere.
+    The threshold and the windows belong in the config of the saved model, which then detects in any recording.
     """
     if side not in data.sides:
         raise ValueError(f"side {side!r} is not scored by clip; take one of {', '.join(data.sides)}")
@@ -35,12 +36,13 @@ def evaluate(trainer: Trainer, data: DetectionData, side: str) -> tuple[dict[str
         {"mid": data.labels.mids[code], "name": data.labels.names[code]} for code in data.pools.targets
     ]
     results["note"] = IN_SAMPLE if side == "validation" else None
-    trainer.model.config.detection = {
+    detection = {
         "clip_seconds": data.validation.clip_seconds,
         "hop_seconds": data.hop_seconds,
         "threshold": results["threshold"]["value"],
     }
-    return results, prediction_table(test, loud, rows["clip_id"].to_pylist(), events)
+    table = prediction_table(test, loud, rows["clip_id"].to_pylist(), events)
+    return Evaluation(results, table, model_config={"detection": detection})
 
 
 def about_training(trainer: TargetSoundTrainer, data: DetectionData) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Where a detector hears its target in recordings of any length: windows, scores, events, in constant memory."""
 
+import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,8 @@ from transformers import FeatureExtractionMixin, PreTrainedModel
 from evaluation.events import ROUNDING, detect_events
 from media.audio import read_audio_blocks
 from tasks.detection.windows import fit_to_scale, with_zeros
+from training.prediction import write_predictions
+from training.task import Predicted
 
 # N windows, S samples of a window, B windows of a batch, E events
 
@@ -161,3 +164,22 @@ def sliding_windows(
         held, first = held[count * hop :], first + count * hop
     if total < size or first - hop != total - size:  # the last window did not end where the sound does
         yield np.array([max(total - size, 0)]), fit_to_scale(with_zeros(last, size))[None]
+
+
+def predict(
+    model: PreTrainedModel, extractor: FeatureExtractionMixin, sounds: Sequence[Path], arguments: argparse.Namespace
+) -> Predicted:
+    """Write the events in some recordings."""
+    if arguments.threshold is not None and not 0 <= arguments.threshold <= 1:
+        raise ValueError(f"--threshold {arguments.threshold}: give a score from 0 to 1")
+    events = 0
+
+    def parts(sound: Path) -> Iterator[Detections]:
+        nonlocal events
+        for part in detect(model, extractor, sound, arguments.threshold):
+            events += len(part.events)
+            yield part
+
+    found, unreadable = write_predictions(parts, sounds, arguments.output, keep=arguments.plot is not None)
+    summary = f"{events} events of {found[0].target} at threshold {found[0].threshold:.3g}" if found else ""
+    return Predicted(found, unreadable, summary)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from evaluation.detection_runs import bootstrap_runs
-from training.study_runs import FinishedRun, by_seed, long_scores
+from training.study_runs import FinishedRun, StudyTables, by_seed, long_scores
 
 ITEMS = ("target", "clips")  # what a row is of, and what was scored
 EXPLAINED = (
@@ -57,3 +57,6 @@ def rows_of_setting(runs: Sequence[FinishedRun], reference: Sequence[FinishedRun
             "difference": asdict(differences[name]) if differences else None,
             "effects": None,
         }
+
+
+TABLES = StudyTables(ITEMS, EXPLAINED, scores_of_run, read_scores, rows_of_setting)

@@ -17,7 +17,7 @@ from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, PredictionOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from tasks.detection.mining import MiningTable, read_arrays, write_arrays
 from tasks.detection.pools import EXPLICIT, STRONG, ClipPools
@@ -85,14 +85,6 @@ class TargetSoundTrainer(SignalTrainer):
             scores = outputs["logits"][:, 0].detach().float().sigmoid()
             self.served.add(inputs["item"], inputs["requested"], scores)
         return (loss, outputs) if return_outputs else loss
-
-    def predict(self, *args: Any, **kwargs: Any) -> PredictionOutput:
-        """As in Trainer, without metrics, which are made of the windows of validation."""
-        metrics, self.compute_metrics = self.compute_metrics, None
-        try:
-            return super().predict(*args, **kwargs)
-        finally:
-            self.compute_metrics = metrics
 
     def begin_epoch(self, epoch: int) -> None:
         """See that all ranks have the same plan before its first step."""

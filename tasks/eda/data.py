@@ -1,7 +1,7 @@
 """Prepare trials for training: features, split and target scaling."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import datasets
@@ -18,36 +18,10 @@ from media.scaling import Scaling, fit_scaling
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from modeling.layers import IGNORE_LABEL
 from tasks.eda.items import SignalTables, TrialDataset, make_tables, trial_values
-from training.settings import Run
+from tasks.eda.settings import EdaTaskSettings
+from training.task import Run
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class TrialSettings:
-    """How trials become training items."""
-
-    window_seconds: float = field(
-        default=20.0, metadata={"help": "Length of the random training windows in seconds; 0 takes whole trials."}
-    )
-    shuffle_songs: bool = field(
-        default=False,
-        metadata={"help": "A control: train with each song's sound exchanged for that of another."},
-    )
-
-    def __post_init__(self) -> None:
-        if self.window_seconds < 0:
-            raise ValueError(f"window_seconds = {self.window_seconds} must be positive, or 0 for whole trials")
-
-
-@dataclass(frozen=True)
-class ReportSettings:
-    """What is reported beside the scores."""
-
-    explain: bool = field(
-        default=False,
-        metadata={"help": "Report responses over lag, and what the model loses without a band or a moment of sound."},
-    )
 
 
 CONTROL = "this is a control: the model was trained with each song's sound exchanged for that of another"
@@ -100,10 +74,13 @@ class EdaData:
 
 
 def prepare(
-    rows: datasets.Dataset, extractor: AudioFeatureExtractor, run: Run, saved: dict[str, Any] | None = None
+    rows: datasets.Dataset,
+    extractor: AudioFeatureExtractor,
+    run: Run[EdaTaskSettings],
+    saved: dict[str, Any] | None = None,
 ) -> EdaData:
     """Features, split and scaling; `saved` is the record of a finished run, whose scaling is then kept."""
-    settings, split_settings = run.settings(EdaSettings), run.settings(SplitSettings)
+    settings, split_settings = run.settings.target, run.settings.split
     with run.training.main_process_first(desc="features"):
         tables = make_tables(rows, extractor, settings, run.arguments.preprocessing_processes)
     trials = tables.trials.select_columns(["song_id", "listener", "trial", "artist"])[:]
@@ -114,7 +91,7 @@ def prepare(
         scaling = training_scaling(tables, split, settings)
     else:
         scaling = Scaling.from_dict(saved["data"]["target_scaling"])
-    trial_settings = run.settings(TrialSettings)
+    trial_settings = run.settings.trials
     window = window_frames(trial_settings.window_seconds, settings.frame_rate)
     members = {side: split.indices(side) for side in SIDES} | {"all": np.arange(len(split.trials))}
     sides = {side: TrialDataset(tables, rows, scaling, window) for side, rows in members.items()}
@@ -122,7 +99,7 @@ def prepare(
     if trial_settings.shuffle_songs and saved is None:
         sides["train"].exchange_sounds(run.training.seed)
     control = CONTROL if trial_settings.shuffle_songs else None
-    explain = run.settings(ReportSettings).explain
+    explain = run.settings.report.explain
     data = EdaData(tables, split, scaling, sides, mean, settings.frame_rate, explain, control)
     log_what_was_kept(data)
     return data

@@ -17,11 +17,12 @@ from media.scaling import Scaling
 from modeling.layers import IGNORE_LABEL
 from tasks.eda.data import EdaData, means_of
 from tasks.eda.items import SignalTables, TrialDataset, ragged_column
+from training.task import Evaluation
 
 IN_SAMPLE = "The baselines were fitted on trials that are scored here, which flatters them; the test side has no such."
 
 
-def evaluate(trainer: Trainer, data: EdaData, side: str) -> tuple[dict[str, Any], pa.Table]:
+def evaluate(trainer: Trainer, data: EdaData, side: str) -> Evaluation:
     """The assessment of one side, a channel at a time, and the predictions behind it."""
     dataset = data.sides[side]
     if not len(dataset):
@@ -42,7 +43,7 @@ def evaluate(trainer: Trainer, data: EdaData, side: str) -> tuple[dict[str, Any]
     if data.explain:
         for channel, found in enumerate(results["channels"].values()):
             found["explanations"] = explain_channel(trainer, data, dataset, channel, found["interval_over"])
-    return results, prediction_table(data, dataset, predictions)
+    return Evaluation(results, prediction_table(data, dataset, predictions))
 
 
 def explain_channel(trainer: Trainer, data: EdaData, dataset: TrialDataset, channel: int, over: str) -> dict[str, Any]:

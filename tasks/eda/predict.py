@@ -13,6 +13,7 @@ from media.audio import read_audio_blocks
 from media.scaling import Scaling
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from training.prediction import write_predictions
+from training.task import Predicted
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def predict_sound(
 
 def predict(
     model: PreTrainedModel, extractor: AudioFeatureExtractor, sounds: Sequence[Path], arguments: argparse.Namespace
-) -> tuple[list[Prediction], list[str], str]:
+) -> Predicted:
     """Write the predictions for some sounds; they, why some have none, and a line that says what was written."""
     predictions, unreadable = write_predictions(
         lambda sound: predict_sound(model, extractor, sound, arguments.listener),
@@ -89,4 +90,4 @@ def predict(
         keep=arguments.plot is not None,
     )
     said = ", ".join(predictions[0].channels) + f" in {predictions[0].unit}" if predictions else ""
-    return predictions, unreadable, said
+    return Predicted(predictions, unreadable, said)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from evaluation.intervals import Interval, bootstrap
-from training.study_runs import FinishedRun, long_scores
+from training.study_runs import FinishedRun, StudyTables, long_scores
 
 ITEMS = ("channel", "trials")  # what a row is of, and what was scored
 EXPLAINED = (
@@ -83,3 +83,6 @@ def interval_of(scores: dict[Key, float]) -> Interval:
     songs, listeners, _ = zip(*scores, strict=True)
     over = "both" if len(set(songs)) > 1 < len(set(listeners)) else "songs" if len(set(songs)) > 1 else "listeners"
     return bootstrap(np.array(list(scores.values())), songs, listeners, over)
+
+
+TABLES = StudyTables(ITEMS, EXPLAINED, scores_of_run, read_scores, rows_of_setting)

@@ -1,102 +1,121 @@
 """Predict skin conductance from sound."""
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
-from transformers import AutoFeatureExtractor, AutoModel, PreTrainedModel, Trainer
+import pyarrow as pa
+from transformers import AutoFeatureExtractor, AutoModel, PreTrainedModel
 
-from evaluation.splits import SplitSettings
-from media.eda_settings import EdaSettings
 from modeling import SIGNAL_MODELS
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from modeling.layers import warn_if_receptive_field_exceeds
-from tasks.eda import study
+from tasks.eda import card, report, study
 from tasks.eda.collator import SignalCollator
-from tasks.eda.data import EdaData, ReportSettings, TrialSettings
+from tasks.eda.data import EdaData, prepare
+from tasks.eda.evaluate import evaluate
 from tasks.eda.items import ragged_column
+from tasks.eda.plots import plot_predictions
+from tasks.eda.predict import predict
+from tasks.eda.records import EdaDataRecord
+from tasks.eda.settings import EdaTaskSettings
 from training.build import build_extractor
-from training.prediction import SUFFIXES as SOUND_SUFFIXES
+from training.prediction import SUFFIXES
 from training.samplers import LengthGroupedSampler
-from training.settings import Run
-from training.trainer import SignalTrainer
+from training.task import Evaluation, Predicted, Run, Task
 
-SMALLEST_FEATURE_DEVIATION = 1e-3  # dB; a feature that varies less is a constant, and is centred only
-
-
-NAME = "eda"
-ARGUMENTS = (EdaSettings, TrialSettings, SplitSettings, ReportSettings)
-COLUMNS = ("song_id", "artist", "audio", "eda_rate", "trials", "defects", "synthetic")  # of the data
-STREAMED = ()
-NOT_STREAMED = "each sound is read once, to make features of it, which are kept on the disk"
-AUTO_MODEL, MODELS = AutoModel, tuple(config for config, _ in SIGNAL_MODELS)
-AUTO_EXTRACTOR = AutoFeatureExtractor
-SUFFIXES, OUTPUT_SUFFIX = SOUND_SUFFIXES, ".csv"  # of recordings, and of what is said of them
-PREDICTION_OPTIONS: tuple[str, ...] = ("listener",)  # of run_predict.py, beside those of every task
-TRAINER = SignalTrainer
-STUDY = study
+SMALLEST_FEATURE_DEVIATION = 1e-3  # dB; a feature that varies less is a constant, and is only centred
 
 
-VALIDATION_METRICS = {"rmse": False, "pearson": True, "loss": False}  # name -> whether more is better
+class EdaTask(Task[EdaTaskSettings, EdaData]):
+    name = "eda"
+    settings = EdaTaskSettings
+    columns = ("song_id", "artist", "audio", "eda_rate", "trials", "defects", "synthetic")
+    not_streamed = "each sound is read once, to make features of it, which are kept on the disk"
+    auto_model = AutoModel
+    model_configs = tuple(config for config, _ in SIGNAL_MODELS)
+    auto_extractor = AutoFeatureExtractor
+    validation_metrics = {"rmse": False, "pearson": True, "loss": False}
+    suffixes = SUFFIXES
+    prediction_options = ("listener",)
+    study = study.TABLES
+    data_record = EdaDataRecord
+
+    def features(self, run: Run[EdaTaskSettings]) -> AudioFeatureExtractor:
+        """Return an extractor on the time grid of the target, without look-ahead for a causal model."""
+        target = run.settings.target
+        pooling = "past" if target.causal else "centered"
+        return build_extractor(run.arguments, frame_rate=target.frame_rate, pooling=pooling)
+
+    def prepare(
+        self,
+        rows: datasets.Dataset,
+        extractor: AudioFeatureExtractor,
+        run: Run[EdaTaskSettings],
+        saved: dict[str, Any] | None = None,
+    ) -> EdaData:
+        return prepare(rows, extractor, run, saved)
+
+    def model_settings(
+        self, data: EdaData, extractor: AudioFeatureExtractor, run: Run[EdaTaskSettings]
+    ) -> dict[str, Any]:
+        return {
+            "input_size": extractor.feature_size,
+            "output_size": len(data.tables.channels),
+            "causal": run.settings.target.causal,
+            "frame_rate": data.frame_rate,
+            "target_channels": list(data.tables.channels),
+            "target_unit": data.scaling.unit,
+            "target_scaling": data.scaling.to_dict(),
+        }
+
+    def initialise(self, model: PreTrainedModel, data: EdaData, new: bool, resumed: bool) -> None:
+        """Check the receptive field, and scale the inputs of a new model by the training songs."""
+        longest = max(max(side.lengths, default=0) for side in data.sides.values())
+        warn_if_receptive_field_exceeds(model.config, longest)
+        if not new:
+            return
+        songs = sorted({int(song) for song in data.tables.trials.select(data.split.indices("train"))["song"]})
+        features = ragged_column(data.tables.songs, "input_features")
+        frames = np.concatenate([features[song].reshape(-1, model.config.input_size) for song in songs])  # (T, F)
+        deviation = frames.std(axis=0)
+        deviation = np.where(deviation < SMALLEST_FEATURE_DEVIATION, 1.0, deviation)
+        model.set_input_scaling(frames.mean(axis=0), deviation)
+
+    def collator(self, extractor: AudioFeatureExtractor, run: Run[EdaTaskSettings]) -> SignalCollator:
+        return SignalCollator()
+
+    def sampler(self, data: EdaData, run: Run[EdaTaskSettings]) -> Callable[[int], LengthGroupedSampler]:
+        return lambda batch_size: LengthGroupedSampler(data.train.window_lengths, batch_size, run.training.seed)
+
+    def evaluate(self, trainer: Any, data: EdaData, side: str) -> Evaluation:
+        return evaluate(trainer, data, side)
+
+    def predict(
+        self,
+        model: PreTrainedModel,
+        extractor: AudioFeatureExtractor,
+        files: Sequence[Path],
+        arguments: argparse.Namespace,
+    ) -> Predicted:
+        return predict(model, extractor, files, arguments)
+
+    def plot_predictions(self, predictions: Sequence[Any], path: Path) -> None:
+        plot_predictions(predictions, path)
+
+    def results_table(self, results: dict[str, Any]) -> str:
+        return card.results_table(results)
+
+    def model_card(self, facts: dict[str, Any]) -> str:
+        return card.model_card(facts)
+
+    def report_files(
+        self, facts: dict[str, Any], config: dict[str, Any], predictions: pa.Table
+    ) -> dict[str, str | bytes]:
+        return report.report_files(facts, config, predictions)
 
 
-def features(run: Run) -> AudioFeatureExtractor:
-    """What makes a model's inputs of sound."""
-    return build_extractor(run.arguments, **feature_settings(run))
-
-
-def feature_settings(run: Run) -> dict[str, Any]:
-    """What the task demands of the audio features: the grid of the EDA, and no look ahead for a causal model."""
-    settings = run.settings(EdaSettings)
-    return {"frame_rate": settings.frame_rate, "pooling": "past" if settings.causal else "centered"}
-
-
-def model_settings(data: EdaData, extractor: AudioFeatureExtractor, run: Run) -> dict[str, Any]:
-    """What of a model follows from the data."""
-    return {
-        "input_size": extractor.feature_size,
-        "output_size": len(data.tables.channels),
-        "causal": run.settings(EdaSettings).causal,
-        "frame_rate": data.frame_rate,
-        "target_channels": list(data.tables.channels),
-        "target_unit": data.scaling.unit,
-        "target_scaling": data.scaling.to_dict(),
-    }
-
-
-def initialise(model: PreTrainedModel, data: EdaData, new: bool, resumed: bool = False) -> None:
-    """Look at a model's reach, and give a new one the level and spread of its inputs over the training songs."""
-    warn_if_receptive_field_exceeds(model.config, max(max(side.lengths, default=0) for side in data.sides.values()))
-    if not new:
-        return
-    songs = sorted({int(song) for song in data.tables.trials.select(data.split.indices("train"))["song"]})
-    features = ragged_column(data.tables.songs, "input_features")
-    frames = np.concatenate([features[song].reshape(-1, model.config.input_size) for song in songs])  # (T, F)
-    deviation = frames.std(axis=0)
-    deviation = np.where(deviation < SMALLEST_FEATURE_DEVIATION, 1.0, deviation)
-    model.set_input_scaling(frames.mean(axis=0), deviation)
-
-
-def collator(extractor: AudioFeatureExtractor, run: Run) -> SignalCollator:
-    """How items become a batch."""
-    return SignalCollator()
-
-
-def sampler(data: EdaData, run: Run) -> Callable[[int], LengthGroupedSampler]:
-    """The order of training, for a batch size that the trainer knows."""
-    return lambda batch_size: LengthGroupedSampler(data.train.window_lengths, batch_size, run.training.seed)
-
-
-def trainer_settings(data: EdaData, run: Run) -> dict[str, Any]:
-    """What the trainer needs beside what all trainers do: nothing."""
-    return {}
-
-
-def about_training(trainer: Trainer, data: EdaData) -> dict[str, Any]:
-    """What this task records of a training beside what all do: nothing."""
-    return {}
-
-
-def extra_pages(trainer: Trainer, data: EdaData) -> dict[str, str]:
-    """Files that this task leaves beside card and report: none."""
-    return {}
+TASK = EdaTask()

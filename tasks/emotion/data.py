@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import datasets
@@ -13,77 +13,18 @@ from evaluation.classification import confusion, scores_of
 from modeling import FusionProcessor
 from modeling.configuration_fusion import MODALITIES
 from tasks.emotion.items import HEADS, UtteranceDataset
+from tasks.emotion.settings import EmotionSettings, EmotionTaskSettings, EncoderSettings
 from tasks.emotion.split import UtteranceSplit
-from training.fusion_trainer import part_rates
-from training.settings import Run
 from training.streaming import StreamedRows
+from training.task import Run
 
 logger = logging.getLogger(__name__)
 
 SIDES = {"train": "train", "validation": "dev", "test": "test"}  # side -> what the data call it
-CLASS_WEIGHTS = {"none": 0.0, "root": 0.5, "inverse": 1.0}  # name -> power of the inverse frequency
 TWINS = {  # note on rows -> what was done with clips that are there twice, or under the other of two names
     "twin_clip": "Where a clip is there twice, the one called final_videos_test... is used, for the other is wrong",
     "prefixed_clip": "A clip that is there as final_videos_test... alone is used",
 }
-
-
-@dataclass(frozen=True)
-class EncoderSettings:
-    """What encodes the modalities."""
-
-    text_model: str = field(
-        default="google-bert/bert-base-uncased",
-        metadata={
-            "help": "The text encoder and its tokenizer: a name on the Hub or a folder. One without weights gives "
-            "a random encoder of its config."
-        },
-    )
-    video_weights: str = field(
-        default="kinetics",
-        metadata={
-            "help": "Weights of r3d_18: kinetics (of torchvision, downloaded once), a file of its state dict, or none."
-        },
-    )
-    max_text_tokens: int = field(default=128, metadata={"help": "Texts are cut after so many tokens, and counted."})
-    cache_features: bool = field(
-        default=False,
-        metadata={"help": "Keep what frozen encoders make of each utterance on the disk: epochs then take seconds."},
-    )
-
-    def __post_init__(self) -> None:
-        if self.max_text_tokens < 3:
-            raise ValueError(f"max_text_tokens = {self.max_text_tokens}: give 3 or more, two frame the text")
-
-
-@dataclass(frozen=True)
-class EmotionSettings:
-    """How it is learnt and scored."""
-
-    class_weights: str = field(
-        default="none",
-        metadata={
-            "help": "Weight of a class in the loss, by the training labels: none, inverse (of its frequency), or root "
-            "(of that)."
-        },
-    )
-    learning_rates: dict = field(
-        default_factory=dict,
-        metadata={
-            "help": "Learning rates by part of the model (text, video, audio, fusion, emotion, sentiment), where "
-            "learning_rate is not meant; on the command line --learning_rates.text 8e-6."
-        },
-    )
-    ablations: bool = field(
-        default=True, metadata={"help": "Score the test with each modality alone, and without each, too."}
-    )
-
-    def __post_init__(self) -> None:
-        if self.class_weights not in CLASS_WEIGHTS:
-            raise ValueError(
-                f"class_weights = {self.class_weights!r} is not known; it takes one of {', '.join(CLASS_WEIGHTS)}"
-            )
-        part_rates(self.learning_rates)
 
 
 COLUMNS = (
@@ -159,7 +100,7 @@ def notes_on(rows: datasets.Dataset) -> dict[str, int]:
     return dict(Counter(what for defects in lists for what in {defect["what"] for defect in defects}).most_common())
 
 
-def modalities_of(run: Run) -> list[str]:
+def modalities_of(run: Run[EmotionTaskSettings]) -> list[str]:
     """What the model reads."""
     name = run.arguments.model_name_or_path
     if name:
@@ -168,10 +109,13 @@ def modalities_of(run: Run) -> list[str]:
 
 
 def prepare(
-    rows: datasets.Dataset, processor: FusionProcessor, run: Run, saved: dict[str, Any] | None = None
+    rows: datasets.Dataset,
+    processor: FusionProcessor,
+    run: Run[EmotionTaskSettings],
+    saved: dict[str, Any] | None = None,
 ) -> EmotionData:
     """The sides as the data set divides them."""
-    encoders, settings = run.settings(EncoderSettings), run.settings(EmotionSettings)
+    encoders, settings = run.settings.encoders, run.settings.emotion
     modalities, limit = modalities_of(run), encoders.max_text_tokens
     if run.arguments.streaming:
         check_streaming(rows, encoders)

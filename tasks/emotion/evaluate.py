@@ -13,6 +13,7 @@ from evaluation.classification import Utterances, assess
 from modeling.configuration_fusion import MODALITIES
 from tasks.emotion.data import EmotionData
 from tasks.emotion.items import HEADS, UtteranceDataset
+from training.task import Evaluation
 
 FITTED_HERE = (
     "The baselines were fitted on utterances that are scored here, and so was the model if it was trained on these "
@@ -41,7 +42,7 @@ def utterances(side: UtteranceDataset) -> Utterances:
     )
 
 
-def evaluate(trainer: Trainer, data: EmotionData, side: str) -> tuple[dict[str, Any], pa.Table]:
+def evaluate(trainer: Trainer, data: EmotionData, side: str) -> Evaluation:
     """The assessment of one side, beside baselines and with modalities left out, and the predictions behind it."""
     dataset = data.sides[side]
     if not len(dataset):
@@ -56,7 +57,7 @@ def evaluate(trainer: Trainer, data: EmotionData, side: str) -> tuple[dict[str, 
     results = assess(data.names, utterances(data.train), test, probabilities, left_out)
     results["undecodable"] = int(undecodable)  # rows, of all processes
     results["note"] = IN_SAMPLE.get(side)
-    return results, prediction_table(data, test, probabilities)
+    return Evaluation(results, prediction_table(data, test, probabilities))
 
 
 def prediction_table(data: EmotionData, test: Utterances, probabilities: dict[str, np.ndarray]) -> pa.Table:

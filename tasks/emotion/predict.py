@@ -19,6 +19,7 @@ from media.video import VideoError, probe_clip
 from modeling import FusionForEmotion, FusionProcessor
 from tasks.emotion.items import clip_for, clip_inputs
 from tasks.emotion.subtitles import Said, read_utterances
+from training.task import Predicted
 
 TOP = 3  # classes that are named of each head
 SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".wav", ".flac", ".ogg", ".mp3")
@@ -46,7 +47,7 @@ class EmotionPrediction:
 
 def predict_clips(
     model: FusionForEmotion, processor: FusionProcessor, clips: Sequence[Path], arguments: argparse.Namespace
-) -> tuple[list[EmotionPrediction], list[str], str]:
+) -> Predicted:
     """Write all predictions as one JSON, whole or not at all; they, why some clips have none, and what was written."""
     if arguments.text is not None and arguments.utterances is not None:
         raise ValueError("--text and --utterances both say what is said; give one of them")
@@ -70,7 +71,7 @@ def predict_clips(
         draft.write_text(text + "\n", encoding="utf-8")
         os.replace(draft, arguments.output)
     count = sum(len(clip.utterances) for clip in found)
-    return found, failed, f"{count} utterances, by {' and '.join(model.config.modalities)}\n{shown(found)}"
+    return Predicted(found, failed, f"{count} utterances, by {' and '.join(model.config.modalities)}\n{shown(found)}")
 
 
 def shown(found: Sequence[EmotionPrediction]) -> str:

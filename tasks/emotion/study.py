@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from evaluation.classification import Dialogues, Scores
 from evaluation.intervals import Interval
-from training.study_runs import FinishedRun, by_seed, long_scores, mean_over_runs
+from training.study_runs import FinishedRun, StudyTables, by_seed, long_scores, mean_over_runs
 
 # N rows, S resamples
 
@@ -85,3 +85,6 @@ def resampled(run: FinishedRun, head: str, classes: Sequence[str], drawn: Dialog
     columns = (run.scores[head].to_pylist(), run.scores[f"predicted_{head}"].to_pylist())
     targets, predictions = (np.array([code[name] for name in column]) for column in columns)
     return drawn.scores(targets, predictions, len(classes), np.ones(len(targets), bool))
+
+
+TABLES = StudyTables(ITEMS, EXPLAINED, scores_of_run, read_scores, rows_of_setting)

@@ -6,65 +6,179 @@ import inspect
 import logging
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 from torchvision.models.video import R3D_18_Weights
-from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification, AutoProcessor, AutoTokenizer, Trainer
+from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification, AutoProcessor, AutoTokenizer
 
 from modeling import FusionConfig, FusionFeatureExtractor, FusionForEmotion, FusionProcessor
 from modeling.feature_extraction_audio import AudioFeatureExtractor
-from tasks.emotion import study
-from tasks.emotion.data import CLASS_WEIGHTS, SIDES, EmotionData, EmotionSettings, EncoderSettings
+from tasks.emotion import card, report, study
+from tasks.emotion.data import COLUMNS, SIDES, EmotionData, prepare
+from tasks.emotion.evaluate import evaluate
 from tasks.emotion.items import HEADS, cache_features
-from tasks.emotion.predict import SUFFIXES as CLIP_SUFFIXES
-from tasks.emotion.predict import EmotionPrediction, predict_clips
+from tasks.emotion.predict import SUFFIXES, predict_clips
+from tasks.emotion.records import EmotionDataRecord, EmotionTrainingRecord
+from tasks.emotion.settings import CLASS_WEIGHTS, EmotionTaskSettings
+from tasks.emotion.timeline import plot_emotions
 from training.build import check_fit
 from training.collators import PaddingCollator
 from training.command_line import unknown_key
 from training.fusion_trainer import FusionTrainer, order_of_training
 from training.samplers import LengthGroupedSampler, ShardedSampler
-from training.settings import Run
 from training.streaming import shards_of
+from training.task import Evaluation, Predicted, Run, Task
 
 logger = logging.getLogger(__name__)
 
-NAME = "emotion"
-ARGUMENTS = (EncoderSettings, EmotionSettings)
 
+class EmotionTask(Task[EmotionTaskSettings, EmotionData]):
+    name = "emotion"
+    settings = EmotionTaskSettings
+    columns = COLUMNS
+    streamed = ("clip",)
+    auto_model = AutoModelForVideoClassification
+    model_configs = (FusionConfig,)
+    auto_extractor = AutoProcessor
+    trainer = FusionTrainer
+    validation_metrics = {
+        "emotion_weighted_f1": True, "emotion_macro_f1": True, "sentiment_weighted_f1": True,
+        "sentiment_macro_f1": True, "loss": False,
+    }  # fmt: skip
+    suffixes = SUFFIXES
+    output_suffix = ".json"
+    prediction_options = ("text", "utterances")
+    study = study.TABLES
+    data_record = EmotionDataRecord
+    training_record = EmotionTrainingRecord
 
-STREAMED = ("clip",)
-AUTO_MODEL, MODELS, AUTO_EXTRACTOR = AutoModelForVideoClassification, (FusionConfig,), AutoProcessor
-SUFFIXES, OUTPUT_SUFFIX = CLIP_SUFFIXES, ".json"  # of recordings, and of what is said of them
-PREDICTION_OPTIONS: tuple[str, ...] = ("text", "utterances")  # of run_predict.py, beside those of every task
-TRAINER = FusionTrainer
-STUDY = study
-VALIDATION_METRICS = {  # name -> whether more is better
-    "emotion_weighted_f1": True, "emotion_macro_f1": True, "sentiment_weighted_f1": True, "sentiment_macro_f1": True,
-    "loss": False,
-}  # fmt: skip
+    def features(self, run: Run[EmotionTaskSettings]) -> FusionProcessor:
+        """Tokenizer and features: those of the model that is fine-tuned, else new ones."""
+        arguments, name = run.arguments, run.arguments.model_name_or_path
+        if name:
+            processor = AutoProcessor.from_pretrained(name)
+            check_fit(processor.feature_extractor.to_dict(), arguments.feature_config, name)
+            return processor
+        known = set(inspect.signature(FusionFeatureExtractor).parameters) | set(
+            inspect.signature(AudioFeatureExtractor).parameters
+        )
+        for key in arguments.feature_config:
+            if key not in known:
+                raise ValueError(unknown_key(f"feature_config.{key}", {f"feature_config.{name}" for name in known}))
+        text_model = run.settings.encoders.text_model
+        with named("text_model", text_model):
+            tokenizer = AutoTokenizer.from_pretrained(text_model)
+        return FusionProcessor(FusionFeatureExtractor(**arguments.feature_config), tokenizer)
 
+    def prepare(
+        self,
+        rows: datasets.Dataset,
+        extractor: FusionProcessor,
+        run: Run[EmotionTaskSettings],
+        saved: dict[str, Any] | None = None,
+    ) -> EmotionData:
+        return prepare(rows, extractor, run, saved)
 
-def features(run: Run) -> FusionProcessor:
-    """Tokenizer and features: those of the model that is fine-tuned, else new ones."""
-    arguments, name = run.arguments, run.arguments.model_name_or_path
-    if name:
-        processor = AutoProcessor.from_pretrained(name)
-        check_fit(processor.feature_extractor.to_dict(), arguments.feature_config, name)
-        return processor
-    known = set(inspect.signature(FusionFeatureExtractor).parameters) | set(
-        inspect.signature(AudioFeatureExtractor).parameters
-    )
-    for key in arguments.feature_config:
-        if key not in known:
-            raise ValueError(unknown_key(f"feature_config.{key}", {f"feature_config.{name}" for name in known}))
-    text_model = run.settings(EncoderSettings).text_model
-    with named("text_model", text_model):
-        tokenizer = AutoTokenizer.from_pretrained(text_model)
-    return FusionProcessor(FusionFeatureExtractor(**arguments.feature_config), tokenizer)
+    def model_settings(
+        self, data: EmotionData, extractor: FusionProcessor, run: Run[EmotionTaskSettings]
+    ) -> dict[str, Any]:
+        """What of a model follows from the data and the encoders."""
+        settings: dict[str, Any] = {f"{head}_names": data.names[head] for head in HEADS}
+        settings["num_mel_bins"] = extractor.feature_extractor.num_mel_bins
+        base, power = run.arguments.model_name_or_path, CLASS_WEIGHTS[data.settings.class_weights]
+        if power or base:  # a saved model's weights are of the data that it was trained on
+            settings |= {f"{head}_weights": class_weights(data, head, power) if power else None for head in HEADS}
+        if "text" in data.train.modalities:
+            if base:
+                config = AutoConfig.from_pretrained(base).text_config
+            else:
+                with named("text_model", data.encoders.text_model):
+                    config = AutoConfig.from_pretrained(data.encoders.text_model)
+            most = getattr(config, "max_position_embeddings", data.encoders.max_text_tokens)
+            if data.encoders.max_text_tokens > most:
+                raise ValueError(
+                    f"max_text_tokens = {data.encoders.max_text_tokens} is more than the text encoder takes ({most}); "
+                    "lower it"
+                )
+            if not base:
+                settings["text_config"] = config.to_dict()
+        return settings
+
+    def initialise(self, model: FusionForEmotion, data: EmotionData, new: bool, resumed: bool) -> None:
+        """Give a new model the weights of its encoders."""
+        branches = model.fusion.branches
+        if new and "text" in branches and has_weights(data.encoders.text_model):
+            with named("text_model", data.encoders.text_model):
+                weights = AutoModel.from_pretrained(data.encoders.text_model).state_dict()
+            encoder = branches["text"].encoder
+            wanted = encoder.state_dict().keys()
+            encoder.load_state_dict({key: value for key, value in weights.items() if key in wanted})
+        elif new and "text" in branches:
+            logger.warning(
+                "text_model %s is a folder without weights: its encoder is random", data.encoders.text_model
+            )
+        if new and "video" in branches and model.config.video_encoder == "r3d_18":
+            load_video_weights(model, data.encoders.video_weights)
+        frozen = {name: branch for name, branch in branches.items() if branch.frozen}
+        if frozen:
+            logger.info("frozen encoders: %s", ", ".join(frozen))
+        model.trainable_parameters()
+
+    def cache(self, data: EmotionData, model: FusionForEmotion) -> EmotionData:
+        """Encode each utterance once with the frozen encoders, if `cache_features` asks for it."""
+        if not data.encoders.cache_features:
+            return data
+        if not any(branch.frozen for branch in model.fusion.branches.values()):
+            raise ValueError("cache_features: no encoder is frozen, so there is nothing to keep; leave it out")
+        cached = {side: replace(data.sides[side], cached=cache_features(data.sides[side], model)) for side in SIDES}
+        return replace(data, sides=data.sides | cached)
+
+    def collator(self, extractor: FusionProcessor, run: Run[EmotionTaskSettings]) -> PaddingCollator:
+        return PaddingCollator(extractor.tokenizer.pad_token_id)
+
+    def sampler(
+        self, data: EmotionData, run: Run[EmotionTaskSettings]
+    ) -> Callable[[int], LengthGroupedSampler | ShardedSampler]:
+        return order_of_training(data.lengths, run, shards_of(data.train.rows))
+
+    def trainer_settings(self, data: EmotionData, run: Run[EmotionTaskSettings]) -> dict[str, Any]:
+        return {"learning_rates": data.settings.learning_rates, "streamed": run.arguments.streaming}
+
+    def evaluate(self, trainer: FusionTrainer, data: EmotionData, side: str) -> Evaluation:
+        return evaluate(trainer, data, side)
+
+    def about_training(self, trainer: FusionTrainer, data: EmotionData) -> dict[str, Any]:
+        return {
+            "trainable": trainer.model.part_sizes(),
+            "undecodable": trainer.undecodable,
+            "encoders": asdict(data.encoders),
+            **asdict(data.settings),
+        }
+
+    def predict(
+        self, model: FusionForEmotion, extractor: FusionProcessor, files: Sequence[Path], arguments: argparse.Namespace
+    ) -> Predicted:
+        return predict_clips(model, extractor, files, arguments)
+
+    def plot_predictions(self, predictions: Sequence[Any], path: Path) -> None:
+        plot_emotions(predictions, path)
+
+    def results_table(self, results: dict[str, Any]) -> str:
+        return card.results_table(results)
+
+    def model_card(self, facts: dict[str, Any]) -> str:
+        return card.model_card(facts)
+
+    def report_files(
+        self, facts: dict[str, Any], config: dict[str, Any], predictions: pa.Table
+    ) -> dict[str, str | bytes]:
+        return report.report_files(facts, config, predictions)
 
 
 @contextlib.contextmanager
@@ -80,59 +194,11 @@ def named(key: str, value: str) -> Iterator[None]:
         ) from error
 
 
-def model_settings(data: EmotionData, processor: FusionProcessor, run: Run) -> dict[str, Any]:
-    """What of a model follows from the data and the encoders."""
-    settings: dict[str, Any] = {f"{head}_names": data.names[head] for head in HEADS}
-    settings["num_mel_bins"] = processor.feature_extractor.num_mel_bins
-    base, power = run.arguments.model_name_or_path, CLASS_WEIGHTS[data.settings.class_weights]
-    if power or base:  # a saved model's weights are of the data that it was trained on
-        settings |= {f"{head}_weights": class_weights(data, head, power) if power else None for head in HEADS}
-    if "text" in data.train.modalities:
-        if base:
-            config = AutoConfig.from_pretrained(base).text_config
-        else:
-            with named("text_model", data.encoders.text_model):
-                config = AutoConfig.from_pretrained(data.encoders.text_model)
-        most = getattr(config, "max_position_embeddings", data.encoders.max_text_tokens)
-        if data.encoders.max_text_tokens > most:
-            raise ValueError(
-                f"max_text_tokens = {data.encoders.max_text_tokens} is more than the text encoder takes ({most}); "
-                "lower it"
-            )
-        if not base:
-            settings["text_config"] = config.to_dict()
-    return settings
-
-
 def class_weights(data: EmotionData, head: str, power: float) -> list[float]:
     """A weight a class, by its frequency in training to a power; 1 on average over the training utterances."""
     counts = np.bincount(data.train.rows[head], minlength=len(data.names[head]))
     weights = np.where(counts > 0, np.maximum(counts, 1) ** -power, 0.0)
     return (weights * counts.sum() / (weights * counts).sum()).tolist()
-
-
-def initialise(model: FusionForEmotion, data: EmotionData, new: bool, resumed: bool = False) -> None:
-    """Give a new model the weights of its encoders, and keep what frozen ones make of the utterances."""
-    branches = model.fusion.branches
-    if new and "text" in branches and has_weights(data.encoders.text_model):
-        with named("text_model", data.encoders.text_model):
-            weights = AutoModel.from_pretrained(data.encoders.text_model).state_dict()
-        encoder = branches["text"].encoder
-        wanted = encoder.state_dict().keys()
-        encoder.load_state_dict({key: value for key, value in weights.items() if key in wanted})
-    elif new and "text" in branches:
-        logger.warning("text_model %s is a folder without weights: its encoder is random", data.encoders.text_model)
-    if new and "video" in branches and model.config.video_encoder == "r3d_18":
-        load_video_weights(model, data.encoders.video_weights)
-    frozen = {name: branch for name, branch in branches.items() if branch.frozen}
-    if frozen:
-        logger.info("frozen encoders: %s", ", ".join(frozen))
-    model.trainable_parameters()
-    if data.encoders.cache_features:
-        if not frozen:
-            raise ValueError("cache_features: no encoder is frozen, so there is nothing to keep; leave it out")
-        for side in SIDES:
-            data.sides[side].cached = cache_features(data.sides[side], model)
 
 
 def has_weights(name: str) -> bool:
@@ -155,38 +221,4 @@ def load_video_weights(model: FusionForEmotion, source: str) -> None:
         model.load_video_weights(weights)
 
 
-def collator(processor: FusionProcessor, run: Run) -> PaddingCollator:
-    """How items become a batch."""
-    return PaddingCollator(processor.tokenizer.pad_token_id)
-
-
-def sampler(data: EmotionData, run: Run) -> Callable[[int], LengthGroupedSampler | ShardedSampler]:
-    """The order of training, for a batch size that the trainer knows."""
-    return order_of_training(data.lengths, run, shards_of(data.train.rows))
-
-
-def trainer_settings(data: EmotionData, run: Run) -> dict[str, Any]:
-    """The parts' learning rates, and how rows are read."""
-    return {"learning_rates": data.settings.learning_rates, "streamed": run.arguments.streaming}
-
-
-def about_training(trainer: Trainer, data: EmotionData) -> dict[str, Any]:
-    """What is learnt, by part, and how."""
-    return {
-        "trainable": trainer.model.part_sizes(),
-        "undecodable": trainer.undecodable,
-        "encoders": asdict(data.encoders),
-        **asdict(data.settings),
-    }
-
-
-def extra_pages(trainer: Trainer, data: EmotionData) -> dict[str, str]:
-    """Files that this task leaves beside card and report: none."""
-    return {}
-
-
-def predict(
-    model: FusionForEmotion, processor: FusionProcessor, clips: Sequence[Path], arguments: argparse.Namespace
-) -> tuple[list[EmotionPrediction], list[str], str]:
-    """Write what is felt in some clips, utterance by utterance, as JSON; the predictions, and why some have none."""
-    return predict_clips(model, processor, clips, arguments)
+TASK = EmotionTask()

@@ -1,0 +1,31 @@
+"""Settings of the attention task."""
+
+from dataclasses import dataclass, field
+
+from tasks.attention.split import CreativeSplitSettings
+from training.fusion_trainer import part_rates
+
+
+@dataclass(frozen=True)
+class AttentionSettings:
+    """How it is learnt and scored."""
+
+    learning_rates: dict = field(
+        default_factory=dict,
+        metadata={"help": "Learning rates by part of the model (the modalities, fusion, regression)."},
+    )
+    ablations: bool = field(
+        default=True, metadata={"help": "Score the test with each modality alone, and without each, too."}
+    )
+    target_unit: str = field(default="attention", metadata={"help": "What the target is called, and its unit."})
+
+    def __post_init__(self) -> None:
+        part_rates(self.learning_rates)
+
+
+@dataclass(frozen=True)
+class AttentionTaskSettings:
+    """All settings of the attention task."""
+
+    split: CreativeSplitSettings
+    attention: AttentionSettings

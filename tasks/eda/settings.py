@@ -1,0 +1,43 @@
+"""Settings of the eda task."""
+
+from dataclasses import dataclass, field
+
+from evaluation.splits import SplitSettings
+from media.eda_settings import EdaSettings
+
+
+@dataclass(frozen=True)
+class TrialSettings:
+    """How trials become training items."""
+
+    window_seconds: float = field(
+        default=20.0, metadata={"help": "Length of the random training windows in seconds; 0 takes whole trials."}
+    )
+    shuffle_songs: bool = field(
+        default=False,
+        metadata={"help": "A control: train with each song's sound exchanged for that of another."},
+    )
+
+    def __post_init__(self) -> None:
+        if self.window_seconds < 0:
+            raise ValueError(f"window_seconds = {self.window_seconds} must be positive, or 0 for whole trials")
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """What is reported beside the scores."""
+
+    explain: bool = field(
+        default=False,
+        metadata={"help": "Report responses over lag, and what the model loses without a band or a moment of sound."},
+    )
+
+
+@dataclass(frozen=True)
+class EdaTaskSettings:
+    """All settings of the eda task."""
+
+    target: EdaSettings
+    trials: TrialSettings
+    split: SplitSettings
+    report: ReportSettings
