@@ -8,10 +8,12 @@ OMP_NUM_THREADS) is that of the tests, so a program that needs another, or none 
 import multiprocessing
 import os
 import runpy
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -31,6 +33,18 @@ FORKS.set_forkserver_preload(
     ]
 )
 TIMEOUT = 600  # s
+
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
+CPU = ["--config_file", "accelerate_configs/cpu.yaml"]
+# The keys with which configs of models from the Hub train on a CPU and without a network.
+WITHOUT_THE_HUB = {
+    "meld_text": ["--text_model", "configs/tiny_bert", "--max_text_tokens", "64"],
+    "meld_fusion": [
+        "--text_model", "configs/tiny_bert", "--max_text_tokens", "64", "--video_weights", "none", "--ablations",
+        "false", "--feature_config.clip_frames", "4", "--feature_config.crop_size", "32",
+        "--feature_config.frame_size", "[36, 48]",
+    ],
+}  # fmt: skip
 
 
 def start(*command: str | Path, said: Path, cwd: Path = REPOSITORY, **environment: str) -> ForkServerProcess:
@@ -80,6 +94,24 @@ def run(*command: str | Path, cwd: Path = REPOSITORY, fails: bool = False) -> su
         done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=TIMEOUT)
     assert (done.returncode != 0) == fails, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     return done
+
+
+def last_line(done: subprocess.CompletedProcess) -> str:
+    """Return the last line of a failed program, without accelerate's own report of the failure."""
+    lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith(" ")]
+    return lines[-1]
+
+
+def kill_at(checkpoint: Path, *command: str | Path) -> None:
+    """Start a program, and kill it and its workers with SIGKILL once a checkpoint is whole."""
+    process = start(*command, said=checkpoint.parent.with_suffix(".said"))
+    deadline = time.monotonic() + TIMEOUT
+    while not (checkpoint / "trainer_state.json").exists():
+        assert process.is_alive()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.join()
 
 
 def free_port() -> int:

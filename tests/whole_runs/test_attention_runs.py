@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import run_train
 from tasks.attention.items import CreativeDataset
 from tests.conftest import REPOSITORY
 from tests.helpers.programs import run
-from tests.whole_runs.test_runs import assert_same_weights, numbers
+from tests.helpers.run_folders import assert_complete, assert_same_weights, copy_as_interrupted, numbers, record
 from training.collators import PaddingCollator
 
 pytestmark = pytest.mark.slow
@@ -44,27 +43,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, done.stdout + done.stderr
 
 
-def record(folder: Path) -> dict:
-    """What a run recorded about itself."""
-    return json.loads((folder / "metrics.json").read_text())
-
-
 def test_a_run_leaves_all_that_its_reader_needs(finished: tuple[Path, str]) -> None:
     folder, said = finished
-    files = {path.name for path in folder.iterdir()}
-    assert {"model.safetensors", "config.json", "modeling_fusion.py", "layers_fusion.py"} <= files
-    assert {"metrics.json", "README.md", "run_config.json", "splits.json", "predictions.parquet"} <= files
-    assert {"report.html", "figure_compared.png", "figure_removals.png", "figure_residuals.png"} <= files
-    metrics, card = record(folder), (folder / "README.md").read_text()
-    assert metrics["data"]["synthetic"]
-    assert "SYNTHETIC DATA" in said
-    assert "SYNTHETIC DATA" in card
-    for text in (card, said):  # a score never stands alone
-        assert "| mean |" in text
-        assert "| ridge on all |" in text
-        assert "| without audio |" in text
-    assert f"report: {folder / 'report.html'}" in said
-    assert "nan" not in card.lower()
+    files = {"modeling_fusion.py", "layers_fusion.py"}
+    files |= {f"figure_{name}.png" for name in ("compared", "removals", "residuals")}
+    assert_complete(folder, said, files, ["| mean |", "| ridge on all |", "| without audio |"])
+    metrics = record(folder)
     assert metrics["training"]["trainable"].keys() == {*MODALITIES, "fusion", "regression"}
     assert metrics["data"]["left_out"] == {"no target": 2}
     assert metrics["model"]["embedding_sizes"] == {"text": 384, "video": 512, "audio": 64, "back_audio": 64}
@@ -112,13 +96,10 @@ def test_eval_repeats_the_scores_of_the_run(finished: tuple[Path, str], tmp_path
 def test_a_resumed_run_has_the_weights_that_it_would_have_had(finished: tuple[Path, str], tmp_path: Path) -> None:
     whole, _ = finished
     folder = tmp_path / "tunein_attention"
-    folder.mkdir()
-    for name in ("run_config.json", "splits.json"):
-        shutil.copy(whole / name, folder)
     middle = f"checkpoint-{STEPS[3]}"
     epoch = json.loads((whole / middle / "trainer_state.json").read_text())["epoch"]
     assert epoch != int(epoch)
-    shutil.copytree(whole / middle, folder / middle)
+    copy_as_interrupted(whole, folder, middle)
     command = [sys.executable, "run_train.py", CONFIG, "--output_dir", folder, *STEPS, *QUIET]
     run(*command, "--resume_from_checkpoint", "true", "--dataloader_num_workers", "1")
     assert_same_weights(folder, whole)

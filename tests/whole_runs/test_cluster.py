@@ -21,13 +21,12 @@ from unittest import mock
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from safetensors.numpy import load_file
 
 from launch.run import parse_run
 from tasks.detection.trainer import TargetSoundTrainer
 from tests.conftest import REPOSITORY
-from tests.helpers.programs import TIMEOUT, end_ranks, free_port, run, start_ranks
-from tests.whole_runs.test_runs import WITHOUT_THE_HUB, numbers
+from tests.helpers.programs import TIMEOUT, WITHOUT_THE_HUB, end_ranks, free_port, run, start_ranks
+from tests.helpers.run_folders import assert_same_weights, numbers, record
 from training.rows import load_rows
 from training.settings import Run, RunTrainingArguments
 
@@ -170,7 +169,7 @@ def test_of_two_processes_the_first_alone_writes_and_makes_features(trained: Tra
     assert not [name for name in left if "/." in f"/{name}"]  # no draft is left
     assert others == {f"checkpoint-{STEPS}/rng_state_1.pth"}  # random numbers are each rank's own
     assert trained.noted(2, rank=1)["made"] == 0
-    assert json.loads((trained.folders[2] / "0" / "metrics.json").read_text())["training"]["processes"] == 2
+    assert record(trained.folders[2] / "0")["training"]["processes"] == 2
 
 
 def test_two_processes_score_each_row_once_as_one_does(trained: Trained, tmp_path: Path) -> None:
@@ -182,7 +181,7 @@ def test_two_processes_score_each_row_once_as_one_does(trained: Trained, tmp_pat
     keys = two.select(ids).to_pylist()
     assert keys == one.select(ids).to_pylist()
     assert len({tuple(key.items()) for key in keys}) == len(keys)
-    scores = [json.loads((place / "metrics.json").read_text())["test"] for place in (folder, tmp_path)]
+    scores = [record(place)["test"] for place in (folder, tmp_path)]
     assert numbers(scores[0]) == pytest.approx(numbers(scores[1]), rel=1e-4, abs=1e-4)
 
 
@@ -192,7 +191,7 @@ def test_what_frozen_encoders_make_is_made_once_for_all_ranks(tmp_path: Path) ->
     program = ["-m", "tests.helpers.cluster_run", tmp_path / "{rank}.json", OF_TASK["emotion"], *own]
     end_ranks(start_ranks(2, tmp_path / "said", *program), tmp_path / "said")
     notes = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
-    sides = json.loads((tmp_path / "0" / "metrics.json").read_text())["data"]["sides"]
+    sides = record(tmp_path / "0")["data"]["sides"]
     assert [note["made"] for note in notes] == [sum(side["utterances"] for side in sides.values()), 0]
 
 
@@ -204,13 +203,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
         program = ["run_train.py", *ATTENTION, "--output_dir", folder / "run"]
         end_ranks(start_ranks(processes, folder / "said", *program), folder / "said")
     return {processes: folder / "run" for processes, folder in folders.items()}
-
-
-def assert_same_bits(folder: Path, expected: Path) -> None:
-    """Two runs ended with the same model."""
-    one, other = (load_file(run / "model.safetensors") for run in (folder, expected))
-    assert all(np.array_equal(one[name], other[name]) for name in one)
-    assert one.keys() == other.keys()
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -228,7 +220,7 @@ def test_sigterm_to_one_rank_saves_a_checkpoint_from_which_all_go_on_to_the_same
     assert not (folder / "metrics.json").exists()
     assert not (folder / "model.safetensors").exists()
     end_ranks(start_ranks(processes, said, *program, "--resume_from_checkpoint", "true"), said)
-    assert_same_bits(folder, whole[processes])
+    assert_same_weights(folder, whole[processes])
 
 
 def torchrun(*command: str | Path, processes: int = 1, nodes: int = 1, rank: int = 0, port: int) -> subprocess.Popen:
@@ -250,7 +242,7 @@ def test_two_nodes_that_meet_at_a_rendezvous_train_what_two_processes_do(
     for node in nodes:
         said = node.stdout.read()
         assert node.wait(TIMEOUT) == 0, said[-4000:]
-    assert_same_bits(folder, whole[2])
+    assert_same_weights(folder, whole[2])
 
 
 def test_a_rank_that_dies_takes_the_others_with_it(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from launch.run import load_task
 from tasks import TASKS
 from tests.conftest import REPOSITORY
+from tests.helpers.run_folders import record
 
 # A config of each task, and what makes its scoring short.
 RUNS = {
@@ -41,7 +42,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_a_compiled_run_saves_a_model_that_loads(runs: dict[str, Path], task: str) -> None:
-    metrics = json.loads((runs[task] / "metrics.json").read_text(encoding="utf-8"))
+    metrics = record(runs[task])
     assert metrics["training"]["steps"] == 2
     assert json.loads((runs[task] / "run_config.json").read_text(encoding="utf-8"))["torch_compile"]
     for folder in (runs[task], runs[task] / "checkpoint-2"):

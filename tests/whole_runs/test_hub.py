@@ -24,6 +24,7 @@ from tasks.emotion.predict import felt
 from tasks.emotion.subtitles import Said
 from tests.conftest import REPOSITORY
 from tests.helpers.hub_server import TOKEN, Hub, serve_hub
+from tests.helpers.run_folders import record
 
 pytestmark = pytest.mark.slow
 
@@ -221,7 +222,7 @@ def test_the_token_stands_nowhere_and_goes_to_no_other_host(pushed) -> None:
 def test_the_card_has_scores_with_intervals_for_programs(task: str, pushed) -> None:
     hub, folder, _ = pushed
     page = ModelCard(hub.files("models", f"tester/{task}")["README.md"].decode())
-    data = json.loads((folder / task / "metrics.json").read_text())["data"]
+    data = record(folder / task)["data"]
     assert page.data.license == "other"
     assert page.data.library_name == "transformers"
     assert "synthetic-data" in page.data.tags

@@ -1,7 +1,6 @@
 """What a leak does: where songs have responses of their own that nothing in their sound tells, a split over pairs
 flatters, and a split over songs does not."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from datasets import load_dataset
 from evaluation.signal_baselines import bateman
 from tests.conftest import REPOSITORY
 from tests.helpers.programs import run
+from tests.helpers.run_folders import record
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,7 @@ def test_pairs_drawn_at_random_flatter_and_the_report_says_so(tmp_path: Path) ->
         folder = tmp_path / split_by
         command = ["run_train.py", "configs/eda_tcn.json", "--dataset", tmp_path / "songs", "--split_by", split_by]
         run(sys.executable, *command, "--output_dir", folder, "--report_to", "none")
-        found[split_by] = json.loads((folder / "metrics.json").read_text())["test"]["channels"]["phasic"]
+        found[split_by] = record(folder)["test"]["channels"]["phasic"]
         page, card = ((folder / name).read_text() for name in ("report.html", "README.md"))
         warned = "scores are flattering" in page, "scores are flattering" in card
         assert warned == ((True, True) if split_by == "random_pairs" else (False, False))

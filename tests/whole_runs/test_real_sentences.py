@@ -6,7 +6,6 @@ of the text and one of the sound: 0.5 t + 0.5 s + 0.8 t s + 0.1 noise, of which 
 
 import csv
 import importlib.util
-import json
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from transformers import AutoModel, AutoTokenizer
 
 import run_train
 from hf_datasets.tunein.builder import FEATURES, SCHEMA
+from tests.helpers.run_folders import record
 
 pytestmark = pytest.mark.slow
 
@@ -90,7 +90,7 @@ def test_the_product_that_no_linear_model_finds_is_found_in_real_sentences(
         str(tmp_path / "x"),
     ]
     run_train.main([*command, "--report_to", "none", "--disable_tqdm", "true"])
-    test = json.loads((tmp_path / "x" / "metrics.json").read_text())["test"]
+    test = record(tmp_path / "x")["test"]
     gain = test["baselines"]["ridge on all"]["difference"]["r2"]  # on the same creatives
     assert gain["low"] > 0.1, gain
     assert test["verdict"]["unbeaten"] == []

@@ -8,6 +8,7 @@ import pytest
 from datasets import load_dataset
 
 from benchmarks.esc10 import FOLDS, TARGET, make_tree, prepare_tree, train
+from tests.helpers.run_folders import record
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +32,7 @@ def test_a_detector_of_real_cries_beats_chance_on_recordings_that_it_never_met(
 ) -> None:
     data, recordings = tree
     scores = train(data, tmp_path, "--num_train_epochs", EPOCHS)
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    metrics = record(tmp_path)
     test = metrics["test"]
     assert [target["name"] for target in test["target"]] == [TARGET]
     assert not metrics["data"]["synthetic"]

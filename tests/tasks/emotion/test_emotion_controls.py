@@ -1,19 +1,19 @@
 """The negative control of the emotion task: labels that tell nothing are not found, and the report says so."""
 
-import json
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.programs import run
+from tests.helpers.run_folders import record
 
 
 @pytest.mark.slow
 def test_labels_that_tell_nothing_are_not_found_and_the_pages_say_what_was_done_with_odd_rows(tmp_path: Path) -> None:
     command = ["run_train.py", "configs/meld_sample.json", "--dataset_config", "sample_null", "--report_to", "none"]
     done = run(sys.executable, *command, "--num_train_epochs", "6", "--output_dir", tmp_path)
-    facts = json.loads((tmp_path / "metrics.json").read_text())
+    facts = record(tmp_path)
     for head, found in facts["test"]["heads"].items():
         assert {"majority", "tfidf", "dealt"} == set(found["verdict"]["unbeaten"]), head
         rivals = "the majority class, TF-IDF and its own answers, dealt at random"
