@@ -3,12 +3,12 @@
 import ast
 import fnmatch
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.helpers.source_files import FILES, FREE, PACKAGES, PRODUCT, tree_of
 
 BELOW = ("system", "media", "modeling", "evaluation", "reporting")
 # Our packages that each package may import, in addition to itself. Root scripts, benchmarks and tests import any.
@@ -18,7 +18,6 @@ ALLOWED: dict[str, set[str]] = {name: set() for name in BELOW} | {
     "tasks": {*BELOW, "training"},
     "launch": {*BELOW, "training", "tasks"},
 }
-FREE = {"benchmarks", "tests"}
 LOADS_BY_NAME = ("launch", "hf_datasets")  # tasks and builders
 
 MOST_LINES_OF_A_FUNCTION = 80
@@ -27,20 +26,9 @@ MOST_FILES, MANY_FILES = 32, 20  # Python files per folder
 ANY_NUMBER_OF_FILES = ("modeling", "benchmarks")  # modeling is flat because only flat modules load from the Hub
 REASONS: dict[str, str] = {}
 
-FILES = sorted(
-    path.relative_to(REPOSITORY)
-    for pattern in ("*.py", *(f"{name}/**/*.py" for name in (*ALLOWED, *FREE)))
-    for path in REPOSITORY.glob(pattern)
-)
-PRODUCT = [path for path in FILES if path.parts[0] not in FREE]
 MODULES = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
 NAMES = {path: name for name, path in MODULES.items()}
 TASK_MODULES = fnmatch.filter(MODULES, "tasks.*.task")
-
-
-@cache
-def tree_of(path: Path) -> ast.Module:
-    return ast.parse((REPOSITORY / path).read_text(encoding="utf-8"))
 
 
 def loads_by_name(path: Path) -> list[ast.Call]:
@@ -96,7 +84,7 @@ def test_no_modules_import_one_another() -> None:
 
 
 def test_every_package_has_a_rule() -> None:
-    assert {path.parent.name for path in REPOSITORY.glob("*/__init__.py")} == set(ALLOWED) | FREE
+    assert set(PACKAGES) == set(ALLOWED) | FREE
 
 
 @pytest.mark.parametrize("path", [path for path in PRODUCT if len(path.parts) > 1], ids=str)

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import evaluate
 import numpy as np
 import pytest
 from scipy.stats import binom
@@ -23,9 +22,8 @@ from evaluation.classification import (
     scores_of,
 )
 from evaluation.text_baselines import seen_in_training, tfidf_predictions
-from tests.conftest import REPOSITORY
+from tests.helpers.metric_modules import OF_CLASSES, load, result_of_card
 
-METRICS = ("weighted_f1", "macro_f1")
 # Three rows of class 0, all found; of two of class 1 one is taken for 0; class 2 has no row and is predicted once.
 TRUTH, PREDICTED = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 0, 0, 1, 0, 2])
 TABLE = [[3, 0, 0], [1, 1, 1], [0, 0, 0]]
@@ -365,12 +363,7 @@ def test_columns_of_different_length_and_no_rows_are_refused() -> None:
 # As modules of `evaluate`
 
 
-def load(name: str, folder: Path) -> evaluate.EvaluationModule:
-    """The module as a user loads it."""
-    return evaluate.load(str(REPOSITORY / "evaluation" / "metrics" / name), cache_dir=str(folder))
-
-
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", OF_CLASSES)
 def test_a_loaded_module_scores_and_counts(name: str, tmp_path: Path) -> None:
     result = load(name, tmp_path).compute(predictions=PREDICTED.tolist(), references=TRUTH.tolist())
     assert result == {name: pytest.approx(float(scores_of(np.array(TABLE))[name])), "rows": 6, "classes": 3}
@@ -378,12 +371,8 @@ def test_a_loaded_module_scores_and_counts(name: str, tmp_path: Path) -> None:
         load(name, tmp_path).compute(predictions=[0, -1], references=[0, 1])
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", OF_CLASSES)
 def test_the_examples_of_the_card_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    card = (REPOSITORY / "evaluation" / "metrics" / name / "README.md").read_text(encoding="utf-8")
-    example = card.split("```python\n")[1].split("```")[0].replace("metric.compute", "result = metric.compute")
-    monkeypatch.chdir(REPOSITORY)
-    scope: dict = {}
-    exec(example, scope)
-    assert next(iter(scope["result"])) == name
-    assert scope["result"]["rows"] == 4
+    result = result_of_card(name, monkeypatch)
+    assert next(iter(result)) == name
+    assert result["rows"] == 4

@@ -4,7 +4,6 @@ import itertools
 import math
 from pathlib import Path
 
-import evaluate
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -37,9 +36,8 @@ from evaluation.events import (
     refine,
 )
 from evaluation.intervals import Interval
-from tests.conftest import REPOSITORY
+from tests.helpers.metric_modules import OF_DETECTION, load, result_of_card
 
-METRICS = ("average_precision", "roc_auc", "d_prime", "recall_at_false_alarms", "event_f1")
 RANKINGS = (average_precision, roc_auc, d_prime)
 
 scored = st.lists(st.tuples(st.integers(-5, 5), st.booleans()), min_size=2, max_size=30)
@@ -535,20 +533,11 @@ def test_requests_that_make_no_sense_are_refused(change, message) -> None:
 # As modules of `evaluate`
 
 
-def load(name: str, tmp_path: Path) -> evaluate.EvaluationModule:
-    """The module as a user loads it."""
-    return evaluate.load(str(REPOSITORY / "evaluation" / "metrics" / name), cache_dir=str(tmp_path))
-
-
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", OF_DETECTION)
 def test_the_examples_of_the_card_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    card = (REPOSITORY / "evaluation" / "metrics" / name / "README.md").read_text(encoding="utf-8")
-    example = card.split("```python\n")[1].split("```")[0].replace("metric.compute", "result = metric.compute")
-    monkeypatch.chdir(REPOSITORY)
-    scope: dict = {}
-    exec(example, scope)
-    assert next(iter(scope["result"])) == name
-    assert scope["result"][name] is not None
+    result = result_of_card(name, monkeypatch)
+    assert next(iter(result)) == name
+    assert result[name] is not None
 
 
 @pytest.mark.parametrize("measure", RANKINGS, ids=lambda measure: measure.__name__)

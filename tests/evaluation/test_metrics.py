@@ -4,7 +4,6 @@ import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
-import evaluate
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,9 +19,7 @@ from evaluation.metrics.rmse import rmse
 from evaluation.metrics.scr_f1 import scr_f1
 from evaluation.metrics.spearman import spearman
 from evaluation.trials import Trials, detrend
-from tests.conftest import REPOSITORY
-from tests.evaluation.test_classification_metrics import METRICS as CLASSIFICATION_METRICS
-from tests.evaluation.test_detection_metrics import METRICS as DETECTION_METRICS
+from tests.helpers.metric_modules import FOLDER, OF_CLASSES, OF_DETECTION, load, result_of_card
 
 METRICS = {
     module.__name__.rpartition(".")[2]: module.per_trial
@@ -30,7 +27,7 @@ METRICS = {
 }
 OPTIONS = {"dtw": {"frame_rate": 4.0, "band_seconds": 1.0}, "scr_f1": {"frame_rate": 4.0}}
 every_metric = pytest.mark.parametrize("name", METRICS)
-FOLDERS = sorted((REPOSITORY / "evaluation" / "metrics").glob("*/*.py"))
+MODULES = sorted(FOLDER.glob("*/*.py"))
 
 
 def score(name: str, prediction: list, target: list, mask: list | None = None, **options: object) -> float:
@@ -49,8 +46,8 @@ def random_trials(trials: int = 30, frames: int = 40) -> tuple[np.ndarray, np.nd
 
 
 def test_every_metric_has_its_folder_and_card() -> None:
-    assert {path.stem for path in FOLDERS} == {*METRICS, *DETECTION_METRICS, *CLASSIFICATION_METRICS}
-    assert all((path.parent / "README.md").is_file() for path in FOLDERS)
+    assert {path.stem for path in MODULES} == {*METRICS, *OF_DETECTION, *OF_CLASSES}
+    assert all((path.parent / "README.md").is_file() for path in MODULES)
 
 
 @pytest.mark.parametrize(
@@ -276,11 +273,6 @@ def test_no_other_pairing_of_events_finds_more(a: list[int], b: list[int], toler
 # As modules of `evaluate`
 
 
-def load(name: str, **options: object) -> evaluate.EvaluationModule:
-    """The module as a user loads it."""
-    return evaluate.load(str(REPOSITORY / "evaluation" / "metrics" / name), **options)
-
-
 def ragged() -> dict[str, list[list]]:
     """Six trials of different lengths; the last one is constant, and the one before has no frame that counts."""
     predictions, targets, mask = random_trials(6, 30)
@@ -298,7 +290,7 @@ def test_a_loaded_module_gives_the_mean_over_trials_and_counts_the_undefined(nam
         score(name, *trial)
         for trial in zip(columns["predictions"], columns["references"], columns["mask"], strict=True)
     ]
-    result = load(name, cache_dir=str(tmp_path)).compute(**columns, **OPTIONS.get(name, {}))
+    result = load(name, tmp_path).compute(**columns, **OPTIONS.get(name, {}))
     assert result[name] == pytest.approx(np.nanmean(scores))
     assert (result["trials"], result["undefined"]) == (np.isfinite(scores).sum(), np.isnan(scores).sum())
     assert result["undefined"] == (1 if name in ("rmse", "mae", "dtw") else 2)
@@ -306,7 +298,7 @@ def test_a_loaded_module_gives_the_mean_over_trials_and_counts_the_undefined(nam
 
 @every_metric
 def test_a_summary_of_nothing_is_none_and_never_nan(name: str, tmp_path: Path) -> None:
-    result = load(name, cache_dir=str(tmp_path)).compute(
+    result = load(name, tmp_path).compute(
         predictions=[[1.0, 2.0], []], references=[[1.0, 3.0], []], mask=[[False] * 2, []], **OPTIONS.get(name, {})
     )
     assert (result[name], result["trials"], result["undefined"]) == (None, 0, 2)
@@ -315,25 +307,21 @@ def test_a_summary_of_nothing_is_none_and_never_nan(name: str, tmp_path: Path) -
 
 @every_metric
 def test_the_example_of_the_card_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    card = (REPOSITORY / "evaluation" / "metrics" / name / "README.md").read_text(encoding="utf-8")
-    example = card.split("```python\n")[1].split("```")[0].replace("metric.compute", "result = metric.compute")
-    monkeypatch.chdir(REPOSITORY)
-    scope: dict = {}
-    exec(example, scope)
-    assert list(scope["result"])[:3] == [name, "trials", "undefined"]
+    result = result_of_card(name, monkeypatch)
+    assert list(result)[:3] == [name, "trials", "undefined"]
 
 
 def test_a_module_refuses_predictions_that_are_not_finite_and_lengths_that_differ(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="predictions: 1 frames in 1 trials are not finite"):
-        load("rmse", cache_dir=str(tmp_path)).compute(predictions=[[1, np.nan]], references=[[1, 2]], mask=[[1, 1]])
+        load("rmse", tmp_path).compute(predictions=[[1, np.nan]], references=[[1, 2]], mask=[[1, 1]])
     with pytest.raises(ValueError, match="references of trial 0 has 3 frames and its mask 2"):
-        load("rmse", cache_dir=str(tmp_path)).compute(predictions=[[1, 2]], references=[[1, 2, 3]], mask=[[1, 1]])
+        load("rmse", tmp_path).compute(predictions=[[1, 2]], references=[[1, 2, 3]], mask=[[1, 1]])
 
 
 def compute_my_share(process: int, folder: str, results: multiprocessing.Queue) -> None:
     """Every metric over half the trials in batches, as one of two processes."""
     for name in METRICS:
-        module = load(name, num_process=2, process_id=process, experiment_id="two", cache_dir=folder)
+        module = load(name, folder, num_process=2, process_id=process, experiment_id="two")
         columns = {key: rows[process::2] for key, rows in ragged().items()}
         for start in range(0, 3, 2):
             module.add_batch(**{key: rows[start : start + 2] for key, rows in columns.items()})
@@ -354,7 +342,7 @@ def test_two_processes_give_the_result_of_one(tmp_path: Path) -> None:
         process.join(timeout=30)
         assert process.exitcode == 0
     for name in METRICS:
-        alone = load(name, cache_dir=str(tmp_path)).compute(**ragged(), **OPTIONS.get(name, {}))
+        alone = load(name, tmp_path).compute(**ragged(), **OPTIONS.get(name, {}))
         assert results[name, 1] is None
         assert results[name, 0] == pytest.approx(alone), name
 

@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-import evaluate
 import numpy as np
 import pytest
 from scipy import stats
@@ -25,7 +24,7 @@ from evaluation.regression import (
     ranks_of,
     scores_of,
 )
-from tests.conftest import REPOSITORY
+from tests.helpers.metric_modules import load
 
 TARGETS = np.array([1.0, 2.0, 3.0, 4.0])
 
@@ -114,8 +113,9 @@ def test_a_small_signal_on_a_high_level_is_no_constant() -> None:
 def test_the_modules_of_evaluate_say_the_same_of_all_creatives_as_one_trial(name: str, tmp_path: Any) -> None:
     random = np.random.default_rng(0)
     targets, noise = random.normal(size=(2, 50)).round(1)
-    module = evaluate.load(str(REPOSITORY / "evaluation" / "metrics" / name), cache_dir=str(tmp_path))
-    found = module.compute(predictions=[(targets + noise).tolist()], references=[targets.tolist()], mask=[[True] * 50])
+    found = load(name, tmp_path).compute(
+        predictions=[(targets + noise).tolist()], references=[targets.tolist()], mask=[[True] * 50]
+    )
     assert found[name] == pytest.approx(point_scores(targets, targets + noise)[name])
 
 

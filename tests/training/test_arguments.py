@@ -16,6 +16,7 @@ from media.eda_settings import EdaSettings
 from tasks import TASKS
 from tasks.eda import task as eda
 from tests.conftest import REPOSITORY
+from tests.helpers.tiny_trainer import tiny_trainer
 from training.build import build_model, new_config
 from training.settings import Run, RunArguments, RunTrainingArguments
 
@@ -201,8 +202,6 @@ def test_the_readme_has_the_keys_as_they_are(tmp_path: Path) -> None:
     ("optim", "kind"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)]
 )
 def test_optimizers_of_the_seed_are_reachable(tmp_path: Path, optim: str, kind: type) -> None:
-    from tests.training.test_trainer import tiny_trainer
-
     trainer = tiny_trainer(tmp_path, optim=optim, learning_rate=0.5)
     trainer.create_optimizer()
     assert type(trainer.optimizer) is kind

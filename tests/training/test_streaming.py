@@ -22,9 +22,9 @@ from system.storage import S3FileManager
 from tasks.attention import task as attention
 from tasks.attention.items import SCALED_ON
 from tasks.emotion import task as emotion
+from tests.helpers.attention_rows import SIZES, make_rows, without
 from tests.helpers.programs import end_ranks, start_ranks
 from tests.helpers.s3_server import FakeS3, serve_s3
-from tests.tasks.attention.test_creatives import SIZES, make_rows, without
 from training import streaming
 from training.build import build_model, build_trainer
 from training.rows import data_record, load_rows

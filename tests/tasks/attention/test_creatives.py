@@ -1,54 +1,23 @@
 """Creatives as training items: sides by a hash of the ids, ragged embeddings with masks, and what is left out."""
 
-from typing import Any
-
 import datasets
 import numpy as np
 import pytest
 import torch
 
-from evaluation.splits import id_hash
+from evaluation.splits import SIDES, id_hash
 from launch.run import parse_run
 from modeling import FusionConfig, FusionForRegression
 from tasks.attention import task as attention
-from tasks.attention.items import SIDES, CreativeDataset, embedding_sizes
+from tasks.attention.items import CreativeDataset, embedding_sizes
 from tasks.attention.split import CreativeSplit, CreativeSplitSettings
 from tests.conftest import REPOSITORY
+from tests.helpers.attention_rows import SIZES, changed, make_rows, without
 from training.collators import PaddingCollator
 from training.fusion_trainer import ablations_of
 from training.settings import Run
 
 CONFIG = "configs/tunein_attention.json"
-SIZES = {"text": 6, "video": 5, "audio": 4, "back_audio": 3}
-SOUNDS = ("audio", "back_audio")
-
-
-def make_rows(count: int = 60, seed: int = 0) -> datasets.Dataset:
-    """Creatives with all modalities, sounds of 1 to 4 frames, and a target that is text's first number."""
-    dice = np.random.default_rng(seed)
-    rows = []
-    for place in range(count):
-        frames = {name: int(dice.integers(1, 5)) if name in SOUNDS else 1 for name in SIZES}
-        found = {name: dice.standard_normal(frames[name] * size).astype(np.float32) for name, size in SIZES.items()}
-        rows.append(
-            {"creative_id": f"c{place}", "target": float(found["text"][0]), "defects": [], "synthetic": True}
-            | found
-            | {f"has_{name}": True for name in SIZES}
-            | {f"{name}_frames": frames[name] for name in SOUNDS}
-        )
-    return datasets.Dataset.from_list(rows)
-
-
-def changed(rows: datasets.Dataset, places: list[int], **cells: Any) -> datasets.Dataset:
-    """The rows, some of them with other cells."""
-    table = [dict(row) | (cells if place in places else {}) for place, row in enumerate(rows)]
-    return datasets.Dataset.from_list(table, features=rows.features)
-
-
-def without(rows: datasets.Dataset, name: str, places: list[int]) -> datasets.Dataset:
-    """The rows, some of which have not this modality, as the data set stores that."""
-    frames = {f"{name}_frames": 0} if name in SOUNDS else {}
-    return changed(rows, places, **{name: None, f"has_{name}": False}, **frames)
 
 
 def prepare(rows: datasets.Dataset, *settings: str) -> tuple[Run, attention.AttentionData]:

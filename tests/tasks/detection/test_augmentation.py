@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tasks.detection.augmentation import Augmentation, with_background
 from tasks.detection.pools import POSITIVE, WEAK
 from tasks.detection.windows import AudioSetWindows
-from tests.tasks.detection.test_windows import ANYWHERE, RATE, encode, make_items, make_rows, noise
+from tests.helpers.detection_rows import ANYWHERE, RATE, encode, make_items, make_rows, noise
 
 seeds = st.integers(0, 2**63 - 1)
 EVERYTHING = {

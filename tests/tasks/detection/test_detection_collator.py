@@ -10,7 +10,7 @@ from transformers import ASTFeatureExtractor, Wav2Vec2FeatureExtractor
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from tasks.detection.augmentation import Augmentation
 from tasks.detection.collator import DetectionCollator
-from tests.tasks.detection.test_windows import RATE, noise
+from tests.helpers.detection_rows import RATE, noise
 
 LOG_MEL = {"sampling_rate": RATE, "n_fft": 512, "hop_length": 320, "num_mel_bins": 64, "frame_rate": None}
 

@@ -1,0 +1,27 @@
+"""The metrics of this repository as a user has them: loaded by `evaluate`, with an example in each card."""
+
+from pathlib import Path
+from typing import Any
+
+import evaluate
+import pytest
+
+from tests.conftest import REPOSITORY
+
+FOLDER = REPOSITORY / "evaluation" / "metrics"
+OF_CLASSES = ("weighted_f1", "macro_f1")
+OF_DETECTION = ("average_precision", "roc_auc", "d_prime", "recall_at_false_alarms", "event_f1")
+
+
+def load(name: str, cache_dir: Path | str, **options: Any) -> evaluate.EvaluationModule:
+    return evaluate.load(str(FOLDER / name), cache_dir=str(cache_dir), **options)
+
+
+def result_of_card(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Run the example in a metric's card, and return the result that it computes."""
+    card = (FOLDER / name / "README.md").read_text(encoding="utf-8")
+    example = card.split("```python\n")[1].split("```")[0].replace("metric.compute", "result = metric.compute")
+    monkeypatch.chdir(REPOSITORY)
+    scope: dict[str, Any] = {}
+    exec(example, scope)
+    return scope["result"]
