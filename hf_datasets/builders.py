@@ -8,9 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import datasets
-
-from .shards import ROWS_A_GROUP
+from .base_builder import Builder
 
 HERE = Path(__file__).resolve().parent
 BUILDER_OPTIONS = (
@@ -30,7 +28,7 @@ def data_set_names() -> list[str]:
     return sorted(path.parent.name for path in HERE.glob("*/builder.py"))
 
 
-def builder_class(name: str) -> type[datasets.ArrowBasedBuilder]:
+def builder_class(name: str) -> type[Builder]:
     """Import the builder of a data set: `PmemoBuilder` from `hf_datasets/pmemo/builder.py`."""
     return getattr(importlib.import_module(f"hf_datasets.{name}.builder"), f"{name.capitalize()}Builder")
 
@@ -44,7 +42,7 @@ def check_arguments(name: str, num_proc: int) -> None:
 
 
 @contextmanager
-def open_builder(name: str, raw_dir: str | Path, **options: Any) -> Iterator[Any]:
+def open_builder(name: str, raw_dir: str | Path, **options: Any) -> Iterator[Builder]:
     """Open a builder with a temporary cache folder, which `datasets` requires of every builder."""
     kind = builder_class(name)
     given = {option: value for option, value in options.items() if value is not None}
@@ -58,8 +56,3 @@ def open_builder(name: str, raw_dir: str | Path, **options: Any) -> Iterator[Any
             raise ValueError(f"--{option} {value}: {why}; leave it out")
     with tempfile.TemporaryDirectory() as cache:
         yield kind(raw_dir=raw_dir, cache_dir=cache, **given)
-
-
-def rows_per_group(builder: Any) -> int:
-    """Return the size of the row groups in a data set's Parquet files."""
-    return getattr(builder, "ROWS_A_GROUP", ROWS_A_GROUP)

@@ -12,18 +12,9 @@ What is written, in this order, so that nothing half is ever loadable:
 
 Only then are the files of older digests removed. Writing elsewhere (`--output_dir`) puts a copy of the card there.
 
-What it needs of a data set: `builder.py` with `<Name>Builder(raw_dir=..., cache_dir=...)`, an `ArrowBasedBuilder` with
-a `hash` over its raw files, `SHARD_INPUTS`, `DEFECTS` (the kinds that it finds), `raw_defects` (those that belong to
-no row), `raw_bytes`, `REDISTRIBUTION` (why its rows may not be shared, or None), a static `_generate_tables`, and rows
-that start with an id and have a `defects` and a `synthetic` column; `synthesize.py` with `synthesize(folder,
-**options)` and `SAMPLES`, the options of each committed config. It may have
-
-- arguments of BUILDER_OPTIONS, such as `audio_root` where sounds come from elsewhere;
-- `ROWS_A_GROUP` for the Parquet files, and `ROW`, what a row is called in defects.csv;
-- `REDISTRIBUTION_OF_SOUNDS`, why rows that hold sounds may not be shared where others may (see push_dataset.py);
-- `companions`, small files by name that readers of the rows need, also beside a committed sample;
-- `lists(rows)`: files by name that are made from the finished rows, and what to print; a ValueError stops publishing;
-- in `synthesize.py` `BUILD`, arguments of the builder for the committed configs.
+A data set is a folder with `builder.py`, which holds a `<Name>Builder` (see base_builder.py), and `synthesize.py` with
+`synthesize(folder, **options)` and `SAMPLES`, the options of each committed config; it may have `BUILD`, arguments of
+the builder for these configs. Arguments of a builder that users may give are in BUILDER_OPTIONS.
 """
 
 import argparse
@@ -49,14 +40,14 @@ from tqdm import tqdm
 from system.process import exit_on_sigterm
 from system.storage import OPTIONS, S3FileManager, check_options
 
-from .builders import BUILDER_OPTIONS, HERE, check_arguments, data_set_names, open_builder, rows_per_group
+from .base_builder import Builder
+from .builders import BUILDER_OPTIONS, HERE, check_arguments, data_set_names, open_builder
 from .cards import CARD, POINTER, sample_configs, split_card, with_configs
 from .defects import KINDS, defects_csv, defects_table
 from .output import Bucket, Place, WriteError, place, write_bytes, write_text
 from .raw_files import FetchError
 from .samples import rebuild_samples
 from .shards import (
-    RowReader,
     collect_defects,
     cut_inputs,
     defects_of,
@@ -100,8 +91,8 @@ def prepare(
                 raise _explained(error, output, shards, builder.raw_bytes) from error
             if not keep_unreadable:
                 _refuse_unreadable(found)
-            files, said = _lists_of(builder, functools.partial(_read_rows, output, shards))
-            for file, content in files.items():
+            files, said = builder.lists(functools.partial(_read_rows, output, shards))
+            for file, content in (builder.companions | files).items():
                 write_bytes(output, file, content.encode() if isinstance(content, str) else content)
             _publish(output, builder, shards, found)
     return found, said
@@ -118,12 +109,6 @@ def check(name: str, raw_dir: str, num_proc: int = 1, **options: Any) -> list[tu
     return found + [pair for i in range(len(jobs)) for pair in parts[i]]
 
 
-def _lists_of(builder: Any, rows: RowReader) -> tuple[dict[str, str | bytes], str]:
-    """The files that belong beside the rows, and what to print."""
-    files, said = builder.lists(rows) if hasattr(builder, "lists") else ({}, "")
-    return getattr(builder, "companions", {}) | files, said
-
-
 def _read_rows(
     output: Place, shards: list[tuple[str, Any, dict]], columns: list[str]
 ) -> Iterator[tuple[str, pa.Table]]:
@@ -137,12 +122,12 @@ def _read_rows(
     return map_ahead(read, shards)
 
 
-def _cut_splits(builder: Any) -> Iterator[tuple[str, list[dict]]]:
+def _cut_splits(builder: Builder) -> Iterator[tuple[str, list[dict]]]:
     for split in builder._split_generators(None):
         yield split.name, cut_inputs(split.gen_kwargs, builder.SHARD_INPUTS)
 
 
-def _plan_shards(builder: Any) -> list[tuple[str, Any, dict]]:
+def _plan_shards(builder: Builder) -> list[tuple[str, Any, dict]]:
     """(name, builder's `_generate_tables`, its inputs) of every shard."""
     return [
         (f"data/{split}-{builder.hash}-{i:05d}-of-{len(cuts):05d}.parquet", builder._generate_tables, cut)
@@ -152,12 +137,12 @@ def _plan_shards(builder: Any) -> list[tuple[str, Any, dict]]:
 
 
 def _write_shards(
-    output: Place, shards: list[tuple[str, Any, dict]], builder: Any, num_proc: int
+    output: Place, shards: list[tuple[str, Any, dict]], builder: Builder, num_proc: int
 ) -> list[tuple[str, dict]]:
     """Write the shards that are not there yet; returns the (row id, defect) pairs of all."""
     sizes = output.sizes("data")
     finished = [shard for shard in shards if shard[0] in sizes]
-    missing = [(output, *shard, rows_per_group(builder)) for shard in shards if shard[0] not in sizes]
+    missing = [(output, *shard, builder.ROWS_PER_GROUP) for shard in shards if shard[0] not in sizes]
     found: dict[str, list[tuple[str, dict]]] = {}
     title = f"preparing {builder.dataset_name}"
     with tqdm(total=len(shards), initial=len(finished), desc=title, unit="shard") as bar:
@@ -187,9 +172,9 @@ def _refuse_unreadable(found: list[tuple[str, dict]]) -> None:
         )
 
 
-def _publish(output: Place, builder: Any, shards: list[tuple[str, Any, dict]], found: list) -> None:
+def _publish(output: Place, builder: Builder, shards: list[tuple[str, Any, dict]], found: list) -> None:
     name, digest = builder.dataset_name, builder.hash
-    write_text(output, "defects.csv", defects_csv(found, getattr(builder, "ROW", "song")))
+    write_text(output, "defects.csv", defects_csv(found, builder.ROW))
     splits = dict.fromkeys(Path(shard).name.split("-")[0] for shard, _, _ in shards)
     files = [{"split": split, "path": f"data/{split}-{digest}-*.parquet"} for split in splits]
     # `full` comes first: `datasets` takes the file type of all configs from the first one, which must exist

@@ -24,6 +24,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 
 from system.hub import told_by_hub
 
+from .base_builder import Builder
 from .builders import HERE, builder_class, data_set_names
 from .cards import CARD, POINTER, split_card, with_configs
 
@@ -96,7 +97,7 @@ def is_beside(path: Path) -> bool:
     return path.is_file() and path.suffix in BESIDE and not path.name.startswith(".")
 
 
-def refusal(builder: type, rows: list[Path]) -> str | None:
+def refusal(builder: type[Builder], rows: list[Path]) -> str | None:
     """Why some files of rows may not be redistributed, or None; rows that a program made always may."""
     for path in rows:
         with pq.ParquetFile(path) as file:
@@ -104,7 +105,7 @@ def refusal(builder: type, rows: list[Path]) -> str | None:
                 continue
             if builder.REDISTRIBUTION is not None:
                 return builder.REDISTRIBUTION
-            sounds = getattr(builder, "REDISTRIBUTION_OF_SOUNDS", None)
+            sounds = builder.REDISTRIBUTION_OF_SOUNDS
             if sounds is not None and any(
                 pc.any(pc.is_valid(batch["audio"].field("bytes"))).as_py()
                 for batch in file.iter_batches(64, columns=["audio.bytes"])

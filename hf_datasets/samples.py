@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from .builders import HERE, open_builder, rows_per_group
+from .builders import HERE, open_builder
 from .cards import CARD, POINTER, with_configs
 from .output import Folder, write_text
 from .shards import write_parquet
@@ -26,10 +26,10 @@ def build_sample(name: str, config: str, folder: Path) -> list[Path]:
                 tables = [table for _, table in builder._generate_tables(**split.gen_kwargs)]
                 written.append(folder / f"{config}-{split.name}-{builder.hash}.parquet")
                 write = functools.partial(
-                    write_parquet, tables=tables, schema=schema, rows_a_group=rows_per_group(builder)
+                    write_parquet, tables=tables, schema=schema, rows_per_group=builder.ROWS_PER_GROUP
                 )
                 Folder(folder).write(written[-1].name, write)
-            for file, text in getattr(builder, "companions", {}).items():
+            for file, text in builder.companions.items():
                 write_text(Folder(folder), file, text)
     return written
 

@@ -18,7 +18,7 @@ from system.storage import S3FileManager
 
 from .output import Place
 
-ROWS_A_GROUP = 4  # a row with its sound is about 1 MB, and a group is what a writer holds in memory
+ROWS_PER_GROUP = 4  # a row with its sound is about 1 MB, and a group is what a writer holds in memory
 READERS = 8  # threads that read finished shards
 
 # Columns by name -> (split, table of a finished shard) of one shard after the other: what a builder's `lists` reads.
@@ -28,16 +28,16 @@ _MAKING = threading.Lock()
 
 
 def write_parquet(
-    file: BinaryIO, tables: Iterable[pa.Table], schema: pa.Schema, rows_a_group: int = ROWS_A_GROUP
+    file: BinaryIO, tables: Iterable[pa.Table], schema: pa.Schema, rows_per_group: int = ROWS_PER_GROUP
 ) -> None:
     """Write tables of any number of rows as row groups of one size; the bytes depend on the rows alone."""
     with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False) as writer:
         held = schema.empty_table()
         for table in tables:
             held = pa.concat_tables([held, table])
-            while len(held) >= rows_a_group:
-                writer.write_table(held.slice(0, rows_a_group))
-                held = held.slice(rows_a_group)
+            while len(held) >= rows_per_group:
+                writer.write_table(held.slice(0, rows_per_group))
+                held = held.slice(rows_per_group)
         if len(held):
             writer.write_table(held)
 
@@ -47,7 +47,7 @@ def write_shard(
     name: str,
     generate_tables: Callable[..., Iterator],
     gen_kwargs: dict[str, Any],
-    rows_a_group: int = ROWS_A_GROUP,
+    rows_per_group: int = ROWS_PER_GROUP,
 ) -> list[tuple[str, dict]]:
     """Write the rows that a builder's `_generate_tables` gives for these inputs; returns their (row id, defect) pairs.
 
@@ -66,7 +66,7 @@ def write_shard(
             first = next(tables)
             schema, tables = first.schema, one_ahead(itertools.chain([first], tables))
             del first  # else it is in memory to the shard's end
-            write_parquet(file, tables, schema, rows_a_group)
+            write_parquet(file, tables, schema, rows_per_group)
 
     place.write(name, make)
     return found

@@ -3,7 +3,6 @@
 It works alone, `AudiosetBuilder(raw_dir=..., audio_root=...).download_and_prepare()`, and for `hf_datasets.prepare`.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,22 +16,21 @@ from datasets.builder import Key
 
 from media.audioset import Labels, Ontology
 
+from ..base_builder import Builder, RawConfig
 from ..defects import CLIP_DEFECTS, DEFECTS_COLUMN
 from ..shards import RowReader
 from .reports import summarise
 from .rows import CHECKS, Reading, read_clips
-from .tree import read_tree
+from .tree import Tree, read_tree
 
 ROWS_A_TABLE = 10_000  # of those that a shard is made of
 ROWS_WITH_SOUND = 20  # the same where rows hold the sounds themselves, some 0.3 MB each
 
 
 @dataclass
-class AudiosetConfig(datasets.BuilderConfig):
+class AudiosetConfig(RawConfig):
     """`raw_dir` holds the tables, `audio_root` the sounds; folders or s3:// URLs. The lists are paths of one's own."""
 
-    name: str = "full"
-    raw_dir: str | None = None
     audio_root: str | None = None
     target: list[str] | None = None
     pos_strong_paths: list[str] | None = None
@@ -42,14 +40,17 @@ class AudiosetConfig(datasets.BuilderConfig):
     embed_audio: bool = False
 
 
-class AudiosetBuilder(datasets.ArrowBasedBuilder):
-    """A row a clip, whether its sound was found or not: labels, events, the sound's path, and what is wrong with it.
+class AudiosetBuilder(Builder):
+    """One row per clip, whether its sound was found or not: labels, events, the sound's path, and what is wrong.
 
     The `hash` covers this version, the columns, every table and list, and path and size of every sound file.
     """
 
     BUILDER_CONFIG_CLASS = AudiosetConfig
-    VERSION = datasets.Version("1.0.0")
+    DESCRIPTION = "AudioSet: clips of ten seconds, the sounds heard in them, and where their own sound is."
+    HOMEPAGE = "https://research.google.com/audioset"
+    LICENSE = "labels CC BY 4.0, ontology CC BY-SA 4.0"
+    RAW_DIR = "the folder that holds AudioSet's tables"
     SHARD_INPUTS = 5  # tables a Parquet file: 50,000 rows, as in a part of the unbalanced table
     ROW = "clip_id"  # in defects.csv
     DEFECTS = CLIP_DEFECTS
@@ -69,31 +70,37 @@ class AudiosetBuilder(datasets.ArrowBasedBuilder):
         hash: str | None = None,
         **kwargs,
     ) -> None:
-        if raw_dir is None:
-            raise ValueError("AudiosetBuilder needs raw_dir, the folder that holds AudioSet's tables")
-        if check_audio not in CHECKS:
-            raise ValueError(f"--check_audio {check_audio}: it takes one of {', '.join(CHECKS)}")
-        target = [target] if isinstance(target, str) else list(target or [])
-        lists = {"pos_strong": pos_strong_paths, "neg_strong": neg_strong_paths, "weak": weak_paths}
-        lists = {kind: [str(path) for path in paths or []] for kind, paths in lists.items()}
-        audio_root = None if audio_root is None else str(audio_root)
-        self.tree = read_tree(str(raw_dir), audio_root, target, lists, check_audio, embed_audio)
-        self.raw_defects, self.raw_bytes = self.tree.defects, self.tree.size  # what `prepare` asks for
-        self.ROWS_A_GROUP = ROWS_WITH_SOUND if embed_audio else ROWS_A_TABLE
-        self.features = make_features(self.tree.labels.mids)
-        parts = [str(self.VERSION), ROWS_A_TABLE, ROWS_WITH_SOUND, self.features.to_dict(), self.tree.digest]
-        hash = hash or hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
         options = {
-            "raw_dir": str(raw_dir),
-            "audio_root": audio_root,
-            "target": target,
-            **{f"{kind}_paths": paths for kind, paths in lists.items()},
+            "audio_root": None if audio_root is None else str(audio_root),
+            "target": [target] if isinstance(target, str) else list(target or []),
+            "pos_strong_paths": [str(path) for path in pos_strong_paths or []],
+            "neg_strong_paths": [str(path) for path in neg_strong_paths or []],
+            "weak_paths": [str(path) for path in weak_paths or []],
             "check_audio": check_audio,
             "embed_audio": embed_audio,
-            "dataset_name": "audioset",
-            "config_id": "full",  # the hash tells trees apart, not their folder
         }
-        super().__init__(hash=hash, **options | kwargs)
+        super().__init__(raw_dir, hash, options, **kwargs)
+        self.ROWS_PER_GROUP = ROWS_WITH_SOUND if embed_audio else ROWS_A_TABLE
+
+    def read_raw(
+        self,
+        raw_dir: str | Path,
+        audio_root: str | None,
+        target: list[str],
+        check_audio: str,
+        embed_audio: bool,
+        **paths: list[str],
+    ) -> Tree:
+        if check_audio not in CHECKS:
+            raise ValueError(f"--check_audio {check_audio}: it takes one of {', '.join(CHECKS)}")
+        lists = {kind.removesuffix("_paths"): own for kind, own in paths.items()}
+        tree = read_tree(str(raw_dir), audio_root, target, lists, check_audio, embed_audio)
+        self.features = make_features(tree.labels.mids)
+        return tree
+
+    @property
+    def hashed_sizes(self) -> list[int]:
+        return [ROWS_A_TABLE, ROWS_WITH_SOUND]
 
     @property
     def companions(self) -> dict[str, str]:
@@ -103,14 +110,6 @@ class AudiosetBuilder(datasets.ArrowBasedBuilder):
     def lists(self, rows: RowReader) -> tuple[dict[str, str | bytes], str]:
         """What `prepare` writes beside the rows and prints: see summary.py."""
         return summarise(self.tree, rows)
-
-    def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(
-            description="AudioSet: clips of ten seconds, the sounds heard in them, and where their own sound is.",
-            features=self.features,
-            homepage="https://research.google.com/audioset",
-            license="labels CC BY 4.0, ontology CC BY-SA 4.0",
-        )
 
     def _split_generators(self, dl_manager: datasets.DownloadManager | None) -> list[datasets.SplitGenerator]:
         rows = ROWS_WITH_SOUND if self.tree.reading.embed else ROWS_A_TABLE

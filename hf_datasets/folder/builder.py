@@ -3,10 +3,7 @@
 It works alone, `FolderBuilder(raw_dir="my_data").download_and_prepare()`, and for `hf_datasets.prepare`.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
@@ -14,52 +11,33 @@ import numpy as np
 import pyarrow as pa
 from datasets.builder import Key
 
+from ..base_builder import Builder
 from ..defects import SIGNAL_DEFECTS, located, make_defect
 from ..raw_files import RawFolder
 from ..song_rows import FEATURES, RATINGS, check_ends, read_sound
-from .metadata import METADATA, Recording, Song, read_folder
+from .metadata import METADATA, Folder, Recording, Song, read_folder
 from .recording import read_recording
 
 SCHEMA = FEATURES.arrow_schema
 
 
-@dataclass
-class FolderConfig(datasets.BuilderConfig):
-    """`raw_dir` is the folder that holds metadata.csv."""
+class FolderBuilder(Builder):
+    """One row per song: the sound's bytes, everyone's signal, and what is wrong with them."""
 
-    name: str = "full"
-    raw_dir: str | None = None
-
-
-class FolderBuilder(datasets.ArrowBasedBuilder):
-    """A row a song: the sound's bytes, everyone's signal, and what is wrong with them.
-
-    The `hash` covers this version, the columns and the content of every file that metadata.csv names.
-    """
-
-    BUILDER_CONFIG_CLASS = FolderConfig
-    VERSION = datasets.Version("1.0.0")
+    DESCRIPTION = "One's own sounds and signals of their listeners."
+    RAW_DIR = f"the folder that holds {METADATA}"
+    features = FEATURES
     SHARD_INPUTS = 16  # songs a Parquet file
     DEFECTS = SIGNAL_DEFECTS
     REDISTRIBUTION = (
         "whether your recordings may be shared only you know, and their card still is that of the synthetic sample"
     )
 
-    def __init__(self, raw_dir: str | Path | None = None, hash: str | None = None, **kwargs) -> None:
-        if raw_dir is None:
-            raise ValueError(f"FolderBuilder needs raw_dir, the folder that holds {METADATA}")
-        self.folder = read_folder(raw_dir)
-        self.raw_defects, self.raw_bytes = self.folder.defects, self.folder.size  # what `prepare` asks for
-        parts = [str(self.VERSION), self.SHARD_INPUTS, FEATURES.to_dict(), self.folder.digest]
-        hash = hash or hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
-        defaults = {"dataset_name": "folder", "config_id": "full"}  # the hash tells folders apart, not their place
-        super().__init__(hash=hash, raw_dir=str(raw_dir), **defaults | kwargs)
-
-    def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(description="One's own sounds and signals of their listeners.", features=FEATURES)
+    def read_raw(self, raw_dir: str | Path) -> Folder:
+        return read_folder(raw_dir)
 
     def _split_generators(self, dl_manager: datasets.DownloadManager | None) -> list[datasets.SplitGenerator]:
-        inputs = {"songs": self.folder.songs, "root": self.folder.root, "synthetic": self.folder.synthetic}
+        inputs = {"songs": self.tree.songs, "root": self.tree.root, "synthetic": self.tree.synthetic}
         return [datasets.SplitGenerator("train", gen_kwargs=inputs)]
 
     @staticmethod  # so that `prepare` can send it to its workers without the builder

@@ -4,9 +4,7 @@ It works alone, `Hku956Builder(raw_dir=..., audio_root=...).download_and_prepare
 """
 
 import csv
-import hashlib
 import io
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,12 +17,13 @@ import pyarrow as pa
 from datasets import Features, List, Value
 from datasets.builder import Key
 
+from ..base_builder import Builder, RawConfig
 from ..defects import SIGNAL_DEFECTS, located, make_defect
 from ..raw_files import RawFolder
 from ..shards import RowReader
 from ..song_rows import FEATURES as SHARED
 from ..song_rows import RATINGS, check_ends, check_listeners, check_trial, read_sound
-from .raw import KINDS, PERSONALITY, RATINGS_OF_TRIAL, RawSong, RawTrial, read_signal, read_tree, settle_rate
+from .raw import KINDS, PERSONALITY, RATINGS_OF_TRIAL, RawSong, RawTree, RawTrial, read_signal, read_tree, settle_rate
 
 EDA_RATE = 4.0  # Hz
 RATES = {"BVP": 64.0, "HR": 1.0, "TEMP": 4.0}  # Hz, of the other signals
@@ -47,22 +46,21 @@ SCHEMA = FEATURES.arrow_schema
 
 
 @dataclass
-class Hku956Config(datasets.BuilderConfig):
+class Hku956Config(RawConfig):
     """`raw_dir` is the folder that HKU956 was unpacked to, `audio_root` the one with <song_id>.mp3; or s3:// URLs."""
 
-    name: str = "full"
-    raw_dir: str | None = None
     audio_root: str | None = None
 
 
-class Hku956Builder(datasets.ArrowBasedBuilder):
-    """A row a song: the sound's bytes, everyone's EDA in uS and other signals, ratings, and what is wrong with them.
-
-    The `hash` covers this version, the columns and the content of every file used.
-    """
+class Hku956Builder(Builder):
+    """One row per song: the sound's bytes, everyone's EDA in uS and other signals, ratings, and what is wrong."""
 
     BUILDER_CONFIG_CLASS = Hku956Config
-    VERSION = datasets.Version("1.0.0")
+    DESCRIPTION = "HKU956: songs, and the skin conductance, pulse and temperature of those who heard them."
+    HOMEPAGE = "https://doi.org/10.25442/hku.21080821"
+    LICENSE = "CC BY-NC 4.0"
+    RAW_DIR = "the folder that HKU956 was unpacked to"
+    features = FEATURES
     SHARD_INPUTS = 16  # songs a Parquet file
     DEFECTS = SIGNAL_DEFECTS
     REDISTRIBUTION = (
@@ -77,15 +75,10 @@ class Hku956Builder(datasets.ArrowBasedBuilder):
         hash: str | None = None,
         **kwargs,
     ) -> None:
-        if raw_dir is None:
-            raise ValueError("Hku956Builder needs raw_dir, the folder that HKU956 was unpacked to")
-        self.tree = read_tree(raw_dir, audio_root)
-        self.raw_defects, self.raw_bytes = self.tree.defects, self.tree.size  # what `prepare` asks for
-        parts = [str(self.VERSION), self.SHARD_INPUTS, FEATURES.to_dict(), self.tree.digest]
-        hash = hash or hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
-        defaults = {"dataset_name": "hku956", "config_id": "full"}  # the hash tells trees apart, not their folder
-        audio_root = None if audio_root is None else str(audio_root)
-        super().__init__(hash=hash, raw_dir=str(raw_dir), audio_root=audio_root, **defaults | kwargs)
+        super().__init__(raw_dir, hash, {"audio_root": None if audio_root is None else str(audio_root)}, **kwargs)
+
+    def read_raw(self, raw_dir: str | Path, audio_root: str | None) -> RawTree:
+        return read_tree(raw_dir, audio_root)
 
     def lists(self, rows: RowReader) -> tuple[dict[str, str | bytes], str]:
         """Files that `prepare` writes beside defects.csv: the songs without a sound, and where to get it."""
@@ -93,14 +86,6 @@ class Hku956Builder(datasets.ArrowBasedBuilder):
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([("song_id", "link"), *missing])
         return {"missing_audio.csv": text.getvalue()}, ""
-
-    def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(
-            description="HKU956: songs, and the skin conductance, pulse and temperature of those who heard them.",
-            features=FEATURES,
-            homepage="https://doi.org/10.25442/hku.21080821",
-            license="CC BY-NC 4.0",
-        )
 
     def _split_generators(self, dl_manager: datasets.DownloadManager | None) -> list[datasets.SplitGenerator]:
         tree = self.tree

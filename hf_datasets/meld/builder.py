@@ -4,10 +4,8 @@ It works alone, `MeldBuilder(raw_dir="/data/MELD.Raw").download_and_prepare()`, 
 """
 
 import csv
-import hashlib
 import io
 import itertools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +18,11 @@ from datasets.builder import Key
 
 from media.video import VideoError, probe_clip
 
+from ..base_builder import Builder, RawConfig
 from ..defects import DEFECTS_COLUMN, UTTERANCE_DEFECTS, located, make_defect
 from ..raw_files import RawFolder
 from ..shards import RowReader
-from .raw import read_tree
+from .raw import RawTree, read_tree
 from .utterances import EMOTIONS, LONGEST, SENTIMENTS, Utterance
 
 SPLIT_NAMES = {"train": "train", "dev": "validation", "test": "test"}  # MELD's and ours
@@ -60,22 +59,24 @@ SCHEMA = FEATURES.arrow_schema
 
 
 @dataclass
-class MeldConfig(datasets.BuilderConfig):
+class MeldConfig(RawConfig):
     """`raw_dir` is the folder or s3:// URL that MELD.Raw was unpacked to; `embed_clips` puts clips into the rows."""
 
-    name: str = "full"
-    raw_dir: str | None = None
     embed_clips: bool = False
 
 
-class MeldBuilder(datasets.ArrowBasedBuilder):
-    """A row an utterance, whether its clip is there or not: text, labels, the clip, and what of it can be used.
+class MeldBuilder(Builder):
+    """One row per utterance, whether its clip is there or not: text, labels, the clip, and what of it can be used.
 
     The `hash` covers this version, the columns, the tables, and path and size (embedded: content) of every clip.
     """
 
     BUILDER_CONFIG_CLASS = MeldConfig
-    VERSION = datasets.Version("1.0.0")
+    DESCRIPTION = "MELD: utterances of a TV series with text, sound and pictures, their emotion and sentiment."
+    HOMEPAGE = "https://affective-meld.github.io"
+    LICENSE = "repository under GPL-3.0; text and clips are of a TV series, not redistributable"
+    RAW_DIR = "the folder that MELD.Raw was unpacked to"
+    features = FEATURES
     SHARD_INPUTS = 256  # utterances a Parquet file: 54 of the real data, each some 200 MB where clips are embedded
     ROW = "utterance_id"  # in defects.csv
     DEFECTS = UTTERANCE_DEFECTS
@@ -84,27 +85,14 @@ class MeldBuilder(datasets.ArrowBasedBuilder):
     def __init__(
         self, raw_dir: str | Path | None = None, embed_clips: bool = False, hash: str | None = None, **kwargs
     ) -> None:
-        if raw_dir is None:
-            raise ValueError("MeldBuilder needs raw_dir, the folder that MELD.Raw was unpacked to")
-        self.embed = embed_clips
-        self.tree = read_tree(raw_dir, embed_clips)
-        self.raw_defects, self.raw_bytes = self.tree.defects, self.tree.size  # what `prepare` asks for
-        self.ROWS_A_GROUP = ROWS_A_TABLE if embed_clips else self.SHARD_INPUTS
-        parts = [str(self.VERSION), self.SHARD_INPUTS, FEATURES.to_dict(), self.tree.digest]
-        hash = hash or hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
-        defaults = {"dataset_name": "meld", "config_id": "full"}  # the hash tells trees apart, not their folder
-        super().__init__(hash=hash, raw_dir=str(raw_dir), embed_clips=embed_clips, **defaults | kwargs)
+        super().__init__(raw_dir, hash, {"embed_clips": embed_clips}, **kwargs)
+        self.ROWS_PER_GROUP = ROWS_A_TABLE if embed_clips else self.SHARD_INPUTS
 
-    def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(
-            description="MELD: utterances of a TV series with text, sound and pictures, their emotion and sentiment.",
-            features=FEATURES,
-            homepage="https://affective-meld.github.io",
-            license="repository under GPL-3.0; text and clips are of a TV series, not redistributable",
-        )
+    def read_raw(self, raw_dir: str | Path, embed_clips: bool) -> RawTree:
+        return read_tree(raw_dir, embed_clips)
 
     def _split_generators(self, dl_manager: datasets.DownloadManager | None) -> list[datasets.SplitGenerator]:
-        shared = {"root": self.tree.root, "embed": self.embed, "synthetic": self.tree.synthetic}
+        shared = {"root": self.tree.root, "embed": self.config.embed_clips, "synthetic": self.tree.synthetic}
         return [
             datasets.SplitGenerator(SPLIT_NAMES[split], gen_kwargs=shared | {"utterances": rows})
             for split, rows in self.tree.utterances.items()

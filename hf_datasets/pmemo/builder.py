@@ -3,10 +3,7 @@
 It works alone, `PmemoBuilder(raw_dir="/data/PMEmo2019").download_and_prepare()`, and for `hf_datasets.prepare`.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
@@ -14,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 from datasets.builder import Key
 
+from ..base_builder import Builder
 from ..defects import SIGNAL_DEFECTS, located, make_defect
 from ..raw_files import RawFolder
 from ..song_rows import FEATURES, RATINGS, check_ends, check_listeners, check_time, check_trial, read_sound
-from .raw import RawSong, read_eda, read_tree
+from .raw import RawSong, RawTree, read_eda, read_tree
 
 EDA_RATE = 50.0  # Hz, as exported upstream; a row's own rate comes from its time column
 LISTENER_ID = r"\d{6}"
@@ -31,48 +29,25 @@ KNOWN_UNRATED = frozenset(
 )
 
 
-@dataclass
-class PmemoConfig(datasets.BuilderConfig):
-    """`raw_dir` is the folder that PMEmo2019 was unpacked to, at any depth."""
+class PmemoBuilder(Builder):
+    """One row per song: the sound's bytes, everyone's EDA in uS, ratings, and what is wrong with them."""
 
-    name: str = "full"
-    raw_dir: str | None = None
-
-
-class PmemoBuilder(datasets.ArrowBasedBuilder):
-    """A row a song: the sound's bytes, everyone's EDA in uS, ratings, and what is wrong with them.
-
-    Arrow-based, because encoding an `Audio` column row by row needs torchcodec. The `hash` covers this version, the
-    columns and the content of every raw file, so that changed data are never served from a stale cache.
-    """
-
-    BUILDER_CONFIG_CLASS = PmemoConfig
-    VERSION = datasets.Version("1.0.0")
+    DESCRIPTION = "PMEmo 2019: song choruses, arousal and valence, and the skin conductance of their listeners."
+    HOMEPAGE = "https://github.com/HuiZhangDB/PMEmo"
+    LICENSE = "research only, not redistributable"
+    RAW_DIR = "the folder that PMEmo2019 was unpacked to"
+    features = FEATURES
     SHARD_INPUTS = 16  # songs a Parquet file: some 11 MB of the real data
     DEFECTS = SIGNAL_DEFECTS
     REDISTRIBUTION = "its authors state no licence, so it is for research only and not redistributable"
 
-    def __init__(self, raw_dir: str | Path | None = None, hash: str | None = None, **kwargs) -> None:
-        if raw_dir is None:
-            raise ValueError("PmemoBuilder needs raw_dir, the folder that PMEmo2019 was unpacked to")
-        self.tree = read_tree(raw_dir)
-        if not self.tree.songs:
+    def read_raw(self, raw_dir: str | Path) -> RawTree:
+        tree = read_tree(raw_dir)
+        if not tree.songs:
             raise ValueError(
-                f"{self.tree.root.location} holds no songs: no rows in metadata.csv, no files in EDA/ and chorus/"
+                f"{tree.root.location} holds no songs: no rows in metadata.csv, no files in EDA/ and chorus/"
             )
-        self.raw_defects, self.raw_bytes = self.tree.defects, self.tree.size  # what `prepare` asks for
-        parts = [str(self.VERSION), self.SHARD_INPUTS, FEATURES.to_dict(), self.tree.digest]
-        hash = hash or hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
-        defaults = {"dataset_name": "pmemo", "config_id": "full"}  # the hash tells trees apart, not their folder
-        super().__init__(hash=hash, raw_dir=str(raw_dir), **defaults | kwargs)
-
-    def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(
-            description="PMEmo 2019: song choruses, arousal and valence, and the skin conductance of their listeners.",
-            features=FEATURES,
-            homepage="https://github.com/HuiZhangDB/PMEmo",
-            license="research only, not redistributable",
-        )
+        return tree
 
     def _split_generators(self, dl_manager: datasets.DownloadManager | None) -> list[datasets.SplitGenerator]:
         inputs = {"songs": self.tree.songs, "root": self.tree.root, "synthetic": self.tree.synthetic}

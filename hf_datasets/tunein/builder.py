@@ -6,11 +6,8 @@ and the batch after it; of the vectors of text and video one file at a time, and
 """
 
 import csv
-import hashlib
 import io
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
@@ -20,10 +17,23 @@ import pyarrow.compute as pc
 from datasets import Features, List, Value
 from datasets.builder import Key
 
+from ..base_builder import Builder
 from ..defects import CREATIVE_DEFECTS, DEFECTS_COLUMN, located, make_defect
 from ..raw_files import AHEAD, RawFolder
 from ..shards import RowReader
-from .raw import MODALITIES, SOUNDS, VECTORS, Batch, Drop, VectorFile, as_frames, as_id, load_columns, read_tree
+from .raw import (
+    MODALITIES,
+    SOUNDS,
+    VECTORS,
+    Batch,
+    Drop,
+    RawTree,
+    VectorFile,
+    as_frames,
+    as_id,
+    load_columns,
+    read_tree,
+)
 
 FEATURES = Features(
     {
@@ -52,44 +62,21 @@ SCHEMA = FEATURES.arrow_schema
 REASONS = CREATIVE_DEFECTS[: CREATIVE_DEFECTS.index("duplicate_id") + 1]
 
 
-@dataclass
-class TuneinConfig(datasets.BuilderConfig):
-    """`raw_dir` is the folder or s3:// URL of the raw files, at any depth."""
+class TuneinBuilder(Builder):
+    """One row per creative in labels.csv, whatever it has: its embeddings, its target, and what is missing."""
 
-    name: str = "full"
-    raw_dir: str | None = None
-
-
-class TuneinBuilder(datasets.ArrowBasedBuilder):
-    """A row a creative that labels.csv declares, whatever it has: its embeddings, its target, and what is missing.
-
-    The `hash` covers this version, the columns and the content of every raw file.
-    """
-
-    BUILDER_CONFIG_CLASS = TuneinConfig
-    VERSION = datasets.Version("1.0.0")
+    DESCRIPTION = "TuneIn: embeddings of creatives' text, pictures and sounds, and the attention that they got."
+    LICENSE = "none stated; the embeddings are not redistributable"
+    RAW_DIR = "the folder of labels.csv and the embeddings"
+    features = FEATURES
     SHARD_INPUTS = 8  # batches of sounds a Parquet file, a segment: some 550 creatives of the real data
-    ROWS_A_GROUP = 256
+    ROWS_PER_GROUP = 256
     ROW = "creative_id"  # in defects.csv
     DEFECTS = CREATIVE_DEFECTS
     REDISTRIBUTION = "no licence of the data is known"
 
-    def __init__(self, raw_dir: str | Path | None = None, hash: str | None = None, **kwargs) -> None:
-        if raw_dir is None:
-            raise ValueError("TuneinBuilder needs raw_dir, the folder of labels.csv and the embeddings")
-        self.tree = read_tree(raw_dir)
-        self.raw_defects, self.raw_bytes = self.tree.defects, self.tree.size  # what `prepare` asks for
-        parts = [str(self.VERSION), self.SHARD_INPUTS, FEATURES.to_dict(), self.tree.digest]
-        hash = hash or hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
-        defaults = {"dataset_name": "tunein", "config_id": "full"}  # the hash tells trees apart, not their folder
-        super().__init__(hash=hash, raw_dir=str(raw_dir), **defaults | kwargs)
-
-    def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(
-            description="TuneIn: embeddings of creatives' text, pictures and sounds, and the attention that they got.",
-            features=FEATURES,
-            license="none stated; the embeddings are not redistributable",
-        )
+    def read_raw(self, raw_dir: str | Path) -> RawTree:
+        return read_tree(raw_dir)
 
     def _split_generators(self, dl_manager: datasets.DownloadManager | None) -> list[datasets.SplitGenerator]:
         tree = self.tree
