@@ -9,14 +9,14 @@ import pytest
 
 from system.storage import S3FileManager
 from tests.helpers.s3_server import Corrupt, Cut, Reset, Rule, Status, Truncate, serve_s3
-from tests.system.test_storage import Watch, left_over
+from tests.helpers.stored_files import Watch, left_over
 
 OBJECTS, SIZE = 2000, 2000  # bytes on average
 LIMIT = OBJECTS * SIZE // 10
 
 READER = """
 import random, sys
-from media import storage
+from system import storage
 storage.FIRST_PAUSE = 0.02
 cache, limit, seed, count = sys.argv[1], *map(int, sys.argv[2:])
 files = storage.S3FileManager(cache_dir=cache, max_bytes=limit, min_free_bytes=0, max_workers=4)

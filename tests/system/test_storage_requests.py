@@ -1,0 +1,117 @@
+"""One request for each object, however many ask for it."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from system.storage import list_objects
+from tests.helpers.s3_server import Delay, Rule
+from tests.helpers.stored_files import CONTENT, URL, fill, start
+
+
+def test_a_cold_pass_is_one_get_an_object_and_a_warm_one_is_no_request(s3, make):
+    contents = fill(s3, 30)
+    files = make()
+    files.prefetch_files(contents)
+    assert {url: files.read_bytes(url) for url in contents} == contents
+    assert s3.proxy.count() == s3.proxy.count("^GET /many/") == 30
+    files.prefetch_files(contents)
+    assert {url: files.download_file(url).read_bytes() for url in contents} == contents
+    assert s3.proxy.count() == 30
+    assert files.stats().downloads == 30
+
+
+def test_a_listing_gives_size_and_etag_and_then_a_file_is_one_get(s3, make):
+    contents = fill(s3, 3)
+    found = list_objects("s3://many")
+    assert [(f.url, f.size) for f in found] == [(url, len(content)) for url, content in contents.items()]
+    files = make()
+    assert [files.read_bytes(file) for file in found] == list(contents.values())
+    assert (s3.proxy.count("list-type=2"), s3.proxy.count("^GET /many/"), s3.proxy.count("^HEAD")) == (1, 3, 0)
+
+
+def test_a_listing_turns_pages(s3, monkeypatch):
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "10")  # in place of a thousand
+    contents = fill(s3, 25)
+    assert [file.url for file in list_objects("s3://many")] == list(contents)
+    assert s3.proxy.count("list-type=2") == 3
+
+
+def test_a_listing_leaves_out_folder_marks_and_neighbours(s3):
+    for key in ("songs/", "songs/1.mp3", "songs/x/2.mp3", "songs_old/3.mp3"):
+        s3.put(f"s3://corpus/{key}", b"x")
+    for prefix in ("s3://corpus/songs", "s3://corpus/songs/"):
+        assert [file.url for file in list_objects(prefix)] == ["s3://corpus/songs/1.mp3", "s3://corpus/songs/x/2.mp3"]
+
+
+def test_eight_threads_that_ask_for_one_object_share_one_get(s3, make):
+    s3.put(URL, CONTENT)
+    s3.proxy.latency = 0.1
+    files = make()
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(files.read_bytes, [URL] * 8)) == {CONTENT}
+    assert s3.proxy.count() == 1
+
+
+ONE_OF_FOUR = """
+import sys
+from system.storage import S3FileManager
+files = S3FileManager(cache_dir=sys.argv[1], min_free_bytes=0)
+urls = [f"s3://many/{i:03d}.bin" for i in range(20)]
+files.prefetch_files(urls)
+assert [files.read_bytes(url) for url in urls] == [i.to_bytes(2, "big") * 500 for i in range(20)]
+"""
+
+
+def test_four_processes_with_one_folder_get_each_object_once(s3, tmp_path):
+    fill(s3, 20)
+    s3.proxy.latency = 0.05
+    children = [start(ONE_OF_FOUR, tmp_path / "cache") for _ in range(4)]
+    assert [child.wait(60) for child in children] == [0] * 4
+    assert s3.proxy.count() == 20
+
+
+def test_no_more_requests_are_in_flight_than_there_are_workers(s3, make):
+    s3.proxy.latency = 0.02
+    contents = fill(s3, 40)
+    files = make(max_workers=3)
+    files.prefetch_files(contents)
+    assert [files.read_bytes(url) for url in contents] == list(contents.values())
+    assert s3.proxy.most_in_flight == 3
+
+
+def test_a_blocking_download_overtakes_what_is_only_prefetched(s3, make):
+    contents = fill(s3, 30)
+    s3.proxy.latency = 0.03
+    files = make(max_workers=1)
+    files.prefetch_files(contents)
+    last = list(contents)[-1]
+    assert files.read_bytes(last) == contents[last]
+    lines = [request.line for request in s3.proxy.requests]
+    (place,) = [i for i, line in enumerate(lines) if "/many/029.bin" in line]
+    assert place <= 2  # one was running
+    for url in contents:
+        files.download_file(url)
+    assert s3.proxy.count() == 30
+
+
+def test_a_long_prefetch_starts_no_thread_a_path_and_asks_once_a_path(s3, make):
+    s3.proxy.rules.append(Rule("^GET", Delay(1)))
+    files = make(max_workers=2)
+    before = threading.active_count()
+    files.prefetch_files(f"s3://many/{i % 50_000}" for i in range(100_000))
+    assert threading.active_count() <= before + 2 + 1  # and the loop of s3fs
+    assert len(files._jobs) == 50_000
+    assert files.get_file("s3://many/1") is None
+
+
+def test_a_bulk_prefetch_shows_a_bar_that_ends_with_it(s3, make, capsys):
+    contents = fill(s3, 5)
+    files = make(show_progress=True)
+    files.prefetch_files(contents)
+    for url in contents:
+        files.download_file(url)
+    while files._bar is not None:
+        time.sleep(0.01)
+    assert "fetching" in (shown := capsys.readouterr().err)
+    assert "5/5" in shown
