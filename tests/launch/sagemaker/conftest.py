@@ -1,0 +1,27 @@
+"""The code that a job gets, and AWS on this machine."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from launch.sagemaker import follow as sagemaker_follow
+from launch.sagemaker.archive import Code, pack_code
+from tests.conftest import REPOSITORY
+from tests.helpers.s3_server import FakeS3, serve_s3
+
+
+@pytest.fixture(scope="module")
+def code() -> Code:
+    """This repository, packed."""
+    return pack_code(REPOSITORY)
+
+
+@pytest.fixture
+def aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeS3]:
+    """AWS on this machine with a bucket; moto records requests in the folder that the process is in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sagemaker_follow, "PAUSE", 0.01)
+    with serve_s3() as s3:
+        s3.boto.create_bucket(Bucket="lab")
+        yield s3

@@ -1,0 +1,119 @@
+"""The code that is sent, and the model that comes back."""
+
+import ast
+import io
+import os
+import shutil
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from launch.sagemaker.archive import ENTRY, Code, pack_code, unpack_model
+from tests.conftest import REPOSITORY
+from tests.helpers.sagemaker_jobs import archive_of, member
+
+# The code
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A small repository."""
+    root = tmp_path / "tree"
+    for path in ("training/b.py", "training/a.py", "configs/x.json", "hf_datasets/pmemo/sample/train.parquet"):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(path)
+    (root / "pyproject.toml").write_text('[project]\ndependencies = ["torch>=2", "av"]\n')
+    return root
+
+
+def test_the_same_files_give_the_same_bytes(tree: Path, tmp_path: Path) -> None:
+    first = pack_code(tree)
+    copy = tmp_path / "copy"
+    shutil.copytree(tree, copy)
+    os.utime(copy / "training/a.py", (1, 1))
+    (copy / "training/b.py").chmod(0o700)
+    for made in (
+        "training/__pycache__/a.pyc", "outputs/x/model.safetensors", "hf_datasets/pmemo/data/train.parquet",
+        "hf_datasets/pmemo/.huggingface.yaml", "hf_datasets/pmemo/defects.csv", ".git/config", ".env",
+        "env/pyvenv.cfg", "my_venv/pyvenv.cfg", "my_venv/lib.py", "feltsound.egg-info/PKG-INFO", "tests/test_a.py",
+    ):  # fmt: skip
+        (copy / made).parent.mkdir(parents=True, exist_ok=True)
+        (copy / made).write_text("made")
+    assert pack_code(copy).content == first.content
+    assert pack_code(copy).sha256 == first.sha256
+    (copy / "training/a.py").write_text("changed")
+    assert pack_code(copy).sha256 != first.sha256
+
+
+def test_an_archive_holds_no_times_owners_or_modes_and_the_requirements(tree: Path) -> None:
+    with tarfile.open(fileobj=io.BytesIO(pack_code(tree).content)) as archive:
+        members = archive.getmembers()
+        assert archive.extractfile("requirements.txt").read() == b"torch>=2\nav\n"
+    assert [m.name for m in members] == sorted(m.name for m in members)
+    assert {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in members} == {(0, 0, 0, "", "", 0o644)}
+    assert "hf_datasets/pmemo/sample/train.parquet" in {m.name for m in members}
+
+
+def test_code_that_holds_data_is_refused_by_name(tree: Path) -> None:
+    with open(tree / "configs/big.wav", "wb") as file:
+        file.truncate((100 << 20) + 1)
+    with pytest.raises(ValueError, match=r"the largest file is configs/big.wav \(100 MiB\)"):
+        pack_code(tree)
+
+
+def test_this_repository_travels_with_its_samples_and_without_its_tests(code: Code) -> None:
+    assert {ENTRY, "run_train.py", "configs/eda_tcn.json", "requirements.txt"} <= code.files
+    assert any(path.startswith("hf_datasets/meld/sample/") for path in code.files)
+    assert not [path for path in code.files if path.startswith(("tests/", "benchmarks/", "outputs/", "."))]
+    assert len(code.content) < 40 << 20
+
+
+def test_the_entry_script_needs_nothing_installed_and_nothing_beside_it_hides_what_it_needs() -> None:
+    tree = ast.parse((REPOSITORY / ENTRY).read_text(encoding="utf-8"))
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.partition(".")[0] for name in imported} <= sys.stdlib_module_names
+    # As a script it finds its neighbours before the standard library.
+    assert not {path.stem for path in (REPOSITORY / ENTRY).parent.iterdir()} & sys.stdlib_module_names
+
+
+# The model
+
+
+@pytest.mark.parametrize(
+    "evil, told",
+    [
+        (member("../outside"), "leads out of the folder"),
+        (member("a/../../outside"), "leads out of the folder"),
+        (member("/tmp/outside"), "leads out of the folder"),
+        (member("..\\outside"), "leads out of the folder"),
+        (member("link", tarfile.SYMTYPE, "/etc/passwd"), "is a link or a device"),
+        (member("link", tarfile.LNKTYPE, "../outside"), "is a link or a device"),
+        (member("pipe", tarfile.FIFOTYPE), "is a link or a device"),
+        (member("disk", tarfile.BLKTYPE), "is a link or a device"),
+    ],
+)
+def test_an_archive_that_leads_elsewhere_leaves_nothing(evil: tarfile.TarInfo, told: str, tmp_path: Path) -> None:
+    content = b"x" if evil.type == tarfile.REGTYPE else b""
+    archive = archive_of(tmp_path / "model.tar.gz", (member("config.json"), b"{}"), (evil, content))
+    with pytest.raises(ValueError, match=f"{told}|leads out"):
+        unpack_model(archive, tmp_path / "models/a")
+    assert list((tmp_path / "models").iterdir()) == []
+    assert not (tmp_path / "outside").exists()
+
+
+def test_a_model_is_unpacked_whole_or_not_at_all(tmp_path: Path) -> None:
+    archive = archive_of(
+        tmp_path / "model.tar.gz", (member("./config.json"), b"{}"), (member("runs/a/events"), os.urandom(5000))
+    )
+    unpack_model(archive, tmp_path / "model")
+    assert (tmp_path / "model/config.json").read_text() == "{}"
+    assert not (tmp_path / "model/config.json").stat().st_mode & 0o7000
+    with pytest.raises(ValueError, match="is there already; name another folder by --download_to"):
+        unpack_model(archive, tmp_path / "model")
+    (tmp_path / "cut.tar.gz").write_bytes(archive.read_bytes()[:2000])
+    with pytest.raises(ValueError, match="cut.tar.gz is damaged"):
+        unpack_model(tmp_path / "cut.tar.gz", tmp_path / "cut")
+    assert not (tmp_path / "cut").exists()
