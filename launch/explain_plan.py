@@ -48,7 +48,9 @@ def explanations(
 
 def main(argv: list[str]) -> None:
     """Build the plan as a run does, and print one batch of it."""
-    parser = argparse.ArgumentParser(prog="python -m launch.explain_plan", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m launch.explain_plan", description="Explain the windows of a batch."
+    )
     parser.add_argument("config", help="the config of a detection run")
     parser.add_argument("--epoch", type=int, default=0, help="counted from 0")
     parser.add_argument("--batch", type=int, default=0, help="of all ranks, counted from 0")

@@ -32,7 +32,7 @@ def key_table(kinds: tuple[type, ...]) -> str:
 
 def default_of(item: dataclasses.Field) -> Any:
     """The default of a field, made or given."""
-    return item.default_factory() if item.default is dataclasses.MISSING else item.default
+    return item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
 
 
 def write_key_table(readme: Path) -> None:

@@ -99,7 +99,7 @@ def describe_scores(
 
 def save_scores(run: Run, facts: dict[str, Any], pages: dict[str, str | bytes], predictions: pa.Table) -> Path:
     """Write report, figures, predictions.parquet and, last, metrics.json."""
-    folder = Path(run.training.output_dir)
+    folder = run.folder
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").unlink(missing_ok=True)
     write_pages(folder, pages)

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from tqdm import tqdm
 
 from launch.run import parse_run
@@ -138,8 +137,8 @@ def listeners_of(study: Study) -> list[str]:
     run = parse_run([study.config, *study.passed_on, *asked])
     use_storage(run.arguments)
     rows = load_rows(run.arguments, run.task.columns)[0].with_format("arrow")
-    trials = pc.list_flatten(pa.chunked_array(rows.data.column("trials")))
-    return sorted(pc.unique(pc.struct_field(trials, "listener")).to_pylist())
+    trials = pa.chunked_array(rows.data.column("trials")).combine_chunks().flatten()
+    return sorted(trials.field("listener").unique().to_pylist())
 
 
 def begin_study(study: Study, cells: Sequence[Cell]) -> None:

@@ -17,7 +17,7 @@ from transformers import (
     set_seed,
 )
 
-from modeling import SIGNAL_MODELS, FusionConfig
+from modeling import SIGNAL_CONFIGS, FusionConfig
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from system.process import keep_freed_memory
 from training.command_line import unknown_key
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 # Settings of a saved model that training on other data replaces.
 OF_THE_DATA = ("target_scaling", "target_unit", "emotion_weights", "sentiment_weights")
 # Architectures of this project; others are transformers'.
-OUR_TYPES = {kind.model_type for kind, _ in SIGNAL_MODELS} | {FusionConfig.model_type}
+OUR_TYPES = {kind.model_type for kind in (*SIGNAL_CONFIGS, FusionConfig)}
 
 
 def set_up_process(run: Run) -> None:
@@ -62,8 +62,9 @@ def build_extractor(arguments: RunArguments, **settings: Any) -> FeatureExtracti
         return extractor
     kind = AudioFeatureExtractor
     config = None if arguments.model_type in OUR_TYPES else dict(CONFIG_MAPPING.items()).get(arguments.model_type)
-    if config in FEATURE_EXTRACTOR_MAPPING:  # other models are refused when they are built
-        kind = FEATURE_EXTRACTOR_MAPPING[config]
+    extractors: Any = FEATURE_EXTRACTOR_MAPPING
+    if config in extractors:  # other models are refused when they are built
+        kind = extractors[config]
         known = set(inspect.signature(kind).parameters)
         for key in arguments.feature_config:
             if key not in known:
@@ -80,7 +81,7 @@ def build_model(run: Run, settings: dict[str, Any]) -> PreTrainedModel:
     arguments, task = run.arguments, run.task
     config = new_config(arguments, settings, task.model_configs)
     name = arguments.model_name_or_path
-    if run.base_config is None:
+    if name is None or run.base_config is None:
         return task.auto_model.from_config(config)
     if arguments.model_type not in OUR_TYPES:  # a published model gets a new head if it had other labels
         check_fit(run.base_config.to_dict(), arguments.model_config | {"model_type": arguments.model_type}, name)

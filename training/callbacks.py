@@ -6,10 +6,9 @@ import threading
 from typing import Any
 
 import torch
-from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from training.samplers import PrefetchingSampler
+from training.samplers import EpochSampler, PrefetchingSampler
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +79,7 @@ class StopOnSigterm(TrainerCallback):
 class EpochOfSampler(TrainerCallback):
     """Tells the sampler its epoch. Accelerate's wrappers forget to in some arrangements of ranks and resuming."""
 
-    def __init__(self, sampler: Sampler) -> None:
+    def __init__(self, sampler: EpochSampler) -> None:
         self.sampler = sampler
 
     def on_epoch_begin(

@@ -76,7 +76,7 @@ def take_nested(rest: list[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
 def make_parser(kinds: tuple[type, ...]) -> HfArgumentParser:
     """A parser over all keys; one line a mistake."""
     parser = RunParser(
-        kinds,
+        kinds,  # pyright: ignore[reportArgumentType]  (dataclasses, as its own annotation says in words)
         prog="run_train.py",
         usage="accelerate launch run_train.py [config.json] [--key value ...]",
         description="Train a model on what a config names. A key on the command line wins over the file. Keys of "
@@ -165,7 +165,7 @@ def convert(parser: HfArgumentParser, hints: dict[str, Any], key: str, value: An
     if isinstance(value, bool) and bool not in kinds:
         raise ValueError(f"{key} = {json.dumps(value)} is not valid: true and false do not fit here")
     action = next(action for action in parser._actions if action.dest == key)
-    if action.type is None:
+    if not callable(action.type):
         return value
     if str in kinds:
         return str(value)  # a listener is often written as a number

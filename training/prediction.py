@@ -23,12 +23,15 @@ class Part(Protocol):
 
     def header(self) -> list[str]:
         """The table's columns."""
+        ...
 
     def rows(self) -> Iterator[list[str]]:
         """The table's rows."""
+        ...
 
     def join(self, others: Sequence[Self]) -> Self:
         """This stretch and those that follow it as one."""
+        ...
 
 
 def find_sounds(paths: Sequence[Path], suffixes: Sequence[str] = SUFFIXES) -> list[Path]:

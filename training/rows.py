@@ -11,8 +11,10 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import datasets
+import datasets.config
 import yaml
 from datasets import load_dataset_builder
+from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import hf_hub_download
 
 from system.storage import S3FileManager, S3Object, is_remote
@@ -44,7 +46,7 @@ def load_rows(
     check_folder(name)
     try:
         rows, files = streamed_rows(arguments, streamed) if arguments.streaming else local_rows(arguments)
-    except (FileNotFoundError, datasets.exceptions.DatasetNotFoundError) as error:
+    except (FileNotFoundError, DatasetNotFoundError) as error:
         raise ValueError(
             f"dataset = {name!r}: {error}. It takes a folder such as hf_datasets/pmemo or a name on the Hub; "
             "raw data becomes one with `python -m hf_datasets.prepare`"
@@ -93,8 +95,10 @@ def local_rows(arguments: RunArguments) -> tuple[datasets.Dataset, list[str]]:
         source = {"path": "parquet", "name": config, "data_files": paths}
     builder = load_dataset_builder(**source)
     builder.download_and_prepare()
-    rows = datasets.concatenate_datasets(list(builder.as_dataset().values()))
-    return rows, [file for files in builder.config.data_files.values() for file in files]
+    splits: Any = builder.as_dataset()
+    found: Any = builder.config.data_files
+    rows = datasets.concatenate_datasets(list(splits.values()))
+    return rows, [file for files in found.values() for file in files]
 
 
 def shards_on_s3(arguments: RunArguments) -> tuple[str, dict[str, list[S3Object]]]:

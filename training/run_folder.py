@@ -117,7 +117,7 @@ def save_run(
     Everything is written to a folder of its own first, and moved file by file only when it is whole: a run's folder
     with a `metrics.json` holds a finished run.
     """
-    folder = Path(run.training.output_dir)
+    folder = run.folder
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as name:
@@ -168,7 +168,7 @@ def checkpoint_to_resume(run: Run) -> str | None:
 
     A folder with an unfinished run in it is not started over by accident.
     """
-    folder, wanted = Path(run.training.output_dir), run.training.resume_from_checkpoint
+    folder, wanted = run.folder, run.training.resume_from_checkpoint
     last = last_whole_checkpoint(folder) if folder.is_dir() else None
     finished = (folder / "metrics.json").exists()
     if wanted is None:
@@ -198,7 +198,7 @@ def begin_run(run: Run, records: dict[str, dict[str, Any]], checkpoint: str | No
         check_same_run(Path(checkpoint).parent, records)
     if run.training.process_index:
         return
-    folder = Path(run.training.output_dir)
+    folder = run.folder
     if checkpoint is None and folder.is_dir():
         for old in folder.glob("checkpoint-*"):
             logger.warning("%s: removing %s of an earlier run", folder, old.name)

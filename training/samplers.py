@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch.utils.data import Sampler, SequentialSampler
@@ -122,6 +122,22 @@ def dealt_batches(orders: Sequence[tuple[np.ndarray, np.ndarray]], batch_size: i
     return np.stack([items.reshape(batches, batch_size) for items in padded], axis=1).ravel()
 
 
+class EpochSampler(Protocol):
+    """An order of items that is a function of the epoch."""
+
+    def set_epoch(self, epoch: int) -> None: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __len__(self) -> int: ...
+
+
+class EpochBatchSampler(EpochSampler, Protocol):
+    """An order of batches that is a function of the epoch."""
+
+    batch_size: int
+
+
 class InOrder(SequentialSampler):
     """All items in their order, in every epoch."""
 
@@ -144,7 +160,7 @@ class PrefetchingSampler(Sampler[Any]):
 
     def __init__(
         self,
-        sampler: Sampler,
+        sampler: EpochSampler,
         files_of: Callable[[Any], Iterable[str]],
         batch_size: int,
         batches_ahead: int,
@@ -189,7 +205,7 @@ class PrefetchingBatchSampler(PrefetchingSampler):
 
     def __init__(
         self,
-        sampler: Sampler,
+        sampler: EpochBatchSampler,
         files_of: Callable[[Any], Iterable[str]],
         batches_ahead: int,
         process_index: int = 0,

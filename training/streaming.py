@@ -86,8 +86,11 @@ def is_streamed(rows: datasets.Dataset) -> bool:
 
 def shards_of(rows: datasets.Dataset) -> np.ndarray | None:
     """The number of each row's shard (N,), None where rows are not streamed."""
-    if not is_streamed(rows):
-        return None
+    return shard_numbers(rows) if is_streamed(rows) else None
+
+
+def shard_numbers(rows: datasets.Dataset) -> np.ndarray:
+    """Return the number of the shard (N,) of each streamed row."""
     places = rows.select_columns([STORED_IN]).with_format("arrow")[:][STORED_IN].combine_chunks()
     return places.field("shard").to_numpy()
 
@@ -104,9 +107,9 @@ class StreamedRows:
 
     def __init__(self, rows: datasets.Dataset, columns: Sequence[str]) -> None:
         small = [name for name in columns if name in rows.column_names]
-        self.small = rows.select_columns([*small, STORED_IN]).with_format("arrow")
+        self.small: Any = rows.select_columns([*small, STORED_IN]).with_format("arrow")
         self.big = tuple(name for name in columns if name not in small)
-        self.shards = shards_of(rows)
+        self.shards = shard_numbers(rows)
         numbers, first = np.unique(self.shards, return_index=True)
         places = rows.select(first)[STORED_IN][:]
         self.urls = dict(zip(numbers.tolist(), [place["url"] for place in places], strict=True))

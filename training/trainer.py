@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import ExponentialLR, LinearLR, LRScheduler, SequentialLR, StepLR
-from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
-from transformers import EvalPrediction, Trainer
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
+from transformers import EvalPrediction, PreTrainedModel, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from training.callbacks import EpochOfSampler, StopOnSigterm
-from training.samplers import PrefetchingSampler
+from training.samplers import EpochSampler, PrefetchingSampler
 from training.settings import TORCH_SCHEDULERS, RunTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -31,11 +31,12 @@ class SignalTrainer(Trainer):
     """
 
     args: RunTrainingArguments
+    model: PreTrainedModel
 
     def __init__(
         self,
         *args: Any,
-        sampler: Callable[[int], Sampler],
+        sampler: Callable[[int], EpochSampler],
         validation_metrics: Callable[[EvalPrediction], dict[str, float]],
         **kwargs: Any,
     ) -> None:
@@ -47,8 +48,9 @@ class SignalTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.validation_metrics = validation_metrics
         self.sampler = sampler(self.args.train_batch_size)
-        if hasattr(self.train_dataset, "files_of") and self.args.prefetch_batches:
-            self.sampler = self.prefetching(self.sampler, self.train_dataset.files_of, self.args.train_batch_size)
+        files_of = getattr(self.train_dataset, "files_of", None)
+        if files_of is not None and self.args.prefetch_batches:
+            self.sampler = self.prefetching(self.sampler, files_of, self.args.train_batch_size)
         self.add_callback(EpochOfSampler(self.sampler))
         self.stopper = StopOnSigterm()
         self.add_callback(self.stopper)
@@ -57,31 +59,31 @@ class SignalTrainer(Trainer):
         self.seconds_at_log = (0.0, 0.0)  # both, when the last training loss was logged
         self.waiting_was_told = False
 
-    def prefetching(self, sampler: Sampler, files_of: Callable[[Any], list[str]], batch_size: int) -> Sampler:
+    def prefetching(self, sampler: Any, files_of: Callable[[Any], list[str]], batch_size: int) -> PrefetchingSampler:
         """The same order, the raw files of coming batches of this process on their way."""
         ahead, index, processes = self.args.prefetch_batches, self.args.process_index, self.args.world_size
         return PrefetchingSampler(sampler, files_of, batch_size, ahead, index, processes)
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler:
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
         """The order of training; Trainer's name, held by a test."""
         return self.sampler
 
-    def _get_eval_sampler(self, eval_dataset: Dataset) -> Sampler:
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         """In the order of the data, always: predictions are matched with their trials by position."""
         return SequentialSampler(eval_dataset)
 
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LRScheduler:
         """Torch's StepLR and ExponentialLR beside transformers' schedules, with the same warm-up."""
         name = self.args.lr_scheduler_type
+        options: Any = self.args.lr_scheduler_kwargs or {}
         if name == "reduce_lr_on_plateau":  # which is better follows from the metric; torch takes less for better
-            mode = {"mode": "max" if self.args.greater_is_better else "min"}
-            self.args.lr_scheduler_kwargs = mode | (self.args.lr_scheduler_kwargs or {})
+            self.args.lr_scheduler_kwargs = {"mode": "max" if self.args.greater_is_better else "min"} | options
         if name not in TORCH_SCHEDULERS or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
         optimizer = optimizer or self.optimizer
         kind = {"step": StepLR, "exponential": ExponentialLR}[name]
         try:
-            schedule = kind(optimizer, **(self.args.lr_scheduler_kwargs or {}))
+            schedule = kind(optimizer, **options)
         except TypeError as error:
             needs = {"step": '{"step_size": 100, "gamma": 0.5}', "exponential": '{"gamma": 0.99}'}[name]
             raise ValueError(f"lr_scheduler_type {name} needs lr_scheduler_kwargs such as {needs}: {error}") from error
@@ -110,7 +112,7 @@ class SignalTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
         """As in Trainer; a run that SIGTERM cut short ends here, with its checkpoint."""
         result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-        self.stopper.leave(self.args.output_dir)
+        self.stopper.leave(str(self.args.output_dir))
         return result
 
     def evaluation_loop(
@@ -130,10 +132,12 @@ class SignalTrainer(Trainer):
                 torch.distributed.broadcast(buffer, src=0)
         output = super().evaluation_loop(dataloader, description, False, ignore_keys, metric_key_prefix)
         output = self.in_order_of_data(dataloader, output)
-        if metric_key_prefix == "eval" and output.predictions is not None:
-            scores = self.validation_metrics(EvalPrediction(output.predictions, output.label_ids))
-            output.metrics.update({f"eval_{name}": value for name, value in scores.items()})
-        return output
+        if metric_key_prefix != "eval" or output.predictions is None:
+            return output
+        labels: Any = output.label_ids
+        scores = self.validation_metrics(EvalPrediction(output.predictions, labels))
+        metrics = (output.metrics or {}) | {f"eval_{name}": value for name, value in scores.items()}
+        return output._replace(metrics=metrics)
 
     def in_order_of_data(self, dataloader: DataLoader, output: EvalLoopOutput) -> EvalLoopOutput:
         """Return predictions in the order of the rows, as they are unless rows were read in another order."""

@@ -126,7 +126,9 @@ def write_member(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path
         (folder / path).mkdir(parents=True, exist_ok=True)
     elif member.isfile():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        with archive.extractfile(member) as source, open(folder / path, "wb") as target:
+        source = archive.extractfile(member)
+        assert source is not None  # a file has content
+        with source, open(folder / path, "wb") as target:
             shutil.copyfileobj(source, target)
     else:
         raise ValueError(f"{member.name!r} in the archive is a link or a device; nothing was unpacked")

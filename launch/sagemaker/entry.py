@@ -86,6 +86,7 @@ def run(command: list[str], environment: Mapping[str, str]) -> tuple[int, list[s
     )
     signal.signal(signal.SIGTERM, lambda number, frame: os.killpg(child.pid, number))
     said = collections.deque(maxlen=200)
+    assert child.stderr is not None  # a pipe
     for line in child.stderr:
         sys.stderr.write(line)
         sys.stderr.flush()

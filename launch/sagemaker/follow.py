@@ -82,10 +82,10 @@ def one_line_aws_errors() -> Iterator[None]:
 def connect(region: str) -> Clients:
     """Clients with the credentials of AWS's own chain."""
     try:
-        import boto3
+        from boto3.session import Session
     except ImportError as error:
         raise ImportError("boto3 is missing: pip install -e '.[sagemaker]'") from error
-    session = boto3.session.Session(region_name=region)
+    session = Session(region_name=region)
     config = Config(retries={"mode": "standard", "max_attempts": 8})
     return Clients(*(session.client(service, config=config) for service in ("sagemaker", "s3", "logs")))
 

@@ -135,7 +135,7 @@ def read_settings(rest: list[str]) -> dict[str, str | list[str]]:
 
 def read_pairs(texts: list[str], option: str, example: str) -> list[tuple[str, str]]:
     """Read NAME=VALUE; a name given twice is an error."""
-    pairs = [text.partition("=")[::2] for text in texts]
+    pairs = [(name, value) for name, _, value in (text.partition("=") for text in texts)]
     for text, (name, _) in zip(texts, pairs, strict=True):
         if not name or "=" not in text:
             raise ValueError(f"{option} {text!r}: expected {example}")

@@ -11,7 +11,6 @@ from functools import cache
 from typing import Any
 
 import botocore.session
-from botocore.model import Shape
 
 BUCKET = re.compile(r"(?!\d+\.\d+\.\d+\.\d+$)(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 LONGEST_RUN = 28 * 24 * 3600  # s, of MaxRuntimeInSeconds; the service model says it in words only
@@ -73,12 +72,12 @@ def request_problems(request: dict[str, Any]) -> Iterator[str]:
 
 
 @cache
-def request_shape() -> Shape:
-    """What botocore knows of CreateTrainingJob's request."""
+def request_shape() -> Any:
+    """Return botocore's model of CreateTrainingJob's request, whose attributes are made at run time."""
     return botocore.session.Session().get_service_model("sagemaker").operation_model("CreateTrainingJob").input_shape
 
 
-def shape_problems(shape: Shape, value: Any, path: str) -> Iterator[str]:
+def shape_problems(shape: Any, value: Any, path: str) -> Iterator[str]:
     """Walk a value along its shape; types are botocore's business."""
     if shape.type_name == "structure":
         for name, inner in value.items():
@@ -99,7 +98,7 @@ def shape_problems(shape: Shape, value: Any, path: str) -> Iterator[str]:
         yield from size_problems(value, limits, path, "")
 
 
-def string_problems(shape: Shape, value: str, path: str) -> Iterator[str]:
+def string_problems(shape: Any, value: str, path: str) -> Iterator[str]:
     """What is wrong with a text: not in the list, too long or short, or of another form."""
     if shape.enum and value not in shape.enum:
         nearest = difflib.get_close_matches(value, shape.enum, n=1, cutoff=0.5)
