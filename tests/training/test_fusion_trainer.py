@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from launch.run import parse_run
-from tasks.emotion.data import EmotionSettings
 from tests.helpers.tiny_fusion import tiny_model
 from training.collators import PaddingCollator
 from training.fusion_trainer import FusionTrainer
@@ -63,6 +62,7 @@ def make_trainer(
         eval_dataset=Utterances(),
         data_collator=PaddingCollator(0),
         sampler=lambda size: LengthGroupedSampler([1] * ITEMS, size, 0, 2),
+        validation_metrics=lambda output: {},
         learning_rates=learning_rates,
     )
 
@@ -130,7 +130,7 @@ def test_what_could_not_be_decoded_is_counted_and_does_not_reach_the_model(tmp_p
 
 def test_rates_come_from_the_config_and_from_the_command_line() -> None:
     run = parse_run(["configs/meld_fusion.json", "--learning_rates.text", "1e-6", "--learning_rates.emotion=0.01"])
-    rates = run.settings(EmotionSettings).learning_rates
+    rates = run.settings.emotion.learning_rates
     assert rates == {"text": 1e-6, "video": 8e-5, "audio": 8e-5, "emotion": 0.01}
     assert run.resolved()["learning_rates"] == rates
     with pytest.raises(SystemExit, match="learning_rates.*task 'eda'"):

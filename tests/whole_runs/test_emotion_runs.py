@@ -236,11 +236,11 @@ def test_fine_tuning_goes_on_from_a_saved_model(finished: tuple[Path, str], tmp_
 )
 def test_a_saved_model_of_another_shape_is_refused(finished: tuple[Path, str], settings: list[str], said: str) -> None:
     asked = parse_run([CONFIG, "--model_name_or_path", str(finished[0]), *settings])
-    rows = load_rows(asked.arguments, asked.task.COLUMNS)
+    rows, _ = load_rows(asked.arguments, asked.task.columns)
     with pytest.raises(ValueError, match=said):
         processor = asked.task.features(asked)
         data = asked.task.prepare(rows, processor, asked)
-        build_model(asked.arguments, asked.task.model_settings(data, processor, asked), asked.task)
+        build_model(asked, asked.task.model_settings(data, processor, asked))
 
 
 def test_a_model_that_cannot_be_had_offline_is_named_in_one_line(tmp_path: Path) -> None:

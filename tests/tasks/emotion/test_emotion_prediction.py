@@ -16,12 +16,11 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from hf_datasets.meld.synthetic_clips import show, sing, write_clip
-from launch.pages import plot_predictions
 from modeling import FusionForEmotion, FusionProcessor
 from reporting.plots import DPI
 from tasks.emotion.predict import EmotionPrediction, Felt, predict_clips
 from tasks.emotion.subtitles import Said, csv_utterances, cue_utterances, read_utterances, seconds_of
-from tasks.emotion.timeline import SHORTEST
+from tasks.emotion.timeline import SHORTEST, plot_emotions
 from tasks.emotion.timeline import said as words_shown
 from tests.helpers.tiny_fusion import tiny_model, tiny_processor
 
@@ -167,8 +166,9 @@ def test_a_whole_film_is_answered_utterance_by_utterance(
 ) -> None:
     (tmp_path / "film.csv").write_text("start,end,text\n0,0.4,Hooray!\n0.4,1,\n5,6,Too late.\n")
     arguments = asked(tmp_path, utterances=tmp_path / "film.csv")
-    (found,), failed, said = predict_clips(model, processor, [clips["whole"]], arguments)
-    assert not failed
+    predicted = predict_clips(model, processor, [clips["whole"]], arguments)
+    assert predicted.unreadable == []
+    assert len(predicted.predictions[0].utterances) == 3
     assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == ["out.json"]
     (record,) = json.loads((tmp_path / "out.json").read_text())
     assert record["file"] == str(clips["whole"])
@@ -181,9 +181,8 @@ def test_a_whole_film_is_answered_utterance_by_utterance(
             assert len({each["label"] for each in one[head]} & set(names)) == len(one[head]) == 3
             assert sure == sorted(sure, reverse=True)
             assert 0 < sum(sure) <= 1 + 1e-9
-    assert said.startswith("3 utterances, by text and video and audio\n")
-    assert "(without video and audio)" in said
-    assert len(found.utterances) == 3
+    assert predicted.summary.startswith("3 utterances, by text and video and audio\n")
+    assert "(without video and audio)" in predicted.summary
 
 
 @pytest.mark.parametrize(
@@ -206,10 +205,10 @@ def test_what_a_clip_lacks_is_said_and_the_rest_judged(
     text: str | None,
     missing: list[str],
 ) -> None:
-    (found,), failed, _ = predict_clips(model, processor, [clips[clip]], asked(tmp_path, text=text))
-    (one,) = found.utterances
+    predicted = predict_clips(model, processor, [clips[clip]], asked(tmp_path, text=text))
+    (one,) = predicted.predictions[0].utterances
     assert one.missing == missing
-    assert not failed
+    assert predicted.unreadable == []
     assert one.end_seconds == pytest.approx(SECONDS, abs=0.1)
 
 
@@ -217,24 +216,25 @@ def test_a_clip_without_all_that_a_model_reads_is_named(
     processor: FusionProcessor, clips: dict[str, Path], tmp_path: Path
 ) -> None:
     listener = tiny_model(modalities=["text", "audio"])
-    found, failed, _ = predict_clips(listener, processor, [clips["mute"]], asked(tmp_path))
-    assert not found
-    assert failed == [f"{clips['mute']}: nothing to go by at 0 s: no audio and no text; the model reads these"]
-    (found,), failed, _ = predict_clips(listener, processor, [clips["mute"]], asked(tmp_path, text="Hooray!"))
-    assert found.utterances[0].missing == ["audio"]
-    assert not failed
+    predicted = predict_clips(listener, processor, [clips["mute"]], asked(tmp_path))
+    assert predicted.predictions == []
+    message = f"{clips['mute']}: nothing to go by at 0 s: no audio and no text; the model reads these"
+    assert predicted.unreadable == [message]
+    predicted = predict_clips(listener, processor, [clips["mute"]], asked(tmp_path, text="Hooray!"))
+    assert predicted.predictions[0].utterances[0].missing == ["audio"]
+    assert predicted.unreadable == []
 
 
 def test_clips_that_cannot_be_read_are_named_and_the_others_judged(
     model: FusionForEmotion, processor: FusionProcessor, clips: dict[str, Path], tmp_path: Path
 ) -> None:
     three = [clips[name] for name in ("cut", "whole", "empty")]
-    found, failed, _ = predict_clips(model, processor, three, asked(tmp_path))
-    assert [clip.file for clip in found] == [clips["whole"]]
-    assert len(failed) == 2
-    assert "cut.mp4" in failed[0]
-    assert "moov atom" in failed[0]
-    assert "0 bytes" in failed[1]
+    predicted = predict_clips(model, processor, three, asked(tmp_path))
+    assert [clip.file for clip in predicted.predictions] == [clips["whole"]]
+    assert len(predicted.unreadable) == 2
+    assert "cut.mp4" in predicted.unreadable[0]
+    assert "moov atom" in predicted.unreadable[0]
+    assert "0 bytes" in predicted.unreadable[1]
     assert [each["file"] for each in json.loads((tmp_path / "out.json").read_text())] == [str(clips["whole"])]
 
 
@@ -292,7 +292,7 @@ def test_a_timeline_has_a_panel_per_clip_and_a_bar_per_emotion_of_an_utterance(
 ) -> None:
     one = EmotionPrediction(Path("one $ clip.mp4"), [felt(0, None, None, ("text",))])
     many = EmotionPrediction(Path("film.mp4"), [felt(3.0 * i, 3.0 * i + 2.5, "I owe you $5 " * 9) for i in range(40)])
-    plot_predictions("emotion", [one, many], tmp_path / "plot.png")
+    plot_emotions([one, many], tmp_path / "plot.png")
     (figure,) = figures
     assert len(imread(tmp_path / "plot.png")) == round(figure.get_figheight() * DPI)
     for panel, clip in zip(figure.axes, (one, many), strict=True):

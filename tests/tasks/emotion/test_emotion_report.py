@@ -13,10 +13,10 @@ from huggingface_hub import ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from evaluation.classification import assess
-from launch.pages import model_card, report_files, results_table
 from reporting.card import SYNTHETIC_NOTICE
-from tasks.emotion.card import verdict_line
+from tasks.emotion.card import model_card, results_table, verdict_line
 from tasks.emotion.plots import plot_ablations, plot_calibration, plot_classes, plot_confusion
+from tasks.emotion.report import report_files
 from tests.helpers.facts import SCRIPT
 from tests.helpers.facts.emotion import HEADS, constant, make_facts, make_side, make_test
 from tests.helpers.pages import assert_no_missing_value, without_images
@@ -69,7 +69,7 @@ def test_a_constant_model_is_not_better_than_the_majority_or_than_chance() -> No
         assert "Never predicted: " in line
         assert "dealt" in found["verdict"]["unbeaten"]
         assert "less that of its own answers, dealt at random 0.000 (no interval: all resamples give 0," in line
-    assert "not shown to be better" in results_table(make_facts(record))
+    assert "not shown to be better" in results_table(record)
 
 
 def test_a_model_is_better_than_one_baseline_and_not_than_the_other() -> None:

@@ -21,14 +21,15 @@ from launch.run import parse_run
 from modeling import FusionForEmotion, FusionProcessor
 from modeling.configuration_fusion import INPUTS
 from tasks.emotion import make_tokenizer
-from tasks.emotion import task as emotion
+from tasks.emotion.data import SIDES, EmotionData
 from tasks.emotion.items import UtteranceDataset, cache_features
 from tasks.emotion.split import UtteranceSplit
+from tasks.emotion.task import TASK, load_video_weights
 from tests.conftest import REPOSITORY
 from tests.helpers.tiny_fusion import TINY_BERT, tiny_model, tiny_processor
 from training.collators import PaddingCollator
 from training.samplers import LengthGroupedSampler
-from training.settings import Run
+from training.task import Run
 
 MODALITIES = ("text", "video", "audio")
 CONFIG = "configs/meld_sample.json"
@@ -286,7 +287,7 @@ def test_a_cache_that_would_be_of_no_use_is_refused(rows: datasets.Dataset, sett
     _, _, data = prepare(in_three(rows), "--cache_features", "true", *keys)
     model = tiny_model(num_mel_bins=64, **settings)
     with pytest.raises(ValueError, match=f"cache_features: .*{said}"):
-        emotion.initialise(model, data, new=False)
+        TASK.cache(data, model)
 
 
 # Order
@@ -335,7 +336,7 @@ def test_several_processes_are_served_each_item_once_a_step(count: int, size: in
 def test_a_batch_size_of_one_is_refused(rows: datasets.Dataset) -> None:
     run, _, data = prepare(in_three(rows), "--per_device_train_batch_size", "1")
     with pytest.raises(ValueError, match="per_device_train_batch_size = 1: BatchNorm has no variance of one item"):
-        emotion.sampler(data, run)
+        TASK.sampler(data, run)
 
 
 # Sides
@@ -349,29 +350,29 @@ def in_three(rows: datasets.Dataset) -> datasets.Dataset:
     return rows.add_column("split", sides).add_column("dialogue", dialogues)
 
 
-def prepare(rows: datasets.Dataset, *settings: str) -> tuple[Run, FusionProcessor, emotion.EmotionData]:
+def prepare(rows: datasets.Dataset, *settings: str) -> tuple[Run, FusionProcessor, EmotionData]:
     """A run of the sample's config and its data."""
     run = parse_run([CONFIG, *settings])
-    processor = emotion.features(run)
-    return run, processor, emotion.prepare(rows, processor, run)
+    processor = TASK.features(run)
+    return run, processor, TASK.prepare(rows, processor, run)
 
 
 def test_the_split_is_that_of_the_data_and_its_digest_does_not_depend_on_order(rows: datasets.Dataset) -> None:
-    split = UtteranceSplit.of(in_three(rows), emotion.SIDES)
+    split = UtteranceSplit.of(in_three(rows), SIDES)
     record = split.record()
     assert record["counts"] == {"train": 6, "validation": 1, "test": 1}
     assert record["warning"] is None
     assert record["trials"]["validation"] == [rows[6]["utterance_id"]]
     turned = in_three(rows).select(range(len(rows) - 1, -1, -1))
-    again = UtteranceSplit.of(turned, emotion.SIDES)
+    again = UtteranceSplit.of(turned, SIDES)
     assert again.sha256 == split.sha256 == record["sha256"]
     assert again.record() == record
     moved = changed(in_three(rows), 0, split="test")
-    assert UtteranceSplit.of(moved, emotion.SIDES).sha256 != split.sha256
+    assert UtteranceSplit.of(moved, SIDES).sha256 != split.sha256
 
 
 def test_what_each_side_lacks_is_counted(rows: datasets.Dataset) -> None:
-    split = UtteranceSplit.of(changed(in_three(rows), 7, has_audio=False), emotion.SIDES)
+    split = UtteranceSplit.of(changed(in_three(rows), 7, has_audio=False), SIDES)
     assert split.sides["test"] == {
         "utterances": 1, "dialogues": 1, "without": {"text": 0, "video": 0, "audio": 1}
     }  # fmt: skip
@@ -386,11 +387,11 @@ def test_a_dialogue_on_two_sides_is_warned_of(rows: datasets.Dataset) -> None:
 
 def test_a_data_set_without_a_side_is_refused_for_training_alone(rows: datasets.Dataset) -> None:
     run = parse_run([CONFIG])
-    processor = emotion.features(run)
+    processor = TASK.features(run)
     whole = in_three(rows).select(range(7))
     with pytest.raises(ValueError, match="no utterance on the side test; prepare it with all tables"):
-        emotion.prepare(whole, processor, run)
-    assert len(emotion.prepare(whole, processor, run, saved={}).sides["all"]) == 7
+        TASK.prepare(whole, processor, run)
+    assert len(TASK.prepare(whole, processor, run, saved={}).sides["all"]) == 7
 
 
 # Weights of classes
@@ -402,7 +403,7 @@ def test_class_weights_have_a_mean_of_1_over_the_utterances_of_training(rows: da
     table = in_three(rows).remove_columns("emotion").add_column("emotion", labels)
     table = table.cast_column("emotion", rows.features["emotion"])
     run, processor, data = prepare(table, "--class_weights", name)
-    settings = emotion.model_settings(data, processor, run)
+    settings = TASK.model_settings(data, processor, run)
     weights = np.array(settings["emotion_weights"])
     assert (weights * [4, 1, 0, 1, 0, 0, 0]).sum() / 6 == pytest.approx(1)
     rare = {"inverse": 4.0, "root": 2.0}[name]  # a class with a quarter of another's rows weighs so much more
@@ -413,7 +414,7 @@ def test_class_weights_have_a_mean_of_1_over_the_utterances_of_training(rows: da
 
 def test_class_weights_are_none_unless_asked_for(rows: datasets.Dataset) -> None:
     run, processor, data = prepare(in_three(rows))
-    settings = emotion.model_settings(data, processor, run)
+    settings = TASK.model_settings(data, processor, run)
     assert "emotion_weights" not in settings
     assert settings["text_config"]["model_type"] == "bert"
 
@@ -445,7 +446,7 @@ def test_a_setting_that_cannot_be_is_named(rows: datasets.Dataset, settings: lis
     settings = [text.replace("{}", str(tmp_path)) for text in settings]
     with pytest.raises((ValueError, SystemExit), match=said.replace("{}", str(tmp_path))) as caught:
         run, processor, data = prepare(in_three(rows), *settings)
-        emotion.model_settings(data, processor, run)
+        TASK.model_settings(data, processor, run)
     assert "\n" not in str(caught.value)
 
 
@@ -467,7 +468,7 @@ def test_video_weights_that_cannot_be_had_are_named(
     source = "kinetics" if kind == "offline" else str(path)
     model = tiny_model(modalities=["video"], video_encoder="r3d_18")
     with pytest.raises(ValueError, match=f"video_weights = '{source}' cannot be had .*local folder or file") as caught:
-        emotion.load_video_weights(model, source)
+        load_video_weights(model, source)
     assert "\n" not in str(caught.value)
 
 
@@ -486,7 +487,7 @@ def test_the_tokenizer_of_the_sample_is_what_its_command_makes(
 
 def test_a_random_encoder_that_stays_so_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     model = tiny_model(modalities=["video"], video_encoder="r3d_18", freeze_video=True)
-    emotion.load_video_weights(model, "none")
+    load_video_weights(model, "none")
     assert "the video encoder is random and stays so" in caplog.text
 
 
@@ -496,6 +497,6 @@ def test_the_text_encoder_takes_the_weights_of_its_folder(tmp_path: Path, rows: 
     AutoTokenizer.from_pretrained(TINY_BERT).save_pretrained(tmp_path)
     _, _, data = prepare(in_three(rows), "--text_model", str(tmp_path), "--model_config.modalities", '["text"]')
     model = tiny_model(modalities=["text"], text_pooling="mean")
-    emotion.initialise(model, data, new=True)
+    TASK.initialise(model, data, new=True, resumed=False)
     for name, weight in model.fusion.branches["text"].encoder.state_dict().items():
         assert torch.equal(weight, encoder.state_dict()[name]), name
