@@ -31,7 +31,7 @@ from benchmarks.timing import Timing, print_ratio, print_table, print_value, rat
 from launch.run import parse_run
 from training.build import build_model, build_trainer, set_up_process
 from training.rows import load_rows
-from training.settings import Run
+from training.task import Run
 
 WARMUP_STEPS, STEPS = 20, 200  # STEPS are timed after these
 OFF = (
@@ -67,8 +67,8 @@ class Clock(TrainerCallback):
 def new_model(run: Run, extractor, data) -> torch.nn.Module:  # noqa: ANN001
     """The model of the config, with the same weights each time."""
     torch.manual_seed(0)
-    model = build_model(run.arguments, run.task.model_settings(data, extractor, run), run.task)
-    run.task.initialise(model, data, new=True)
+    model = build_model(run, run.task.model_settings(data, extractor, run))
+    run.task.initialise(model, data, new=True, resumed=False)
     return model
 
 
@@ -86,7 +86,7 @@ def prepared(*command: str) -> tuple[Run, object, object]:
     run = parse_run([*command, *OFF])
     set_up_process(run)
     extractor = run.task.features(run)
-    rows = load_rows(run.arguments, run.task.COLUMNS, run.task.STREAMED)
+    rows, _ = load_rows(run.arguments, run.task.columns, run.task.streamed)
     return run, extractor, run.task.prepare(rows, extractor, run)
 
 
@@ -137,6 +137,7 @@ def time_one_run(command: list[str]) -> dict[str, float]:
         start = time.perf_counter()
         run, extractor, data = prepared(*command)
         model = new_model(run, extractor, data)
+        data = run.task.cache(data, model)
         ready = time.perf_counter() - start
         return {"ready": ready} | trainer_seconds(run, extractor, data, model)
 

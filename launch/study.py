@@ -19,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from launch.run import parse_run
+from launch.run import load_task, parse_run
+from tasks import TASKS
 from training.rows import load_rows, use_storage
 from training.run_folder import write_json
 from training.study_runs import Cell, FinishedRun, StudyTables
@@ -103,6 +104,7 @@ def parse_setting(text: str) -> tuple[str, tuple[str, ...]]:
 
 def plan(study: Study) -> list[Cell]:
     """Every run, its settings checked before the first begins."""
+    tables_of(study)
     chosen = list(itertools.product(*([(key, value) for value in values] for key, values in study.settings)))
     cells = []
     for number, pairs in enumerate(chosen):
@@ -117,8 +119,12 @@ def plan(study: Study) -> list[Cell]:
 
 
 def tables_of(study: Study) -> StudyTables:
-    """How the config's task puts the scores of its runs together."""
-    return parse_run([study.config, *study.passed_on]).task.study
+    """Return how the task combines the scores of its runs."""
+    task = parse_run([study.config, *study.passed_on]).task
+    if task.study is None:
+        able = ", ".join(name for name in TASKS if load_task(name).study is not None)
+        raise ValueError(f"{study.config}: task={task.name}: it has no study tables. Tasks that do: {able}.")
+    return task.study
 
 
 def parts_of(study: Study) -> list[tuple[str, tuple[str, ...]]]:

@@ -17,7 +17,8 @@ import yaml
 from hf_datasets.builders import HERE, builder_class, data_set_names
 from hf_datasets.prepare import main
 from system.storage import S3FileManager
-from tests.helpers.s3_server import FakeS3, Rule, Status, serve_s3
+from tests.helpers.prepared_data import complaint, contents
+from tests.helpers.s3_server import Rule, Status, serve_s3
 
 SMALLER = {  # than its sample
     "audioset": {"num_train": 40, "num_eval": 10, "suffix": ".wav"},
@@ -58,45 +59,21 @@ def with_sounds(name: str) -> list[str]:
     return [f"--{option}" for option in ("embed_audio", "embed_clips") if option in known]
 
 
-def upload(s3: FakeS3, folder: Path, url: str) -> int:
-    paths = [path for path in folder.rglob("*") if path.is_file()]
-    for path in paths:
-        s3.put(f"{url}/{path.relative_to(folder).as_posix()}", path.read_bytes())
-    return len(paths)
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != ".prepare.lock"
-    }
-
-
-def objects(s3: FakeS3, bucket: str, prefix: str) -> dict[str, bytes]:
-    keys = [entry["Key"] for entry in s3.boto.list_objects_v2(Bucket=bucket).get("Contents", [])]
-    return {
-        key.removeprefix(f"{prefix}/"): s3.boto.get_object(Bucket=bucket, Key=key)["Body"].read()
-        for key in keys
-        if key.startswith(f"{prefix}/")
-    }
-
-
 @over_data_sets
 def test_a_tree_on_s3_gives_the_same_bytes_as_in_a_folder_wherever_they_go(name, s3, tmp_path):
     raw = raw_tree(name, tmp_path / "raw")
     own = with_sounds(name)
     main([name, "--raw_dir", str(raw), "--output_dir", str(tmp_path / "local"), *own])
-    files = upload(s3, raw, "s3://corpora/1. raw")
+    files = s3.put_folder(raw, "s3://corpora/1. raw")
     s3.proxy.forget()
     from_s3 = ["--raw_dir", "s3://corpora/1. raw", "--output_dir", str(tmp_path / "from_s3"), "--num_proc", "2"]
     main([name, *from_s3, *own])
-    assert content(tmp_path / "from_s3") == content(tmp_path / "local")
+    assert contents(tmp_path / "from_s3") == contents(tmp_path / "local")
     reads = [request.line for request in s3.proxy.requests if "list-type" not in request.line]
     assert len(reads) == len(set(reads)) <= files
     assert all(line.startswith("GET ") for line in reads)
     main([name, "--raw_dir", "s3://corpora/1. raw/", "--output_dir", "s3://corpora/prepared", *own])
-    assert objects(s3, "corpora", "prepared") == content(tmp_path / "local")
+    assert s3.contents("s3://corpora/prepared") == contents(tmp_path / "local")
 
 
 RUN = """
@@ -116,12 +93,12 @@ def test_a_killed_run_on_s3_goes_on_and_ends_with_the_same_bytes(name, to_s3, s3
     raw = raw_tree(name, tmp_path / "raw")
     own = with_sounds(name)
     main([name, "--raw_dir", str(raw), "--output_dir", str(tmp_path / "local"), *own])
-    upload(s3, raw, "s3://corpora/raw")
+    s3.put_folder(raw, "s3://corpora/raw")
     output = "s3://corpora/prepared" if to_s3 else str(tmp_path / "output")
     command = [sys.executable, "-c", RUN, name, "--raw_dir", "s3://corpora/raw", "--output_dir", output, *own]
 
     def there() -> dict[str, bytes]:
-        return objects(s3, "corpora", "prepared") if to_s3 else content(tmp_path / "output")
+        return s3.contents("s3://corpora/prepared") if to_s3 else contents(tmp_path / "output")
 
     def finished() -> list[str]:
         return [path for path in there() if path.endswith(".parquet") and not Path(path).name.startswith(".")]
@@ -137,37 +114,29 @@ def test_a_killed_run_on_s3_goes_on_and_ends_with_the_same_bytes(name, to_s3, s3
     assert not any("default" in config for config in yaml.safe_load(there()[".huggingface.yaml"])["configs"])
     s3.proxy.latency = 0
     subprocess.run(command, check=True, cwd=HERE.parent)
-    assert there() == content(tmp_path / "local")
+    assert there() == contents(tmp_path / "local")
 
 
 def test_a_changed_object_gives_another_digest(s3, tmp_path):
     raw = raw_tree("pmemo", tmp_path / "raw")
-    upload(s3, raw, "s3://corpora/raw")
+    s3.put_folder(raw, "s3://corpora/raw")
     arguments = ["pmemo", "--raw_dir", "s3://corpora/raw", "--output_dir", str(tmp_path / "output")]
     main(arguments)
-    before = set(content(tmp_path / "output"))
+    before = set(contents(tmp_path / "output"))
     (eda, *_) = (raw / "PMEmo2019" / "EDA").iterdir()
     s3.put(f"s3://corpora/raw/PMEmo2019/EDA/{eda.name}", eda.read_bytes().replace(b"0.02,", b"0.020,", 1))
     main(arguments)
-    after = set(content(tmp_path / "output"))
+    after = set(contents(tmp_path / "output"))
     assert not [name for name in before & after if name.endswith(".parquet")]
-
-
-def complaint(*arguments: object) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        main(["pmemo", *map(str, arguments)])
-    assert isinstance(stopped.value.code, str)
-    assert "\n" not in stopped.value.code
-    return stopped.value.code
 
 
 def test_a_file_that_cannot_be_fetched_stops_the_run_and_no_row_says_that_it_is_damaged(s3, tmp_path, monkeypatch):
     raw = raw_tree("pmemo", tmp_path / "raw")
-    upload(s3, raw, "s3://corpora/raw")
+    s3.put_folder(raw, "s3://corpora/raw")
     sound = next((raw / "PMEmo2019" / "chorus").iterdir()).name
     s3.proxy.rules.append(Rule(f"^GET .*/chorus/{sound}", Status(403)))
     arguments = ["--raw_dir", "s3://corpora/raw", "--output_dir", tmp_path / "output"]
-    said = complaint(*arguments)
+    said = complaint(main, "pmemo", *arguments)
     assert sound in said
     assert "AccessDenied" in said
     assert "run this again" in said
@@ -178,25 +147,29 @@ def test_a_file_that_cannot_be_fetched_stops_the_run_and_no_row_says_that_it_is_
 
 def test_wrong_addresses_are_one_line(s3, tmp_path):
     s3.put("s3://corpora/x/y.txt", b"")
-    assert "no-such-bucket" in complaint("--raw_dir", "s3://no-such-bucket/raw")
-    assert "should hold metadata.csv and EDA/" in complaint("--raw_dir", "s3://corpora/x")
-    assert "is empty" in complaint("--raw_dir", "s3://corpora/none")
+    assert "no-such-bucket" in complaint(main, "pmemo", "--raw_dir", "s3://no-such-bucket/raw")
+    assert "should hold metadata.csv and EDA/" in complaint(main, "pmemo", "--raw_dir", "s3://corpora/x")
+    assert "is empty" in complaint(main, "pmemo", "--raw_dir", "s3://corpora/none")
     raw = raw_tree("pmemo", tmp_path / "raw")
-    assert "there is no bucket 'none'" in complaint("--raw_dir", raw, "--output_dir", "s3://none/prepared")
-    assert "it takes a folder or an s3:// URL" in complaint("--raw_dir", raw, "--output_dir", "ftp://x/y")
-    assert "looks like a secret" in complaint("--raw_dir", raw, "--s3", "secret=x")
+    assert "there is no bucket 'none'" in complaint(
+        main, "pmemo", "--raw_dir", raw, "--output_dir", "s3://none/prepared"
+    )
+    assert "it takes a folder or an s3:// URL" in complaint(
+        main, "pmemo", "--raw_dir", raw, "--output_dir", "ftp://x/y"
+    )
+    assert "looks like a secret" in complaint(main, "pmemo", "--raw_dir", raw, "--s3", "secret=x")
 
 
 def test_a_run_reads_prepared_data_from_s3_and_refuses_what_is_unfinished(s3, tmp_path, monkeypatch):
-    from tasks.eda import task as eda
-    from training.rows import data_record, load_rows
+    from tasks.eda.task import TASK as eda
+    from training.rows import load_rows
     from training.settings import RunArguments
 
     for path in (HERE / "pmemo" / "sample").glob("sample-*.parquet"):
         s3.put(f"s3://corpora/ready/data/train-{path.stem[-16:]}-00000-of-00001.parquet", path.read_bytes())
     arguments = RunArguments(dataset="s3://corpora/ready")
-    with pytest.raises(SystemExit, match="python -m hf_datasets.prepare"):
-        load_rows(arguments, eda.COLUMNS)
+    with pytest.raises(ValueError, match="python -m hf_datasets.prepare"):
+        load_rows(arguments, eda.columns)
     configs = [
         {"config_name": "full", "default": True, "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}
     ]
@@ -204,7 +177,7 @@ def test_a_run_reads_prepared_data_from_s3_and_refuses_what_is_unfinished(s3, tm
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     s3.proxy.forget()
     for _ in range(2):  # the second time from the copies
-        rows = load_rows(arguments, eda.COLUMNS)
+        rows, source = load_rows(arguments, eda.columns)
         assert len(rows) == 20
-        assert data_record(arguments, rows)["files"][0].startswith("train-")
+        assert source.files[0].startswith("train-")
         assert s3.proxy.count(r"^GET .*parquet") == 1

@@ -23,6 +23,7 @@ from launch.run import parse_run
 from launch.study import Study, begin_study, collect, parse_setting, parse_study, plan, run_cells
 from reporting.study import study_files, study_table
 from tasks.eda.study import pool
+from tasks.detection.task import DetectionTask
 from tests.helpers.programs import run
 
 CONFIG, DETECTOR, EMOTIONS = "configs/eda_tcn.json", "configs/baby_cry.json", "configs/meld_sample.json"
@@ -434,8 +435,8 @@ def test_a_division_that_the_task_does_not_know_is_refused(arguments: list[str],
 def test_a_task_without_tables_of_a_study_is_named_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr("tasks.detection.task.STUDY")
-    with pytest.raises(ValueError, match="of the task detection are not there; .* attention, eda, emotion"):
+    monkeypatch.setattr(DetectionTask, "study", None)
+    with pytest.raises(ValueError, match="task=detection: .* attention, eda, emotion"):
         plan(make_study(tmp_path, config=DETECTOR))
 
 

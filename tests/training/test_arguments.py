@@ -11,14 +11,15 @@ import torch
 import run_predict
 from evaluation.splits import SplitSettings
 from launch.key_table import write_key_table
-from launch.run import load_task, parse_run
+from launch.run import load_task, parse_run, setting_groups
 from media.eda_settings import EdaSettings
 from tasks import TASKS
-from tasks.eda import task as eda
+from tasks.eda.task import TASK as eda
 from tests.conftest import REPOSITORY
 from tests.helpers.tiny_trainer import tiny_trainer
 from training.build import build_model, new_config
-from training.settings import Run, RunArguments, RunTrainingArguments
+from training.settings import RunArguments, RunTrainingArguments
+from training.task import Run
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.json"))
 
@@ -45,7 +46,7 @@ def test_every_config_parses_to_a_model(path: Path) -> None:
     settings = {"input_size": 8, "frame_rate": 4.0}
     if run.arguments.task == "attention":
         settings["embedding_sizes"] = dict.fromkeys(run.arguments.model_config["modalities"], 8)
-    assert build_model(run.arguments, settings, run.task).num_parameters() > 0
+    assert build_model(run, settings).num_parameters() > 0
     assert run.training.output_dir == f"outputs/{path.stem}"
 
 
@@ -153,22 +154,26 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
 def test_an_unknown_key_inside_model_config_names_the_nearest() -> None:
     arguments = RunArguments(model_config={"num_chanels": 8})
     with pytest.raises(ValueError, match=r"'model_config.num_chanels'; did you mean 'model_config.num_channels'"):
-        new_config(arguments, {"input_size": 8, "output_size": 1}, eda.MODELS)
+        new_config(arguments, {"input_size": 8, "output_size": 1}, eda.model_configs)
 
 
 def test_a_key_that_follows_from_the_data_cannot_be_set() -> None:
     with pytest.raises(ValueError, match="input_size follows from the data"):
-        new_config(RunArguments(model_config={"input_size": 3}), {"input_size": 8}, eda.MODELS)
+        new_config(RunArguments(model_config={"input_size": 3}), {"input_size": 8}, eda.model_configs)
 
 
 def test_an_unknown_model_type_is_refused() -> None:
     with pytest.raises(ValueError, match="model_type = 'tnc' is not known"):
-        new_config(RunArguments(model_type="tnc"), {}, eda.MODELS)
+        new_config(RunArguments(model_type="tnc"), {}, eda.model_configs)
 
 
 def kinds_of_all_tasks() -> list[type]:
     """Every dataclass whose fields are keys."""
-    return [RunArguments, RunTrainingArguments, *(kind for task in TASKS for kind in load_task(task).ARGUMENTS)]
+    return [
+        RunArguments,
+        RunTrainingArguments,
+        *(kind for task in TASKS for kind in setting_groups(load_task(task)).values()),
+    ]
 
 
 @pytest.mark.parametrize("kind", kinds_of_all_tasks(), ids=lambda kind: kind.__name__)
@@ -183,14 +188,14 @@ def test_help_lists_every_key_of_a_task_with_its_default(task: str, capsys: pyte
         parse_run(["--task", task, "--help"])
     assert exit.value.code == 0
     text = capsys.readouterr().out
-    for kind in (RunArguments, RunTrainingArguments, *load_task(task).ARGUMENTS):
+    for kind in (RunArguments, RunTrainingArguments, *setting_groups(load_task(task)).values()):
         for item in dataclasses.fields(kind):
             assert item.init is False or f"--{item.name} " in text, item.name
     assert "(default: 0.001)" in text
 
 
 def test_the_readme_has_the_keys_as_they_are(tmp_path: Path) -> None:
-    """`python -m launch.run` brings the README up to date."""
+    """`python -m launch.key_table` brings the README up to date."""
     copy = tmp_path / "README.md"
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     copy.write_text(text, encoding="utf-8")
@@ -224,4 +229,4 @@ def test_a_prediction_takes_the_options_of_its_task_alone(task: str, option: str
     with pytest.raises((ValueError, SystemExit, OSError)) as caught:
         run_predict.main(asked)
     refused = f"--{option}: a model of task {task!r} takes none; leave it out" in str(caught.value)
-    assert refused == (option not in load_task(task).PREDICTION_OPTIONS), caught.value
+    assert refused == (option not in load_task(task).prediction_options), caught.value

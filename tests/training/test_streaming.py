@@ -19,17 +19,17 @@ from safetensors.torch import load_file
 
 from launch.run import parse_run
 from system.storage import S3FileManager
-from tasks.attention import task as attention
 from tasks.attention.items import SCALED_ON
-from tasks.emotion import task as emotion
+from tasks.attention.task import TASK as attention
+from tasks.emotion.task import TASK as emotion
 from tests.helpers.attention_rows import SIZES, make_rows, without
 from tests.helpers.programs import end_ranks, start_ranks
 from tests.helpers.s3_server import FakeS3, serve_s3
 from training import streaming
 from training.build import build_model, build_trainer
-from training.rows import data_record, load_rows
+from training.rows import load_rows, use_storage
 from training.samplers import SHARDS_TOGETHER, ShardedSampler
-from training.settings import Run
+from training.task import Run
 from training.trainer import SignalTrainer
 
 CONFIG, PREFIX = "configs/tunein_attention.json", "s3://lab/tunein"
@@ -94,14 +94,15 @@ def whole_shards(s3: FakeS3) -> Counter[int]:
 def streamed_run(*more: str) -> tuple[Run, datasets.Dataset]:
     """The settings of a run that streams, and its rows."""
     run = parse_run([CONFIG, "--dataset", PREFIX, "--streaming", "true", *SMALL, *more])
-    return run, load_rows(run.arguments, run.task.COLUMNS, run.task.STREAMED)
+    use_storage(run.arguments)
+    return run, load_rows(run.arguments, run.task.columns, run.task.streamed)[0]
 
 
 def trainer_of(run: Run, rows: datasets.Dataset, resumed: bool = False) -> tuple[SignalTrainer, Any]:
     """As run_train.py makes it."""
     torch.manual_seed(0)
     data = attention.prepare(rows, None, run)
-    model = build_model(run.arguments, attention.model_settings(data, None, run), attention)
+    model = build_model(run, attention.model_settings(data, None, run))
     attention.initialise(model, data, new=True, resumed=resumed)
     return build_trainer(run, model, None, data), data
 
@@ -162,7 +163,7 @@ def test_small_columns_come_by_ranges_and_items_are_those_of_local_rows(
     assert not whole_shards(lab)
     assert set(rows.column_names) == set(creatives.column_names) - set(SIZES) | {streaming.STORED_IN}
     assert rows["creative_id"][:] == creatives["creative_id"][:]
-    assert data_record(run.arguments, rows)["rows"] == SHARDS * ROWS
+    assert len(rows) == SHARDS * ROWS
     local, far = attention.prepare(creatives, None, run), attention.prepare(rows, None, run)
     assert not whole_shards(lab)  # the widths of embeddings were looked up by ranges too
     assert far.record() == local.record()
@@ -260,7 +261,8 @@ def emotion_run(*more: str) -> tuple[Run, datasets.Dataset]:
     """Settings of a run on MELD that streams, and its rows."""
     far = ("--dataset", "s3://lab/meld", "--dataset_config", "full", "--streaming", "true", "--use_cpu", "true")
     run = parse_run(["configs/meld_sample.json", *far, *more])
-    return run, load_rows(run.arguments, run.task.COLUMNS, run.task.STREAMED)
+    use_storage(run.arguments)
+    return run, load_rows(run.arguments, run.task.columns, run.task.streamed)[0]
 
 
 @pytest.fixture(scope="module")
@@ -329,12 +331,12 @@ def test_what_cannot_or_need_not_be_streamed_is_refused(more: tuple[str, ...], s
 
 def test_a_cache_that_shards_would_push_each_other_out_of_is_refused(lab: FakeS3) -> None:
     with pytest.raises(
-        SystemExit, match=r"streaming_cache_gb = 1e-05 is too small: 4 shards of .* give 0.001 or more"
+        ValueError, match=r"streaming_cache_gb = 1e-05 is too small: 4 shards of .* give 0.001 or more"
     ):
         streamed_run("--streaming_cache_gb", "1e-5")
     lab.reset()
     S3FileManager.shared().close()
-    with pytest.raises(SystemExit, match="python -m hf_datasets.prepare"):
+    with pytest.raises(ValueError, match="python -m hf_datasets.prepare"):
         streamed_run()
 
 

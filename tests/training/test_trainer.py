@@ -124,7 +124,7 @@ def test_reduce_on_plateau_knows_which_way_is_better(
         metric_for_best_model="goodness",
         greater_is_better=more_is_better,
     )
-    trainer.compute_metrics = lambda _: {"goodness": scores[round(trainer.state.epoch) - 1]}
+    trainer.validation_metrics = lambda _: {"goodness": scores[round(trainer.state.epoch) - 1]}
     trainer.train()
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(last_rate)
     assert trainer.state.best_metric == (max if more_is_better else min)(scores)

@@ -28,7 +28,8 @@ from tests.conftest import REPOSITORY
 from tests.helpers.programs import TIMEOUT, WITHOUT_THE_HUB, end_ranks, free_port, run, start_ranks
 from tests.helpers.run_folders import assert_same_weights, numbers, record
 from training.rows import load_rows
-from training.settings import Run, RunTrainingArguments
+from training.settings import RunTrainingArguments
+from training.task import Run
 
 pytestmark = pytest.mark.slow
 
@@ -73,7 +74,7 @@ def wait_until(happened: Callable[[], bool]) -> None:
 def prepared(*command: str | Path) -> tuple[Run, Any]:
     """A run's settings and its data."""
     asked = parse_run([*map(str, command)])
-    rows = load_rows(asked.arguments, asked.task.COLUMNS)
+    rows, _ = load_rows(asked.arguments, asked.task.columns)
     return asked, asked.task.prepare(rows, asked.task.features(asked), asked)
 
 
@@ -129,7 +130,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         if name.endswith(("dropout", "dropout_rate")):
             command += [f"--model_config.{name}", "0"]
     twice = ["--gradient_accumulation_steps", "2"]
-    if asked.task.TRAINER is TargetSoundTrainer:  # its plan knows the ranks: of two, a step is one of twice the batch
+    if asked.task.trainer is TargetSoundTrainer:  # its plan knows the ranks: of two, a step is one of twice the batch
         twice = ["--per_device_train_batch_size", str(2 * asked.training.per_device_train_batch_size)]
     folders = {processes: tmp_path_factory.mktemp(f"{task}{processes}") for processes in (1, 2)}
     for processes, folder in folders.items():

@@ -46,7 +46,7 @@ def test_a_compiled_run_saves_a_model_that_loads(runs: dict[str, Path], task: st
     assert metrics["training"]["steps"] == 2
     assert json.loads((runs[task] / "run_config.json").read_text(encoding="utf-8"))["torch_compile"]
     for folder in (runs[task], runs[task] / "checkpoint-2"):
-        model, loading = load_task(task).AUTO_MODEL.from_pretrained(folder, output_loading_info=True)
+        model, loading = load_task(task).auto_model.from_pretrained(folder, output_loading_info=True)
         assert not loading["missing_keys"], loading
         assert not loading["unexpected_keys"], loading
         assert all(value.isfinite().all() for value in model.state_dict().values() if value.dtype == torch.float32)

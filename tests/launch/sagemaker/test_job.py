@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import run_sagemaker
-from launch.run import load_task
+from launch.run import load_task, setting_groups
 from launch.sagemaker import job as sagemaker_job
 from launch.sagemaker.archive import Code
 from launch.sagemaker.job import build_request, check_reaches_container, make_parser, metric_definitions, parse_job
@@ -103,7 +103,10 @@ def test_prepared_data_that_stays_here_does_not_silently_become_the_sample(
 def test_no_option_of_a_job_is_called_like_a_key_of_a_run() -> None:
     options = {action.dest for action in make_parser()._actions} - {"help"}
     for task in TASKS:
-        assert not options & type_hints((RunArguments, *load_task(task).ARGUMENTS, RunTrainingArguments)).keys()
+        assert (
+            not options
+            & type_hints((RunArguments, *setting_groups(load_task(task)).values(), RunTrainingArguments)).keys()
+        )
 
 
 # What is sent
@@ -193,7 +196,7 @@ def test_metric_definitions_fit_the_limit_and_find_the_scores_of_every_task(task
     assert len(definitions) <= 40
     found = read_metrics(definitions, [TRAIN_LINE])
     assert found == {"loss": ["3.387"], "grad_norm": ["33.06"], "learning_rate": ["3e-05"], "epoch": ["0.2"]}
-    for metric in load_task(task).VALIDATION_METRICS:
+    for metric in load_task(task).validation_metrics:
         line = {f"eval_{metric}": "0.5", "epoch": "1"}
         assert read_metrics(definitions, [str(line)]) == {f"eval_{metric}": ["0.5"], "epoch": ["1"]}
     assert read_metrics(definitions, ["{'loss': 'nan'}"]) == {}
