@@ -1,6 +1,7 @@
 """Models, feature extractors and configurations, known to transformers' Auto classes and shipped with their code.
 
 Importing this package is enough for `AutoConfig`, `AutoModel` and `AutoModelForAudioClassification` to find them.
+A model of a signal, or of the labels of a clip, is registered by its import here.
 """
 
 from transformers import (
@@ -18,6 +19,7 @@ from .configuration_tcn import TcnConfig
 from .configuration_wavenet import WavenetConfig
 from .feature_extraction_audio import AudioFeatureExtractor
 from .feature_extraction_fusion import FusionFeatureExtractor
+from .modeling_classification import AudioClassificationModel
 from .modeling_fusion import FusionForEmotion, FusionForRegression
 from .modeling_signal import SignalRegressionModel
 from .modeling_tcn import TcnForAudioClassification, TcnForSignalRegression, TcnModel
@@ -26,15 +28,18 @@ from .pipeline_emotion import EmotionPipeline
 from .pipeline_signal import SignalPipeline
 from .processing_fusion import FusionProcessor
 
-# What predicts a signal frame by frame, and what names the sounds of a clip; tests run over all.
-SIGNAL_MODELS = ((TcnConfig, TcnForSignalRegression), (WavenetConfig, WavenetForSignalRegression))
-CLASSIFICATION_MODELS = ((TcnConfig, TcnForAudioClassification), (WavenetConfig, WavenetForAudioClassification))
+# (configuration, model) of each model above that predicts a signal, or that names the sounds of a clip.
+SIGNAL_MODELS = tuple((model.config_class, model) for model in SignalRegressionModel.__subclasses__())
+CLASSIFICATION_MODELS = tuple((model.config_class, model) for model in AudioClassificationModel.__subclasses__())
+SIGNAL_CONFIGS = tuple(dict.fromkeys(config for config, _ in SIGNAL_MODELS + CLASSIFICATION_MODELS))
 
-for config_class, model_class in SIGNAL_MODELS:
+for config_class in SIGNAL_CONFIGS:
     AutoConfig.register(config_class.model_type, config_class)
-    AutoModel.register(config_class, model_class)
     AutoFeatureExtractor.register(config_class, AudioFeatureExtractor)
     config_class.register_for_auto_class()
+
+for config_class, model_class in SIGNAL_MODELS:
+    AutoModel.register(config_class, model_class)
     model_class.register_for_auto_class("AutoModel")
 
 for config_class, model_class in CLASSIFICATION_MODELS:
@@ -62,25 +67,3 @@ PIPELINES = (
 )
 for _, name, pipeline_class, auto_class, kind in PIPELINES:
     PIPELINE_REGISTRY.register_pipeline(name, pipeline_class, pt_model=auto_class, type=kind)
-
-__all__ = [
-    "AudioFeatureExtractor",
-    "CLASSIFICATION_MODELS",
-    "EmotionPipeline",
-    "FusionConfig",
-    "FusionFeatureExtractor",
-    "FusionForEmotion",
-    "FusionForRegression",
-    "FusionProcessor",
-    "PIPELINES",
-    "SIGNAL_MODELS",
-    "SignalPipeline",
-    "TcnConfig",
-    "TcnForAudioClassification",
-    "TcnForSignalRegression",
-    "TcnModel",
-    "WavenetConfig",
-    "WavenetForAudioClassification",
-    "WavenetForSignalRegression",
-    "WavenetModel",
-]
