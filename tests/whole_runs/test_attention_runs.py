@@ -152,7 +152,7 @@ def test_what_cannot_be_asked_of_it_is_refused_in_one_line(finished: tuple[Path,
     train = [CONFIG, "--output_dir", tmp_path / "x"]
     wider = ["--model_name_or_path", folder, "--model_config.hidden_size", "7"]
     refused = {
-        "takes no recordings; prepare them as a data set, then run_eval.py scores it": (
+        "task=attention: a model of stored embeddings reads no recordings": (
             run_predict.main,
             [folder, tmp_path, "--output", tmp_path / "x.csv"],
         ),

@@ -15,10 +15,10 @@ import yaml
 from huggingface_hub import ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-from launch.pages import model_card, report_files, results_table
 from reporting.card import SYNTHETIC_NOTICE
-from tasks.attention.card import modalities_line, verdict_line
+from tasks.attention.card import modalities_line, model_card, results_table, verdict_line
 from tasks.attention.plots import WORST, plot_compared, plot_predicted, plot_removals, plot_residuals
+from tasks.attention.report import report_files
 from tests.helpers.facts import SCRIPT
 from tests.helpers.facts.attention import MODALITIES, SIZES, make_facts, make_run
 from tests.helpers.pages import assert_no_missing_value, without_images
@@ -71,7 +71,7 @@ def test_a_constant_model_is_not_better_and_the_pages_say_why_scores_are_missing
     line = verdict_line(record)
     assert line.startswith("**Verdict: not shown to be better than mean and ridge on all** (R2 ")
     page, card = report_files(facts, {}, predicted)["report.html"], model_card(facts)
-    for text in (without_images(page), card, results_table(facts)):
+    for text in (without_images(page), card, results_table(record)):
         assert "undefined (all predictions are equal)" in text
         assert_no_missing_value(text)
     names = [result.metric_name for result in model_index_to_eval_results(

@@ -8,22 +8,24 @@ import torch
 from evaluation.splits import SIDES, id_hash
 from launch.run import parse_run
 from modeling import FusionConfig, FusionForRegression
-from tasks.attention import task as attention
+from tasks.attention.data import AttentionData, prepare
+from tasks.attention.evaluate import baselines
 from tasks.attention.items import CreativeDataset, embedding_sizes
 from tasks.attention.split import CreativeSplit, CreativeSplitSettings
+from tasks.attention.task import TASK
 from tests.conftest import REPOSITORY
 from tests.helpers.attention_rows import SIZES, changed, make_rows, without
 from training.collators import PaddingCollator
 from training.fusion_trainer import ablations_of
-from training.settings import Run
+from training.task import Run
 
 CONFIG = "configs/tunein_attention.json"
 
 
-def prepare(rows: datasets.Dataset, *settings: str) -> tuple[Run, attention.AttentionData]:
-    """A run of the config and its data."""
+def prepared(rows: datasets.Dataset, *settings: str) -> tuple[Run, AttentionData]:
+    """Return a run of the config and its data."""
     run = parse_run([CONFIG, *settings])
-    return run, attention.prepare(rows, None, run)
+    return run, prepare(rows, None, run)
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +76,8 @@ def test_fractions_that_leave_a_side_empty_are_refused(validation: float, test: 
 def test_a_side_with_fewer_than_two_creatives_is_refused_for_training_alone(rows: datasets.Dataset) -> None:
     few = rows.select(range(4))
     with pytest.raises(ValueError, match="fewer than 2 of 4 creatives; change the fractions, or split_seed"):
-        prepare(few)
-    data = attention.prepare(few, None, parse_run([CONFIG]), saved={})
+        prepared(few)
+    data = prepare(few, None, parse_run([CONFIG]), saved={})
     assert len(data.sides["all"]) == 4
 
 
@@ -153,20 +155,20 @@ def test_what_is_hidden_tells_each_modality_alone_and_all_but_each() -> None:
 
 
 def test_creatives_without_a_target_are_left_out_and_counted(rows: datasets.Dataset) -> None:
-    _, data = prepare(changed(changed(rows, [4, 9], target=None), [11], target=float("nan")))
+    _, data = prepared(changed(changed(rows, [4, 9], target=None), [11], target=float("nan")))
     assert data.left_out == {"no target": 3}
     assert data.record()["left_out"] == {"no target": 3}
     ids = sum(data.split.members.values(), [])
     assert len(ids) == 57
     assert not {"c4", "c9", "c11"} & set(ids)
     assert np.isfinite(data.train.targets()).all()
-    assert prepare(rows)[1].left_out == {}
+    assert prepared(rows)[1].left_out == {}
 
 
 def test_what_each_side_lacks_is_counted(rows: datasets.Dataset) -> None:
-    _, whole = prepare(rows)
+    _, whole = prepared(rows)
     place = int(rows["creative_id"][:].index(whole.split.members["test"][0]))
-    _, data = prepare(without(rows, "audio", [place]))
+    _, data = prepared(without(rows, "audio", [place]))
     lacks = {side: found["without"]["audio"] for side, found in data.record()["sides"].items()}
     assert lacks == {"train": 0, "validation": 0, "test": 1}
     assert data.split.sha256 == whole.split.sha256
@@ -175,8 +177,8 @@ def test_what_each_side_lacks_is_counted(rows: datasets.Dataset) -> None:
 def test_sizes_are_those_of_the_data(rows: datasets.Dataset) -> None:
     lacking = without(rows, "audio", [0, 1, 2])  # those that come first have none
     assert embedding_sizes(lacking, list(SIZES)) == SIZES
-    run, data = prepare(lacking)
-    settings = attention.model_settings(data, None, run)
+    run, data = prepared(lacking)
+    settings = TASK.model_settings(data, None, run)
     assert settings["embedding_sizes"] == SIZES
     assert settings["target_unit"] == "attention"
     assert settings["target_mean"] == pytest.approx(data.train.targets().mean())
@@ -186,9 +188,9 @@ def test_sizes_are_those_of_the_data(rows: datasets.Dataset) -> None:
 def test_a_new_model_gets_the_scaling_of_the_embeddings_that_it_is_trained_on(rows: datasets.Dataset) -> None:
     """Of frames that are there, of training alone; a number that never changes is centred and not blown up."""
     constant = [dict(row) | {"video": [7.0, *row["video"][1:]]} for row in without(rows, "audio", [5, 6])]
-    run, data = prepare(datasets.Dataset.from_list(constant, features=rows.features))
+    run, data = prepared(datasets.Dataset.from_list(constant, features=rows.features))
     model = FusionForRegression(FusionConfig(modalities=list(SIZES), embedding_sizes=SIZES))
-    attention.initialise(model, data, new=True)
+    TASK.initialise(model, data, new=True, resumed=False)
     members = [row for row in constant if row["creative_id"] in data.split.members["train"]]
     heard = np.concatenate([np.reshape(row["audio"], (-1, 4)) for row in members if row["has_audio"]])
     audio, video = (model.fusion.branches[name] for name in ("audio", "video"))
@@ -197,7 +199,8 @@ def test_a_new_model_gets_the_scaling_of_the_embeddings_that_it_is_trained_on(ro
     assert video.input_mean[0] == 7
     assert video.input_std[0] == 1
     before = audio.input_mean.clone()
-    attention.initialise(model, prepare(make_rows(seed=1))[1], new=False)  # a saved model keeps its own
+    other = prepared(make_rows(seed=1))[1]
+    TASK.initialise(model, other, new=False, resumed=False)  # a saved model keeps its own
     assert torch.equal(audio.input_mean, before)
 
 
@@ -218,17 +221,17 @@ def test_a_new_model_gets_the_scaling_of_the_embeddings_that_it_is_trained_on(ro
 )
 def test_a_setting_that_cannot_be_is_named_in_one_line(rows: datasets.Dataset, settings: list[str], said: str) -> None:
     with pytest.raises((ValueError, SystemExit), match=said) as caught:
-        prepare(without(rows, "back_audio", list(range(60))), *settings)
+        prepared(without(rows, "back_audio", list(range(60))), *settings)
     assert "\n" not in str(caught.value)
 
 
 def test_targets_that_are_all_equal_and_batches_of_one_are_refused(rows: datasets.Dataset) -> None:
-    run, data = prepare(changed(rows, list(range(60)), target=2.5))
+    run, data = prepared(changed(rows, list(range(60)), target=2.5))
     with pytest.raises(ValueError, match=r"training targets are 2.5: there is nothing to learn"):
-        attention.model_settings(data, None, run)
-    run, data = prepare(rows, "--per_device_train_batch_size", "1")
+        TASK.model_settings(data, None, run)
+    run, data = prepared(rows, "--per_device_train_batch_size", "1")
     with pytest.raises(ValueError, match="per_device_train_batch_size = 1: BatchNorm has no variance of one item"):
-        attention.sampler(data, run)
+        TASK.sampler(data, run)
 
 
 def test_a_saved_model_takes_its_own_sizes_and_masks_what_nobody_has(rows: datasets.Dataset) -> None:
@@ -245,8 +248,8 @@ def test_a_saved_model_takes_its_own_sizes_and_masks_what_nobody_has(rows: datas
 
 def test_baselines_are_fitted_on_training_and_chosen_on_validation_alone(rows: datasets.Dataset) -> None:
     """Whatever the targets of the test are, they say the same; those of the other sides change them."""
-    _, data = prepare(rows)
-    found = attention.baselines(data, data.sides["test"])
+    _, data = prepared(rows)
+    found = baselines(data, data.sides["test"])
     names = [f"ridge on {name}" for name in SIZES]
     assert list(found) == ["mean", *names, "ridge on all"]
     assert found["mean"] == pytest.approx(np.full(len(data.sides["test"]), data.train.targets().mean()))
@@ -259,8 +262,8 @@ def test_baselines_are_fitted_on_training_and_chosen_on_validation_alone(rows: d
         table = [
             dict(row) | ({"target": -3 * row["target"]} if place in places else {}) for place, row in enumerate(rows)
         ]
-        _, other = prepare(datasets.Dataset.from_list(table, features=rows.features))
-        return attention.baselines(other, other.sides["test"])
+        _, other = prepared(datasets.Dataset.from_list(table, features=rows.features))
+        return baselines(other, other.sides["test"])
 
     assert all(np.array_equal(values, found[name]) for name, values in after("test").items())
     assert not np.allclose(after("train")["ridge on all"], found["ridge on all"])
@@ -269,7 +272,7 @@ def test_baselines_are_fitted_on_training_and_chosen_on_validation_alone(rows: d
 
 def test_the_sample_has_sides_and_lacks_what_its_card_says() -> None:
     found = datasets.load_dataset(str(REPOSITORY / "hf_datasets/tunein"), "sample", split="train")
-    _, data = prepare(found)
+    _, data = prepared(found)
     lacking = sum(target is None for target in found["target"][:])
     assert data.left_out == {"no target": lacking}
     assert lacking > 0
