@@ -12,16 +12,17 @@ from datasets import Dataset, load_dataset
 
 from launch.run import parse_run
 from media.biosignal import process_eda
-from media.eda_settings import EdaSettings
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from modeling.layers import IGNORE_LABEL
 from tasks.eda import items as signals
-from tasks.eda import task as eda
 from tasks.eda.collator import SignalCollator
+from tasks.eda.data import EdaData
 from tasks.eda.items import on_the_clock_of_the_audio
+from tasks.eda.settings import EdaTaskSettings
+from tasks.eda.task import TASK
 from tests.conftest import REPOSITORY
-from training.build import build_extractor, build_model
-from training.settings import Run
+from training.build import build_model
+from training.task import Run
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +31,16 @@ def rows() -> Dataset:
     return load_dataset(str(REPOSITORY / "hf_datasets/pmemo"), "sample", split="train").select(range(12))
 
 
-def make_run(*settings: str) -> Run:
+def make_run(*settings: str) -> Run[EdaTaskSettings]:
     """A run of the task with some settings, on twelve songs."""
     return parse_run(["configs/eda_tcn.json", "--test_fraction", "0.3", "--validation_fraction", "0.2", *settings])
 
 
-def prepare(rows: Dataset, *settings: str) -> tuple[Run, AudioFeatureExtractor, eda.EdaData]:
+def prepare(rows: Dataset, *settings: str) -> tuple[Run[EdaTaskSettings], AudioFeatureExtractor, EdaData]:
     """A run and its data."""
     run = make_run(*settings)
-    extractor = build_extractor(run.arguments, **eda.feature_settings(run))
-    return run, extractor, eda.prepare(rows, extractor, run)
+    extractor = TASK.features(run)
+    return run, extractor, TASK.prepare(rows, extractor, run)
 
 
 def defect(what: str) -> dict[str, Any]:
@@ -58,7 +59,6 @@ def test_no_song_is_on_two_sides(rows: Dataset) -> None:
 
 def test_sound_and_skin_have_one_length_and_labels_go_back_to_microsiemens(rows: Dataset) -> None:
     run, _, data = prepare(rows)
-    settings = run.settings(EdaSettings)
     recorded = {
         (row["song_id"], trial["listener"]): (trial["eda"], row["eda_rate"]) for row in rows for trial in row["trials"]
     }
@@ -67,7 +67,7 @@ def test_sound_and_skin_have_one_length_and_labels_go_back_to_microsiemens(rows:
         item = side[index]
         assert len(item["input_features"]) == len(item["labels"])
         samples, rate = recorded[side.song_ids[index], side.listeners[index]]
-        expected = process_eda(np.asarray(samples), rate, settings)
+        expected = process_eda(np.asarray(samples), rate, run.settings.target)
         values = data.scaling.invert(item["labels"], side.listeners[index])
         scored = item["labels"][:, 0] != IGNORE_LABEL
         assert np.array_equal(scored, expected.mask[: len(scored)])
@@ -104,8 +104,8 @@ def test_scaling_is_fitted_on_training_trials_alone(rows: Dataset) -> None:
 
 def test_the_input_scaling_is_that_of_the_training_songs(rows: Dataset) -> None:
     run, extractor, data = prepare(rows)
-    model = build_model(run.arguments, eda.model_settings(data, extractor, run), eda)
-    eda.initialise(model, data, new=True)
+    model = build_model(run, TASK.model_settings(data, extractor, run))
+    TASK.initialise(model, data, new=True, resumed=False)
     frames = {song: data.train.input_features[i] for i, song in enumerate(data.train.song_ids)}
     mean = np.concatenate(list(frames.values())).mean(axis=0)
     np.testing.assert_allclose(model.base_model.input_mean.numpy(), mean, atol=0.5)  # uncropped songs: a frame more
@@ -157,7 +157,7 @@ def test_every_target_and_scope_makes_finite_batches_with_a_unit(rows: Dataset, 
     run, extractor, data = prepare(rows.select(range(6)), "--eda_target", target, "--normalisation_scope", scope)
     batch = SignalCollator()([data.train[0, 1], data.train[1, 2]])
     assert all(torch.isfinite(tensor).all() for tensor in batch.values())
-    settings = eda.model_settings(data, extractor, run)
+    settings = TASK.model_settings(data, extractor, run)
     assert settings["output_size"] == batch["labels"].shape[2] == (2 if target == "both" else 1)
     assert settings["target_unit"].startswith("z (per trial)" if scope == "trial" else "uS")
     json.dumps(settings)
@@ -171,12 +171,12 @@ def test_statistics_of_unseen_listeners_are_refused(rows: Dataset, split_by: str
 
 def test_a_causal_run_is_causal_from_sound_to_skin(rows: Dataset) -> None:
     run, extractor, data = prepare(rows, "--causal", "true")
-    model = build_model(run.arguments, eda.model_settings(data, extractor, run), eda)
+    model = build_model(run, TASK.model_settings(data, extractor, run))
     assert model.config.causal
     assert extractor.pooling == "past"
     with pytest.raises(ValueError, match="model_config.causal follows from the data"):
         run = make_run("--causal", "true", "--model_config.causal", "false")
-        build_model(run.arguments, eda.model_settings(data, extractor, run), eda)
+        build_model(run, TASK.model_settings(data, extractor, run))
 
 
 def test_features_are_served_from_the_cache_until_a_setting_changes(rows: Dataset) -> None:

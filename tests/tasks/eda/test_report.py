@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from launch.pages import plot_predictions
 from reporting.card import SYNTHETIC_NOTICE
 from tasks.eda.card import model_card, results_table
 from tasks.eda.plots import runs
 from tasks.eda.report import best_median_worst, report_files
+from tasks.eda.task import TASK
 from tests.helpers.facts import SCRIPT
 from tests.helpers.facts.eda import make_facts, make_predictions
 from tests.helpers.pages import assert_no_missing_value
@@ -93,7 +93,7 @@ def test_a_picture_of_predictions_has_a_panel_per_sound_and_a_line_per_channel(
         file=Path("$1.wav"), channels=("phasic", "raw"), unit="uS", times=times, values=values, deviations=None
     )
     other = SimpleNamespace(**vars(one) | {"values": values[::-1], "deviations": np.full((12, 2), 0.5)})
-    plot_predictions("eda", [one, other], tmp_path / "plot.png")
+    TASK.plot_predictions([one, other], tmp_path / "plot.png")
     (figure,) = figures
     for panel, expected in zip(figure.axes, (values, values[::-1]), strict=True):
         assert [line.get_label() for line in panel.lines] == ["phasic", "raw"]
