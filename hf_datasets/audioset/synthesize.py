@@ -15,18 +15,20 @@ With `--linked no` the sounds of each split are dealt out anew: labels and event
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import soundfile
 
-from ..synthesizing import synthesizer, write_synthetic
+from ..synthesizing import run_synthesizer
 from .damage import CLIPS_FOR_DAMAGE, damage
 from .synthetic_sounds import RATE, TARGET, VOICES, Voice, noise, write_sound
 from .table_formats import ROWS_A_PART
 
 SECONDS = 10.0  # of a clip
 FRAME = 0.96  # s, of the tables of presence
-SCHEMES = ("mission", "ids", "times", "y_times", "segments")
+Scheme = Literal["mission", "ids", "times", "y_times", "segments"]
+SCHEMES: tuple[str, ...] = get_args(Scheme)
 ALPHABET = np.array(list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"))
 LABELS = (  # those of AudioSet's weak labels that are used, in their order
     ("/m/09x0r", "Speech"),
@@ -82,8 +84,8 @@ def synthesize(
     num_train: int = 160,
     num_eval: int = 60,
     seed: int = 0,
-    defects: str = "all",
-    scheme: str = "mission",
+    defects: Literal["none", "few", "all"] = "all",
+    scheme: Scheme = "mission",
     linked: bool = True,
     suffix: str = ".mp3",
 ) -> str:
@@ -276,21 +278,18 @@ def _dealt_out(clips: list[Clip], seed: int) -> dict[str, Clip]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    parser = synthesizer(
-        "audioset", "Write a raw AudioSet-shaped tree of synthetic clips.", "AudioSet/ is made in here"
+    """Run the command line."""
+    run_synthesizer(
+        "audioset",
+        synthesize,
+        arguments,
+        "Write a raw AudioSet-shaped tree of synthetic clips.",
+        "AudioSet/ is made in here",
+        num_train="clips of the train split",
+        num_eval="clips of the eval split",
+        scheme="how the sound files are named",
+        linked="no: labels tell nothing of the sounds",
     )
-    parser.add_argument("--num_train", type=int, default=160, help="clips of the train split")
-    parser.add_argument("--num_eval", type=int, default=60, help="clips of the eval split")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same tree")
-    parser.add_argument(
-        "--defects", choices=("none", "few", "all"), default="all", help="kinds of damage done to the tree"
-    )
-    parser.add_argument("--scheme", choices=SCHEMES, default="mission", help="how the sound files are named")
-    parser.add_argument("--linked", choices=("yes", "no"), default="yes", help="no: labels tell nothing of the sounds")
-    options = vars(parser.parse_args(arguments))
-    options["linked"] = options["linked"] == "yes"
-    write_synthetic(parser, synthesize, options)
 
 
 if __name__ == "__main__":

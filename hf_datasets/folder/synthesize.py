@@ -7,15 +7,13 @@ take turns in a time column, a rate in metadata.csv, and a column of one file fo
 third song begin 2 s before the sound.
 """
 
-import csv
-import io
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
 from ..pmemo.synthesize import EDA_RATE, Listener, draw_accents, synthesize_sound, write_mp3
-from ..synthesizing import synthesizer, write_synthetic
+from ..synthesizing import run_synthesizer, write_csv
 from .metadata import COLUMNS, METADATA
 
 RATE = 10  # Hz, of the signals written
@@ -67,7 +65,7 @@ def synthesize(
         }
         eda = np.array(heard)[:, :: EDA_RATE // RATE]  # (listeners, samples)
         rows += [song | row for row in _write_signals(root, number, [one.name for one in listeners], eda, early)]
-    _write_csv(root / METADATA, [list(COLUMNS), *([row.get(name, "") for name in COLUMNS] for row in rows)])
+    write_csv(root / METADATA, [list(COLUMNS), *([row.get(name, "") for name in COLUMNS] for row in rows)])
     return origin
 
 
@@ -77,7 +75,7 @@ def _write_signals(root: Path, number: int, listeners: list[str], eda: np.ndarra
     if number % 3 == 2:
         name = f"signals/{NAME} {number + 1}.csv"
         cells = np.round(np.vstack([clock, eda]).T, 4).tolist()
-        _write_csv(root / name, [["seconds", *listeners], *cells])
+        write_csv(root / name, [["seconds", *listeners], *cells])
         return [
             {"signal": name, "listener": listener, "column": listener, "offset_seconds": -early}
             for listener in listeners
@@ -86,33 +84,19 @@ def _write_signals(root: Path, number: int, listeners: list[str], eda: np.ndarra
     for listener, values in zip(listeners, eda.round(4), strict=True):
         name = f"signals/{NAME} {number + 1} {listener}.csv"
         if number % 3 == 0:
-            _write_csv(root / name, [["time", "eda"], *zip(clock.tolist(), values.tolist(), strict=True)])
+            write_csv(root / name, [["time", "eda"], *zip(clock.tolist(), values.tolist(), strict=True)])
             rows.append({"signal": name, "listener": listener})
         else:
-            _write_csv(root / name, [["eda"], *([value] for value in values.tolist())])
+            write_csv(root / name, [["eda"], *([value] for value in values.tolist())])
             rows.append({"signal": name, "listener": listener, "rate": RATE})
     return rows
 
 
-def _write_csv(path: Path, rows: list) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    path.write_text(text.getvalue())
-
-
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    parser = synthesizer(
-        "folder", "Write an example of a folder of one's own recordings.", "the folder, made if needed"
-    )
-    parser.add_argument("--num_songs", type=int, default=6, help="number of songs")
-    parser.add_argument("--num_listeners", type=int, default=3, help="number of listeners, who all hear every song")
-    parser.add_argument("--coupling", type=float, default=1.0, help="how much sound drives EDA, 0 to 1")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same folder")
-    parser.add_argument(
-        "--seconds", type=float, nargs=2, default=(20.0, 30.0), metavar=("MIN", "MAX"), help="length of the clips"
-    )
-    write_synthetic(parser, synthesize, vars(parser.parse_args(arguments)))
+    """Run the command line."""
+    task = "Write an example of a folder of one's own recordings."
+    output_dir = "the folder, made if needed"
+    run_synthesizer("folder", synthesize, arguments, task, output_dir, seed="same seed, same folder")
 
 
 if __name__ == "__main__":

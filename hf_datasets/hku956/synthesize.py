@@ -7,16 +7,15 @@ wristband: 4 Hz, a few microsiemens, with pulse, heart rate and temperature besi
 of the participants; one in five listenings is stopped early, and one participant hears their first song again.
 """
 
-import csv
-import io
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import soundfile
 
 from ..pmemo.synthesize import EDA_RATE as FINE_RATE
 from ..pmemo.synthesize import Listener, draw_accents, synthesize_sound, write_mp3
-from ..synthesizing import synthesizer, write_synthetic
+from ..synthesizing import run_synthesizer, write_csv
 from .damage import SONGS_FOR_ALL, damage
 from .raw import AUDIO_FOLDER, LINKS, PERSONALITY, PERSONALITY_TABLE, RATINGS_TABLE, SIGNALS_FOLDER
 
@@ -42,7 +41,7 @@ def synthesize(
     coupling: float = 1.0,
     seed: int = 0,
     seconds: tuple[float, float] = (24.0, 36.0),
-    defects: str = "all",
+    defects: Literal["none", "few", "all"] = "all",
 ) -> str:
     """Write `output_dir/HKU956`, its sounds in `audio/`; returns one line that says how it was made.
 
@@ -79,10 +78,10 @@ def synthesize(
             duration = length if rng.uniform() > SKIPS else round(rng.uniform(SHORTEST, 0.95) * length, 2)
             ratings.append(person.listen(root, number, song_id, length, duration, times, strengths, coupling))
     header = ["participant_id", "song_no", "song_id", "valence_rating", "valence", "arousal_rating", "arousal"]
-    _write_csv(root / LINKS, [["song_id", "link"], *links])
-    _write_csv(root / RATINGS_TABLE, [[*header, "play_duration"], *sorted(ratings)])
+    write_csv(root / LINKS, [["song_id", "link"], *links])
+    write_csv(root / RATINGS_TABLE, [[*header, "play_duration"], *sorted(ratings)])
     scores = [f"{name.capitalize()}_score" for name in PERSONALITY]
-    _write_csv(root / PERSONALITY_TABLE, [["participant_id", *scores], *(p.personality for p in participants)])
+    write_csv(root / PERSONALITY_TABLE, [["participant_id", *scores], *(p.personality for p in participants)])
     damage(root, defects)
     return origin
 
@@ -134,29 +133,18 @@ class Participant(Listener):
         return row
 
 
-def _write_csv(path: Path, rows: list[list]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    path.write_text(text.getvalue())
-
-
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    parser = synthesizer(
-        "hku956", "Write a raw HKU956-shaped tree of synthetic songs and listeners.", "HKU956/ is made in here"
+    """Run the command line."""
+    run_synthesizer(
+        "hku956",
+        synthesize,
+        arguments,
+        "Write a raw HKU956-shaped tree of synthetic songs and listeners.",
+        "HKU956/ is made in here",
+        num_participants="number of participants",
+        listeners_a_song="how many of them hear each song",
+        seconds="length of the songs",
     )
-    parser.add_argument("--num_songs", type=int, default=20, help="number of songs")
-    parser.add_argument("--num_participants", type=int, default=8, help="number of participants")
-    parser.add_argument("--listeners_a_song", type=int, default=4, help="how many of them hear each song")
-    parser.add_argument("--coupling", type=float, default=1.0, help="how much sound drives EDA, 0 to 1")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same tree")
-    parser.add_argument(
-        "--seconds", type=float, nargs=2, default=(24.0, 36.0), metavar=("MIN", "MAX"), help="length of the songs"
-    )
-    parser.add_argument(
-        "--defects", choices=("none", "few", "all"), default="all", help="kinds of damage done to the tree"
-    )
-    write_synthetic(parser, synthesize, vars(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":

@@ -13,11 +13,12 @@ same and tell nothing.
 import csv
 import io
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
 
-from ..synthesizing import synthesizer, write_synthetic
+from ..synthesizing import run_synthesizer
 from .damage import ROWS_FOR_DAMAGE, clip_path, damage
 from .synthetic_clips import say, show, sing, write_clip
 from .utterances import SPLITS, clock_text
@@ -59,8 +60,8 @@ def synthesize(
     num_dev: int = 60,
     num_test: int = 90,
     seed: int = 0,
-    defects: str = "all",
     coupling: float = 1.0,
+    defects: Literal["none", "all"] = "all",
 ) -> str:
     """Write `output_dir/MELD.Raw`, with so many utterances a split; returns how it was made.
 
@@ -172,14 +173,16 @@ def table_text(lines: list[dict]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    parser = synthesizer("meld", "Write a raw MELD-shaped tree of synthetic utterances.", "MELD.Raw/ is made in here")
-    for split, count in zip(SPLITS, (240, 60, 90), strict=True):
-        parser.add_argument(f"--num_{split}", type=int, default=count, help=f"utterances of {split}")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same tree")
-    parser.add_argument("--coupling", type=float, default=1.0, help="share of clips that are as labelled, 0 to 1")
-    parser.add_argument("--defects", choices=("none", "all"), default="all", help="kinds of damage done to the tree")
-    write_synthetic(parser, synthesize, vars(parser.parse_args(arguments)))
+    """Run the command line."""
+    run_synthesizer(
+        "meld",
+        synthesize,
+        arguments,
+        "Write a raw MELD-shaped tree of synthetic utterances.",
+        "MELD.Raw/ is made in here",
+        coupling="share of clips that are as labelled, 0 to 1",
+        **{f"num_{split}": f"utterances of {split}" for split in SPLITS},
+    )
 
 
 if __name__ == "__main__":

@@ -12,14 +12,13 @@ How sound becomes skin conductance here, so that one knows what a model can find
 - Spontaneous SCRs, a tonic level that drifts, noise and quantisation come on top, independent of the sound.
 """
 
-import csv
-import io
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import soundfile
 
-from ..synthesizing import synthesizer, write_synthetic
+from ..synthesizing import run_synthesizer, write_csv
 from .damage import SONGS_FOR_ALL, damage
 
 SAMPLING_RATE = 22050  # Hz
@@ -46,7 +45,7 @@ def synthesize(
     coupling: float = 1.0,
     seed: int = 0,
     seconds: tuple[float, float] = (20.0, 36.0),
-    defects: str = "all",
+    defects: Literal["none", "few", "all"] = "all",
 ) -> str:
     """Write `output_dir/PMEmo2019`; returns one line that says how it was made (also in the file SYNTHETIC).
 
@@ -218,12 +217,12 @@ class _Tables:
     def write(self, root: Path) -> None:
         """Headers as upstream."""
         header = ["musicId", "fileName", "title", "artist", "album", "duration", "chorus_start_time"]
-        _write_csv(root / "metadata.csv", [[*header, "chorus_end_time"], *self.metadata])
+        write_csv(root / "metadata.csv", [[*header, "chorus_end_time"], *self.metadata])
         for (timing, kind), rows in self.ratings.items():
             time = ["frameTime"] if timing == "dynamic" else []
             header = ["musicId", *time, f"Arousal({kind})", f"Valence({kind})"]
             name = f"{timing}_annotations{'_std' if kind == 'std' else ''}.csv"
-            _write_csv(root / "annotations" / name, [header, *rows])
+            write_csv(root / "annotations" / name, [header, *rows])
 
 
 def _sparse_ids(seed: int, count: int) -> list[int]:
@@ -248,28 +247,10 @@ def _strike(template: np.ndarray, times: np.ndarray, strengths: np.ndarray, samp
     return sound[:samples]
 
 
-def _write_csv(path: Path, rows: list[list]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    path.write_text(text.getvalue())
-
-
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    parser = synthesizer(
-        "pmemo", "Write a raw PMEmo-shaped tree of synthetic songs and listeners.", "PMEmo2019/ is made in here"
-    )
-    parser.add_argument("--num_songs", type=int, default=20, help="number of songs")
-    parser.add_argument("--num_listeners", type=int, default=6, help="number of listeners, who all hear every song")
-    parser.add_argument("--coupling", type=float, default=1.0, help="how much sound drives EDA, 0 to 1")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same tree")
-    parser.add_argument(
-        "--seconds", type=float, nargs=2, default=(20.0, 36.0), metavar=("MIN", "MAX"), help="length of the clips"
-    )
-    parser.add_argument(
-        "--defects", choices=("none", "few", "all"), default="all", help="kinds of damage done to the tree"
-    )
-    write_synthetic(parser, synthesize, vars(parser.parse_args(arguments)))
+    """Run the command line."""
+    task = "Write a raw PMEmo-shaped tree of synthetic songs and listeners."
+    run_synthesizer("pmemo", synthesize, arguments, task, "PMEmo2019/ is made in here")
 
 
 if __name__ == "__main__":

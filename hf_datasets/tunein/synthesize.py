@@ -10,11 +10,11 @@ not, and what t s adds no linear model finds. All frames of a sound tell its str
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from ..synthesizing import synthesizer, write_synthetic
+from ..synthesizing import run_synthesizer
 
 TEXT_WIDTH, VIDEO_WIDTH, SOUND_WIDTH = 384, 512, 64
 FEWEST, MOST = 2, 8  # frames of a sound
@@ -32,7 +32,7 @@ def synthesize(
     output_dir: Path,
     num_creatives: int = 300,
     seed: int = 0,
-    defects: str = "all",
+    defects: Literal["none", "all"] = "all",
     batch_size: int = A_BATCH,
     frames: tuple[int, int] = (FEWEST, MOST),
     sound_width: int = SOUND_WIDTH,
@@ -192,12 +192,10 @@ def _steps(values: np.ndarray) -> np.ndarray:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
-    parser = synthesizer("tunein", "Write a raw TuneIn-shaped tree of synthetic creatives.", "tunein/ is made in here")
-    parser.add_argument("--num_creatives", type=int, default=300, help="rows of labels.csv")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same tree")
-    parser.add_argument("--defects", choices=("none", "all"), default="all", help="kinds of damage done to the tree")
-    write_synthetic(parser, synthesize, vars(parser.parse_args(arguments)))
+    """Run the command line."""
+    task = "Write a raw TuneIn-shaped tree of synthetic creatives."
+    output_dir = "tunein/ is made in here"
+    run_synthesizer("tunein", synthesize, arguments, task, output_dir, num_creatives="rows of labels.csv")
 
 
 if __name__ == "__main__":
