@@ -73,6 +73,7 @@ def make_trainer(folder: Path, workers: int, accumulation: int, **settings: Any)
         train_dataset=AudioSetWindows(rows, pools.items, CLIP_SECONDS, RATE, augmentation),
         data_collator=DetectionCollator(extractor, augmentation),
         sampler=lambda size: TwoTierBatchSampler.from_pools(pools, SamplerSettings(), size, 7, args.world_size),
+        validation_metrics=lambda output: {},
         processing_class=extractor,
         pools=pools,
         mining=MiningTable(MiningSettings(hard_threshold=0.05, mining_capacity=20), pools),

@@ -13,12 +13,18 @@ import yaml
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from launch.pages import model_card, plot_predictions, report_files, results_table
 from reporting.card import SYNTHETIC_NOTICE
 from reporting.plots import FALSE, MODEL, TRUTH, png
-from tasks.detection.card import verdict_line
-from tasks.detection.plots import plot_composition, plot_mining, plot_precision_recall, plot_timelines
-from tests.helpers.facts import SCRIPT, eda
+from tasks.detection.card import model_card, results_table, verdict_line
+from tasks.detection.plots import (
+    plot_composition,
+    plot_detections,
+    plot_mining,
+    plot_precision_recall,
+    plot_timelines,
+)
+from tasks.detection.report import report_files
+from tests.helpers.facts import SCRIPT
 from tests.helpers.facts.detection import make_facts, make_test, score
 from tests.helpers.pages import assert_no_missing_value, without_images
 
@@ -108,7 +114,7 @@ def test_where_there_is_nothing_the_page_and_the_card_say_so() -> None:
         "The commonest sounds were not thinned.",
     ):
         assert said in text
-    for page in (text, card, results_table(facts)):
+    for page in (text, card, results_table(facts["test"])):
         assert_no_missing_value(page)
     assert "figure_precision_recall.png" not in card  # a picture that there is not
 
@@ -145,7 +151,7 @@ def test_the_table_has_model_and_baselines_side_by_side_and_says_what_an_hour_ca
     facts = make_facts()
     facts["test"] |= {"hours_of_negatives": 0.25, "note": "Two clips are short."}
     facts["test"]["scores"]["event_f1"] = score(None, reason="no strong events")
-    table = results_table(facts)
+    table = results_table(facts["test"])
     assert "| 1,200 clips, 60 with the target | model | chance | loudness |\n|---|---|---|---|\n" in table
     assert "| average precision | 0.720 [0.670, 0.770] | 0.050 | 0.180 [0.130, 0.230] |" in table
     assert "| at the threshold: F1 of events | undefined (no strong events) |  |" in table
@@ -222,7 +228,7 @@ def test_detections_in_recordings_of_any_length_are_drawn(tmp_path: Path, figure
         seconds=7200.0,
     )
     silent = SimpleNamespace(**vars(found) | {"events": np.zeros((0, 3)), "seconds": 0.4, "file": Path("b.wav")})
-    plot_predictions("detection", [found, silent], tmp_path / "plot.png")
+    plot_detections([found, silent], tmp_path / "plot.png")
     (figure,) = figures
     for panel, recording in zip(figure.axes, (found, silent), strict=True):
         assert panel.get_xlim() == (0, max(recording.seconds, found.envelope.stretch))
@@ -230,14 +236,6 @@ def test_detections_in_recordings_of_any_length_are_drawn(tmp_path: Path, figure
         assert curve.get_data().values.tolist() == found.envelope.peaks
         bars = [bar.get_paths()[0].get_extents() for bar in panel.collections]
         assert [[bar.x0, bar.x1] for bar in bars] == recording.events[:, :2].tolist()
-
-
-def test_pages_of_signals_are_as_they_were() -> None:
-    facts = eda.make_facts()
-    assert results_table(facts).startswith("| raw, 60 trials |")
-    page = report_files(facts, {}, pa.table({"channel": pa.array([], pa.string())}))["report.html"]
-    assert "Skin conductance has many causes" in page
-    assert "false alarms" not in page
 
 
 def test_a_part_that_no_batch_has_is_drawn_as_none() -> None:
