@@ -1,29 +1,34 @@
-"""How well a model tells classes apart, for each of its heads: scores, intervals over dialogues, and what to beat.
+"""Assess a classifier with several heads: scores with intervals over dialogues, compared with baselines and ablations.
 
-Utterances of one dialogue resemble each other, so whole dialogues are drawn with replacement. Every score follows from
-a confusion matrix, and that of a resample is a sum over the dialogues in it; one set of resamples serves the model,
-its baselines and its ablations, so that their differences are paired.
+One set of resamples serves the model, its baselines and its ablations, so their differences are paired.
 
-Always saying one class has a low weighted F1: blind guesses by the classes' frequencies have a higher one, the surer
-the more rows there are. So a model has to beat its own answers, dealt to random rows, too.
+A model that always answers one class has a low weighted F1. Blind guesses by the frequencies of the classes have a
+higher one, the more certainly the more rows there are. A model therefore has to beat its own answers in random order,
+too.
 """
 
-# N rows, K classes, D dialogues, S resamples
+# N rows, K classes, S resamples
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.intervals import interval_of
+from evaluation.confusion import (
+    SAMPLES,
+    DialogueResamples,
+    confusion,
+    per_class,
+    resampled_scores,
+    shuffled,
+)
+from evaluation.intervals import Interval
 from evaluation.text_baselines import seen_in_training, tfidf_predictions
 
-SAMPLES = 1000  # of the bootstrap
 BINS = 15  # of confidence, for the calibration error
 DECIDING = "weighted_f1"  # the score of the verdict
-SUM_TOLERANCE = 1e-3  # probabilities in half precision add up to 1 within so much
-PAIRS_SHOWN = 10  # of an emotion and a sentiment that do not go together
+SUM_TOLERANCE = 1e-3  # the sum of probabilities in half precision may differ from 1 by this much
+PAIRS_SHOWN = 10  # of an emotion and a sentiment that contradict each other
 RULE = (
     "better than a baseline is a model whose weighted F1 less the baseline's has an interval above 0, both on the "
     "same resamples of dialogues"
@@ -38,13 +43,10 @@ MELD_RULE = {
     "surprise": {"negative", "positive"},
 }
 
-Predictions = dict[str, np.ndarray]  # head -> (N,) codes
-Scores = dict[str, np.ndarray]  # score -> (1 + S,): of the data as they are, and of each resample
-
 
 @dataclass(frozen=True)
 class Utterances:
-    """One side, in the order of its rows."""
+    """One part of a data set, in the order of its rows."""
 
     ids: list[str]
     dialogues: list[str]
@@ -61,137 +63,137 @@ class Utterances:
             )
 
 
-def confusion(targets: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
-    """How often each class (rows, K) was taken for each (columns, K), from codes (N,)."""
-    return confusions(targets, predictions, classes, np.zeros(len(targets), int), 1)[0]
+@dataclass(frozen=True)
+class ClassScores:
+    """How well one class is recognised."""
 
-
-def confusions(
-    targets: np.ndarray, predictions: np.ndarray, classes: int, group: np.ndarray, groups: int
-) -> np.ndarray:
-    """A confusion matrix (K, K) for each group of rows, (groups, K, K); group: (N,)."""
-    targets, predictions = np.asarray(targets), np.asarray(predictions)
-    if targets.ndim != 1 or targets.shape != predictions.shape:
-        raise ValueError(f"{targets.shape = } and {predictions.shape = } must be (N,), a class each a row")
-    for name, codes in (("targets", targets), ("predictions", predictions)):
-        if codes.dtype.kind not in "iu":
-            raise ValueError(f"{name} are {codes.dtype}; give the whole numbers of the classes")
-        wrong = (codes < 0) | (codes >= classes)
-        if wrong.any():
-            place = int(wrong.argmax())
-            raise ValueError(
-                f"{name}: that of row {place} is {codes[place]}; {classes} classes are 0 to {classes - 1}"
-            )
-    cells = (group * classes + targets.astype(int)) * classes + predictions
-    return np.bincount(cells, minlength=groups * classes**2).reshape(groups, classes, classes)
-
-
-def per_class(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Precision, recall, F1, support and how often it was predicted, of each class (..., K) of (..., K, K).
-
-    0 / 0 is 0: the precision of a class that is never predicted, the recall of one that no row is of. `support` and
-    `predicted` tell which 0 is of that kind.
-    """
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
-    support, predicted = confusion.sum(axis=-1), confusion.sum(axis=-2)
-
-    def share(of: np.ndarray) -> np.ndarray:
-        return np.divide(hits, of, out=np.zeros_like(hits), where=of > 0)
-
-    f1 = share((support + predicted) / 2)
-    return {"precision": share(predicted), "recall": share(support), "f1": f1, "support": support,
-            "predicted": predicted}  # fmt: skip
-
-
-def scores_of(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Accuracy, weighted F1 and macro F1 (...,) of confusion matrices (..., K, K); NaN where there is no row.
-
-    Weighted F1 weighs a class by its rows. Macro F1 is the mean over the classes that occur, in the truth or in the
-    predictions: one that no row is of and that is never predicted has no F1.
-    """
-    each = per_class(confusion)
-    occurs = each["support"] + each["predicted"] > 0
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1).sum(axis=-1)
-    with np.errstate(invalid="ignore"):
-        return {
-            "accuracy": hits / confusion.sum(axis=(-2, -1)),
-            "weighted_f1": (each["f1"] * each["support"]).sum(axis=-1) / each["support"].sum(axis=-1),
-            "macro_f1": each["f1"].sum(axis=-1) / occurs.sum(axis=-1),
-        }
-
-
-def one_score(name: str, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float | int | None]:
-    """One of the scores above of codes (N,), None without a row, with the rows and the classes that occur."""
-    predictions, references = np.asarray(predictions, int), np.asarray(references, int)
-    highest = max(predictions.max(initial=0), references.max(initial=0))
-    table = confusion(references, predictions, int(highest) + 1)
-    occurs = int((table.sum(axis=0) + table.sum(axis=1) > 0).sum())
-    return {name: float(scores_of(table)[name]) if len(references) else None, "rows": len(references),
-            "classes": occurs}  # fmt: skip
-
-
-def dealt(confusion: np.ndarray) -> np.ndarray:
-    """What confusion matrices (..., K, K) would be on average were the answers dealt to random rows of the same.
-
-    Truths and answers stay as often as they are, and with that F1 is linear in the hits: its scores are the averages.
-    """
-    support, predicted = confusion.sum(axis=-1)[..., :, None], confusion.sum(axis=-2)[..., None, :]
-    rows = confusion.sum(axis=(-2, -1))[..., None, None]
-    return support * predicted / np.maximum(rows, 1)  # without a row all is 0
+    precision: float
+    recall: float
+    f1: float
+    support: int
+    predicted: int
 
 
 @dataclass(frozen=True)
-class Dialogues:
-    """The dialogue of each row, and how often each dialogue counts in resamples."""
+class ClassCounts:
+    """Rows of each class, in the order of the classes."""
 
-    code: np.ndarray  # (N,)
-    weights: np.ndarray  # (1 + S, D); the first row is 1: the data as they are
-
-    @classmethod
-    def of(cls, names: Sequence[str], samples: int = SAMPLES, seed: int = 0) -> "Dialogues":
-        """Draw resamples of whole dialogues; names: (N,)."""
-        code = np.unique(np.asarray(names, dtype=str), return_inverse=True)[1]
-        size = int(code.max()) + 1
-        drawn = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=samples)
-        return cls(code, np.vstack([np.ones(size), drawn]))
-
-    def tables(self, targets: np.ndarray, predictions: np.ndarray, classes: int, kept: np.ndarray) -> np.ndarray:
-        """The confusion matrices (1 + S, K, K) of the rows `kept` (N,)."""
-        size = self.weights.shape[1]
-        tables = confusions(targets[kept], predictions[kept], classes, self.code[kept], size)
-        return (self.weights @ tables.reshape(size, -1)).reshape(-1, classes, classes)
-
-    def scores(self, targets: np.ndarray, predictions: np.ndarray, classes: int, kept: np.ndarray) -> Scores:
-        """Scores of the rows `kept` (N,)."""
-        return resampled_scores(self.tables(targets, predictions, classes, kept))
-
-    def share(self, flags: np.ndarray) -> np.ndarray:
-        """The share (1 + S,) of rows whose flag (N,) is set."""
-        size = self.weights.shape[1]
-        return (self.weights @ np.bincount(self.code, flags, size)) / (
-            self.weights @ np.bincount(self.code, None, size)
-        )
-
-    def interval(self, values: np.ndarray, kept: np.ndarray) -> dict[str, Any]:
-        """A score (1 + S,) of the rows `kept` (N,), with its bounds; its `mean` is that of the data as they are."""
-        clusters = {"dialogues": len(np.unique(self.code[kept]))}
-        return asdict(interval_of(float(values[0]), values[1:], clusters, int(kept.sum()), kind="dialogue"))
-
-    def intervals(self, scores: Scores, kept: np.ndarray) -> dict[str, dict[str, Any]]:
-        """Each score with its bounds."""
-        return {name: self.interval(values, kept) for name, values in scores.items()}
+    train: list[int]
+    test: list[int]
 
 
-def resampled_scores(tables: np.ndarray) -> Scores:
-    """Scores of confusion matrices (1 + S, K, K), the first of the data as they are.
+@dataclass(frozen=True)
+class DeadClass:
+    """A class that the model never predicts."""
 
-    A rare class may be absent from a resample, which then tells nothing of it: its F1 stays that of all rows.
-    Were it left out of macro F1, one that is never predicted would raise the upper bound by its absence.
-    """
-    each = per_class(tables)
-    occurs = each["support"] + each["predicted"] > 0
-    f1 = np.where(occurs, each["f1"], each["f1"][0])[:, occurs[0]]
-    return scores_of(tables) | {"macro_f1": np.where(occurs.any(axis=1), f1.mean(axis=1), np.nan)}
+    name: str
+    support: int
+    in_train: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The scores of a baseline or an ablation, and those of the model minus these."""
+
+    scores: dict[str, Interval]
+    difference: dict[str, Interval]
+
+
+@dataclass(frozen=True)
+class Baseline(Comparison):
+    """A comparison with a baseline on all rows."""
+
+    per_class: dict[str, float]  # class -> F1
+
+
+@dataclass(frozen=True)
+class NewTexts:
+    """The scores on the rows whose text is not in the training data."""
+
+    rows: int
+    scores: dict[str, Interval]
+    baselines: dict[str, Comparison]
+
+
+@dataclass(frozen=True)
+class BaselineVerdict:
+    """The baselines that the model beats, and those that it does not."""
+
+    beaten: list[str]
+    unbeaten: list[str]
+    score: str
+    rule: str
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Confidence (the highest probability) against the share of correct predictions, per bin of confidence."""
+
+    expected_error: float  # the mean distance over rows
+    rows: list[int]
+    confidence: list[float | None]  # None: no row in the bin
+    right: list[float | None]
+
+
+@dataclass(frozen=True)
+class HeadResults:
+    """The scores of one head."""
+
+    classes: list[str]
+    counts: ClassCounts
+    majority: str
+    confusion: list[list[int]]
+    scores: dict[str, Interval]
+    per_class: dict[str, ClassScores]
+    dead_classes: list[DeadClass]
+    baselines: dict[str, Baseline]
+    ablations: dict[str, Comparison]
+    unseen_texts: NewTexts | None
+    verdict: BaselineVerdict
+    baselines_left_out: dict[str, str]  # baseline -> reason
+    calibration: Calibration
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """An emotion and a sentiment that were predicted together against the rule."""
+
+    emotion: str
+    sentiment: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """How often emotion and sentiment contradict each other."""
+
+    predictions: Interval
+    truth: Interval
+    rule: dict[str, list[str]]  # emotion -> the sentiments that it allows
+    pairs: list[Contradiction]  # the most frequent first
+
+
+@dataclass(frozen=True)
+class RepeatedTexts:
+    """Rows whose text is in the training data, too."""
+
+    rows: int
+    share: float
+
+
+@dataclass(frozen=True)
+class ClassificationResults:
+    """The scores of all heads on the rows of the test."""
+
+    rows: int
+    dialogues: int
+    train_rows: int
+    lacking: dict[str, int]  # modality -> rows without it
+    lacking_all: int
+    samples: int
+    heads: dict[str, HeadResults]
+    consistency: Consistency | None
+    repeated_texts: RepeatedTexts | None
 
 
 def assess(
@@ -201,49 +203,51 @@ def assess(
     probabilities: dict[str, np.ndarray],
     ablations: dict[str, dict[str, np.ndarray]],
     sentiment_of: dict[str, set[str]] | None = None,
-) -> dict[str, Any]:
-    """Everything about the test rows for `metrics.json`, with intervals and counts; every row is scored.
+) -> ClassificationResults:
+    """Score a model on every row of the test.
 
     Args:
         heads: the names of each head's classes, in the order of their codes.
-        probabilities: of the full model, (N, K) a head.
-        ablations: of the same model with less to go by ("text alone", "without text"): (N, K) a head, by name.
-        sentiment_of: the sentiments that go with an emotion, by name; of the heads `emotion` and `sentiment`. MELD's
-            rule where these have MELD's names.
+        probabilities: of the full model, (N, K) per head.
+        ablations: name ("text alone", "without text") -> the probabilities of the same model with fewer modalities.
+        sentiment_of: emotion -> the sentiments that it allows, for the heads `emotion` and `sentiment`. None: MELD's
+            rule, if these have the names of MELD.
     """
     for who, given in {"the model": probabilities, **ablations}.items():
         check_probabilities(heads, len(test.ids), who, given)
     predictions = {head: probabilities[head].argmax(axis=1) for head in heads}
     ablated = {who: {head: given[head].argmax(axis=1) for head in heads} for who, given in ablations.items()}
-    drawn, repeated = Dialogues.of(test.dialogues), seen_in_training(train.texts, test.texts)
-    found = {}
-    for head, names in heads.items():
-        rivals, left_out = baselines(head, names, train, test)
-        others = {who: predicted[head] for who, predicted in ablated.items()}
-        found[head] = assess_head(head, names, train, test, predictions[head], rivals, others, drawn, repeated)
-        found[head] |= {
-            "baselines_left_out": left_out,
-            "calibration": calibration(probabilities[head], test.labels[head]),
-        }
-    lacking = {modality: int((~given).sum()) for modality, given in test.present.items()}
-    given = np.array(list(test.present.values())).reshape(-1, len(test.ids))
-    return {
-        "rows": len(test.ids),
-        "dialogues": drawn.weights.shape[1],
-        "train_rows": len(train.ids),
-        "lacking": lacking,  # rows of the test that the model had to judge without it
-        "lacking_all": int((~given.any(axis=0)).sum()) if len(given) else 0,
-        "samples": SAMPLES,
-        "heads": found,
-        "consistency": consistency(heads, predictions, test, sentiment_of, drawn),
-        "repeated_texts": {"rows": int(repeated.sum()), "share": float(repeated.mean())}
-        if any(text.strip() for text in test.texts)
-        else None,
+    resamples, repeated = DialogueResamples.draw(test.dialogues), seen_in_training(train.texts, test.texts)
+    results = {
+        head: assess_head(
+            head,
+            names,
+            train,
+            test,
+            probabilities[head],
+            {who: predicted[head] for who, predicted in ablated.items()},
+            resamples,
+            repeated,
+        )
+        for head, names in heads.items()
     }
+    present = np.array(list(test.present.values())).reshape(-1, len(test.ids))
+    has_texts = any(text.strip() for text in test.texts)
+    return ClassificationResults(
+        rows=len(test.ids),
+        dialogues=resamples.dialogues,
+        train_rows=len(train.ids),
+        lacking={modality: int((~given).sum()) for modality, given in test.present.items()},
+        lacking_all=int((~present.any(axis=0)).sum()) if len(present) else 0,
+        samples=SAMPLES,
+        heads=results,
+        consistency=consistency(heads, predictions, test, sentiment_of, resamples),
+        repeated_texts=RepeatedTexts(int(repeated.sum()), float(repeated.mean())) if has_texts else None,
+    )
 
 
 def check_probabilities(heads: dict[str, list[str]], rows: int, who: str, given: dict[str, np.ndarray]) -> None:
-    """Refuse what are no probabilities of each class for each row."""
+    """Refuse arrays that are not probabilities of each class for each row."""
     for head, names in heads.items():
         if head not in given or np.shape(given[head]) != (rows, len(names)):
             shape = np.shape(given[head]) if head in given else "nothing"
@@ -258,21 +262,21 @@ def check_probabilities(heads: dict[str, list[str]], rows: int, who: str, given:
             )
 
 
-def baselines(
+def baseline_predictions(
     head: str, names: list[str], train: Utterances, test: Utterances
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """What knows only how often a class occurs, and what knows only words: codes (N,) by name; and why one is not."""
+    """Return the codes (N,) of the majority class and of TF-IDF, and the reason if there is no TF-IDF."""
     counts = np.bincount(train.labels[head], minlength=len(names))
     majority = int(counts.argmax())
-    rivals, left_out = {"majority": np.full(len(test.ids), majority)}, {}
+    codes, left_out = {"majority": np.full(len(test.ids), majority)}, {}
     by_words = tfidf_predictions(train.texts, train.labels[head], test.texts, majority)
     if by_words is None:
         left_out["tfidf"] = "training has no texts with words, or they are all of one class"
     elif not any(text.strip() for text in test.texts):
         left_out["tfidf"] = "no row of the test has a text"
     else:
-        rivals["tfidf"] = by_words
-    return rivals, left_out
+        codes["tfidf"] = by_words
+    return codes, left_out
 
 
 def assess_head(
@@ -280,104 +284,113 @@ def assess_head(
     names: list[str],
     train: Utterances,
     test: Utterances,
-    predicted: np.ndarray,
-    rivals: dict[str, np.ndarray],
+    probabilities: np.ndarray,
     ablated: dict[str, np.ndarray],
-    drawn: Dialogues,
+    resamples: DialogueResamples,
     repeated: np.ndarray,
-) -> dict[str, Any]:
-    """One head: the model, and beside it baselines and ablations (N,), each with what the model has more."""
+) -> HeadResults:
+    """Score one head.
+
+    Args:
+        probabilities: (N, K).
+        ablated: name -> the codes (N,) of the model with fewer modalities.
+        repeated: (N,) bool, whether a text is in the training data, too.
+    """
     targets, every = test.labels[head], np.ones(len(test.ids), bool)
+    predicted = probabilities.argmax(axis=1)
     table = confusion(targets, predicted, len(names))
     in_train = np.bincount(train.labels[head], minlength=len(names))
-    beside = compared(targets, predicted, rivals | ablated, len(names), drawn, every)
-    tables = {who: confusion(targets, codes, len(names)) for who, codes in rivals.items()} | {"dealt": dealt(table)}
-    others = {who: beside[who] | {"per_class": f1_of(names, each)} for who, each in tables.items()}
-    rest = ~repeated
-    alone = None
-    if repeated.any() and rest.any():
-        scores = drawn.scores(targets, predicted, len(names), rest)
-        alone = {
-            "rows": int(rest.sum()),
-            "scores": drawn.intervals(scores, rest),
-            "baselines": compared(targets, predicted, rivals, len(names), drawn, rest),
-        }
-    each = {name: values.tolist() for name, values in per_class(table).items()}
-    return {
-        "classes": names,
-        "counts": {"train": in_train.tolist(), "test": each["support"]},
-        "majority": names[int(in_train.argmax())],
-        "confusion": table.tolist(),
-        "scores": drawn.intervals(drawn.scores(targets, predicted, len(names), every), every),
-        "per_class": {name: {key: values[k] for key, values in each.items()} for k, name in enumerate(names)},
-        "dead_classes": [
-            {"name": name, "support": each["support"][k], "in_train": int(in_train[k])}
-            for k, name in enumerate(names)
-            if not each["predicted"][k]
-        ],
-        "baselines": others,
-        "ablations": {who: beside[who] for who in ablated},
-        "unseen_texts": alone,  # the rows whose text does not stand in training
-        "verdict": decide({who: found["difference"][DECIDING] for who, found in others.items()}),
+    rivals, left_out = baseline_predictions(head, names, train, test)
+    comparisons = compare(targets, predicted, rivals | ablated, len(names), resamples, every)
+    tables = {who: confusion(targets, codes, len(names)) for who, codes in rivals.items()} | {"dealt": shuffled(table)}
+    baselines = {
+        who: Baseline(comparisons[who].scores, comparisons[who].difference, f1_of(names, each))
+        for who, each in tables.items()
     }
+    new_texts = None
+    if repeated.any() and not repeated.all():
+        new = ~repeated
+        new_texts = NewTexts(
+            rows=int(new.sum()),
+            scores=resamples.intervals(resamples.scores(targets, predicted, len(names), new), new),
+            baselines=compare(targets, predicted, rivals, len(names), resamples, new),
+        )
+    columns = {name: values.tolist() for name, values in per_class(table).items()}
+    classes = [ClassScores(*row) for row in zip(*columns.values(), strict=True)]
+    return HeadResults(
+        classes=names,
+        counts=ClassCounts(in_train.tolist(), columns["support"]),
+        majority=names[int(in_train.argmax())],
+        confusion=table.tolist(),
+        scores=resamples.intervals(resamples.scores(targets, predicted, len(names), every), every),
+        per_class=dict(zip(names, classes, strict=True)),
+        dead_classes=[
+            DeadClass(name, each.support, int(count))
+            for name, each, count in zip(names, classes, in_train, strict=True)
+            if not each.predicted
+        ],
+        baselines=baselines,
+        ablations={who: comparisons[who] for who in ablated},
+        unseen_texts=new_texts,
+        verdict=decide(baselines),
+        baselines_left_out=left_out,
+        calibration=calibration(probabilities, targets),
+    )
 
 
-def compared(
+def compare(
     targets: np.ndarray,
     predicted: np.ndarray,
     others: dict[str, np.ndarray],
     classes: int,
-    drawn: Dialogues,
+    resamples: DialogueResamples,
     kept: np.ndarray,
-) -> dict[str, dict[str, Any]]:
-    """Scores of others (N,) and of the model's own answers dealt at random, and the model's less theirs, paired."""
-    own = drawn.tables(targets, predicted, classes, kept)
-    tables = {who: drawn.tables(targets, codes, classes, kept) for who, codes in others.items()}
-    model, found = resampled_scores(own), {}
-    for who, table in (tables | {"dealt": dealt(own)}).items():
+) -> dict[str, Comparison]:
+    """Compare the model with others (N,), and with its own answers in random order, on the same resamples."""
+    own = resamples.tables(targets, predicted, classes, kept)
+    tables = {who: resamples.tables(targets, codes, classes, kept) for who, codes in others.items()}
+    model, compared = resampled_scores(own), {}
+    for who, table in (tables | {"dealt": shuffled(own)}).items():
         scores = resampled_scores(table)
         difference = {name: model[name] - scores[name] for name in model}
-        found[who] = {"scores": drawn.intervals(scores, kept), "difference": drawn.intervals(difference, kept)}
-    return found
+        compared[who] = Comparison(resamples.intervals(scores, kept), resamples.intervals(difference, kept))
+    return compared
 
 
 def f1_of(names: list[str], confusion: np.ndarray) -> dict[str, float]:
-    """F1 of each class."""
     return dict(zip(names, per_class(confusion)["f1"].tolist(), strict=True))
 
 
-def decide(differences: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Which baselines the model beats, from its deciding score less theirs, with intervals."""
-    beaten = [who for who, found in differences.items() if found["low"] is not None and found["low"] > 0]
-    return {"beaten": beaten, "unbeaten": [who for who in differences if who not in beaten], "score": DECIDING,
-            "rule": RULE}  # fmt: skip
+def decide(baselines: Mapping[str, Comparison]) -> BaselineVerdict:
+    """Say which baselines the model beats, by the intervals of the differences."""
+    lows = {who: baseline.difference[DECIDING].low for who, baseline in baselines.items()}
+    beaten = [who for who, low in lows.items() if low is not None and low > 0]
+    return BaselineVerdict(beaten, [who for who in lows if who not in beaten], DECIDING, RULE)
 
 
-def calibration(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
-    """How far confidence (the highest probability) is from how often it is right, over BINS of equal width.
-
-    The error is the mean distance over rows. `confidence` and `right` of a bin without a row are None.
-    """
+def calibration(probabilities: np.ndarray, targets: np.ndarray) -> Calibration:
+    """Compare confidence with correctness over BINS of equal width; probabilities: (N, K), targets: (N,)."""
     confidence = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == targets
     place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
     rows = np.bincount(place, minlength=BINS)
-    sums = {"confidence": np.bincount(place, confidence, BINS), "right": np.bincount(place, right, BINS)}
-    error = np.abs(sums["confidence"] - sums["right"]).sum() / len(targets)
-    means = {
-        key: [float(s / n) if n else None for s, n in zip(total, rows, strict=True)] for key, total in sums.items()
-    }
-    return {"expected_error": float(error), "rows": rows.tolist(), **means}
+    confidences, rights = np.bincount(place, confidence, BINS), np.bincount(place, right, BINS)
+
+    def means(sums: np.ndarray) -> list[float | None]:
+        return [float(s / n) if n else None for s, n in zip(sums, rows, strict=True)]
+
+    error = np.abs(confidences - rights).sum() / len(targets)
+    return Calibration(float(error), rows.tolist(), means(confidences), means(rights))
 
 
 def consistency(
     heads: dict[str, list[str]],
-    predictions: Predictions,
+    predictions: dict[str, np.ndarray],
     test: Utterances,
     sentiment_of: dict[str, set[str]] | None,
-    drawn: Dialogues,
-) -> dict[str, Any] | None:
-    """How often the two heads contradict each other, beside how often the labels do; None without heads or a rule."""
+    resamples: DialogueResamples,
+) -> Consistency | None:
+    """Count how often the two heads contradict each other, and the labels do; None without these heads or a rule."""
     if not {"emotion", "sentiment"} <= set(heads):
         return None
     emotions, sentiments = heads["emotion"], heads["sentiment"]
@@ -390,17 +403,22 @@ def consistency(
     forbidden = np.array(
         [[sentiment not in sentiment_of[emotion] for sentiment in sentiments] for emotion in emotions]
     )
-    every = np.ones(len(test.ids), bool)
-    against = {"predictions": predictions, "truth": test.labels}
-    flags = {who: forbidden[codes["emotion"], codes["sentiment"]] for who, codes in against.items()}
-    found = {who: drawn.interval(drawn.share(flag), every) for who, flag in flags.items()}
-    pairs = np.zeros(forbidden.shape, int)
-    np.add.at(pairs, (predictions["emotion"], predictions["sentiment"]), 1)
+
+    def contradicting(codes: dict[str, np.ndarray]) -> Interval:
+        flags = forbidden[codes["emotion"], codes["sentiment"]]
+        return resamples.interval(resamples.share(flags), np.ones(len(test.ids), bool))
+
+    counts = np.zeros(forbidden.shape, int)
+    np.add.at(counts, (predictions["emotion"], predictions["sentiment"]), 1)
     pairs = [
-        {"emotion": emotion, "sentiment": sentiment, "rows": int(pairs[e, s])}
+        Contradiction(emotion, sentiment, int(counts[e, s]))
         for e, emotion in enumerate(emotions)
         for s, sentiment in enumerate(sentiments)
-        if forbidden[e, s] and pairs[e, s]
+        if forbidden[e, s] and counts[e, s]
     ]
-    rule = {emotion: [name for name in sentiments if name in sentiment_of[emotion]] for emotion in emotions}
-    return found | {"rule": rule, "pairs": sorted(pairs, key=lambda pair: -pair["rows"])[:PAIRS_SHOWN]}
+    return Consistency(
+        predictions=contradicting(predictions),
+        truth=contradicting(test.labels),
+        rule={emotion: [name for name in sentiments if name in sentiment_of[emotion]] for emotion in emotions},
+        pairs=sorted(pairs, key=lambda pair: -pair.rows)[:PAIRS_SHOWN],
+    )

@@ -9,7 +9,7 @@ import datasets
 import numpy as np
 from transformers import AutoConfig, EvalPrediction
 
-from evaluation.classification import confusion, scores_of
+from evaluation.confusion import confusion, scores_of
 from modeling import FusionProcessor
 from modeling.configuration_fusion import MODALITIES
 from tasks.emotion.items import HEADS, UtteranceDataset
@@ -61,8 +61,8 @@ class EmotionData:
         scores = {}
         for place, head in enumerate(HEADS):
             predicted, truth = output.predictions[place].argmax(-1), output.label_ids[:, place]
-            found = scores_of(confusion(truth, predicted, len(self.names[head])))
-            scores |= {f"{head}_{name}": float(found[name]) for name in ("weighted_f1", "macro_f1")}
+            of_head = scores_of(confusion(truth, predicted, len(self.names[head])))
+            scores |= {f"{head}_{name}": float(of_head[name]) for name in ("weighted_f1", "macro_f1")}
         return scores
 
     def record(self) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def prepare(
     if run.arguments.streaming:
         check_streaming(rows, encoders)
     split = UtteranceSplit.of(rows, SIDES)
-    missing = [side for side in SIDES if not split.sides[side]["utterances"]]
+    missing = [side for side in SIDES if not split.sides[side].utterances]
     if missing and saved is None:
         raise ValueError(
             f"the data set has no utterance on the side {' and '.join(missing)}; prepare it with all tables"
@@ -136,7 +136,7 @@ def prepare(
     for side, count in cut.items():
         if count and side != "all":
             logger.warning("%s: %d texts have more than %d tokens and are cut", side, count, limit)
-    logger.info("utterances: %s", {side: split.sides[side]["utterances"] for side in SIDES})
+    logger.info("utterances: %s", {side: split.sides[side].utterances for side in SIDES})
     return EmotionData(sides, split, names, lengths, cut, notes_on(rows), encoders, settings)
 
 

@@ -13,6 +13,7 @@ from evaluation.classification import Utterances, assess
 from modeling.configuration_fusion import MODALITIES
 from tasks.emotion.data import EmotionData
 from tasks.emotion.items import HEADS, UtteranceDataset
+from tasks.emotion.records import EmotionResults
 from training.task import Evaluation
 
 FITTED_HERE = (
@@ -54,9 +55,8 @@ def evaluate(trainer: Trainer, data: EmotionData, side: str) -> Evaluation:
     undecodable = np.any([promised.present[name] & ~test.present[name] for name in dataset.modalities], axis=0).sum()
     made = trainer.predict_with_less(dataset, side) if data.settings.ablations else {}
     left_out = {name: probabilities_of(less) for name, less in made.items()}
-    results = assess(data.names, utterances(data.train), test, probabilities, left_out)
-    results["undecodable"] = int(undecodable)  # rows, of all processes
-    results["note"] = IN_SAMPLE.get(side)
+    scores = assess(data.names, utterances(data.train), test, probabilities, left_out)
+    results = EmotionResults(**vars(scores), undecodable=int(undecodable), note=IN_SAMPLE.get(side))
     return Evaluation(results, prediction_table(data, test, probabilities))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from evaluation.splits import digest_of_sides
 from modeling.configuration_fusion import MODALITIES
+from tasks.emotion.records import SideCounts
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class UtteranceSplit:
 
     places: dict[str, np.ndarray]  # side -> rows of the data set
     members: dict[str, list[str]]  # side -> ids, in order of the rows
-    sides: dict[str, dict[str, Any]]  # side -> counts
+    sides: dict[str, SideCounts]
     warning: str | None
 
     @classmethod
@@ -29,11 +30,11 @@ class UtteranceSplit:
         dialogues = table["dialogue"].to_numpy()
         places = {side: np.flatnonzero(which == name) for side, name in names.items()}
         counts = {
-            side: {
-                "utterances": len(where),
-                "dialogues": len(set(dialogues[where])),
-                "without": {name: int((~table[f"has_{name}"].to_numpy()[where]).sum()) for name in MODALITIES},
-            }
+            side: SideCounts(
+                utterances=len(where),
+                dialogues=len(set(dialogues[where])),
+                without={name: int((~table[f"has_{name}"].to_numpy()[where]).sum()) for name in MODALITIES},
+            )
             for side, where in places.items()
         }
         sides_of = Counter(dialogue for where in places.values() for dialogue in set(dialogues[where]))
@@ -51,7 +52,7 @@ class UtteranceSplit:
         return {
             "settings": {"split_by": "dialogue, as the data set divides them"},
             "sha256": self.sha256,
-            "counts": {side: counts["utterances"] for side, counts in self.sides.items()},
+            "counts": {side: counts.utterances for side, counts in self.sides.items()},
             "warning": self.warning,
             "trials": {side: sorted(ids) for side, ids in self.members.items()},
         }

@@ -5,6 +5,7 @@ over dialogues, and both settings are scored on the same ones.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from evaluation.classification import Dialogues, Scores
-from evaluation.intervals import Interval
+from evaluation.confusion import DialogueResamples, ResampledScores
 from training.study_runs import FinishedRun, StudyTables, by_seed, long_scores, mean_over_runs
 
 # N rows, S resamples
@@ -57,19 +57,20 @@ def rows_of_setting(runs: Sequence[FinishedRun], reference: Sequence[FinishedRun
             "mean; their scores are in each run's metrics.json"
         )
     paired = bool(reference) and runs != reference and all(truth(run) == rows for run in reference)
-    drawn, every = Dialogues.of(rows["dialogue"].to_pylist()), np.ones(len(rows), bool)
+    resamples, every = DialogueResamples.draw(rows["dialogue"].to_pylist()), np.ones(len(rows), bool)
     for head, assessed in runs[0].facts["test"]["heads"].items():
-        own = [resampled(run, head, assessed["classes"], drawn) for run in runs]
-        others = [resampled(run, head, assessed["classes"], drawn) for run in reference] if paired else []
+        own = [resampled(run, head, assessed["classes"], resamples) for run in runs]
+        others = [resampled(run, head, assessed["classes"], resamples) for run in reference] if paired else []
         unbeaten = [run.facts["test"]["heads"][head]["verdict"]["unbeaten"] for run in runs]
         for score in own[0]:
             values = mean_over_runs(own, score)
+            difference = resamples.interval(values - mean_over_runs(others, score), every) if others else None
             yield {
                 "channel": head,
                 "score": score,
-                "interval": Interval(**drawn.interval(values, every)),
-                "by_seed": by_seed(runs, [found[score][0] for found in own]),
-                "difference": drawn.interval(values - mean_over_runs(others, score), every) if others else None,
+                "interval": resamples.interval(values, every),
+                "by_seed": by_seed(runs, [scores[score][0] for scores in own]),
+                "difference": None if difference is None else asdict(difference),
                 "effects": unbeaten.count([]),
             }
 
@@ -79,12 +80,12 @@ def truth(run: FinishedRun) -> pa.Table:
     return run.scores.drop([name for name in run.scores.column_names if name.startswith("predicted_")])
 
 
-def resampled(run: FinishedRun, head: str, classes: Sequence[str], drawn: Dialogues) -> Scores:
-    """Scores (1 + S,) of one run: of the data as they are, and of each resample."""
+def resampled(run: FinishedRun, head: str, classes: Sequence[str], resamples: DialogueResamples) -> ResampledScores:
+    """Score one run, (1 + S,): the data as they are, and each resample."""
     code = {name: place for place, name in enumerate(classes)}
     columns = (run.scores[head].to_pylist(), run.scores[f"predicted_{head}"].to_pylist())
     targets, predictions = (np.array([code[name] for name in column]) for column in columns)
-    return drawn.scores(targets, predictions, len(classes), np.ones(len(targets), bool))
+    return resamples.scores(targets, predictions, len(classes), np.ones(len(targets), bool))
 
 
 TABLES = StudyTables(ITEMS, EXPLAINED, scores_of_run, read_scores, rows_of_setting)

@@ -157,7 +157,7 @@ class EmotionTask(Task[EmotionTaskSettings, EmotionData]):
         return {
             "trainable": trainer.model.part_sizes(),
             "undecodable": trainer.undecodable,
-            "encoders": asdict(data.encoders),
+            "encoders": data.encoders,
             **asdict(data.settings),
         }
 

@@ -1,6 +1,7 @@
 """Scores of classes: numbers to check by hand, scikit-learn's, and intervals that hold what they promise."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +10,19 @@ from scipy.stats import binom
 from sklearn import metrics as peer
 
 from evaluation.classification import (
-    Dialogues,
+    BaselineVerdict,
+    ClassCounts,
+    ClassScores,
+    DeadClass,
+    RepeatedTexts,
     Utterances,
     assess,
     calibration,
-    compared,
-    confusion,
-    confusions,
-    dealt,
+    compare,
     decide,
-    per_class,
-    scores_of,
 )
+from evaluation.confusion import DialogueResamples, confusion, confusions, per_class, scores_of, shuffled
+from evaluation.intervals import Interval
 from evaluation.text_baselines import seen_in_training, tfidf_predictions
 from tests.helpers.metric_modules import OF_CLASSES, load, result_of_card
 
@@ -116,7 +118,7 @@ def test_a_resample_scores_its_dialogues_as_often_as_they_were_drawn() -> None:
     random = np.random.default_rng(0)
     targets, predictions = random.integers(0, 3, (2, 40))
     names = [f"d{number}" for number in random.integers(0, 8, 40)]
-    drawn = Dialogues.of(names, samples=5)
+    drawn = DialogueResamples.draw(names, samples=5)
     assert drawn.weights[0].tolist() == [1] * 8
     assert (drawn.weights.sum(axis=1) == 8).all()
     scores = drawn.scores(targets, predictions, 3, np.ones(40, bool))
@@ -131,7 +133,7 @@ def test_a_dead_class_that_is_not_drawn_does_not_raise_macro_f1() -> None:
     targets = np.array([0, 1] * 10)
     targets[-1] = 2
     predictions = np.where(targets == 2, 1, targets)
-    drawn, every = Dialogues.of([f"d{row // 2}" for row in range(20)], samples=200), np.ones(20, bool)
+    drawn, every = DialogueResamples.draw([f"d{row // 2}" for row in range(20)], samples=200), np.ones(20, bool)
     missing = drawn.weights[:, drawn.code[-1]] == 0
     macro = drawn.scores(targets, predictions, 3, every)["macro_f1"]
     assert missing.any()
@@ -148,9 +150,9 @@ def test_intervals_over_dialogues_hold_the_truth_and_those_over_rows_do_not() ->
         predictions = np.where(right.ravel(), targets, 1 - targets)
         names = {"dialogues": np.repeat(np.arange(60), 10), "rows": np.arange(600)}
         for kind, each in names.items():
-            drawn, every = Dialogues.of(each, samples=200), np.ones(600, bool)
+            drawn, every = DialogueResamples.draw(each, samples=200), np.ones(600, bool)
             found = drawn.intervals(drawn.scores(targets, predictions, 2, every), every)["accuracy"]
-            held[kind] += found["low"] <= 0.6 <= found["high"]
+            held[kind] += found.low <= 0.6 <= found.high
     assert 0.90 <= held["dialogues"] / trials <= 0.99
     assert held["rows"] / trials < 0.8
 
@@ -164,13 +166,13 @@ def test_a_paired_difference_is_surer_than_two_scores() -> None:
     second[np.flatnonzero(~wrong)[::40]] ^= 1
     train = side({"emotion": [0, 1]})
     test = side({"emotion": targets.tolist()}, dialogues=[f"d{row // 4}" for row in range(400)])
-    record = assess({"emotion": ["a", "b"]}, train, test, {"emotion": certain(first, 2)},
-                    {"other": {"emotion": certain(second, 2)}})["heads"]["emotion"]  # fmt: skip
-    own, other = (found["scores"]["accuracy"] for found in (record, record["ablations"]["other"]))
-    gain = record["ablations"]["other"]["difference"]["accuracy"]
-    assert own["low"] < other["high"]
-    assert gain["low"] > 0
-    assert gain["mean"] == pytest.approx(own["mean"] - other["mean"])
+    ablations = {"other": {"emotion": certain(second, 2)}}
+    head = assess({"emotion": ["a", "b"]}, train, test, {"emotion": certain(first, 2)}, ablations).heads["emotion"]
+    own, other = head.scores["accuracy"], head.ablations["other"].scores["accuracy"]
+    gain = head.ablations["other"].difference["accuracy"]
+    assert own.low < other.high
+    assert gain.low > 0
+    assert gain.mean == pytest.approx(own.mean - other.mean)
 
 
 # Answers dealt at random
@@ -182,15 +184,15 @@ def test_answers_dealt_at_random_by_hand() -> None:
     F1 of a is 2 x 3 / (6 + 5), of b 2 x 2 / (4 + 5); the model itself has 5 and 4 right.
     """
     test, train = side({"mood": [0] * 6 + [1] * 4}), side({"mood": [0, 1]})
-    record = assess({"mood": ["a", "b"]}, train, test, {"mood": certain([0] * 5 + [1] * 5, 2)}, {})["heads"]["mood"]
-    assert dealt(np.array([[5, 1], [0, 4]])).tolist() == [[3, 3], [2, 2]]
-    found = record["baselines"]["dealt"]
-    assert found["per_class"] == pytest.approx({"a": 6 / 11, "b": 4 / 9})
-    means = {name: score["mean"] for name, score in found["scores"].items()}
+    head = assess({"mood": ["a", "b"]}, train, test, {"mood": certain([0] * 5 + [1] * 5, 2)}, {}).heads["mood"]
+    assert shuffled(np.array([[5, 1], [0, 4]])).tolist() == [[3, 3], [2, 2]]
+    baseline = head.baselines["dealt"]
+    assert baseline.per_class == pytest.approx({"a": 6 / 11, "b": 4 / 9})
+    means = {name: score.mean for name, score in baseline.scores.items()}
     weighted, macro = (6 * 6 / 11 + 4 * 4 / 9) / 10, (6 / 11 + 4 / 9) / 2
     assert means == pytest.approx({"accuracy": 0.5, "weighted_f1": weighted, "macro_f1": macro})
-    assert found["difference"]["accuracy"]["mean"] == pytest.approx(0.9 - 0.5)
-    assert "dealt" in record["verdict"]["beaten"]
+    assert baseline.difference["accuracy"].mean == pytest.approx(0.9 - 0.5)
+    assert "dealt" in head.verdict.beaten
 
 
 def test_answers_dealt_at_random_score_as_many_real_deals_do_on_average() -> None:
@@ -198,7 +200,7 @@ def test_answers_dealt_at_random_score_as_many_real_deals_do_on_average() -> Non
     random, deals = np.random.default_rng(0), 4000
     targets, names = np.repeat([0, 0, 1, 1, 0, 2], 5), np.repeat(np.arange(6), 5)
     predictions = np.where(random.random(30) < 0.5, targets, random.integers(0, 3, 30))
-    drawn = Dialogues.of(names.tolist(), samples=4)
+    drawn = DialogueResamples.draw(names.tolist(), samples=4)
     tables = drawn.tables(targets, predictions, 3, np.ones(30, bool))
     assert (tables.sum(axis=-1)[:, 2] == 0).any()
     for weights, table in zip(drawn.weights.astype(int), tables, strict=True):
@@ -206,26 +208,27 @@ def test_answers_dealt_at_random_score_as_many_real_deals_do_on_average() -> Non
         given = random.permuted(np.tile(predictions[rows], (deals, 1)), axis=1)
         truth, deal = np.tile(targets[rows], deals), np.repeat(np.arange(deals), 30)
         scores = scores_of(confusions(truth, given.ravel(), 3, deal, deals))
-        for name, value in scores_of(dealt(table)).items():
+        for name, value in scores_of(shuffled(table)).items():
             assert abs(scores[name].mean() - value) < 5 * scores[name].std() / np.sqrt(deals), name
 
 
-def verdict_of(random: np.random.Generator, predicted: np.ndarray | None = None) -> tuple[dict, dict]:
+def verdict_of(
+    random: np.random.Generator, predicted: np.ndarray | None = None
+) -> tuple[BaselineVerdict, dict[str, Interval]]:
     """Verdict and differences on 100 dialogues of 9 rows with moods of their own, of blind guesses or (900,) codes."""
     share = [0.48, 0.30, 0.22]  # of sentiments in MELD, nearly
     mood, own = random.choice(3, (100, 1), p=share), random.choice(3, (100, 9), p=share)
     targets = np.where(random.random((100, 9)) < 0.3, mood, own).ravel()
     predicted = random.choice(3, 900, p=share) if predicted is None else predicted
-    drawn = Dialogues.of(np.repeat(np.arange(100), 9).tolist(), samples=400)
-    found = compared(targets, predicted, {"majority": np.zeros(900, int)}, 3, drawn, np.ones(900, bool))
-    gains = {who: rival["difference"]["weighted_f1"] for who, rival in found.items()}
-    return decide(gains), gains
+    drawn = DialogueResamples.draw(np.repeat(np.arange(100), 9).tolist(), samples=400)
+    compared = compare(targets, predicted, {"majority": np.zeros(900, int)}, 3, drawn, np.ones(900, bool))
+    return decide(compared), {who: rival.difference["weighted_f1"] for who, rival in compared.items()}
 
 
 def test_blind_guesses_beat_the_majority_and_their_own_answers_dealt_at_random_as_rarely_as_promised() -> None:
     """A bound of a 95 % interval lies above what is true in one case of 40."""
     random, sets = np.random.default_rng(0), 60
-    beaten = [verdict_of(random)[0]["beaten"] for _ in range(sets)]
+    beaten = [verdict_of(random)[0].beaten for _ in range(sets)]
     low, high = binom.interval(0.99, sets, 0.025)
     assert low <= sum("dealt" in who for who in beaten) <= high
     assert sum("majority" in who for who in beaten) > sets / 2  # which is why it does not suffice
@@ -234,9 +237,9 @@ def test_blind_guesses_beat_the_majority_and_their_own_answers_dealt_at_random_a
 @pytest.mark.parametrize("code", [0, 2])
 def test_a_constant_model_is_not_better_than_its_own_answers_dealt_at_random(code: int) -> None:
     verdict, gains = verdict_of(np.random.default_rng(0), np.full(900, code))
-    assert verdict["beaten"] == []
-    assert verdict["unbeaten"] == ["majority", "dealt"]
-    assert (gains["dealt"]["mean"], gains["dealt"]["low"], gains["dealt"]["high"]) == (0, None, None)
+    assert verdict.beaten == []
+    assert verdict.unbeaten == ["majority", "dealt"]
+    assert (gains["dealt"].mean, gains["dealt"].low, gains["dealt"].high) == (0, None, None)
 
 
 # The words alone
@@ -267,20 +270,20 @@ def test_consistency_counts_pairs_that_melds_rule_forbids() -> None:
     labels = {"emotion": [3, 4, 6, 6, 0], "sentiment": [2, 1, 0, 2, 0]}
     predicted = {"emotion": [3, 4, 6, 6, 0], "sentiment": [0, 2, 0, 2, 0]}
     given = {head: certain(codes, len(MELD[head])) for head, codes in predicted.items()}
-    found = assess(MELD, side(labels), side(labels), given, {})["consistency"]
-    assert (found["predictions"]["mean"], found["truth"]["mean"]) == (pytest.approx(2 / 5), 0)
-    pairs = [(pair["emotion"], pair["sentiment"], pair["rows"]) for pair in found["pairs"]]
+    found = assess(MELD, side(labels), side(labels), given, {}).consistency
+    assert (found.predictions.mean, found.truth.mean) == (pytest.approx(2 / 5), 0)
+    pairs = [(pair.emotion, pair.sentiment, pair.rows) for pair in found.pairs]
     assert pairs == [("joy", "negative", 1), ("neutral", "positive", 1)]
-    assert found["rule"]["surprise"] == ["negative", "positive"]
+    assert found.rule["surprise"] == ["negative", "positive"]
 
 
 def test_heads_of_other_names_have_a_rule_only_if_one_is_given() -> None:
     heads = {"emotion": ["calm", "angry"], "sentiment": ["good", "bad"]}
     labels = {"emotion": [0, 1], "sentiment": [0, 1]}
     given = {"emotion": certain([0, 1], 2), "sentiment": certain([0, 0], 2)}
-    assert assess(heads, side(labels), side(labels), given, {})["consistency"] is None
+    assert assess(heads, side(labels), side(labels), given, {}).consistency is None
     rule = {"calm": {"good"}, "angry": {"bad"}}
-    assert assess(heads, side(labels), side(labels), given, {}, rule)["consistency"]["predictions"]["mean"] == 0.5
+    assert assess(heads, side(labels), side(labels), given, {}, rule).consistency.predictions.mean == 0.5
     with pytest.raises(ValueError, match=r"sentiment_of: \['angry'\] are not in both"):
         assess(heads, side(labels), side(labels), given, {}, {"calm": {"good"}})
 
@@ -288,38 +291,38 @@ def test_heads_of_other_names_have_a_rule_only_if_one_is_given() -> None:
 def test_one_dialogue_has_scores_without_intervals_and_a_reason() -> None:
     labels = {"emotion": [0, 1, 1]}
     test = side(labels, dialogues=["one"] * 3)
-    record = assess({"emotion": ["a", "b"]}, side(labels), test, {"emotion": certain([0, 1, 0], 2)}, {})
-    score = record["heads"]["emotion"]["scores"]["accuracy"]
-    assert (score["mean"], score["low"], score["high"]) == (pytest.approx(2 / 3), None, None)
-    assert score["reason"] == "there is one dialogue: an interval over dialogues needs at least 2"
-    assert record["heads"]["emotion"]["verdict"]["unbeaten"] == ["majority", "dealt"]
+    results = assess({"emotion": ["a", "b"]}, side(labels), test, {"emotion": certain([0, 1, 0], 2)}, {})
+    score = results.heads["emotion"].scores["accuracy"]
+    assert (score.mean, score.low, score.high) == (pytest.approx(2 / 3), None, None)
+    assert score.reason == "there is one dialogue: an interval over dialogues needs at least 2"
+    assert results.heads["emotion"].verdict.unbeaten == ["majority", "dealt"]
 
 
 def test_a_class_without_rows_and_one_that_is_never_predicted_are_told() -> None:
     labels = {"mood": [0, 0, 1, 1]}
-    record = assess({"mood": ["a", "b", "c"]}, side(labels), side(labels), {"mood": certain([0, 0, 0, 2], 3)}, {})
-    found = record["heads"]["mood"]
-    assert found["dead_classes"] == [{"name": "b", "support": 2, "in_train": 2}]
-    assert found["counts"] == {"train": [2, 2, 0], "test": [2, 2, 0]}
-    assert found["per_class"]["c"] | {"support": 0, "predicted": 1, "f1": 0.0} == found["per_class"]["c"]
-    assert found["baselines_left_out"] == {"tfidf": "training has no texts with words, or they are all of one class"}
-    assert record["repeated_texts"] is None
-    json.dumps(record, allow_nan=False)
+    results = assess({"mood": ["a", "b", "c"]}, side(labels), side(labels), {"mood": certain([0, 0, 0, 2], 3)}, {})
+    head = results.heads["mood"]
+    assert head.dead_classes == [DeadClass("b", support=2, in_train=2)]
+    assert head.counts == ClassCounts(train=[2, 2, 0], test=[2, 2, 0])
+    assert head.per_class["c"] == ClassScores(precision=0, recall=0, f1=0, support=0, predicted=1)
+    assert head.baselines_left_out == {"tfidf": "training has no texts with words, or they are all of one class"}
+    assert results.repeated_texts is None
+    json.dumps(asdict(results), allow_nan=False)
 
 
 def test_scores_on_new_texts_leave_out_those_of_training() -> None:
     """The model has the two repeated rows wrong and the two new ones right."""
     train = side({"emotion": [0, 1, 0]}, texts=["yes", "no", "yes no"])
     test = side({"emotion": [0, 1, 0, 1]}, texts=["Yes", "NO", "maybe", ""])
-    record = assess({"emotion": ["a", "b"]}, train, test, {"emotion": certain([1, 0, 0, 1], 2)}, {})
-    assert record["repeated_texts"] == {"rows": 2, "share": 0.5}
-    alone = record["heads"]["emotion"]["unseen_texts"]
-    assert alone["rows"] == 2
-    assert alone["scores"]["accuracy"]["mean"] == 1.0
-    assert record["heads"]["emotion"]["scores"]["accuracy"]["mean"] == 0.5
-    assert list(alone["baselines"]) == ["majority", "tfidf", "dealt"]
-    whole = record["heads"]["emotion"]["baselines"]
-    gains = [found["dealt"]["difference"]["accuracy"]["mean"] for found in (whole, alone["baselines"])]
+    results = assess({"emotion": ["a", "b"]}, train, test, {"emotion": certain([1, 0, 0, 1], 2)}, {})
+    assert results.repeated_texts == RepeatedTexts(rows=2, share=0.5)
+    head = results.heads["emotion"]
+    new = head.unseen_texts
+    assert new.rows == 2
+    assert new.scores["accuracy"].mean == 1.0
+    assert head.scores["accuracy"].mean == 0.5
+    assert list(new.baselines) == ["majority", "tfidf", "dealt"]
+    gains = [baselines["dealt"].difference["accuracy"].mean for baselines in (head.baselines, new.baselines)]
     assert gains == [0.0, 0.5]  # half of either is right by chance
 
 
@@ -327,18 +330,18 @@ def test_rows_that_lack_a_modality_are_scored_and_counted() -> None:
     labels = {"emotion": [0, 1, 1]}
     test = side(labels)
     test.present.update(text=np.array([True, False, False]), video=np.array([True, True, False]))
-    record = assess({"emotion": ["a", "b"]}, side(labels), test, {"emotion": certain([0, 1, 1], 2)}, {})
-    assert (record["rows"], record["lacking"], record["lacking_all"]) == (3, {"text": 2, "video": 1}, 1)
+    results = assess({"emotion": ["a", "b"]}, side(labels), test, {"emotion": certain([0, 1, 1], 2)}, {})
+    assert (results.rows, results.lacking, results.lacking_all) == (3, {"text": 2, "video": 1}, 1)
 
 
 def test_calibration_by_hand() -> None:
     """Of two rows at 0.9 one is right, of one at 0.6 that one: (2 x |0.9 - 0.5| + |0.6 - 1|) / 3."""
     found = calibration(np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]]), np.array([0, 1, 1]))
-    assert found["expected_error"] == pytest.approx((2 * 0.4 + 0.4) / 3)
-    assert sum(found["rows"]) == 3
-    assert found["right"][13] == 0.5
-    assert found["confidence"][0] is None
-    assert calibration(np.eye(2), np.array([0, 1]))["expected_error"] == 0.0
+    assert found.expected_error == pytest.approx((2 * 0.4 + 0.4) / 3)
+    assert sum(found.rows) == 3
+    assert found.right[13] == 0.5
+    assert found.confidence[0] is None
+    assert calibration(np.eye(2), np.array([0, 1])).expected_error == 0.0
 
 
 @pytest.mark.parametrize(("given", "message"), [

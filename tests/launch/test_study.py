@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import run_study
-from evaluation.classification import Dialogues
+from evaluation.confusion import DialogueResamples
 from evaluation.detection import average_precision, roc_auc
 from evaluation.intervals import bootstrap, tail_of
 from evaluation.regression import drawn_weights, scores_of
@@ -275,7 +275,8 @@ def finish_emotions(folder: Path, rows: list[dict[str, str]], beaten: bool = Tru
 def scored(rows: list[dict[str, str]], head: str) -> dict[str, np.ndarray]:
     """Scores of rows, and of their resampled dialogues."""
     codes = [np.array([MOODS[head].index(row[name]) for row in rows]) for name in (head, f"predicted_{head}")]
-    return Dialogues.of([row["dialogue"] for row in rows]).scores(*codes, 3, np.ones(len(rows), bool))
+    resamples = DialogueResamples.draw([row["dialogue"] for row in rows])
+    return resamples.scores(*codes, 3, np.ones(len(rows), bool))
 
 
 def make_utterances(right: float, seed: int, rows: int = 60) -> list[dict[str, str]]:

@@ -3,7 +3,7 @@
 import datasets
 import evaluate
 
-from evaluation.classification import one_score
+from evaluation.confusion import one_score
 
 
 class WeightedF1(evaluate.Metric):

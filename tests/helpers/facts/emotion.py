@@ -1,10 +1,12 @@
 """The record of a made-up run of the emotion task."""
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from evaluation.classification import Utterances, assess
+from tasks.emotion.records import EmotionResults
 from tests.helpers.facts import run_facts, training_log
 
 HEADS = {
@@ -47,12 +49,13 @@ def constant(side: Utterances) -> dict[str, np.ndarray]:
 
 
 def make_test(strength: float = 3.0, texts: bool = True, ablated: bool = True) -> dict[str, Any]:
-    """Return an assessment."""
+    """Return the results of a test, as in metrics.json."""
     random = np.random.default_rng(0)
     train, test = make_side(random, 900, texts), make_side(random, 400, texts)
     names = ("text alone", "without text") if ablated else ()
     ablations = {who: probabilities(random, test, strength - 1) for who in names}
-    return assess(HEADS, train, test, probabilities(random, test, strength, never=(2,)), ablations)
+    scores = assess(HEADS, train, test, probabilities(random, test, strength, never=(2,)), ablations)
+    return asdict(EmotionResults(**vars(scores), undecodable=0, note=None))
 
 
 def make_facts(test: dict[str, Any] | None = None) -> dict[str, Any]:

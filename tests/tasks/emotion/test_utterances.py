@@ -23,6 +23,7 @@ from modeling.configuration_fusion import INPUTS
 from tasks.emotion import make_tokenizer
 from tasks.emotion.data import SIDES, EmotionData
 from tasks.emotion.items import UtteranceDataset, cache_features
+from tasks.emotion.records import SideCounts
 from tasks.emotion.split import UtteranceSplit
 from tasks.emotion.task import TASK, load_video_weights
 from tests.conftest import REPOSITORY
@@ -373,9 +374,7 @@ def test_the_split_is_that_of_the_data_and_its_digest_does_not_depend_on_order(r
 
 def test_what_each_side_lacks_is_counted(rows: datasets.Dataset) -> None:
     split = UtteranceSplit.of(changed(in_three(rows), 7, has_audio=False), SIDES)
-    assert split.sides["test"] == {
-        "utterances": 1, "dialogues": 1, "without": {"text": 0, "video": 0, "audio": 1}
-    }  # fmt: skip
+    assert split.sides["test"] == SideCounts(1, 1, {"text": 0, "video": 0, "audio": 1})
 
 
 def test_a_dialogue_on_two_sides_is_warned_of(rows: datasets.Dataset) -> None:
