@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from launch.run import load_task, setting_groups
+from launch.run import load_task, setting_groups, with_tasks
 from tasks import TASKS
 from training.settings import RunArguments, RunTrainingArguments
 
@@ -40,11 +40,12 @@ def write_key_table(readme: Path) -> None:
     start, end = "<!-- keys: made by `python -m launch.key_table` -->\n", "<!-- /keys -->"
     head, rest = readme.read_text(encoding="utf-8").split(start)
     tail = rest.split(end)[1]
+    tasks = [load_task(name) for name in TASKS]
     groups = {"Every run:": (RunArguments,)}
-    groups |= {f"With `task` {name}:": tuple(setting_groups(load_task(name)).values()) for name in TASKS}
+    groups |= {f"With `task` {task.name}:": tuple(setting_groups(task).values()) for task in tasks}
     groups["Training, beside the keys of transformers' `TrainingArguments`:"] = (RunTrainingArguments,)
     tables = "\n\n".join(f"{title}\n\n{key_table(kinds)}" for title, kinds in groups.items())
-    readme.write_text(f"{head}{start}{tables}\n{end}{tail}", encoding="utf-8")
+    readme.write_text(f"{head}{start}{with_tasks(tables, tasks)}\n{end}{tail}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import importlib
 import typing
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,10 @@ def parse_run(argv: list[str]) -> Run:
     config, place, rest = {}, "command line", list(argv)
     if rest and not rest[0].startswith("-"):
         place = rest.pop(0)
-        config = read_config(Path(place))
+        try:
+            config = read_config(Path(place))
+        except ValueError as error:
+            raise SystemExit(str(error)) from error
     try:
         return build_run(config, place, rest)
     except ValueError as error:
@@ -41,6 +45,8 @@ def build_run(config: dict[str, Any], place: str, rest: list[str]) -> Run:
     groups = setting_groups(task)
     kinds = (RunArguments, *groups.values(), RunTrainingArguments)
     parser = make_parser(kinds)
+    for action in parser._actions:
+        action.help = with_tasks(action.help or "", [task])
     check_keys(config, parser, task=task.name)
     defaults = {"output_dir": str(Path("outputs") / Path(place).stem) if place.endswith(".json") else "outputs/run"}
     hints = type_hints(kinds)
@@ -96,6 +102,12 @@ def load_task(name: str) -> Task:
     if name not in TASKS:
         raise ValueError(f"task = {name!r} is not known; it takes one of {', '.join(TASKS)}")
     return importlib.import_module(TASKS[name]).TASK
+
+
+def with_tasks(text: str, tasks: Iterable[Task]) -> str:
+    """Fill in the names of all tasks, and the validation metrics of some, where a help text asks for them."""
+    metrics = "; ".join(f"{task.name} {', '.join(task.validation_metrics)}" for task in tasks)
+    return text.replace("{tasks}", ", ".join(TASKS)).replace("{metrics}", metrics)
 
 
 def setting_groups(task: Task) -> dict[str, type]:

@@ -207,7 +207,7 @@ def collect(study: Study, cells: Sequence[Cell]) -> dict[str, Any]:
         "items": tables.items,
         "explained": tables.explained,
         "synthetic": any(run.facts["data"]["synthetic"] for run in finished),
-        "warnings": sorted({text for run in finished if (text := run.facts["data"]["split_warning"])}),
+        "warnings": sorted({text for run in finished if (text := run.facts["data"].get("split_warning"))}),
         "settings": len(settings),
         "rows": rows,
         "runs": [

@@ -27,6 +27,7 @@ CHUNK_FRAMES = 2048  # frames predicted at once: 8.5 minutes at 4 Hz
 class SignalPreTrainedModel(PreTrainedModel):
     """Initialisation, and scaling of the input."""
 
+    config_class: type[SignalConfig]  # each model names its own
     main_input_name = "input_features"
 
     def _init_weights(self, module: nn.Module) -> None:

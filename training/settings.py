@@ -31,7 +31,10 @@ NOT_RECORDED = ("resume_from_checkpoint", "push_to_hub")
 
 
 def setting(default: Any, meaning: str) -> Any:
-    """A field that is a key of the config: its default, and what `--help` says of it."""
+    """A field that is a key of the config: its default, and what `--help` says of it.
+
+    `{tasks}` and `{metrics}` in it are filled in by launch/run.py, which knows the tasks.
+    """
     return field(default=default, metadata={"help": meaning})
 
 
@@ -39,7 +42,7 @@ def setting(default: Any, meaning: str) -> Any:
 class RunArguments:
     """What is trained, on what, from where."""
 
-    task: str = setting("eda", "What is learnt: attention, detection, eda, emotion.")
+    task: str = setting("eda", "What is learnt: {tasks}.")
     model_type: str = setting("tcn", "Architecture of a new model: a name known to modeling.")
     model_config: dict = field(
         default_factory=dict,
@@ -91,10 +94,7 @@ class RunTrainingArguments(TrainingArguments):
     save_total_limit: int | None = setting(2, "Checkpoints kept, the best always among them.")
     load_best_model_at_end: bool = setting(True, "End with the best on validation.")
     metric_for_best_model: str | None = setting(
-        None,
-        "The validation metric that decides; by default the task's first: eda rmse, pearson, loss; detection "
-        "average_precision, roc_auc, loss; emotion emotion_weighted_f1, sentiment_weighted_f1, loss, ...; attention "
-        "spearman, pearson, r2, mae, rmse, loss.",
+        None, "The validation metric that decides; by default the task's first: {metrics}."
     )
     greater_is_better: bool | None = setting(None, "Whether more of it is better; by default what the metric means.")
     prefetch_batches: int = setting(
