@@ -16,6 +16,7 @@ import threading
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 from unittest import mock
 
@@ -354,6 +355,20 @@ class FakeS3:
         bucket, key = url.removeprefix("s3://").split("/", 1)
         self.boto.create_bucket(Bucket=bucket)
         return self.boto.put_object(Bucket=bucket, Key=key, Body=content)["ETag"].strip('"')
+
+    def put_folder(self, folder: Path, url: str) -> int:
+        """Store all files of a folder, and return how many there are."""
+        paths = [path for path in folder.rglob("*") if path.is_file()]
+        for path in paths:
+            self.put(f"{url}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+        return len(paths)
+
+    def contents(self, url: str) -> dict[str, bytes]:
+        """Return all objects of a folder by their path in it."""
+        bucket, prefix = f"{url.removeprefix('s3://')}/".split("/", 1)
+        pages = self.boto.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+        return {key.removeprefix(prefix): self.boto.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
 
     def reset(self) -> None:
         """Forget all buckets."""

@@ -21,8 +21,8 @@ from hf_datasets.folder.synthesize import RATE, synthesize
 from hf_datasets.folder.tables import read_number, read_rows
 from hf_datasets.prepare import main
 from launch.run import parse_run
-from tasks.eda import task as eda
-from training.build import build_extractor
+from tasks.eda.task import TASK
+from tests.helpers.prepared_data import rows_of
 
 SECONDS = 12.0  # of every sound
 SAMPLES = 60  # of every signal, at 5 Hz
@@ -54,9 +54,7 @@ def mine(tmp_path) -> Path:
 def build(folder: Path, cache: Path) -> tuple[list[dict], list[dict]]:
     """Rows, and the defects that belong to none."""
     builder = FolderBuilder(raw_dir=folder, cache_dir=str(cache))
-    (split,) = builder._split_generators(None)
-    rows = [table.to_pylist()[0] for _, table in builder._generate_tables(**split.gen_kwargs)]
-    return rows, builder.raw_defects
+    return rows_of(builder), builder.raw_defects
 
 
 def problems(folder: Path, capsys) -> str:
@@ -107,7 +105,7 @@ def test_a_prepared_folder_goes_through_the_eda_task_as_it_stands(tmp_path):
     main(["folder", "--raw_dir", str(raw), "--output_dir", str(output)])
     rows = datasets.load_dataset(str(output), cache_dir=str(tmp_path / "cache"))["train"]
     run = parse_run(["configs/eda_tcn.json", "--test_fraction", "0.15"])
-    data = eda.prepare(rows, build_extractor(run.arguments, **eda.feature_settings(run)), run)
+    data = TASK.prepare(rows, TASK.features(run), run)
     assert {side: len(trials) for side, trials in data.sides.items()} == dict(train=8, validation=2, test=2, all=12)
     item = data.train[0]
     assert len(item["labels"]) == len(item["input_features"]) > 40

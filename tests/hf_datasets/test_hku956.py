@@ -15,6 +15,8 @@ from hf_datasets.hku956.raw import SIGNALS_FOLDER, find_root, read_signal, settl
 from hf_datasets.hku956.synthesize import synthesize
 from hf_datasets.prepare import main
 from tasks.eda.items import skin_temperature
+from tests.helpers import prepared_data
+from tests.helpers.prepared_data import kinds
 
 SHORT = {"seconds": (15.0, 18.0), "num_participants": 4, "listeners_a_song": 3}
 NOT_HKU = {  # kinds that only other data sets can have
@@ -24,9 +26,7 @@ NOT_HKU = {  # kinds that only other data sets can have
 
 
 def rows_of(raw: Path, **options: object) -> list[dict]:
-    builder = Hku956Builder(raw_dir=raw, cache_dir=raw / "cache", **options)
-    (split,) = builder._split_generators(None)
-    return [row for _, table in builder._generate_tables(**split.gen_kwargs) for row in table.to_pylist()]
+    return prepared_data.rows_of(Hku956Builder(raw_dir=raw, cache_dir=raw / "cache", **options))
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +49,6 @@ def damaged(tmp_path_factory) -> tuple[Path, list[dict], list[dict]]:
     synthesize(folder, num_songs=20, defects="all", **SHORT)
     builder = Hku956Builder(raw_dir=folder, cache_dir=folder / "cache")
     return folder / "HKU956", rows_of(folder), builder.raw_defects
-
-
-def kinds(row: dict) -> set[str]:
-    return {defect["what"] for defect in row["defects"]}
 
 
 @pytest.mark.parametrize(

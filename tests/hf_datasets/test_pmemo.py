@@ -23,18 +23,14 @@ from hf_datasets.pmemo.synthesize import EDA_RATE, bateman_kernel, synthesize
 from hf_datasets.song_rows import check_ends, check_time, check_trial
 from media.audio import read_audio
 from tests.conftest import REPOSITORY
+from tests.helpers.prepared_data import kinds, rows_of
 
 SAMPLE = REPOSITORY / "hf_datasets" / "pmemo" / "sample"
 
 
 def build(raw_dir: Path, cache: Path) -> tuple[PmemoBuilder, list[dict]]:
     builder = PmemoBuilder(raw_dir=raw_dir, cache_dir=str(cache))
-    (split,) = builder._split_generators(None)
-    return builder, [table.to_pylist()[0] for _, table in builder._generate_tables(**split.gen_kwargs)]
-
-
-def kinds(row: dict) -> set[str]:
-    return {defect["what"] for defect in row["defects"]}
+    return builder, rows_of(builder)
 
 
 ELSEWHERE = {  # kinds that only other data sets can have

@@ -30,6 +30,8 @@ from hf_datasets.pmemo.builder import PmemoBuilder
 from hf_datasets.pmemo.synthesize import synthesize
 from hf_datasets.prepare import main
 from hf_datasets.shards import cut_inputs, one_ahead, write_parquet
+from tests.helpers import prepared_data
+from tests.helpers.prepared_data import contents
 
 REPOSITORY = HERE.parent
 
@@ -65,23 +67,10 @@ def run(*arguments: object) -> None:
 
 
 def complaint(*arguments: object) -> str:
-    """The one line that a failing run ends with."""
-    with pytest.raises(SystemExit) as stopped:
-        run(*arguments)
-    message = stopped.value.code
-    assert isinstance(message, str)
+    """Return the one line that a failing run ends with."""
+    message = prepared_data.complaint(main, "pmemo", *arguments)
     assert message.startswith("prepare pmemo: ")
-    assert "\n" not in message
     return message
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    hidden = {".prepare.lock"}
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in hidden
-    }
 
 
 def edit_first_value(raw_dir: Path, value: float) -> None:
@@ -131,7 +120,7 @@ def test_a_readme_that_is_no_card_is_left_alone(small, output):
     output.mkdir()
     (output / "README.md").write_text("# My own notes")
     assert "README.md is no data set's card" in complaint("--raw_dir", small, "--output_dir", output)
-    assert content(output) == {"README.md": b"# My own notes"}
+    assert contents(output) == {"README.md": b"# My own notes"}
 
 
 def test_defects_csv_has_a_line_for_every_defect_of_every_row(small, output, load):
@@ -170,7 +159,7 @@ def test_nothing_of_an_unfinished_run_can_be_loaded_and_the_next_run_finishes_it
 
 def test_an_unfinished_run_leaves_the_published_rows_as_they_were(small, raw, output, load, monkeypatch):
     run("--raw_dir", small, "--output_dir", output)
-    published = content(output)
+    published = contents(output)
 
     def full_disk(file, tables, schema, *_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -178,7 +167,7 @@ def test_an_unfinished_run_leaves_the_published_rows_as_they_were(small, raw, ou
     with monkeypatch.context() as patched:
         patched.setattr(shards, "write_parquet", full_disk)
         complaint("--raw_dir", raw, "--output_dir", output)
-    assert content(output) == published
+    assert contents(output) == published
     assert len(load(output)) == 3
 
 
@@ -217,11 +206,11 @@ def test_an_interrupted_run_says_how_to_go_on(small, output, monkeypatch):
 
 def test_preparing_again_writes_nothing_new(small, output):
     run("--raw_dir", small, "--output_dir", output)
-    first = content(output)
+    first = contents(output)
     (shard,) = (output / "data").glob("*.parquet")
     inode = shard.stat().st_ino
     run("--raw_dir", small, "--output_dir", output)
-    assert content(output) == first
+    assert contents(output) == first
     assert shard.stat().st_ino == inode
 
 
@@ -253,7 +242,7 @@ def test_text_in_a_number_column_is_named(small, output):
 
 
 def test_check_only_counts_by_kind_writes_nothing_and_fails_on_unreadable_input(small, output, capsys):
-    before = content(small)
+    before = contents(small)
     with pytest.raises(SystemExit) as stopped:
         run("--raw_dir", small, "--output_dir", output, "--check_only")
     assert stopped.value.code == 0
@@ -265,7 +254,7 @@ def test_check_only_counts_by_kind_writes_nothing_and_fails_on_unreadable_input(
     assert stopped.value.code == 1
     assert re.search(r"^ +1 +1  unreadable_eda", capsys.readouterr().out, re.MULTILINE)
     assert not output.exists()
-    assert content(small) == before | {str(emptied.relative_to(small)): b""}
+    assert contents(small) == before | {str(emptied.relative_to(small)): b""}
 
 
 def make_file(path: Path) -> Path:
@@ -426,7 +415,7 @@ def session_members(leader: int) -> list[int]:
 def test_two_processes_write_the_same_bytes_as_one(raw, tmp_path):
     run("--raw_dir", raw, "--output_dir", tmp_path / "one")
     run("--raw_dir", raw, "--output_dir", tmp_path / "two", "--num_proc", 2)
-    assert content(tmp_path / "one") == content(tmp_path / "two")
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
 @pytest.mark.slow
@@ -450,7 +439,7 @@ def test_a_killed_run_shows_nothing_leaves_no_process_and_is_finished_by_the_nex
     assert again.wait(120) == 0, again.stderr.read()
     assert all(path.stat().st_ino == inode for path, inode in finished.items())
     run("--raw_dir", raw_dir, "--output_dir", tmp_path / "whole")
-    assert content(output) == content(tmp_path / "whole")
+    assert contents(output) == contents(tmp_path / "whole")
     assert len(load(output)) == 96
 
 

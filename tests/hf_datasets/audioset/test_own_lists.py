@@ -1,10 +1,23 @@
-"""People's own lists: what is written comes back, and what does not fit is named with its line."""
+"""People's own lists are read and become data sets, and what does not fit is named with its line."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hf_datasets.audioset.builder import AudiosetBuilder
 from hf_datasets.audioset.own_lists import read_lists, read_strong_list, read_weak_list
+from tests.helpers.raw_trees.audioset import (
+    CRY,
+    LABELS,
+    MUSIC,
+    SPEECH,
+    TONE,
+    WHIMPER,
+    by_id,
+    complaint,
+    own_options,
+    rows_of,
+)
 
 IDS = st.text("abcXYZ019_-", min_size=11, max_size=11)
 NAMES = st.text(
@@ -127,3 +140,71 @@ def test_the_name_of_a_list_says_its_split_and_the_digest_covers_all(tmp_path):
     assert len(digests | {read_lists({"pos_strong": paths}).digest}) == 4
     with pytest.raises(ValueError, match="--weak_paths .*none.csv: No such file"):
         read_lists({"weak": [str(tmp_path / "none.csv")]})
+
+
+# Data sets of them
+
+
+def test_lists_alone_make_a_data_set_of_any_target(own, tmp_path):
+    builder = AudiosetBuilder(cache_dir=str(tmp_path / "cache"), **own_options(own))
+    assert [defect["what"] for defect in builder.raw_defects] == ["missing_table", "own_label"]
+    names = builder.features["labels"].feature.names
+    assert names == ["my bell", "Speech", "Door", "Music"]
+    assert builder.tree.target == ["my bell"]
+    found = by_id(rows_of(own, tmp_path, **own_options(own)))
+    assert list(found) == ["bell_1", "other_1", "other_2", "more", "bell_2"]  # eval comes last
+    assert all(row["subset"] == "list" and row["audio"] and not row["defects"] for row in found.values())
+    assert [(e["label"], e["start_seconds"]) for e in found["bell_1"]["events"]] == [(0, 0.5), (0, 1.5)]
+    assert [row["strongly_labelled"] for row in found.values()] == [True, True, True, False, True]
+    assert [names[code] for code in found["more"]["labels"]] == ["Music", "Door"]
+
+
+def test_lists_beside_the_tables_add_to_them(raw, own, tmp_path):
+    (own / "weak.csv").write_text('ytid,labels\n-found_dash,"Whimper; Music"\nbrand_new_1,Door\n')
+    (own / "other.csv").write_text("segment_id,start,end,label\n_under_scor_30000,0,1,Speech\n")
+    options = own_options(own) | {"raw_dir": raw / "metadata", "audio_root": raw / "audio", "target": [CRY]}
+    options["pos_strong_paths"] = []
+    found = by_id(rows_of(raw, tmp_path, **options))
+    names = [*LABELS, TONE, "Door"]
+    assert [names[code] for code in found["-found_dash"]["labels"]] == [SPEECH, MUSIC, WHIMPER]
+    assert (found["-found_dash"]["subset"], found["brand_new_1"]["subset"]) == ("unbalanced_train", "list")
+    assert found["_under_scor"]["strongly_labelled"]
+    assert names[found["_under_scor"]["events"][0]["label"]] == SPEECH
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("bell_train.tsv", "filename\tonset\toffset\tlabel\nx\t0\t1\tSpeech\n", "line 2: 'Speech' is not the target"),
+        (
+            "other.csv",
+            "filename,onset,offset,label\nx,0,1,my bell\n",
+            "line 2: 'my bell' is the target, in a list of neg",
+        ),
+        (
+            "bell_train.tsv",
+            "filename\tonset\toffset\nbell_2.wav\t0\t1\n",
+            "is for training and holds 1 clips of the eval",
+        ),
+        ("weak.csv", "filename,labels\nbell_2.wav,Music\n", "weak.csv is for training and holds 1 clips of the eval"),
+        (
+            "other.csv",
+            "path,start,end,label\na/x.wav,0,1,D\nb/x.wav,0,1,D\n",
+            "line 3: b/x.wav has the name of a/x.wav",
+        ),
+    ],
+)
+def test_lists_that_contradict_are_refused(own, tmp_path, file, text, message):
+    (own / file).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        AudiosetBuilder(cache_dir=str(tmp_path / "cache"), **own_options(own))
+
+
+def test_an_id_of_the_official_eval_table_in_a_list_for_training_is_refused(raw, own, tmp_path):
+    (own / "cries.tsv").write_text("segment_id\tstart\tend\nmuch_longer_30000\t0\t1\n")
+    said = complaint("--raw_dir", raw / "metadata", "--pos_strong", own / "cries.tsv", "--target", CRY)
+    assert "cries.tsv is for training and holds 1 clips of the eval split, such as much_longer" in said
+    said = complaint("--raw_dir", raw / "metadata", "--pos_strong", own / "cries.tsv")
+    assert "cries.tsv is for training" in said
+    (own / "cries.tsv").write_text("segment_id\tstart\tend\nfound_plain_30000\t0\t1\n")
+    assert "say which, as --target" in complaint("--raw_dir", raw / "metadata", "--pos_strong", own / "cries.tsv")

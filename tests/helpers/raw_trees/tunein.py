@@ -1,0 +1,113 @@
+"""A small raw tree of TuneIn whose numbers say whose they are, its rows, and its batches."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import safetensors
+import safetensors.numpy
+
+from hf_datasets.prepare import main as prepare_main
+from hf_datasets.tunein.raw import MODALITIES
+from hf_datasets.tunein.synthesize import dump, index_cell
+
+WIDTH = 8  # of the small trees' sounds
+
+
+def prepare(raw: Path, output: Path, *options: str) -> list[dict]:
+    """The rows of a raw tree, by way of the command."""
+    prepare_main(["tunein", "--raw_dir", str(raw), "--output_dir", str(output), *options])
+    return rows_of(output)
+
+
+def rows_of(output: Path) -> list[dict]:
+    return [row for path in sorted((output / "data").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def missed(output: Path) -> list[list[str]]:
+    header, *lines = (output / "missed_embeddings.csv").read_text().splitlines()
+    assert header == "id,modality,reason,batch"
+    return [line.split(",") for line in lines]
+
+
+def vector(name: str, kind: str, width: int = WIDTH) -> np.ndarray:
+    """An embedding that tells whose it is and of what."""
+    return np.full((1, width), float(name) + MODALITIES.index(kind) / 8, np.float32)
+
+
+def sound(name: str, kind: str) -> np.ndarray:
+    frames = 1 + int(name) % 3
+    return np.repeat(vector(name, kind), frames, axis=0) + np.arange(frames, dtype=np.float32)[:, None] / 32
+
+
+class Tree:
+    """A small raw tree whose files can be changed before they are written."""
+
+    def __init__(self, ids: list[str], batches: list[list[str]]) -> None:
+        self.ids, self.batches = ids, batches
+        self.text = {name: vector(name, "text") for name in ids}
+        self.video = {name: vector(name, "video") for name in ids}
+        self.targets: dict[str, str] = {name: str(float(name) / 2) for name in ids}
+        self.cells = [index_cell(group, "list") for group in batches]
+        self.sounds = [
+            {
+                "id": list(group),
+                "audio": [sound(name, "audio") for name in group],
+                "backaudio": [sound(name, "back_audio") for name in group],
+            }
+            for group in batches
+        ]
+        self.with_ids = True
+
+    def write(self, folder: Path) -> Path:
+        (folder / "audio_embeddings").mkdir(parents=True)
+        for kind in ("text", "video"):
+            held = getattr(self, kind)
+            dump(folder / f"rf_{kind}_embeddings.pkl", {"creative_id": [*held], "embeddings": [*held.values()]}, 4)
+        for number, sounds in enumerate(self.sounds, start=1):
+            dump(folder / "audio_embeddings" / f"embedding_batch_{number}.pkl", sounds, 4)
+        head = "creative_id," if self.with_ids else ""
+        lines = [f"{name},{cell}" if self.with_ids else cell or '""' for name, cell in self.targets.items()]
+        (folder / "labels.csv").write_text("\n".join([f"{head}attention_data_completed", *lines]) + "\n")
+        (folder / "sound_indexes.csv").write_text("index\n" + "".join(f'"{cell}"\n' for cell in self.cells))
+        return folder
+
+
+def small_tree() -> Tree:
+    """Seven creatives in two batches, ids that are parts of others; text and video in orders of their own."""
+    tree = Tree(["12", "112", "1", "1120", "5", "2", "7"], [["1120", "112", "5"], ["1", "7", "12", "2"]])
+    tree.text = dict(sorted(tree.text.items()))
+    tree.video = dict(reversed(tree.video.items()))
+    return tree
+
+
+def assert_right(row: dict) -> None:
+    """Every embedding and the target of a row are those of its own id."""
+    name = row["creative_id"]
+    for kind in ("text", "video"):
+        if row[f"has_{kind}"]:
+            assert row[kind] == vector(name, kind)[0].tolist()
+    for kind in ("audio", "back_audio"):
+        if row[f"has_{kind}"]:
+            frames = np.reshape(row[kind], (row[f"{kind}_frames"], -1))
+            np.testing.assert_array_equal(frames, sound(name, kind))
+        else:
+            assert row[kind] is None
+            assert row[f"{kind}_frames"] == 0
+    assert row["target"] in (None, float(name) / 2)
+
+
+def read_batches(folder: Path) -> list[tuple[list[str], dict[str, np.ndarray]]]:
+    """Ids and tensors of every batch, in the order of the manifest."""
+    found = []
+    for entry in json.loads((folder / "latest_embeddings" / "manifest.json").read_text())["batches"]:
+        path = folder / "latest_embeddings" / entry["file"]
+        with safetensors.safe_open(path, "numpy") as file:
+            ids = json.loads(file.metadata()["creative_ids"])
+        found.append((ids, safetensors.numpy.load_file(path)))
+    return found
+
+
+def split(tensors: dict[str, np.ndarray], kind: str) -> list[np.ndarray]:
+    return np.split(tensors[kind], np.cumsum(tensors[f"{kind}_lengths"])[:-1])

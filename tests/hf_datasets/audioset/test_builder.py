@@ -1,0 +1,405 @@
+"""AudioSet from raw tree to rows: every clip is found or its loss is told, in counts that can be checked by hand."""
+
+import gzip
+import inspect
+import json
+import lzma
+import re
+import shutil
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from hf_datasets.audioset.builder import AudiosetBuilder
+from hf_datasets.audioset.synthesize import SCHEMES, synthesize
+from hf_datasets.builders import BUILDER_OPTIONS
+from hf_datasets.defects import CLIP_DEFECTS
+from media.audioset import ontology_from_labels
+from system.storage import S3FileManager
+from tests.helpers.prepared_data import contents
+from tests.helpers.raw_trees.audioset import (
+    CRY,
+    CRYING,
+    FATES,
+    LABELS,
+    LOST,
+    MUSIC,
+    PART,
+    SECONDS,
+    SPEECH,
+    TONE,
+    WHIMPER,
+    by_id,
+    complaint,
+    kinds,
+    own_options,
+    read_csv,
+    rows_of,
+    run,
+    weak_table,
+    write_wav,
+)
+from tests.helpers.s3_server import serve_s3
+
+# Tables and sounds
+
+
+def test_every_fate_of_a_clip_is_told_and_no_row_is_dropped(raw, tmp_path):
+    rows = by_id(rows_of(raw, tmp_path))
+    assert list(rows) == list(FATES)
+    for ytid, fate in FATES.items():
+        assert kinds(rows[ytid]) == ([fate] if fate else [])
+        assert (rows[ytid]["audio"] is None) == (fate in LOST)
+    assert rows["cut_off_wav"]["audio_seconds"] < 1.1
+    assert rows["found_plain"]["audio_seconds"] == SECONDS
+    assert rows["-found_dash"]["audio"] == {"bytes": None, "path": f"{raw}/audio/{PART}/Y-found_dash.wav"}
+    assert rows["twice_there"]["audio"]["path"].endswith("Ytwice_there.wav")
+    (defect,) = rows["much_longer"]["defects"]
+    assert (defect["how_much"], defect["unit"]) == (1.0, "s")
+    assert [row["subset"] for row in rows.values()] == ["unbalanced_train"] * 10 + ["balanced_train", "eval"]
+    assert [row["part"] for row in rows.values()] == [0] * 10 + [None, None]
+    codes = list(LABELS)
+    assert rows["found_plain"]["labels"] == [codes.index(CRY)]
+    assert rows["-found_dash"]["labels"] == [codes.index(SPEECH), codes.index(MUSIC)]
+
+
+def test_the_counts_of_the_reconciliation_are_those_of_the_tree(raw, tmp_path, capsys):
+    output = tmp_path / "output"
+    run("--raw_dir", raw / "metadata", "--audio_root", raw / "audio", "--output_dir", output)
+    rows = read_csv((output / "reconciliation.csv").read_text())
+    assert [(row["split"], row["subset"], row["part"]) for row in rows] == [
+        ("train", "unbalanced_train", "0"),
+        ("train", "balanced_train", ""),
+        ("eval", "eval", ""),
+        ("all", "", ""),
+    ]
+    counted = {name: int(rows[3][name]) for name in list(rows[3])[3:]}
+    assert counted == {
+        "clips": 12,
+        "found": 11,
+        "usable": 7,
+        "missing": 1,
+        "too_small": 1,
+        "folder": 1,
+        "unreadable": 1,
+        "too_long": 1,
+        "other_excerpt": 0,
+        "too_short": 1,
+        "duplicate": 1,
+        "wrong_folder": 1,
+    }
+    assert [rows[i]["usable"] for i in range(3)] == ["7", "0", "0"]
+    for name in counted:
+        assert sum(int(row[name]) for row in rows[:3]) == counted[name]
+    classes = {row["mid"]: row for row in read_csv((output / "classes.csv").read_text())}
+    # cries have even places among the ten: found, _under, cut_off, twice, zero_bytes; the last is lost
+    assert (classes[CRY]["train_clips"], classes[CRY]["train_usable"], classes[CRY]["train_loss"]) == (
+        "6",
+        "4",
+        "0.3333",
+    )
+    assert (classes[SPEECH]["eval_clips"], classes[SPEECH]["eval_usable"]) == ("1", "0")
+    missing = {row["clip_id"]: row for row in read_csv((output / "missing_ids.csv").read_text())}
+    assert {ytid: row["why"] for ytid, row in missing.items()} == {
+        "missing_one": "missing",
+        "zero_bytes_": "too_small",
+        "a_folder_is": "folder",
+        "no_sound_at": "unreadable",
+        "much_longer": "too_long",
+    }
+    assert missing["missing_one"]["link"] == "https://www.youtube.com/watch?v=missing_one&t=30s"
+    said = capsys.readouterr().out
+    assert "train: 11 clips, 7 with a usable sound, 36.4% lost, 1 missing, 1 too_small, 1 folder, 1 unreadable" in said
+    assert re.search(r"^ +1 +1  clip_is_folder: ", said, re.MULTILINE)
+
+
+def test_inspection_files_hold_all_clips_and_weights_those_that_can_be_trained_on(raw, tmp_path):
+    output = tmp_path / "output"
+    run("--raw_dir", raw / "metadata", "--audio_root", raw / "audio", "--output_dir", output)
+    clips = read_csv(gzip.decompress((output / "clips.csv.gz").read_bytes()).decode())
+    assert [row["clip_id"] for row in clips] == list(FATES)
+    assert clips[1]["labels"] == f"{SPEECH},{MUSIC}"
+    assert clips[1]["audio"].endswith("Y-found_dash.wav")
+    assert clips[7]["defects"] == "clip_missing"
+    assert clips[7]["audio"] == ""
+    weights = pq.read_table(output / "weights.parquet").to_pylist()
+    assert [row["clip_id"] for row in weights] == [i for i in list(FATES)[:10] if FATES[i] not in LOST]
+    # usable: 4 cries, 3 clips of speech and music
+    np.testing.assert_allclose([weights[0]["panns"], weights[1]["panns"]], [1 / 4 / 3, 2 / 3 / 3], rtol=1e-6)
+    np.testing.assert_allclose([weights[0]["ast"], weights[1]["ast"]], [1000 / 4.01, 2000 / 3.01], rtol=1e-6)
+    np.testing.assert_allclose([weights[0]["sqrt"], weights[1]["sqrt"]], [1 / 2, 2 / 3**0.5], rtol=1e-6)
+    assert not [path for path in contents(output) if Path(path).suffix in (".pkl", ".pickle", ".npy")]
+
+
+def test_labels_json_has_the_vocabulary_in_the_order_of_the_codes(raw, tmp_path):
+    output = tmp_path / "output"
+    run("--raw_dir", raw / "metadata", "--audio_root", raw / "audio", "--output_dir", output)
+    labels, ontology = ontology_from_labels(json.loads((output / "labels.json").read_text()))
+    loaded = datasets.load_dataset(str(output), cache_dir=str(tmp_path / "cache"))
+    assert list(labels.mids) == loaded["train"].features["labels"].feature.names == [*LABELS, TONE]
+    assert loaded["eval"].features["events"].feature["label"].names == list(labels.mids)
+    assert ontology.related(CRY) == {CRYING}
+    assert ontology.siblings(CRY) == {WHIMPER}
+    assert ontology.names["/m/09l8g"] == "Human voice"
+    assert not ontology.parents[TONE]
+
+
+@pytest.mark.parametrize("packing", ["", ".xz", ".gz"])
+def test_part_files_and_packed_tables_give_the_same_rows(raw, tmp_path, packing):
+    whole = rows_of(raw, tmp_path)
+    table = raw / "metadata" / "unbalanced_train_segments.csv"
+    lines = table.read_text().splitlines(keepends=True)[3:]
+    table.unlink()
+    pack = {"": bytes, ".xz": lzma.compress, ".gz": gzip.compress}[packing]
+    for part in range(2):
+        name = f"parts/unbalanced_train_segments_part{part:02d}.csv{packing}"
+        (raw / "metadata" / name).parent.mkdir(exist_ok=True)
+        text = "empty\n" * 3 + "".join(lines[5 * part : 5 * part + 5])
+        (raw / "metadata" / name).write_bytes(pack(text.encode()))
+    parts = rows_of(raw, tmp_path)
+    assert [row["part"] for row in parts] == [0] * 5 + [1] * 5 + [None] * 2
+    for row, same in zip(parts, whole, strict=True):
+        if row["part"] == 1:  # its files lie in the folder of part 0
+            assert "wrong_folder" in kinds(row) or row["audio"] is None
+            row = row | {"part": 0, "defects": same["defects"]}
+        assert row == same
+
+
+def test_a_table_that_is_there_twice_is_refused_or_the_unpacked_one_is_taken(raw, tmp_path):
+    table = raw / "metadata" / "eval_segments.csv"
+    table.with_suffix(".csv.gz").write_bytes(b"broken")
+    builder = AudiosetBuilder(raw / "metadata", cache_dir=str(tmp_path / "cache"))
+    assert ("table_left_out", "eval_segments.csv.gz: it is there unpacked too") in [
+        (defect["what"], defect["detail"]) for defect in builder.raw_defects
+    ]
+    table.unlink()
+    assert "does not unpack" in complaint("--raw_dir", raw / "metadata")
+    for copy in ("a", "b"):
+        (raw / "metadata" / copy).mkdir()
+        (raw / "metadata" / copy / "eval_segments.csv").write_text(weak_table([("much_longer", 30.0, [CRY])]))
+    assert re.search(
+        "eval_segments.csv is there twice: .*a/eval.* and .*b/eval", complaint("--raw_dir", raw / "metadata")
+    )
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_layout_of_sounds_is_found(scheme, tmp_path):
+    synthesize(tmp_path, 12, 6, seed=1, defects="none", scheme=scheme, suffix=".flac")
+    root = tmp_path / "AudioSet"
+    rows = rows_of(root, tmp_path)
+    assert len(rows) == 18
+    assert all(row["audio"] is not None and not row["defects"] for row in rows)
+    ids = [row["clip_id"] for row in rows]
+    assert any(ytid.startswith("-") for ytid in ids)
+    assert any("_" in ytid for ytid in ids)
+    assert all(ytid in row["audio"]["path"] for ytid, row in zip(ids, rows, strict=True))
+
+
+def test_a_copy_that_is_no_sound_is_passed_over(raw, tmp_path):
+    (raw / "audio" / PART / "Ytwice_there.wav").write_bytes(b"no sound" * 50)
+    row = by_id(rows_of(raw, tmp_path))["twice_there"]
+    assert kinds(row) == ["duplicate_file", "clip_unreadable"]
+    assert row["audio"]["path"].endswith("/twice_there.flac")
+
+
+@pytest.mark.parametrize(("how", "found"), [("headers", False), ("decode", True), ("none", False)])
+def test_what_is_opened_is_the_users_choice(raw, tmp_path, how, found):
+    """A flac that was cut off and a wav with a NaN show only when they are decoded."""
+    flac = write_wav(raw / "audio" / PART / "Yfound_plain.flac")
+    (raw / "audio" / PART / "Yfound_plain.wav").unlink()
+    flac.write_bytes(flac.read_bytes()[:9000])
+    samples = np.zeros(16000)
+    samples[5] = np.nan
+    soundfile.write(raw / "audio" / PART / "Y-found_dash.wav", samples, 8000, subtype="FLOAT")
+    rows = by_id(rows_of(raw, tmp_path, check_audio=how))
+    for ytid in ("found_plain", "-found_dash"):
+        assert kinds(rows[ytid]) == (["clip_unreadable"] if found else [])
+        assert (rows[ytid]["audio"] is None) == found
+    assert (rows["stereo48kHz"]["audio_seconds"] is None) == (how == "none")
+    assert kinds(rows["no_sound_at"]) == ([] if how == "none" else ["clip_unreadable"])
+    with pytest.raises(ValueError, match="--check_audio all: it takes one of headers, decode, none"):
+        AudiosetBuilder(raw, check_audio="all")
+
+
+@pytest.mark.parametrize("mode", ["CONSTANT", "AVERAGE"])  # an average rate comes with a tag that tells the length
+@pytest.mark.parametrize("tagged", [False, True])
+def test_an_mp3_that_was_cut_off_is_told_by_its_header(mode, tagged, raw, tmp_path):
+    path = raw / "audio" / PART / "Yfound_plain.mp3"
+    sound = np.random.default_rng(0).uniform(-0.5, 0.5, 16000)
+    soundfile.write(path, sound, 8000, compression_level=0.9, bitrate_mode=mode)
+    tag = b"ID3\x04\x00\x00\x00\x00\x02\x00" + bytes(256) if tagged else b""
+    whole = tag + path.read_bytes()
+    path.with_suffix(".wav").unlink()
+    for data, expected in ((whole, []), (tag + whole[len(tag) : len(whole) // 2], ["clip_too_short"])):
+        path.write_bytes(data)
+        row = by_id(rows_of(raw, tmp_path))["found_plain"]
+        assert kinds(row) == expected
+        assert row["audio"] is not None
+        assert row["audio_seconds"] == pytest.approx(SECONDS / (2 if expected else 1), abs=0.3)
+
+
+def test_a_file_of_another_excerpt_is_not_the_clips(raw, tmp_path):
+    wav = raw / "audio" / PART / "Yfound_plain.wav"
+    wav.rename(wav.with_name("found_plain_50.000_52.000.wav"))
+    builder = AudiosetBuilder(raw / "metadata", raw / "audio", cache_dir=str(tmp_path / "cache"))
+    (defect,) = builder.raw_defects
+    assert (defect["what"], defect["how_much"]) == ("unclaimed_files", 1)
+    assert defect["detail"] == f"{PART}/: found_plain_50.000_52.000.wav"
+    assert kinds(by_id(rows_of(raw, tmp_path))["found_plain"]) == ["clip_missing"]
+
+
+def test_without_sounds_rows_stay_and_a_warning_says_so(raw, tmp_path, capsys):
+    output = tmp_path / "output"
+    run("--raw_dir", raw / "metadata", "--output_dir", output)
+    said = capsys.readouterr().out
+    assert "audio_not_given" in said
+    assert "eval: 1 clips, their sounds were not looked for" in said
+    rows = datasets.load_dataset(str(output), cache_dir=str(tmp_path / "cache"))["train"]
+    assert len(rows) == 11
+    assert set(rows["audio"]) == {None}
+    assert not any(rows["defects"])
+    assert not (output / "missing_ids.csv").exists()
+    assert len(pq.read_table(output / "weights.parquet")) == 11  # of labels alone
+
+
+def test_no_usable_clip_is_an_error(raw, tmp_path):
+    output = tmp_path / "output"
+    shutil.rmtree(raw / "audio")
+    (raw / "audio").mkdir()
+    arguments = ["--raw_dir", raw / "metadata", "--audio_root", raw / "audio", "--output_dir", output]
+    assert "holds no sound file: no clip can be used. Files are called Y<id>.wav" in complaint(*arguments)
+    write_wav(raw / "audio" / "other.wav")
+    assert "holds 1 sound files, none of a clip" in complaint(*arguments)
+    assert not output.exists()
+    (raw / "audio" / "Yfound_plain.wav").write_bytes(b"no sound" * 50)  # which shows when it is opened
+    assert re.search("none of the 12 clips has a usable sound in .*missing 11, unreadable 1", complaint(*arguments))
+    assert not list(output.glob("*.csv"))
+
+
+def test_the_digest_changes_with_every_table_and_file(raw, tmp_path):
+    def digest(**options) -> str:
+        options = {"audio_root": raw / "audio"} | options
+        return AudiosetBuilder(raw / "metadata", cache_dir=str(tmp_path / "cache"), **options).hash
+
+    digests = [digest(), digest(audio_root=None), digest(check_audio="none"), digest(target="Whimper")]
+    shutil.copytree(raw / "audio", tmp_path / "elsewhere")
+    digests.append(digest(audio_root=tmp_path / "elsewhere"))  # rows hold paths
+    assert digest(embed_audio=True) == digest(audio_root=tmp_path / "elsewhere", embed_audio=True)
+    assert digest() == digests[0]
+    ontology = raw / "metadata" / "ontology.json"
+    ontology.write_text(ontology.read_text() + " ")
+    digests.append(digest())
+    (raw / "audio" / PART / "Yzero_bytes_.wav").write_bytes(b"12")
+    digests.append(digest())
+    (raw / "audio" / "Yzero_bytes_.wav").write_bytes(b"12")
+    digests.append(digest())
+    assert len(set(digests)) == len(digests)
+
+
+def test_sounds_can_be_put_into_the_rows(raw, tmp_path):
+    plain, embedded = rows_of(raw, tmp_path), rows_of(raw, tmp_path, embed_audio=True)
+    for row, same in zip(plain, embedded, strict=True):
+        if row["audio"] is not None:
+            path = Path(row["audio"]["path"])
+            assert same["audio"] == {"bytes": path.read_bytes(), "path": path.name}
+        assert same | {"audio": None} == row | {"audio": None}
+
+
+def test_the_builder_works_alone(raw, tmp_path):
+    builder = AudiosetBuilder(raw_dir=raw / "metadata", audio_root=raw / "audio", cache_dir=str(tmp_path / "cache"))
+    builder.download_and_prepare()
+    assert list(builder.as_dataset(split="train")["clip_id"]) == list(FATES)[:11]
+
+
+# Everything at once
+
+
+def test_every_kind_of_defect_is_made_and_found(own, tmp_path):
+    synthesize(tmp_path, 40, 10, seed=2, defects="all", suffix=".wav")
+    root = tmp_path / "AudioSet"
+    found = {kind for row in rows_of(root, tmp_path) for kind in kinds(row)}
+    metadata = root / "metadata"
+    (metadata / "eval_segments.csv.gz").write_bytes(b"")
+    (metadata / "ontology.json").unlink()
+    builders = [
+        AudiosetBuilder(metadata, cache_dir=str(tmp_path / "cache")),
+        AudiosetBuilder(metadata, root / "audio", check_audio="none", cache_dir=str(tmp_path / "cache")),
+        AudiosetBuilder(cache_dir=str(tmp_path / "cache"), **own_options(own)),
+    ]
+    found |= {defect["what"] for builder in builders for defect in builder.raw_defects}
+    assert found == set(CLIP_DEFECTS)
+
+
+@pytest.mark.slow
+def test_num_proc_and_a_second_run_change_no_byte(raw, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_datasets.audioset.builder.ROWS_A_TABLE", 3)
+    monkeypatch.setattr(AudiosetBuilder, "SHARD_INPUTS", 1)
+    arguments = ["--raw_dir", raw / "metadata", "--audio_root", raw / "audio"]
+    run(*arguments, "--output_dir", tmp_path / "one")
+    assert len(list((tmp_path / "one" / "data").glob("train-*.parquet"))) == 4
+    run(*arguments, "--output_dir", tmp_path / "two", "--num_proc", 2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    first = {path: path.stat().st_mtime_ns for path in (tmp_path / "two" / "data").glob("*.parquet")}
+    sorted(first)[0].unlink()  # as if the run had been killed before it
+    run(*arguments, "--output_dir", tmp_path / "two")
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    kept = [path for path, time in first.items() if path.stat().st_mtime_ns == time]
+    assert len(kept) == len(first) - 1
+
+
+def test_sounds_on_s3_are_told_by_name_and_size(raw, tmp_path, monkeypatch):
+    with serve_s3() as s3:
+        monkeypatch.setattr(S3FileManager, "_shared", None)
+        s3.put_folder(raw, "s3://sounds")
+        s3.proxy.forget()
+        options = {"raw_dir": "s3://sounds/metadata", "audio_root": "s3://sounds/audio"}
+        builder = AudiosetBuilder(cache_dir=str(tmp_path / "cache"), **options)
+        assert [(d["what"], d["how_much"]) for d in builder.raw_defects] == [("not_opened", 9)]
+        found = by_id(rows_of(raw, tmp_path, **options))
+        assert s3.proxy.count("^GET .*wav") == 0
+        assert found["found_plain"]["audio"] == {"bytes": None, "path": f"s3://sounds/audio/{PART}/Yfound_plain.wav"}
+        told = {"clip_missing", "clip_too_small", "duplicate_file", "wrong_folder"}
+        expected = {ytid: [fate] if fate in told else [] for ytid, fate in FATES.items()} | {
+            "a_folder_is": ["clip_missing"]
+        }
+        assert {ytid: kinds(row) for ytid, row in found.items()} == expected
+        decoded = by_id(rows_of(raw, tmp_path, check_audio="decode", **options))
+        assert kinds(decoded["no_sound_at"]) == ["clip_unreadable"]
+        assert decoded["found_plain"]["audio_seconds"] == SECONDS
+        S3FileManager.live().close()
+
+
+# The sample
+
+
+def test_the_builders_options_are_those_of_prepare():
+    of_others = {"embed_clips"}
+    assert set(BUILDER_OPTIONS) - of_others <= set(inspect.signature(AudiosetBuilder.__init__).parameters)
+
+
+# The real tables
+
+
+@pytest.mark.slow
+def test_the_real_tables_become_two_million_rows(real_data, tmp_path, capsys):
+    output = tmp_path / "output"
+    run("--raw_dir", real_data / "audioset" / "meta", "--output_dir", output, "--target", "Baby cry, infant cry")
+    rows = datasets.load_dataset(str(output), cache_dir=str(tmp_path / "cache"))
+    assert (len(rows["train"]), len(rows["eval"])) == (2_041_789 + 22_160, 20_371)
+    assert len(list((output / "data").glob("train-*"))) == 42  # the 41 parts and what follows them
+    table = rows["train"].data.table
+    assert table["part"].null_count == 22_160
+    assert pa.compute.max(table["part"]).as_py() == 40
+    record = json.loads((output / "target.json").read_text())
+    assert [one["mid"] for one in record["related"]] == [CRYING]
+    assert record["target"][0]["clips"] == 2_270 + 60 + 60
+    # of 492 + 64 clips with a strong cry 246 + 38 lack the weak label
+    assert record["rules"][1] == {"rule": "holds the target by strong ones alone", "clips": 246 + 38}
+    assert not any(rows["eval"]["strongly_labelled"])  # tables of single targets do not say what else is heard
+    labels, _ = ontology_from_labels(json.loads((output / "labels.json").read_text()))
+    assert len(labels.mids) == 527 + 74

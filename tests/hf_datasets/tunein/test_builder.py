@@ -1,0 +1,169 @@
+"""TuneIn from raw files to rows: modalities are joined by id, and nothing is lost without a word."""
+
+import gc
+import pickle
+import re
+import shutil
+import tempfile
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_datasets.prepare import main as prepare_main
+from hf_datasets.tunein.builder import TuneinBuilder
+from hf_datasets.tunein.raw import MODALITIES, as_id, parse_ids, read_index, read_labels
+from hf_datasets.tunein.synthesize import LAYOUTS, dump, index_cell
+from tests.helpers.prepared_data import complaint
+from tests.helpers.raw_trees.tunein import WIDTH, assert_right, missed, prepare, rows_of, small_tree, vector
+
+
+def test_vectors_wait_on_the_disk_and_go_with_who_reads_the_tree(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    tree = small_tree()
+    tree.text["5"] = np.zeros((1, 3), np.float32)  # of another width
+    builder = TuneinBuilder(raw_dir=tree.write(tmp_path / "raw"), cache_dir=str(tmp_path / "cache"))
+    (folder,) = tmp_path.glob("feltsound-vectors-*")
+    assert sorted(path.stat().st_size for path in folder.iterdir()) == [4 * (6 * WIDTH + 3), 4 * 7 * WIDTH]
+    (batch,) = (batch for batch in builder.tree.batches if "12" in batch.ids)
+    held = builder.tree.vectors["text"].take(batch.places["text"])
+    assert [found.tolist() for found in held] == [vector(name, "text")[0].tolist() for name in batch.ids]
+    del builder, batch
+    gc.collect()
+    assert not folder.exists()
+    (tmp_path / "raw" / "labels.csv").write_text("creative_id\n12\n")
+    with pytest.raises(ValueError, match="lacks the column"):
+        TuneinBuilder(raw_dir=tmp_path / "raw", cache_dir=str(tmp_path / "cache"))
+    assert not list(tmp_path.glob("feltsound-vectors-*"))
+
+
+def test_labels_without_ids_are_those_of_the_video_file_in_its_order(tmp_path):
+    tree = small_tree()
+    tree.with_ids = False
+    tree.targets = {name: tree.targets[name] for name in tree.video}
+    gone = list(tree.video)[2]
+    tree.targets[gone] = ""
+    rows = prepare(tree.write(tmp_path / "raw"), tmp_path / "out")
+    assert len(rows) == 7
+    for row in rows:
+        assert_right(row)
+    assert [row["creative_id"] for row in rows if row["target"] is None] == [gone]
+    assert [gone, "target", "target_missing", ""] in missed(tmp_path / "out")
+    (tmp_path / "raw" / "labels.csv").write_text("attention_data_completed\n1\n2\n")
+    said = complaint(prepare_main, "tunein", "--raw_dir", tmp_path / "raw", "--output_dir", tmp_path / "x")
+    assert "no id column and 2 rows" in said
+    assert "which row is whose" in said
+
+
+def test_every_kind_of_defect_is_found_and_every_embedding_is_in_a_row_or_in_the_list(damaged):
+    rows = rows_of(damaged)
+    found = {defect["what"] for row in rows for defect in row["defects"]}
+    raw = {line.split(",")[2] for line in (damaged / "defects.csv").read_text().splitlines()[1:]} - found
+    assert found | raw | {"batch_unreadable", "batch_not_indexed"} == set(TuneinBuilder.DEFECTS)
+    lines = missed(damaged)
+    named = {(name, kind) for name, kind, reason, _ in lines if reason not in ("duplicate_id",)}
+    for row in rows:
+        for kind in MODALITIES:
+            assert row[f"has_{kind}"] == (row[kind] is not None)
+            assert row[f"has_{kind}"] or (row["creative_id"], kind) in named
+    assert ["888888", "audio", "strangers_in_batch", "2"] in lines
+    assert [
+        "777777",
+        "text",
+        "undeclared_ids",
+        "",
+    ] in lines
+    assert ["999999", "audio", "undeclared_ids", "1"] in lines
+
+
+def test_the_sample_has_the_dependence_that_it_says(damaged):
+    """Text and sound, by a sum and by a product that no linear model of both finds."""
+    from hf_datasets.tunein.synthesize import SHOWN, _direction
+
+    told, targets = [], []
+    for row in rows_of(damaged):
+        if row["has_text"] and row["has_audio"] and row["target"] is not None:
+            frames = np.reshape(row["audio"], (row["audio_frames"], -1)).mean(axis=0)
+            text, heard = np.float64(row["text"]), frames.astype(float)
+            told.append([text @ _direction(1, 384) / SHOWN, heard @ _direction(1, WIDTH) / SHOWN])
+            targets.append(row["target"])
+    t, s = np.array(told).T
+    linear = np.stack([np.ones_like(t), t, s], axis=1)
+    for columns, low, high in ((linear, 0.3, 0.6), (np.column_stack([linear, t * s]), 0.85, 1.0)):
+        fitted = columns @ np.linalg.lstsq(columns, targets, rcond=None)[0]
+        assert low < np.corrcoef(fitted, targets)[0, 1] ** 2 < high
+
+
+@given(st.lists(st.from_regex(r"[A-Za-z0-9_-]{1,8}", fullmatch=True), max_size=20), st.sampled_from(LAYOUTS))
+def test_every_layout_of_the_index_gives_the_ids_back(ids, layout):
+    assert parse_ids(index_cell(ids, layout)) == ids
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ('index\n"[1, 12]"\n"112"\n', {1: ["1", "12"], 2: ["112"]}),
+        ("index\n1,12\n112\n", {1: ["1", "12"], 2: ["112"]}),
+        (",index\n0,\"['1' '12'\n '112']\"\n", {1: ["1", "12", "112"]}),
+        ('﻿index\n" 1 ; 12 "\n""\n"2"\n', {1: ["1", "12"], 2: [], 3: ["2"]}),
+    ],
+)
+def test_the_index_is_read_in_all_its_forms(text, expected):
+    assert read_index(text.encode(), "sound_indexes.csv") == expected
+
+
+def test_an_index_that_was_cut_short_is_refused():
+    with pytest.raises(ValueError, match=r"row 1: a list of ids was cut short"):
+        read_index(b"index\n\"['1' '2' ... '9']\"\n", "sound_indexes.csv")
+
+
+@pytest.mark.parametrize("value", ["12", " 12 ", 12, 12.0, np.int64(12), np.str_("12"), np.float64(12), b"12"])
+def test_an_id_is_the_same_in_every_type(value):
+    assert as_id(value) == "12"
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("creative_id,x\n1,2\n", "lacks the column 'attention_data_completed'"),
+        ("creative_id,attention_data_completed\n1,high\n", "row 1: attention_data_completed is 'high'"),
+        ("creative_id,attention_data_completed\n,2\n", "row 1 has no id"),
+        ("", "is empty"),
+    ],
+)
+def test_labels_that_cannot_be_read_are_an_error_that_says_where(text, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        read_labels(text.encode(), "labels.csv", [])
+
+
+def test_a_sound_of_more_axes_is_frames_of_all_else_and_one_of_one_axis_is_a_frame(tmp_path):
+    tree = small_tree()
+    tree.sounds[0]["audio"][0] = np.repeat(vector("1120", "audio"), 2, axis=0).reshape(2, 2, WIDTH // 2)
+    tree.sounds[0]["backaudio"][0] = vector("1120", "back_audio")[0]
+    tree.video["5"] = vector("5", "video").reshape(1, 2, WIDTH // 2)
+    rows = {row["creative_id"]: row for row in prepare(tree.write(tmp_path / "raw"), tmp_path / "out")}
+    assert rows["1120"]["audio"] == [1120.25] * 2 * WIDTH
+    assert rows["1120"]["audio_frames"] == 2
+    assert rows["1120"]["back_audio_frames"] == 1
+    assert rows["5"]["video"] == vector("5", "video")[0].tolist()
+
+
+def test_files_that_are_no_dict_of_lists_are_an_error_that_names_them(tmp_path):
+    raw = small_tree().write(tmp_path / "raw")
+    for value, said in ((["x"], "holds list"), ({"creative_id": ["1"], "embeddings": []}, "have [1, 0] entries")):
+        dump(raw / "rf_text_embeddings.pkl", value, 4)
+        assert said in complaint(prepare_main, "tunein", "--raw_dir", raw, "--output_dir", tmp_path / "out")
+    (raw / "rf_text_embeddings.pkl").unlink()
+    assert "holds no rf_text_embeddings.pkl" in complaint(
+        prepare_main, "tunein", "--raw_dir", raw, "--output_dir", tmp_path / "out"
+    )
+
+
+def test_a_tree_in_pickles_of_each_protocol_gives_the_same_rows(built, tmp_path):
+    raw = small_tree().write(tmp_path / "raw")
+    for protocol in (0, 2, 5):
+        for path in raw.rglob("*.pkl"):
+            dump(path, pickle.loads(path.read_bytes()), protocol)
+        assert prepare(raw, tmp_path / str(protocol)) == rows_of(built)
+        shutil.rmtree(tmp_path / str(protocol))
