@@ -33,7 +33,7 @@ from benchmarks.timing import Timing, compare, print_ratio, print_table, print_v
 from media.audio import read_audio, read_window
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from tasks.detection.collator import DetectionCollator
-from tasks.detection.pools import WEAK, Items
+from tasks.detection.items import Items, Kind
 from tasks.detection.windows import AudioSetWindows
 
 RATE, NEW_RATE = 32000, 16000  # Hz of the files, and of a detector
@@ -169,7 +169,7 @@ def our_windows(paths: list[Path]) -> AudioSetWindows:
     columns = {"clip_id": [path.stem for path in paths], "audio": [{"bytes": None, "path": str(p)} for p in paths]}
     rows = datasets.Dataset(pa.table(columns, schema=features.arrow_schema))
     anywhere, count = np.full(len(paths), np.nan, np.float32), len(paths)
-    kinds = np.full(count, WEAK, np.int8)
+    kinds = np.full(count, Kind.WEAK, np.int8)
     items = Items(np.arange(count, dtype=np.int32), anywhere, anywhere, kinds, np.zeros(count, np.int16))
     return AudioSetWindows(rows, items, WINDOW, NEW_RATE)
 

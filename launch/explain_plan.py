@@ -16,7 +16,8 @@ import pyarrow as pa
 from launch.run import parse_run
 from media.audioset import Labels
 from tasks.detection.data import clip_pools
-from tasks.detection.pools import KINDS, ClipPools
+from tasks.detection.items import KIND_NAMES
+from tasks.detection.pools import ClipPools
 from tasks.detection.sampler import TwoTierBatchSampler
 from tasks.detection.task import DetectionTask
 from tasks.detection.trainer import STATE_FILE, read_state
@@ -40,7 +41,7 @@ def explanations(
         label = labels.names[int(item.label[0]) if drawn["label"] is None else drawn["label"]]
         place = "anywhere" if np.isnan(item.start[0]) else f"{item.start[0]:.2f}-{item.end[0]:.2f} s"
         heard = "; ".join(labels.names[code] for code in row["labels"] or [])
-        what = f"{KINDS[item.kind[0]]}: {label}  [{heard}]"
+        what = f"{KIND_NAMES[item.kind[0]]}: {label}  [{heard}]"
         lines.append(f"{position:3}  {drawn['tier']:8}  {row['clip_id']}  {place:14}  {what}")
         lines.append(f"     {drawn['why']}; item {drawn['item']}, seed {drawn['seed']}")
     return lines

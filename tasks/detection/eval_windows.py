@@ -7,7 +7,8 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from media.audio import AudioError, audio_seconds
-from tasks.detection.pools import POSITIVE, STRONG, EvalClips, Items
+from tasks.detection.items import Items, Kind
+from tasks.detection.pools import EvalClips
 from tasks.detection.windows import AudioSetWindows, ClipSounds
 
 # M clips of the side, N windows, S samples of a window
@@ -42,7 +43,7 @@ class ClipWindows(Dataset):
             clip=clips.rows[self.clip].astype(np.int32),
             start=self.start.astype(np.float32),
             end=ends.astype(np.float32),
-            kind=np.where(clips.targets[self.clip], POSITIVE, STRONG).astype(np.int8),
+            kind=np.where(clips.targets[self.clip], Kind.POSITIVE, Kind.STRONG).astype(np.int8),
             label=np.zeros(len(self.clip), np.int16),
         )
         self.windows = AudioSetWindows(rows, items, clip_seconds, sampling_rate)

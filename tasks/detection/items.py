@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from enum import IntEnum
 
 import numpy as np
 
@@ -11,10 +12,20 @@ from tasks.detection.columns import ClipColumns
 # R rows of the data set, N items, E events
 
 
-POSITIVE, STRONG, WEAK, EXPLICIT = range(4)  # kinds of item; EXPLICIT: a person checked that the target is not there
 TOLERANCE = 1e-3  # s: frames that are so near each other touch, and events that overlap by less do not
 LONGEST = 1e5  # s, above any file's length: rows are told apart by it where times of all rows are sorted together
-KINDS = ("positive", "strong negative", "weak negative", "explicit negative")
+
+
+class Kind(IntEnum):
+    """Whether an item holds the target, and how that is known."""
+
+    POSITIVE = 0
+    STRONG = 1  # the event of another sound
+    WEAK = 2  # a clip without the target, anywhere in it
+    EXPLICIT = 3  # a person checked that the target is not there
+
+
+KIND_NAMES = ("positive", "strong negative", "weak negative", "explicit negative")
 
 
 @dataclass(frozen=True)
@@ -31,15 +42,18 @@ class Items:
         return len(self.clip)
 
     @classmethod
-    def of(cls, clip: np.ndarray, start: np.ndarray, end: np.ndarray, kind: int, label: np.ndarray) -> "Items":
-        """Items of one kind."""
-        times = (time.astype(np.float32, copy=False) for time in (start, end))
+    def of(cls, clip: np.ndarray, start: np.ndarray, end: np.ndarray, kind: Kind, label: np.ndarray) -> "Items":
+        """Return items of one kind."""
         return cls(
-            clip.astype(np.int32, copy=False), *times, np.full(len(clip), kind, np.int8), label.astype(np.int16)
+            clip=clip.astype(np.int32, copy=False),
+            start=start.astype(np.float32, copy=False),
+            end=end.astype(np.float32, copy=False),
+            kind=np.full(len(clip), kind, np.int8),
+            label=label.astype(np.int16),
         )
 
     @classmethod
-    def anywhere(cls, clip: np.ndarray, kind: int, label: np.ndarray) -> "Items":
+    def anywhere(cls, clip: np.ndarray, kind: Kind, label: np.ndarray) -> "Items":
         """Items of one kind that lie anywhere in their clips."""
         unknown = np.full(len(clip), np.nan, np.float32)
         return cls.of(clip, unknown, unknown, kind, label)
@@ -55,14 +69,14 @@ class Items:
 
     def targets(self) -> np.ndarray:
         """1 where the target is heard, else 0 (N,) float32."""
-        return (self.kind == POSITIVE).astype(np.float32)
+        return (self.kind == Kind.POSITIVE).astype(np.float32)
 
     def take(self, which: np.ndarray) -> "Items":
         """Some items, by number or by a mask."""
         return Items(*(column[which] for column in self.columns()))
 
 
-def event_items(clips: ClipColumns, which: np.ndarray, kind: int) -> Items:
+def event_items(clips: ClipColumns, which: np.ndarray, kind: Kind) -> Items:
     """Some events (E,) bool as items."""
     return Items.of(
         clips.event_rows[which], clips.event_start[which], clips.event_end[which], kind, clips.event_codes[which]
@@ -75,7 +89,7 @@ def target_clips(clips: ClipColumns, which: np.ndarray, targets: Sequence[int]) 
     for code in reversed(targets):
         label[clips.with_labels([code])] = code
     rows = np.flatnonzero(which & (label >= 0))
-    return Items.anywhere(rows, POSITIVE, label[rows])
+    return Items.anywhere(rows, Kind.POSITIVE, label[rows])
 
 
 def weak_clips(clips: ClipColumns, which: np.ndarray, first: int) -> tuple[Items, np.ndarray, np.ndarray]:
@@ -98,7 +112,7 @@ def weak_clips(clips: ClipColumns, which: np.ndarray, first: int) -> tuple[Items
             found.append((rows.start + np.flatnonzero(chosen), by_rarity[rarest], labels, lengths))
     rows, rarest, labels, lengths = (np.concatenate(column) for column in zip(*found, strict=True))
     numbers = np.repeat(np.arange(first, first + len(rows), dtype=np.int32), lengths)
-    return Items.anywhere(rows, WEAK, rarest), numbers, labels
+    return Items.anywhere(rows, Kind.WEAK, rarest), numbers, labels
 
 
 def checked_runs(clips: ClipColumns, train: np.ndarray, targets: Sequence[int], clip_seconds: float) -> Items:
@@ -113,7 +127,7 @@ def checked_runs(clips: ClipColumns, train: np.ndarray, targets: Sequence[int], 
     for code in targets if len(targets) > 1 and checked.any() else ():
         others = clips.with_labels([other for other in targets if other != code])
         checked &= ~((clips.event_codes == code) & others[clips.event_rows])
-    frames = event_items(clips, checked, EXPLICIT)
+    frames = event_items(clips, checked, Kind.EXPLICIT)
     frames = frames.take(np.lexsort((frames.start, frames.label, frames.clip)))
     if not len(frames):
         return frames
@@ -124,7 +138,7 @@ def checked_runs(clips: ClipColumns, train: np.ndarray, targets: Sequence[int], 
     last = np.append(first[1:], len(frames)) - 1
     long_enough = frames.end[last] - frames.start[first] >= clip_seconds - TOLERANCE
     first, last = first[long_enough], last[long_enough]
-    return Items.of(frames.clip[first], frames.start[first], frames.end[last], EXPLICIT, frames.label[first])
+    return Items.of(frames.clip[first], frames.start[first], frames.end[last], Kind.EXPLICIT, frames.label[first])
 
 
 def _overlap(clips: ClipColumns, which: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 
 from media.audioset import Labels
-from tasks.detection.pools import EXPLICIT, POSITIVE, ClipPools
+from tasks.detection.items import Kind
+from tasks.detection.pools import ClipPools
 
 # N items of the data set, T entries of the table
 
@@ -121,7 +122,7 @@ class MiningTable:
             self._finish()
             self.running = epoch
         kept = items >= 0
-        kept[kept] = self.pools.items.kind[items[kept]] != POSITIVE
+        kept[kept] = self.pools.items.kind[items[kept]] != Kind.POSITIVE
         items, scores = items[kept].astype(np.int32), scores[kept]
         self.scored += len(items)
         self.total += int(np.rint(scores.astype(np.float64) * FIXED_POINT).astype(np.int64).sum())
@@ -248,7 +249,7 @@ class MiningTable:
 
     def _put_aside(self, entries: Entries) -> np.ndarray:
         """Which entries (T,) bool are suspects: never those of which a person said that they are negatives."""
-        checked = self.pools.items.kind[entries.item] == EXPLICIT
+        checked = self.pools.items.kind[entries.item] == Kind.EXPLICIT
         return (entries.suspicious >= self.settings.suspect_epochs) & ~checked
 
     def _uses(self, scores: np.ndarray) -> np.ndarray:

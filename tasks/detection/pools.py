@@ -19,13 +19,10 @@ import pyarrow.compute as pc
 from media.audioset import TRIMS, Labels, Ontology, id_uniforms, trim_heads
 from tasks.detection.columns import ClipColumns, among, reasons_without_audio
 from tasks.detection.items import (
-    EXPLICIT,
-    KINDS,
-    POSITIVE,
-    STRONG,
+    KIND_NAMES,
     TOLERANCE,
-    WEAK,
     Items,
+    Kind,
     LabelledPool,
     checked_runs,
     event_items,
@@ -36,7 +33,7 @@ from tasks.detection.items import (
 # R rows of the data set, M clips of a side, E events
 
 
-POSITIVES = ("auto", "strong", "weak", "both")
+POSITIVE_SOURCES = ("auto", "strong", "weak", "both")
 HEAD_TRIMS = (*TRIMS, "none")
 VALIDATION, MOST = 2**32, 2**33  # what a seed is raised by, so that each choice of clips has draws of its own
 NAMED = 5  # ids that an error names
@@ -84,7 +81,7 @@ class PoolSettings:
 
     def __post_init__(self) -> None:
         for name, value, known in (
-            ("positives", self.positives, POSITIVES),
+            ("positives", self.positives, POSITIVE_SOURCES),
             ("head_trim", self.head_trim, HEAD_TRIMS),
         ):
             if value not in known:
@@ -176,11 +173,11 @@ def build_pools(
     kept, trim = thin(clips, labelled & clips.in_subset("unbalanced_train") & ~clips.strong, labels, settings)
 
     positives = _positives(clips, heard, events, settings)
-    strong = event_items(clips, events & (clean & clips.strong)[clips.event_rows], STRONG)
+    strong = event_items(clips, events & (clean & clips.strong)[clips.event_rows], Kind.STRONG)
     first = len(positives) + len(strong)
     weak, *members = weak_clips(clips, labelled & kept, first)
     checked = checked_runs(clips, heard.train, heard.targets, clip_seconds)
-    parts = {POSITIVE: positives, STRONG: strong, WEAK: weak, EXPLICIT: checked}
+    parts = {Kind.POSITIVE: positives, Kind.STRONG: strong, Kind.WEAK: weak, Kind.EXPLICIT: checked}
     edges = np.cumsum([0, *map(len, parts.values())])
     numbers = {kind: np.arange(edges[kind], edges[kind + 1], dtype=np.int32) for kind in parts}
 
@@ -193,10 +190,10 @@ def build_pools(
     }
     return ClipPools(
         items=Items.joined(list(parts.values())),
-        positives=numbers[POSITIVE],
-        strong=LabelledPool(numbers[STRONG], strong.label),
+        positives=numbers[Kind.POSITIVE],
+        strong=LabelledPool(numbers[Kind.STRONG], strong.label),
         weak=LabelledPool(*members),
-        explicit=numbers[EXPLICIT],
+        explicit=numbers[Kind.EXPLICIT],
         sides={
             "validation": _side(clips, clips.usable & heard.validation, heard, events, settings),
             "test": _side(clips, clips.usable & clips.test, heard, events, settings),
@@ -210,7 +207,7 @@ def build_pools(
             "unusable": reasons_without_audio(table, clips.usable),
             "subsets": dict(zip(clips.subsets, np.bincount(clips.subset).tolist(), strict=True)),
             "positive_clips": len(np.unique(positives.clip)),
-            **{f"{KINDS[kind].replace(' ', '_')}s": len(part) for kind, part in parts.items()},
+            **{f"{KIND_NAMES[kind].replace(' ', '_')}s": len(part) for kind, part in parts.items()},
         },
         ids=heard.ids,
     )
@@ -331,7 +328,7 @@ def _positives(clips: ClipColumns, heard: Heard, events: np.ndarray, settings: P
         wanted = "strong" if events.any() else "weak"
     found = []
     if wanted in ("strong", "both"):
-        found.append(event_items(clips, events, POSITIVE))
+        found.append(event_items(clips, events, Kind.POSITIVE))
     if wanted in ("weak", "both"):
         without_events = ~clips.strong & ~clips.with_events(events)
         found.append(target_clips(clips, heard.train & (without_events | (wanted == "weak")), heard.targets))
@@ -360,7 +357,7 @@ def _target_events(clips: ClipColumns, rows: np.ndarray, events: np.ndarray) -> 
     listed = np.zeros(len(clips), bool)
     listed[rows] = clips.strong[rows]
     events = np.flatnonzero(events)
-    found = event_items(clips, events[listed[clips.event_rows[events]]], POSITIVE)
+    found = event_items(clips, events[listed[clips.event_rows[events]]], Kind.POSITIVE)
     found = found.take(np.lexsort((found.start, found.clip)))
     merged: list[tuple[int, float, float]] = []
     for row, start, end in zip(found.clip.tolist(), found.start.tolist(), found.end.tolist(), strict=True):

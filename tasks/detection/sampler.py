@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -28,9 +29,29 @@ if TYPE_CHECKING:
 
 STATE_VERSION = 1
 TIERS = ("positive", "tier_a", "tier_b", "weak")  # the parts of a batch, in the order of its places
-POSITIVES, TIER_A, FILLING, WEAK, EXPLICIT, DEALING, SEEDS, TURNS = range(8)  # streams of numbers, each of its own
-IN_TURN, BY_LABEL, HARD, CHECKED = range(4)  # why an item was drawn
 TRIES = 20  # steps that are asked to take a negative which would come twice in its own
+
+
+class Stream(IntEnum):
+    """Streams of random numbers: a choice draws from its own, so that it does not depend on the others."""
+
+    POSITIVES = 0
+    TIER_A = 1
+    FILLING = 2  # of tier B by label
+    WEAK = 3
+    EXPLICIT = 4
+    DEALING = 5  # of items to steps
+    SEEDS = 6
+    TURNS = 7  # of labels, where an epoch has fewer slots
+
+
+class Reason(IntEnum):
+    """Why an item was drawn."""
+
+    IN_TURN = 0
+    BY_LABEL = 1
+    HARD = 2
+    CHECKED = 3  # a person checked that the target is not there
 
 
 @dataclass(frozen=True)
@@ -61,7 +82,7 @@ class Draws(NamedTuple):
     reasons: np.ndarray  # int8
 
     @classmethod
-    def of(cls, items: np.ndarray, reason: int, labels: np.ndarray | int = -1) -> "Draws":
+    def of(cls, items: np.ndarray, reason: Reason, labels: np.ndarray | int = -1) -> "Draws":
         """Draws that have one reason."""
         labels = np.broadcast_to(np.asarray(labels, np.int32), items.shape)
         return cls(items.astype(np.int64), labels, np.full(items.shape, reason, np.int8))
@@ -197,7 +218,7 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
     def plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Items and seeds of an epoch, (K * W, B) each: positives, tier A, tier B, weak negatives in this order."""
         items = self._draw(epoch).items
-        return items, self._random(SEEDS, epoch).integers(2**63, size=items.shape)
+        return items, self._random(Stream.SEEDS, epoch).integers(2**63, size=items.shape)
 
     @property
     def tier_names(self) -> list[str]:
@@ -209,7 +230,7 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
         """How many items an epoch has of each tier, and in tier B of hard and of explicit negatives."""
         reasons = Counter(self._draw(epoch).reasons.ravel().tolist())
         counts = {name: count * len(self) for name, count in Counter(self.tier_names).items()}
-        return dict.fromkeys(TIERS, 0) | counts | {"hard": reasons[HARD], "explicit": reasons[CHECKED]}
+        return dict.fromkeys(TIERS, 0) | counts | {"hard": reasons[Reason.HARD], "explicit": reasons[Reason.CHECKED]}
 
     def explain(self, batch: int, position: int) -> dict[str, Any]:
         """Why an item of this epoch was drawn: `item`, `seed`, `tier`, `label` (None for none) and `why` in words."""
@@ -219,28 +240,28 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
             )
         draws = self._draw(self.epoch)
         item, label, reason = (int(column[batch, position]) for column in draws)
-        seed = int(self._random(SEEDS, self.epoch).integers(2**63, size=draws.items.shape)[batch, position])
+        seed = int(self._random(Stream.SEEDS, self.epoch).integers(2**63, size=draws.items.shape)[batch, position])
         tier = self.tier_names[position]
         why = self._why(item, label, reason, tier, draws)
         return {"item": item, "seed": seed, "tier": tier, "label": None if label < 0 else label, "why": why}
 
     def _why(self, item: int, label: int, reason: int, tier: str, draws: Draws) -> str:
-        if reason == IN_TURN:
+        if reason == Reason.IN_TURN:
             count = len(self) * self.composition[0]
             passed = self.epoch * count / len(self.positives)
             return f"in turn: {count} of {len(self.positives)} positives an epoch, {passed:.2f} passes done before"
-        if reason == HARD:
+        if reason == Reason.HARD:
             place = int(np.flatnonzero(self.hard == item)[0])
             return (
                 f"hard: {place + 1} of {len(self.hard)} negatives taken for the target, up to {self.uses[place]} times"
             )
-        if reason == CHECKED:
+        if reason == Reason.CHECKED:
             return f"explicit: one of {len(self.explicit)} that a person checked"
         pool = self.weak if tier == "weak" else self.strong
         drawn = np.array(self.tier_names) == tier
         slots, same = (
             len(self) * np.count_nonzero(drawn),
-            (draws.labels == label) & (draws.reasons == BY_LABEL) & drawn,
+            (draws.labels == label) & (draws.reasons == Reason.BY_LABEL) & drawn,
         )
         spare = ", where hard ones are too few" if tier == "tier_b" else ""
         return (
@@ -300,7 +321,7 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
         settings = ("batch_size", "world_size", "seed", "shares", "tier_a_share")
         return {name: getattr(self, name) for name in settings} | {"the data": digest.hexdigest()[:16]}
 
-    def _random(self, stream: int, *place: int) -> np.random.Generator:
+    def _random(self, stream: Stream, *place: int) -> np.random.Generator:
         """Numbers that belong to a place, not to what was drawn before."""
         return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, stream, *place])))
 
@@ -308,44 +329,44 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
         """All items of an epoch and why they are there, (K * W, B)."""
         batches, (positive, _, weak) = len(self), self.composition
         slots = batches * positive
-        in_turn = Draws.of(self._cycled(self.positives, epoch * slots, slots, POSITIVES), IN_TURN)
+        in_turn = Draws.of(self._cycled(self.positives, epoch * slots, slots, Stream.POSITIVES), Reason.IN_TURN)
         parts = [
             Draws(*(column.reshape(self.steps, self.world_size, positive) for column in in_turn)),
-            self._deal(self._by_label(self.strong, batches * self.tiers[0], epoch, TIER_A), epoch, 1),
+            self._deal(self._by_label(self.strong, batches * self.tiers[0], epoch, Stream.TIER_A), epoch, 1),
             self._deal(self._tier_b(batches * self.tiers[1], epoch), epoch, 2),
-            self._deal(self._by_label(self.weak, batches * weak, epoch, WEAK), epoch, 3),
+            self._deal(self._by_label(self.weak, batches * weak, epoch, Stream.WEAK), epoch, 3),
         ]
         draws = Draws.joined(parts, axis=2)  # (K, W, B)
         edges = np.cumsum([positive, *self.tiers, weak])
-        _spread_repeats(draws, list(zip(edges[:-1], edges[1:], strict=True)), self._random(DEALING, 4, epoch))
+        _spread_repeats(draws, list(zip(edges[:-1], edges[1:], strict=True)), self._random(Stream.DEALING, 4, epoch))
         return Draws(*(column.reshape(batches, self.batch_size) for column in draws))
 
     def _tier_b(self, slots: int, epoch: int) -> Draws:
         """The hardest negatives as often as each may come, then explicit ones, then others by label."""
-        hard = Draws.of(np.repeat(self.hard, self.uses)[:slots], HARD)
+        hard = Draws.of(np.repeat(self.hard, self.uses)[:slots], Reason.HARD)
         others = self.explicit[~np.isin(self.explicit, self.hard)]
         count = min(len(others), slots - len(hard.items))
-        checked = Draws.of(self._cycled(others, epoch * count, count, EXPLICIT), CHECKED)
-        filling = self._by_label(self.strong, slots - len(hard.items) - count, epoch, FILLING)
+        checked = Draws.of(self._cycled(others, epoch * count, count, Stream.EXPLICIT), Reason.CHECKED)
+        filling = self._by_label(self.strong, slots - len(hard.items) - count, epoch, Stream.FILLING)
         return Draws.joined([hard, checked, filling])
 
-    def _cycled(self, members: np.ndarray, start: int, count: int, stream: int) -> np.ndarray:
+    def _cycled(self, members: np.ndarray, start: int, count: int, stream: Stream) -> np.ndarray:
         """Members start to start + count of an endless row of shuffled rounds over all of them."""
         if not count:
             return members[:0]
         rounds, places = np.divmod(np.arange(start, start + count), len(members))
         return members[permuted_places(places, len(members), keys_of(self.seed, stream, 0, rounds))]
 
-    def _by_label(self, pool: LabelledPool, slots: int, epoch: int, stream: int) -> Draws:
+    def _by_label(self, pool: LabelledPool, slots: int, epoch: int, stream: Stream) -> Draws:
         """So many items, each label as often as the root of its size asks for; within it in shuffled rounds."""
         if not slots:
-            return Draws.of(np.zeros(0, np.int64), BY_LABEL)
+            return Draws.of(np.zeros(0, np.int64), Reason.BY_LABEL)
         items, edges, labels = pool.by_label
         sizes = np.diff(edges)
         quotas = label_quotas(sizes, slots)
         used = epoch * quotas
         if len(quotas) > slots:  # labels take turns
-            order = self._random(TURNS, stream, len(sizes)).permutation(len(sizes))
+            order = self._random(Stream.TURNS, stream, len(sizes)).permutation(len(sizes))
             place = np.argsort(order)
             before, after = ((number * slots) for number in (epoch, epoch + 1))
             used = before // len(order) + (place < before % len(order))
@@ -354,7 +375,7 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
         place = np.arange(slots) - np.repeat(np.cumsum(quotas) - quotas - used, quotas)
         rounds, place = np.divmod(place, sizes[which])
         place = permuted_places(place, sizes[which], keys_of(self.seed, stream, labels[which], rounds))
-        return Draws.of(items[edges[which] + place], BY_LABEL, labels[which])
+        return Draws.of(items[edges[which] + place], Reason.BY_LABEL, labels[which])
 
     def _deal(self, draws: Draws, epoch: int, part: int) -> Draws:
         """Spread draws over the steps, (K, W, draws of a batch), an item that comes again to another step.
@@ -362,8 +383,8 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
         Draws of one item stand together and are dealt like cards, so that they meet in one step only if the item
         comes more often than there are steps.
         """
-        dice = self._random(DEALING, part, epoch)
-        shuffled = keys_of(int(dice.integers(2**63)), DEALING, draws.items, 0)
+        dice = self._random(Stream.DEALING, part, epoch)
+        shuffled = keys_of(int(dice.integers(2**63)), Stream.DEALING, draws.items, 0)
         order = np.argsort(shuffled, kind="stable").reshape(-1, self.steps).T
         order = order[dice.permutation(self.steps)].reshape(self.steps, self.world_size, -1)
         return Draws(*(column[order] for column in draws))

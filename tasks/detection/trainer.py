@@ -19,8 +19,9 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from tasks.detection.items import Kind
 from tasks.detection.mining import MiningTable, read_arrays, write_arrays
-from tasks.detection.pools import EXPLICIT, STRONG, ClipPools
+from tasks.detection.pools import ClipPools
 from tasks.detection.sampler import TwoTierBatchSampler, check_same_plan
 from training.samplers import PrefetchingBatchSampler
 from training.trainer import SignalTrainer
@@ -209,9 +210,9 @@ class Served:
         negatives, scores = item[..., first:], epoch["score"][..., first:]
         kept = negatives >= 0
         negatives, scores = negatives[kept], scores[kept]
-        strong = negatives[self.pools.items.kind[negatives] == STRONG]
+        strong = negatives[self.pools.items.kind[negatives] == Kind.STRONG]
         self.seen[self.pools.items.label[strong]] = True
-        self.counts["explicit"] += int((self.pools.items.kind[negatives] == EXPLICIT).sum())
+        self.counts["explicit"] += int((self.pools.items.kind[negatives] == Kind.EXPLICIT).sum())
         self.counts["hard"] += int(np.isin(negatives, self.plan.hard).sum())
         return negatives, scores
 

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from media.audio import AudioError, read_window
 from system.storage import S3FileManager, is_remote
 from tasks.detection.augmentation import PLACE, SUBSTITUTE, Augmentation, random_stream, with_background
-from tasks.detection.pools import EXPLICIT, KINDS, POSITIVE, WEAK, Items
+from tasks.detection.items import KIND_NAMES, Items, Kind
 
 logger = logging.getLogger(__name__)
 
@@ -190,7 +190,7 @@ class AudioSetWindows(Dataset):
             )
         settings = WindowSettings(clip_seconds, sampling_rate)
         self.samples, self.sampling_rate = round(settings.clip_seconds * sampling_rate), sampling_rate
-        runs = items.kind == EXPLICIT
+        runs = items.kind == Kind.EXPLICIT
         lengths = items.end[runs] - items.start[runs]
         if len(lengths) and lengths.min() < clip_seconds - 1e-3:
             raise ValueError(
@@ -200,7 +200,7 @@ class AudioSetWindows(Dataset):
         self.items, self.augmentation = items, augmentation
         self.backgrounds = np.zeros(0, np.int64)  # items
         if augmentation is not None and augmentation.background_probability:
-            self.backgrounds = np.flatnonzero(items.kind == WEAK)
+            self.backgrounds = np.flatnonzero(items.kind == Kind.WEAK)
             if not len(self.backgrounds):
                 raise ValueError("there are no weak negatives for backgrounds; set background_probability 0")
         self._told: set[int] = set()  # rows whose failure was logged
@@ -214,7 +214,7 @@ class AudioSetWindows(Dataset):
         return {
             "audio": fit_to_scale(self._varied(with_zeros(audio, self.samples), seed)),
             "sampling_rate": self.sampling_rate,
-            "label": float(self.items.kind[served] == POSITIVE),
+            "label": float(self.items.kind[served] == Kind.POSITIVE),
             "item": served,
             "requested": requested,
             "clip_id": self.sounds.clip_id(int(self.items.clip[served])),
@@ -253,7 +253,7 @@ class AudioSetWindows(Dataset):
         start, end = float(self.items.start[item]), float(self.items.end[item])
         event, least = (None, 0.0) if math.isnan(start) else ((start, end), LEAST_OF_EVENT * (end - start))
         seconds = self.samples / self.sampling_rate
-        if kind == EXPLICIT:
+        if kind == Kind.EXPLICIT:
             least = seconds  # the target may be beside it
         place = random_stream(seed, PLACE).random()
         placing = Placing(self.sounds, row, event, least, place, self.samples, self.sampling_rate)
@@ -274,8 +274,10 @@ class AudioSetWindows(Dataset):
             failed.append(row)
             others = self._alike(requested, failed)
             if len(failed) == FAILURES or not len(others):
-                what = f"{KINDS[self.items.kind[requested]]} {requested} and the {len(failed) - 1} tried in its place"
-                raise AudioError(f"{what} cannot be read; the first: {first}")
+                name = f"{KIND_NAMES[self.items.kind[requested]]} {requested}"
+                raise AudioError(
+                    f"{name} and the {len(failed) - 1} tried in its place cannot be read; the first: {first}"
+                )
             item = int(others[random_stream(seed, SUBSTITUTE).integers(2**63, size=len(failed))[-1] % len(others)])
 
     def _alike(self, item: int, failed: list[int]) -> np.ndarray:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import soundfile
 from datasets import Audio, Features, Value
 
-from tasks.detection.pools import Items
+from tasks.detection.items import Items
 
 RATE = 16000  # Hz
 ANYWHERE = (np.nan, np.nan)

@@ -8,8 +8,8 @@ import pyarrow as pa
 import soundfile
 from datasets import Audio, Features, Value
 
-from tasks.detection.items import LabelledPool
-from tasks.detection.pools import POSITIVE, STRONG, WEAK, ClipPools, EvalClips, Items
+from tasks.detection.items import Items, Kind, LabelledPool
+from tasks.detection.pools import ClipPools, EvalClips
 
 RATE = 4000  # Hz
 SECONDS = 1.0
@@ -19,14 +19,14 @@ POSITIVES, STRONG_LABELS, STRONG_EACH, WEAK_CLIPS = 14, 3, 5, 24
 def toy_clips(broken: tuple[int, ...] = ()) -> tuple[datasets.Dataset, ClipPools]:
     """Positives are a tone at 600 Hz, negatives one elsewhere; `broken` rows hold bytes that are no sound."""
     count = POSITIVES + STRONG_LABELS * STRONG_EACH + WEAK_CLIPS
-    kinds = np.repeat([POSITIVE, STRONG, WEAK], [POSITIVES, STRONG_LABELS * STRONG_EACH, WEAK_CLIPS])
+    kinds = np.repeat([Kind.POSITIVE, Kind.STRONG, Kind.WEAK], [POSITIVES, STRONG_LABELS * STRONG_EACH, WEAK_CLIPS])
     labels = np.concatenate(
         [np.zeros(POSITIVES), 1 + np.repeat(np.arange(STRONG_LABELS), STRONG_EACH), 1 + np.arange(WEAK_CLIPS) % 4]
     ).astype(np.int16)
     sounds = []
     for row in range(count):
         dice = np.random.default_rng(row)
-        pitch = 600.0 if kinds[row] == POSITIVE else 200.0 + 300 * labels[row]
+        pitch = 600.0 if kinds[row] == Kind.POSITIVE else 200.0 + 300 * labels[row]
         time = np.arange(int(RATE * SECONDS)) / RATE
         file = io.BytesIO()
         tone = 0.3 * np.sin(2 * np.pi * pitch * time + dice.random()) + 0.1 * dice.normal(size=len(time))
@@ -42,7 +42,7 @@ def toy_clips(broken: tuple[int, ...] = ()) -> tuple[datasets.Dataset, ClipPools
     )
     rows = datasets.Dataset(table.cast(features.arrow_schema))
     numbers = np.arange(count, dtype=np.int32)
-    weak = kinds == WEAK
+    weak = kinds == Kind.WEAK
     items = Items(
         clip=numbers,
         start=np.where(weak, np.nan, 0.3).astype(np.float32),
@@ -59,8 +59,8 @@ def toy_clips(broken: tuple[int, ...] = ()) -> tuple[datasets.Dataset, ClipPools
     )
     pools = ClipPools(
         items=items,
-        positives=numbers[kinds == POSITIVE],
-        strong=LabelledPool(numbers[kinds == STRONG], labels[kinds == STRONG]),
+        positives=numbers[kinds == Kind.POSITIVE],
+        strong=LabelledPool(numbers[kinds == Kind.STRONG], labels[kinds == Kind.STRONG]),
         weak=LabelledPool(numbers[weak], labels[weak]),
         explicit=np.zeros(0, np.int32),
         sides={"validation": nobody, "test": nobody},

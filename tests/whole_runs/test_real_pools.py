@@ -11,7 +11,8 @@ from benchmarks.audioset import TRAIN_STRONG, make_raw
 from hf_datasets.audioset.table_formats import read_labels, read_strong, read_weak
 from hf_datasets.audioset.tree import read_tree
 from media.audioset import clips_with, id_uniforms
-from tasks.detection.pools import POSITIVE, STRONG, WEAK, ClipPools, PoolSettings, build_pools
+from tasks.detection.items import Kind
+from tasks.detection.pools import ClipPools, PoolSettings, build_pools
 from tasks.detection.sampler import SamplerSettings, TwoTierBatchSampler
 
 pytestmark = pytest.mark.slow
@@ -68,7 +69,12 @@ def test_every_label_comes_within_the_stated_epochs(pools, world):
     in_order = np.sort(negatives, axis=1)
     assert not (in_order[:, 1:] == in_order[:, :-1]).any()
     kinds = Counter(zip(np.tile(tiers, len(items)).tolist(), pools.items.kind[items].ravel().tolist(), strict=True))
-    assert set(kinds) == {("positive", POSITIVE), ("tier_a", STRONG), ("tier_b", STRONG), ("weak", WEAK)}
+    assert set(kinds) == {
+        ("positive", Kind.POSITIVE),
+        ("tier_a", Kind.STRONG),
+        ("tier_b", Kind.STRONG),
+        ("weak", Kind.WEAK),
+    }
 
 
 def test_no_negative_is_in_any_table_with_the_target(raw, table, pools):
@@ -83,7 +89,7 @@ def test_no_negative_is_in_any_table_with_the_target(raw, table, pools):
     def names_of(rows: np.ndarray) -> set[str]:
         return set(ids.take(pa.array(np.unique(rows))).to_pylist())
 
-    negatives = names_of(items.clip[items.kind != POSITIVE])
+    negatives = names_of(items.clip[items.kind != Kind.POSITIVE])
     assert len(negatives) > 1_000_000
     assert not negatives & heard
     eval_ids = set(weak[2]["ytid"].to_pylist())

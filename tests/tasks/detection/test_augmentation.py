@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.detection.augmentation import Augmentation, with_background
-from tasks.detection.pools import POSITIVE, WEAK
+from tasks.detection.items import Kind
 from tasks.detection.windows import AudioSetWindows
 from tests.helpers.detection_rows import ANYWHERE, RATE, encode, make_items, make_rows, noise
 
@@ -32,7 +32,7 @@ def decibels(loud: np.ndarray, soft: np.ndarray) -> float:
 def windows_of_noise(augmentation: Augmentation | None, loudness: float = 0.05) -> AudioSetWindows:
     """A positive (item 0) and weak negatives, in noises that stay within full scale."""
     sounds = [encode(loudness * noise(3, seed=seed), RATE, "WAV", "FLOAT") for seed in range(5)]
-    items = make_items((0, (1.0, 1.5), POSITIVE, 0), *((row, ANYWHERE, WEAK, row) for row in range(1, 5)))
+    items = make_items((0, (1.0, 1.5), Kind.POSITIVE, 0), *((row, ANYWHERE, Kind.WEAK, row) for row in range(1, 5)))
     return AudioSetWindows(make_rows(sounds), items, augmentation=augmentation)
 
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from media.audioset import Labels
-from tasks.detection.items import LabelledPool
+from tasks.detection.items import Items, Kind, LabelledPool
 from tasks.detection.mining import MiningSettings, MiningTable, read_arrays, review_csv, write_arrays
-from tasks.detection.pools import EXPLICIT, POSITIVE, STRONG, WEAK, ClipPools, EvalClips, Items
+from tasks.detection.pools import ClipPools, EvalClips
 from tasks.detection.sampler import SamplerSettings, TwoTierBatchSampler
 from tests.helpers.toy_clips import toy_clips
 
@@ -22,16 +22,16 @@ NOBODY = EvalClips(np.zeros(0, int), np.zeros(0, bool), np.zeros(0, bool), np.ze
 def pools_of(positives: int = 10, strong: int = 30, weak: int = 40, explicit: int = 5) -> ClipPools:
     """Items in this order, one a clip; ten labels."""
     counts = (positives, strong, weak, explicit)
-    kind = np.repeat([POSITIVE, STRONG, WEAK, EXPLICIT], counts).astype(np.int8)
+    kind = np.repeat([Kind.POSITIVE, Kind.STRONG, Kind.WEAK, Kind.EXPLICIT], counts).astype(np.int8)
     number = np.arange(sum(counts), dtype=np.int32)
     label = (number % 10).astype(np.int16)
-    place = np.where(kind == WEAK, np.nan, 1.0).astype(np.float32)
+    place = np.where(kind == Kind.WEAK, np.nan, 1.0).astype(np.float32)
     return ClipPools(
         items=Items(number, place, place + 1, kind, label),
-        positives=number[kind == POSITIVE],
-        strong=LabelledPool(number[kind == STRONG], label[kind == STRONG]),
-        weak=LabelledPool(number[kind == WEAK], label[kind == WEAK]),
-        explicit=number[kind == EXPLICIT],
+        positives=number[kind == Kind.POSITIVE],
+        strong=LabelledPool(number[kind == Kind.STRONG], label[kind == Kind.STRONG]),
+        weak=LabelledPool(number[kind == Kind.WEAK], label[kind == Kind.WEAK]),
+        explicit=number[kind == Kind.EXPLICIT],
         sides={"validation": NOBODY, "test": NOBODY},
         targets=[0],
         rules=[],
@@ -286,7 +286,7 @@ def test_the_state_of_a_full_table_and_its_sampler_is_below_a_megabyte(tmp_path)
 
 def test_suspects_are_listed_for_people_to_hear():
     rows, pools = toy_clips()
-    negatives = np.flatnonzero(pools.items.kind != POSITIVE)
+    negatives = np.flatnonzero(pools.items.kind != Kind.POSITIVE)
     table = MiningTable(MiningSettings(suspect_epochs=1), pools)
     table.apply(0, negatives[[0, -1]], np.array([0.97, 0.99]))
     count = len(pools.items)

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from media.audioset import Labels, Ontology
-from tasks.detection.pools import EXPLICIT, POSITIVE, STRONG, WEAK, ClipPools, Items, PoolSettings, build_pools
+from tasks.detection.items import Items, Kind
+from tasks.detection.pools import ClipPools, PoolSettings, build_pools
 from tasks.detection.sampler import SamplerSettings, TwoTierBatchSampler
 
 NAMES = ("Speech", "Music", "Cry", "Baby cry", "Whimper", "Dog", "Bark", "Rain")
@@ -88,14 +89,14 @@ def test_clips_become_items_as_their_labels_say():
     pools = pools_of(rows)
     items = pools.items
     assert [items.kind.tolist(), items.label.tolist(), names_of(rows, items)] == [
-        [POSITIVE, POSITIVE, STRONG, STRONG, WEAK, WEAK],
+        [Kind.POSITIVE, Kind.POSITIVE, Kind.STRONG, Kind.STRONG, Kind.WEAK, Kind.WEAK],
         [BABY, BABY, DOG, RAIN, DOG, RAIN],  # a weak clip stands under its rarest label
         ["pos", "pos", "neg", "neg", "neg", "weak"],
     ]
     np.testing.assert_array_equal(items.start, np.array([1, 4, 2, 0, np.nan, np.nan], np.float32))
     np.testing.assert_array_equal(items.end, np.array([1.5, 9, 3, 10, np.nan, np.nan], np.float32))
     assert items.targets().tolist() == [1, 1, 0, 0, 0, 0]
-    assert items.take(items.kind == STRONG).clip.tolist() == [1, 1]
+    assert items.take(items.kind == Kind.STRONG).clip.tolist() == [1, 1]
     assert pools.positives.tolist() == [0, 1]
     assert pools.strong.items.tolist() == [2, 3]
     assert list(zip(pools.weak.items.tolist(), pools.weak.labels.tolist(), strict=True)) == [
@@ -120,7 +121,7 @@ def test_half_of_the_clips_that_cry_lack_the_weak_label_and_are_no_negatives():
         clip("sibling", [WHIMPER]),  # a confuser
     ]
     pools = pools_of(rows)
-    assert names_of(rows, pools.items.take(pools.items.kind == WEAK)) == ["sibling"]
+    assert names_of(rows, pools.items.take(pools.items.kind == Kind.WEAK)) == ["sibling"]
     assert removed(pools) == {
         "no usable audio": 0,
         "eval: tested on, never trained on": 0,
@@ -170,9 +171,9 @@ def test_several_labels_make_one_target_and_related_ones_can_be_named():
     assert pools.targets == [BARK, BABY]
     assert names_of(rows, pools.items.take(pools.positives)) == ["bark", "baby"]
     assert pools.items.take(pools.positives).label.tolist() == [BARK, BABY]
-    assert names_of(rows, pools.items.take(pools.items.kind == WEAK)) == ["rain"]
+    assert names_of(rows, pools.items.take(pools.items.kind == Kind.WEAK)) == ["rain"]
     pools = pools_of(rows, target=["Bark", "Baby cry"], related=["Rain"])
-    assert names_of(rows, pools.items.take(pools.items.kind == WEAK)) == ["dog", "cry"]
+    assert names_of(rows, pools.items.take(pools.items.kind == Kind.WEAK)) == ["dog", "cry"]
 
 
 def test_events_that_the_file_does_not_hold_are_no_items_and_longer_ones_end_with_it():
@@ -197,7 +198,7 @@ def test_runs_of_checked_frames_become_explicit_negatives():
     pools = pools_of(rows, seconds=1.5)
     items = pools.items.take(pools.explicit)
     assert names_of(rows, items) == ["run"]
-    assert items.kind.tolist() == [EXPLICIT]
+    assert items.kind.tolist() == [Kind.EXPLICIT]
     np.testing.assert_allclose([items.start[0], items.end[0]], [0, 2.88], atol=1e-5)  # 7 and 8 touch a cry
     assert items.label.tolist() == [BABY]
 
@@ -273,7 +274,7 @@ def test_only_weak_negatives_of_the_unbalanced_table_are_thinned():
     rows += [clip(f"target{i}", [SPEECH, BABY], [(BABY, 0.0, 1.0)]) for i in range(50)]
     rows += [clip(f"rare{i}", [SPEECH, RAIN]) for i in range(50)]
     pools = pools_of(rows, head_trim="only_head", head_keep_fraction=0.0)
-    weak = set(names_of(rows, pools.items.take(pools.items.kind == WEAK)))
+    weak = set(names_of(rows, pools.items.take(pools.items.kind == Kind.WEAK)))
     assert {name: sum(w.startswith(name) for w in weak) for name in (*kinds, "rare")} == {
         "unbalanced": 0, "balanced": 50, "listed": 50, "strong": 50, "rare": 50
     }  # fmt: skip
@@ -323,9 +324,9 @@ def test_no_table_whatsoever_lets_a_target_into_the_negatives_or_a_clip_onto_two
         heard[row["clip_id"]] |= {*row["labels"], *(e["label"] for e in row["events"] if e["present"])}
     items = pools.items
     for name, kind in zip(names_of(rows, items), items.kind.tolist(), strict=True):
-        if kind in (STRONG, WEAK):
+        if kind in (Kind.STRONG, Kind.WEAK):
             assert not heard[name] & {BABY, CRY}
-        if kind == POSITIVE:
+        if kind == Kind.POSITIVE:
             assert BABY in heard[name]
     drawn = set(names_of(rows, items))
     sides = {side: {rows[row]["clip_id"] for row in clips.rows} for side, clips in pools.sides.items()}
@@ -340,11 +341,11 @@ def test_no_table_whatsoever_lets_a_target_into_the_negatives_or_a_clip_onto_two
     scored = np.concatenate([clips.rows for clips in pools.sides.values()])
     assert all(rows[row]["audio"] is not None for row in [*items.clip, *scored])
     for row, start, end, kind, label in zip(items.clip, items.start, items.end, items.kind, items.label, strict=True):
-        if kind == STRONG or (kind == POSITIVE and not np.isnan(start)):
+        if kind == Kind.STRONG or (kind == Kind.POSITIVE and not np.isnan(start)):
             times = [(e["label"], e["start_seconds"]) for e in rows[row]["events"] if e["present"]]
             assert (label, start) in times
             assert start < end <= (rows[row]["audio_seconds"] or np.inf)
-        elif kind == WEAK:
+        elif kind == Kind.WEAK:
             assert label in rows[row]["labels"]
             assert np.isnan(start)
     options = replace(PLAIN, validation_fraction=fraction, positives=wanted)

@@ -16,13 +16,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from launch.explain_plan import explanations
 from media.audioset import Labels
-from tasks.detection.items import LabelledPool
+from tasks.detection.items import Kind, LabelledPool
 from tasks.detection.mining import read_arrays, write_arrays
 from tasks.detection.permuting import keys_of, permuted_places
-from tasks.detection.pools import WEAK
 from tasks.detection.sampler import (
-    CHECKED,
-    HARD,
+    Reason,
     SamplerSettings,
     TwoTierBatchSampler,
     apportion,
@@ -174,17 +172,17 @@ def test_tier_b_holds_the_hardest_as_often_as_allowed_then_checked_ones_then_oth
     draws, in_b = sampler._draw(3), np.array(sampler.tier_names) == "tier_b"
     reasons, items = draws.reasons[:, in_b].ravel(), draws.items[:, in_b].ravel()
     slots = len(sampler) * sampler.tiers[1]
-    assert sorted(items[reasons == HARD].tolist()) == sorted(np.repeat(hard, uses)[:slots].tolist())
-    found = items[reasons == CHECKED]
-    room = slots - (reasons == HARD).sum()
+    assert sorted(items[reasons == Reason.HARD].tolist()) == sorted(np.repeat(hard, uses)[:slots].tolist())
+    found = items[reasons == Reason.CHECKED]
+    room = slots - (reasons == Reason.HARD).sum()
     assert len(found) == min(explicit, room)
     assert max(Counter(found.tolist()).values(), default=0) <= 2
     assert set(found.tolist()) <= set(range(90_000, 90_000 + explicit))
     assert len(set(found.tolist())) == explicit or room < explicit
-    assert (draws.reasons[:, ~in_b] != HARD).all()
-    assert (draws.reasons[:, ~in_b] != CHECKED).all()
+    assert (draws.reasons[:, ~in_b] != Reason.HARD).all()
+    assert (draws.reasons[:, ~in_b] != Reason.CHECKED).all()
     counts = sampler.planned(3)
-    assert [counts["hard"], counts["explicit"]] == [(reasons == HARD).sum(), len(found)]
+    assert [counts["hard"], counts["explicit"]] == [(reasons == Reason.HARD).sum(), len(found)]
     assert sum(counts[name] for name in ("positive", "tier_a", "tier_b", "weak")) == len(sampler) * 16
 
 
@@ -336,7 +334,7 @@ def test_a_batch_is_told_in_words():
     assert len(lines) == 32
     for position, (item, seed) in enumerate(list(sampler)[1]):
         what, why = lines[2 * position : 2 * position + 2]
-        place = "anywhere" if pools.items.kind[item] == WEAK else "0.30-0.50 s"
+        place = "anywhere" if pools.items.kind[item] == Kind.WEAK else "0.30-0.50 s"
         for part in (
             f"clip{item:07d}",
             sampler.tier_names[position],

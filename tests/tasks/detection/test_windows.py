@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from media.audio import AudioError, read_audio
 from system.storage import S3FileManager
 from tasks.detection.augmentation import Augmentation
-from tasks.detection.pools import EXPLICIT, POSITIVE, STRONG, WEAK
+from tasks.detection.items import Kind
 from tasks.detection.windows import AudioSetWindows, ClipSounds, WindowSettings
 from tests.helpers.detection_rows import ANYWHERE, COLUMNS, RATE, encode, make_items, make_rows, noise
 
@@ -40,7 +40,7 @@ seeds = st.integers(0, 2**63 - 1)
 @settings(max_examples=100, deadline=None)
 def test_a_window_holds_its_event_or_lies_in_it(start, length, clip_seconds, seed):
     end = min(start + length, 10.0)
-    for kind in (POSITIVE, STRONG):
+    for kind in (Kind.POSITIVE, Kind.STRONG):
         windows = AudioSetWindows(make_rows([ramp(10)]), make_items((0, (start, end), kind, 5)), clip_seconds, RATE)
         window = windows[0, seed]
         first = first_sample(window["audio"])
@@ -57,7 +57,7 @@ def test_a_window_holds_its_event_or_lies_in_it(start, length, clip_seconds, see
 
 
 def test_windows_of_an_event_are_spread_over_all_its_places():
-    windows = AudioSetWindows(make_rows([ramp(10)]), make_items((0, (4.0, 4.2), POSITIVE, 0)))
+    windows = AudioSetWindows(make_rows([ramp(10)]), make_items((0, (4.0, 4.2), Kind.POSITIVE, 0)))
     starts = np.array([windows[0, seed]["start_seconds"] for seed in range(500)])
     assert starts.min() >= 3.2
     assert starts.max() <= 4.0
@@ -67,7 +67,7 @@ def test_windows_of_an_event_are_spread_over_all_its_places():
 
 def test_weak_windows_are_spread_over_the_whole_file_and_are_never_silent():
     """The table's times are the video's: taken for the file's, 93 % of AudioSet's windows would be empty."""
-    windows = AudioSetWindows(make_rows([ramp(10, 1000)]), make_items((0, ANYWHERE, WEAK, 0)), 1.0, 1000)
+    windows = AudioSetWindows(make_rows([ramp(10, 1000)]), make_items((0, ANYWHERE, Kind.WEAK, 0)), 1.0, 1000)
     firsts = [first_sample(windows[0, seed]["audio"]) for seed in range(2000)]
     assert min(firsts) < 20
     assert max(firsts) > 8980
@@ -79,7 +79,7 @@ def test_weak_windows_are_spread_over_the_whole_file_and_are_never_silent():
 @pytest.mark.parametrize("seconds, padded", [(1.0, 0.0), (1.25, 0.0), (0.25, 0.75)])
 @pytest.mark.parametrize("event", [ANYWHERE, (0.1, 0.2)])
 def test_only_a_file_that_is_shorter_than_the_window_is_followed_by_zeros(seconds, padded, event):
-    windows = AudioSetWindows(make_rows([ramp(seconds)]), make_items((0, event, POSITIVE, 0)))
+    windows = AudioSetWindows(make_rows([ramp(seconds)]), make_items((0, event, Kind.POSITIVE, 0)))
     for seed in range(20):
         window = windows[0, seed]
         sound = np.count_nonzero(window["audio"])
@@ -97,7 +97,7 @@ def test_a_window_is_what_the_whole_file_has_there(container, subtype, rate, new
     path.write_bytes(encode(noise(4, rate, channels=2), rate, container, subtype))
     whole, _ = read_audio(path, new_rate)
     rows = make_rows([path, path.read_bytes()])
-    windows = AudioSetWindows(rows, make_items(*((row, ANYWHERE, WEAK, 0) for row in (0, 1))), 1.0, new_rate)
+    windows = AudioSetWindows(rows, make_items(*((row, ANYWHERE, Kind.WEAK, 0) for row in (0, 1))), 1.0, new_rate)
     for seed in range(10):
         from_path, from_bytes = windows[0, seed], windows[1, seed]
         first = round(from_path["start_seconds"] * new_rate)
@@ -109,13 +109,13 @@ def test_a_window_is_what_the_whole_file_has_there(container, subtype, rate, new
 
 def test_a_window_says_what_it_is():
     windows = AudioSetWindows(
-        make_rows([ramp(3), ramp(3)]), make_items((1, (1, 2), POSITIVE, 7), (0, ANYWHERE, WEAK, 9))
+        make_rows([ramp(3), ramp(3)]), make_items((1, (1, 2), Kind.POSITIVE, 7), (0, ANYWHERE, Kind.WEAK, 9))
     )
     cry, other = windows[0, 4711], windows[1]
     assert [cry[key] for key in ("label", "item", "requested", "clip_id", "kind", "label_code", "seed")] == [
-        1.0, 0, 0, "-clip_00001", POSITIVE, 7, 4711,
+        1.0, 0, 0, "-clip_00001", Kind.POSITIVE, 7, 4711,
     ]  # fmt: skip
-    assert (other["label"], other["kind"], other["label_code"], other["seed"]) == (0.0, WEAK, 9, 1)
+    assert (other["label"], other["kind"], other["label_code"], other["seed"]) == (0.0, Kind.WEAK, 9, 1)
     assert cry["audio"].dtype == np.float32
     assert cry["sampling_rate"] == RATE
     np.testing.assert_array_equal(windows[1]["audio"], windows[1, 1]["audio"])  # without a seed: that of the item
@@ -127,7 +127,9 @@ def test_a_window_says_what_it_is():
 
 def test_samples_beyond_full_scale_make_the_window_softer():
     audio = noise(1)[:, 0] * 30
-    windows = AudioSetWindows(make_rows([encode(audio, RATE, "WAV", "FLOAT")]), make_items((0, ANYWHERE, WEAK, 0)))
+    windows = AudioSetWindows(
+        make_rows([encode(audio, RATE, "WAV", "FLOAT")]), make_items((0, ANYWHERE, Kind.WEAK, 0))
+    )
     np.testing.assert_allclose(windows[0]["audio"], audio / np.abs(audio).max(), atol=1e-6)
 
 
@@ -167,8 +169,8 @@ def test_a_bad_file_is_replaced_by_one_of_its_stratum(kind, tmp_path, caplog):
     rows = make_rows([bad_file(kind, tmp_path), *(encode(noise(10, seed=i), RATE, "WAV", "PCM_16") for i in range(4))])
     event = (4.0, 4.5)
     items = make_items(
-        (0, event, POSITIVE, 1), (1, event, POSITIVE, 1), (2, event, POSITIVE, 1),
-        (3, event, POSITIVE, 2), (4, event, STRONG, 1),
+        (0, event, Kind.POSITIVE, 1), (1, event, Kind.POSITIVE, 1), (2, event, Kind.POSITIVE, 1),
+        (3, event, Kind.POSITIVE, 2), (4, event, Kind.STRONG, 1),
     )  # fmt: skip
     windows = AudioSetWindows(rows, items)
     served = [windows[0, seed] for seed in range(20)]
@@ -189,7 +191,10 @@ def test_a_bad_file_is_replaced_by_one_of_its_stratum(kind, tmp_path, caplog):
 def test_where_a_stratum_has_nothing_left_its_kind_steps_in(tmp_path):
     rows = make_rows([tmp_path / "none.wav", ramp(3), ramp(3)])
     items = make_items(
-        (0, (1, 2), STRONG, 1), (1, (1, 2), STRONG, 2), (2, (1, 2), POSITIVE, 1), (0, (0, 1), STRONG, 1)
+        (0, (1, 2), Kind.STRONG, 1),
+        (1, (1, 2), Kind.STRONG, 2),
+        (2, (1, 2), Kind.POSITIVE, 1),
+        (0, (0, 1), Kind.STRONG, 1),
     )
     window = AudioSetWindows(rows, items)[0, 7]
     assert (window["item"], window["label"]) == (1, 0.0)
@@ -197,8 +202,8 @@ def test_where_a_stratum_has_nothing_left_its_kind_steps_in(tmp_path):
 
 def test_where_all_is_bad_the_error_names_the_first(tmp_path):
     rows = make_rows([tmp_path / f"none_{place}.wav" for place in range(30)] + [ramp(3)])
-    everything = [(place, ANYWHERE, WEAK, 0) for place in range(30)]
-    windows = AudioSetWindows(rows, make_items(*everything[:3], (30, ANYWHERE, STRONG, 0)))
+    everything = [(place, ANYWHERE, Kind.WEAK, 0) for place in range(30)]
+    windows = AudioSetWindows(rows, make_items(*everything[:3], (30, ANYWHERE, Kind.STRONG, 0)))
     with pytest.raises(AudioError, match=r"weak negative 1 and the 2 tried in its place.*none_1.wav\): no such file"):
         windows[1, 0]
     windows = AudioSetWindows(rows, make_items(*everything))
@@ -208,7 +213,9 @@ def test_where_all_is_bad_the_error_names_the_first(tmp_path):
 
 def test_an_event_that_the_file_mostly_holds_is_kept():
     rows = make_rows([ramp(9.98), ramp(9.98)])
-    windows = AudioSetWindows(rows, make_items((0, (9.5, 10.0), POSITIVE, 0), (1, (9.97, 10.0), POSITIVE, 0)))
+    windows = AudioSetWindows(
+        rows, make_items((0, (9.5, 10.0), Kind.POSITIVE, 0), (1, (9.97, 10.0), Kind.POSITIVE, 0))
+    )
     assert windows[0, 3]["item"] == 0
     assert windows[0, 3]["start_seconds"] == 8.98
     assert windows[1, 3]["item"] == 0  # one third of its event is not enough
@@ -219,21 +226,21 @@ def test_an_event_that_the_file_mostly_holds_is_kept():
 @settings(max_examples=50, deadline=None)
 def test_explicit_negatives_never_leave_their_run(start, length, seed):
     end = min(start + length, 10.0)
-    window = AudioSetWindows(make_rows([ramp(10)]), make_items((0, (start, end), EXPLICIT, 0)))[0, seed]
+    window = AudioSetWindows(make_rows([ramp(10)]), make_items((0, (start, end), Kind.EXPLICIT, 0)))[0, seed]
     assert start - 1.1 / RATE <= window["start_seconds"] <= end - 1 + 1.1 / RATE
 
 
 def test_explicit_negatives_must_fit(tmp_path):
     with pytest.raises(ValueError, match="explicit negative of 1.92 s is shorter than clip_seconds = 2"):
-        AudioSetWindows(make_rows([ramp(10)]), make_items((0, (1.0, 2.92), EXPLICIT, 0)), 2.0)
-    items = make_items((0, (2.0, 4.0), EXPLICIT, 0), (1, (2.0, 4.0), EXPLICIT, 0))
+        AudioSetWindows(make_rows([ramp(10)]), make_items((0, (1.0, 2.92), Kind.EXPLICIT, 0)), 2.0)
+    items = make_items((0, (2.0, 4.0), Kind.EXPLICIT, 0), (1, (2.0, 4.0), Kind.EXPLICIT, 0))
     assert AudioSetWindows(make_rows([ramp(2.9), ramp(10)]), items)[0, 1]["item"] == 1  # the target may be before it
 
 
 def test_sounds_at_urls_are_fetched_and_missing_ones_replaced(tmp_path):
     (tmp_path / "sound.wav").write_bytes(ramp(3))
     urls = [f"file://{tmp_path}/{name}.wav" for name in ("sound", "none")]
-    windows = AudioSetWindows(make_rows(urls), make_items(*((row, ANYWHERE, WEAK, 0) for row in (0, 1))))
+    windows = AudioSetWindows(make_rows(urls), make_items(*((row, ANYWHERE, Kind.WEAK, 0) for row in (0, 1))))
     assert [windows.files_of((item, 5)) for item in (0, 1)] == [[urls[0]], [urls[1]]]
     files = S3FileManager(cache_dir=tmp_path / "cache", tries=1)
     S3FileManager.adopt(files)
@@ -248,7 +255,7 @@ def test_sounds_at_urls_are_fetched_and_missing_ones_replaced(tmp_path):
 
 def test_files_of_an_item_are_its_own_and_that_of_its_background(tmp_path):
     rows = make_rows([tmp_path / "a.wav", tmp_path / "b.wav", ramp(3)])
-    items = make_items((0, (1, 2), POSITIVE, 0), (1, ANYWHERE, WEAK, 0), (2, (1, 2), POSITIVE, 0))
+    items = make_items((0, (1, 2), Kind.POSITIVE, 0), (1, ANYWHERE, Kind.WEAK, 0), (2, (1, 2), Kind.POSITIVE, 0))
     assert AudioSetWindows(rows, items).files_of((0, 3)) == [str(tmp_path / "a.wav")]
     assert AudioSetWindows(rows, items).files_of((2, 3)) == []
     noisy = AudioSetWindows(rows, items, augmentation=Augmentation(background_probability=1.0))
@@ -261,7 +268,7 @@ def test_rows_stay_on_the_disk_when_windows_go_to_a_worker(tmp_path):
     with pa.OSFile(str(tmp_path / "rows"), "wb") as file, pa.ipc.new_stream(file, COLUMNS.arrow_schema) as stream:
         stream.write_table(rows.data.table)
     rows = datasets.Dataset.from_file(str(tmp_path / "rows"))
-    windows = AudioSetWindows(rows, make_items((19_999, ANYWHERE, WEAK, 0)))
+    windows = AudioSetWindows(rows, make_items((19_999, ANYWHERE, Kind.WEAK, 0)))
     windows.failure_of(0)
     sent = pickle.dumps(windows)
     assert len(sent) < 20_000
@@ -269,11 +276,11 @@ def test_rows_stay_on_the_disk_when_windows_go_to_a_worker(tmp_path):
 
 
 def test_what_does_not_fit_together_is_refused():
-    rows, items = make_rows([ramp(3)]), make_items((0, ANYWHERE, STRONG, 0))
+    rows, items = make_rows([ramp(3)]), make_items((0, ANYWHERE, Kind.STRONG, 0))
     with pytest.raises(ValueError, match="no column 'audio'; it has clip_id, start_seconds"):
         AudioSetWindows(rows.remove_columns("audio"), items)
     with pytest.raises(ValueError, match="items are of rows 1 to 1, but the data set has 1"):
-        AudioSetWindows(rows, make_items((1, ANYWHERE, STRONG, 0)))
+        AudioSetWindows(rows, make_items((1, ANYWHERE, Kind.STRONG, 0)))
     with pytest.raises(ValueError, match="no weak negatives for backgrounds; set background_probability 0"):
         AudioSetWindows(rows, items, augmentation=Augmentation(background_probability=0.1))
     for wrong in ({"clip_seconds": 0.0}, {"clip_seconds": float("nan")}, {"sampling_rate": 0}):
@@ -306,7 +313,7 @@ def test_workers_and_order_change_nothing(tmp_path):
     paths = [tmp_path / f"{place}.flac" for place in range(6)]
     for place, path in enumerate(paths[1:], start=1):  # the first is missing
         path.write_bytes(encode(noise(3, 44100, 2, place), 44100, "FLAC", "PCM_16"))
-    items = make_items(*((row, ANYWHERE, WEAK, row % 2) for row in range(6)))
+    items = make_items(*((row, ANYWHERE, Kind.WEAK, row % 2) for row in range(6)))
     augmentation = Augmentation(gain_db=6, roll_probability=0.5, background_probability=0.5)
     windows = AudioSetWindows(make_rows(paths), items, augmentation=augmentation)
     wanted = [(item, 1000 * item + turn) for turn in range(4) for item in range(6)]
@@ -325,7 +332,7 @@ def test_windows_of_real_recordings_are_what_the_recordings_hold(real_data: Path
     paths = sorted((real_data / "esc10").glob("*/*.ogg"))[::20]
     if not paths:
         pytest.skip(f"no recordings under {real_data}/esc10")
-    items = make_items(*((row, ANYWHERE, WEAK, 0) for row in range(len(paths))))
+    items = make_items(*((row, ANYWHERE, Kind.WEAK, 0) for row in range(len(paths))))
     windows = AudioSetWindows(make_rows(paths), items)
     for place, path in enumerate(paths):
         whole, _ = read_audio(path, RATE)
