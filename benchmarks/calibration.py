@@ -19,7 +19,7 @@ from scipy.stats import binomtest
 
 from benchmarks.timing import print_value
 from evaluation.descriptors import DESCRIPTORS
-from evaluation.signal_baselines import HEARS_NOTHING, Heard, bateman, ridge, time_curve
+from evaluation.signal_baselines import BASELINES_WITHOUT_SOUND, TrialsWithSound, bateman, ridge, time_curve
 from evaluation.signals import assess, longest_of_song
 from evaluation.trials import Trials
 
@@ -30,7 +30,7 @@ COUPLINGS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
 DEFAULT_COUPLING = 1.0
 
 
-def make_set(songs: int, coupling: float, onset: bool, generator: np.random.Generator) -> Heard:
+def make_set(songs: int, coupling: float, onset: bool, generator: np.random.Generator) -> TrialsWithSound:
     """Trials of some songs, all heard by the same listeners, with a shared reaction to the beginning or without.
 
     Spontaneous responses began long before, so that their sum has no ramp that everyone shares.
@@ -55,10 +55,10 @@ def make_set(songs: int, coupling: float, onset: bool, generator: np.random.Gene
             of.append(song)
     spread = np.std(np.concatenate(targets))
     targets = [target / spread for target in targets]
-    return Heard(targets, [np.ones(len(target), bool) for target in targets], of, descriptors, RATE)
+    return TrialsWithSound(targets, [np.ones(len(target), bool) for target in targets], of, descriptors, RATE)
 
 
-def time_and_sound(train: Heard, test: Heard) -> list[np.ndarray]:
+def time_and_sound(train: TrialsWithSound, test: TrialsWithSound) -> list[np.ndarray]:
     """The mean training trial, and ridge regression on how others differ from it."""
     curve = time_curve(train)
     rest = [target - mean for target, mean in zip(train.targets, curve(train), strict=True)]
@@ -78,9 +78,9 @@ def verdict_of(coupling: float, onset: bool, seed: int) -> bool:
     def padded(rows: list[np.ndarray]) -> np.ndarray:
         return Trials.pad(rows, test.targets, test.masks, songs, listeners, RATE, "z").prediction
 
-    deaf = {name: padded(fit(train)(test)) for name, fit in HEARS_NOTHING.items()}
-    results = assess(trials, deaf, np.zeros(len(songs)), longest_of_song(predictions, songs), trials.target)
-    return results["verdict"]["verdict"] == "effect"
+    baselines = {name: padded(fit(train)(test)) for name, fit in BASELINES_WITHOUT_SOUND.items()}
+    results = assess(trials, baselines, np.zeros(len(songs)), longest_of_song(predictions, songs), trials.target)
+    return results.verdict.verdict == "effect"
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.timing import print_value
 from evaluation.descriptors import DESCRIPTORS
-from evaluation.signal_baselines import HEARS, HEARS_NOTHING, Heard, mean_of_others
+from evaluation.signal_baselines import BASELINES_WITH_SOUND, BASELINES_WITHOUT_SOUND, TrialsWithSound, mean_of_others
 from evaluation.signals import PERMUTATIONS, SAMPLES, assess, longest_of_song
 from evaluation.trials import Trials, pad_rows
 
@@ -23,7 +23,7 @@ SONGS, LISTENERS, TRIALS = 794, 401, 7960
 SECONDS, DEVIATION = 38.0, 12.0  # of a song, as in PMEmo
 
 
-def make_trials() -> tuple[Heard, list[str], list[str]]:
+def make_trials() -> tuple[TrialsWithSound, list[str], list[str]]:
     """Trials of slow noise, and who heard what."""
     generator = np.random.default_rng(0)
     frames = np.maximum(generator.normal(SECONDS, DEVIATION, SONGS) * RATE, 12 * RATE).astype(int)
@@ -32,19 +32,19 @@ def make_trials() -> tuple[Heard, list[str], list[str]]:
     descriptors = [generator.normal(size=(count, len(DESCRIPTORS))) for count in frames]
     masks = [generator.random(len(target)) < 0.98 for target in targets]
     listeners = generator.integers(0, LISTENERS, TRIALS)
-    heard = Heard(targets, masks, songs.tolist(), descriptors, RATE)
-    return heard, [f"{song}" for song in songs], [f"{listener}" for listener in listeners]
+    trials = TrialsWithSound(targets, masks, songs.tolist(), descriptors, RATE)
+    return trials, [f"{song}" for song in songs], [f"{listener}" for listener in listeners]
 
 
 def main() -> None:
     """Time both parts once: each takes long enough."""
-    heard, songs, listeners = make_trials()
+    known, songs, listeners = make_trials()
     start = time.perf_counter()
-    made = {name: fit(heard)(heard) for name, fit in (HEARS_NOTHING | HEARS).items()} | {
-        "others": mean_of_others(heard)
+    made = {name: fit(known)(known) for name, fit in (BASELINES_WITHOUT_SOUND | BASELINES_WITH_SOUND).items()} | {
+        "others": mean_of_others(known)
     }
     fitted = time.perf_counter()
-    trials = Trials.pad(made["ridge"], heard.targets, heard.masks, songs, listeners, RATE, "uS")
+    trials = Trials.pad(made["ridge"], known.targets, known.masks, songs, listeners, RATE, "uS")
     baselines = {name: pad_rows(rows, np.float64) for name, rows in made.items()}
     began = time.perf_counter()
     assess(trials, baselines, np.zeros(len(songs)), longest_of_song(made["ridge"], songs), trials.target)

@@ -10,7 +10,6 @@ songs are of about the same length, and right and wrong are compared over the sa
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -23,27 +22,24 @@ FEWEST_LISTENERS = 4  # of a song whose listeners are divided in halves
 
 
 @dataclass(frozen=True)
+class Histogram:
+    """Counts of values between edges."""
+
+    edges: list[float]  # one more than counts
+    counts: list[int]
+
+
+@dataclass(frozen=True)
 class Null:
-    """The score with the right sounds beside those of random mismatches."""
+    """The score with the right sounds, and the scores of permutations, in which some songs keep their own sound."""
 
     score: float
     score_of_wrong: float | None  # mean over all wrong songs of about the same length
-    mismatched: np.ndarray  # (permutations,) means over the songs, some of which keep their own sound
-    p: float  # one-sided, (1 + mismatches as good or better) / (1 + permutations)
-
-    def record(self) -> dict[str, Any]:
-        """Numbers for `metrics.json`, with the mismatches as a histogram."""
-        low, high = np.quantile(self.mismatched, [0.025, 0.975])
-        counts, edges = np.histogram(self.mismatched, HISTOGRAM_BINS)
-        return {
-            "score": self.score,
-            "score_of_wrong": self.score_of_wrong,
-            "low": float(low),
-            "high": float(high),
-            "p": self.p,
-            "permutations": len(self.mismatched),
-            "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
-        }
+    low: float  # 95 % of the permutations lie between low and high
+    high: float
+    p: float  # one-sided, (1 + permutations as good or better) / (1 + permutations)
+    permutations: int
+    histogram: Histogram  # of the permutations
 
 
 def detrended_correlation(predictions: np.ndarray, targets: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -90,7 +86,10 @@ def mismatched_audio(
         partners[np.ix_(block, block)] = ~np.eye(len(block), dtype=bool)
     compared = (counts[:, None] * partners).sum()
     of_wrong = float(wrong[partners].sum() / compared) if compared else None
-    return Null(score, of_wrong, score_wrong, (1 + as_good) / (1 + permutations))
+    low, high = np.quantile(score_wrong, [0.025, 0.975])
+    bin_counts, edges = np.histogram(score_wrong, HISTOGRAM_BINS)
+    histogram = Histogram(edges.tolist(), bin_counts.tolist())
+    return Null(score, of_wrong, float(low), float(high), (1 + as_good) / (1 + permutations), permutations, histogram)
 
 
 def scores_of_pairs(
@@ -125,18 +124,16 @@ def scores_of_pairs(
 
 
 @dataclass(frozen=True)
-class Ceiling:
+class Agreement:
     """How far the listeners of a song agree, hence how well a model of the song could do at best."""
 
-    leave_one_out: (
-        np.ndarray
-    )  # (N,) each trial against the mean of the song's other listeners; NaN for a lone listener
+    leave_one_out: np.ndarray  # (N,) each trial with the mean of the song's other listeners; NaN for a lone listener
     split_half: float | None  # correlation of two halves' means, stepped up to all listeners by Spearman and Brown
     split_half_songs: int  # songs with enough listeners to divide
 
 
-def ceiling(songs: np.ndarray, targets: np.ndarray, mask: np.ndarray, seed: int = 0) -> Ceiling:
-    """Agreement between the listeners of a song, after detrending, of targets (N, T) that are scaled by listener."""
+def agreement(songs: np.ndarray, targets: np.ndarray, mask: np.ndarray, seed: int = 0) -> Agreement:
+    """Compare the listeners of a song, after detrending, by targets (N, T) that are scaled by listener."""
     detrended = np.where(mask, detrend(targets, mask), 0)
     frames = targets.shape[1]
     _, songs = np.unique(songs, return_inverse=True)
@@ -144,12 +141,12 @@ def ceiling(songs: np.ndarray, targets: np.ndarray, mask: np.ndarray, seed: int 
     total, number = np.zeros((count, frames)), np.zeros((count, frames))
     np.add.at(total, songs, detrended)
     np.add.at(number, songs, mask)
-    others, heard_by = total[songs] - detrended, number[songs] - mask
-    shared = mask & (heard_by > 0)
-    mean = np.where(shared, others / np.maximum(heard_by, 1), 0)
+    others, listeners = total[songs] - detrended, number[songs] - mask
+    shared = mask & (listeners > 0)
+    mean = np.where(shared, others / np.maximum(listeners, 1), 0)
     alone = detrended_correlation(mean, targets, shared)
     alone[~shared.any(axis=1)] = np.nan
-    return Ceiling(alone, *split_half(songs, detrended, mask, seed))
+    return Agreement(alone, *split_half(songs, detrended, mask, seed))
 
 
 def split_half(songs: np.ndarray, detrended: np.ndarray, mask: np.ndarray, seed: int) -> tuple[float | None, int]:
@@ -174,10 +171,10 @@ def split_half(songs: np.ndarray, detrended: np.ndarray, mask: np.ndarray, seed:
         sums = [np.add.reduceat(np.where(side, detrended, 0), starts) for side in (half, ~half)]
         numbers = [np.add.reduceat(np.where(side, mask, False).astype(float), starts) for side in (half, ~half)]
         shared = (numbers[0] > 0) & (numbers[1] > 0)
-        means = [
+        first, second = (
             np.where(shared, total / np.maximum(number, 1), 0) for total, number in zip(sums, numbers, strict=True)
-        ]
-        halves.append(detrended_correlation(*means, shared))
+        )
+        halves.append(detrended_correlation(first, second, shared))
     defined = np.array(halves)[np.isfinite(halves)]
     if not len(defined):
         return None, 0

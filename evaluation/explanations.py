@@ -1,19 +1,19 @@
-"""What the music does, as far as models can tell: responses over lag, and what is lost without a band or a moment.
+"""What sound does, as far as models can tell: responses over lag, and what is lost without a band or a moment.
 
 Ridge regression has a temporal response function: its weights over lag. A network has none; what it listens to is
 asked by occlusion: a part of its input is replaced by the mean of the training, and the change is measured.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
 from evaluation.controls import detrended_correlation
 from evaluation.descriptors import DESCRIPTORS
-from evaluation.intervals import bootstrap
-from evaluation.signal_baselines import Gram, Heard, best_penalty, ridge_scaling, solve, song_grams, total
+from evaluation.intervals import Interval, bootstrap
+from evaluation.signal_baselines import Gram, TrialsWithSound, best_penalty, ridge_scaling, solve, song_grams, total
 from evaluation.trials import pad_rows
 
 RESAMPLES = 200  # of the training songs, for intervals of the response
@@ -26,11 +26,57 @@ SONGS = 32  # whose moments are occluded, at most: SONGS * PLACES + SONGS sounds
 Predict = Callable[[list[np.ndarray]], list[np.ndarray]]  # sounds (T, F) -> predictions (T,), one each
 
 
-def temporal_response(train: Heard) -> dict[str, Any]:
-    """Weights of the ridge over lag, with intervals over training songs, for `metrics.json`.
+@dataclass(frozen=True)
+class Weights:
+    """Weights of a descriptor by lag, with their intervals."""
 
-    Weights are in the scaled unit of the target a standard deviation of the descriptor. Songs are drawn with
-    replacement and all weights fitted anew, with the penalty that was chosen once.
+    weight: list[float]
+    low: list[float]
+    high: list[float]
+
+
+@dataclass(frozen=True)
+class TemporalResponse:
+    """Weights of a ridge regression over lag, in scaled units of the target per standard deviation of a descriptor."""
+
+    seconds: list[float]  # the lags
+    songs: int  # of the training
+    descriptors: dict[str, Weights]
+
+
+@dataclass(frozen=True)
+class OccludedBand:
+    """What a model loses without some neighbouring features of the sound."""
+
+    first: int
+    last: int
+    lost: Interval  # r within trials, after detrending
+    name: str
+
+
+@dataclass(frozen=True)
+class OccludedMoments:
+    """How much a prediction changes before (negative) and after a moment without sound."""
+
+    seconds: list[float]  # the lags
+    change: list[float]  # absolute, a mean over windows
+    windows: list[int]  # that reach the lag
+    window_seconds: float
+
+
+@dataclass(frozen=True)
+class Explanations:
+    """What a model listens to."""
+
+    response: TemporalResponse
+    bands: list[OccludedBand]
+    absence: OccludedMoments | None  # None: no sound is longer than a moment
+
+
+def temporal_response(train: TrialsWithSound) -> TemporalResponse:
+    """Fit the ridge's weights over lag, with intervals over training songs.
+
+    Songs are drawn with replacement, and all weights are fitted again with the penalty that was chosen once.
     """
     level, spread = ridge_scaling(train, DESCRIPTORS)
     grams = song_grams(train, DESCRIPTORS, level, spread, kernel=False)
@@ -41,63 +87,58 @@ def temporal_response(train: Heard) -> dict[str, Any]:
     resampled = np.stack(
         [solve(Gram(np.tensordot(each, xx, 1), each @ xy, 0.0), penalty)[1:] for each in counts.astype(float)]
     )  # (RESAMPLES, D * lags)
-    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    weights = solve(total(parts), penalty)[1:]
-    by_lag = {  # a design holds the oldest frame first
-        kind: values.reshape(len(DESCRIPTORS), -1)[:, ::-1]
-        for kind, values in (("weight", weights), ("low", low), ("high", high))
-    }
-    lags = by_lag["weight"].shape[1]
-    return {
-        "seconds": (np.arange(lags) / train.frame_rate).tolist(),
-        "songs": len(parts),
-        "descriptors": {
-            name: {kind: values[row].tolist() for kind, values in by_lag.items()}
-            for row, name in enumerate(DESCRIPTORS)
-        },
-    }
+    bounds = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    values = np.stack([solve(total(parts), penalty)[1:], *bounds])  # (3, D * lags): weights, low, high
+    by_lag = values.reshape(3, len(DESCRIPTORS), -1)[..., ::-1]  # a design holds the oldest frame first
+    seconds = np.arange(by_lag.shape[2]) / train.frame_rate
+    descriptors = {name: Weights(*by_lag[:, row].tolist()) for row, name in enumerate(DESCRIPTORS)}
+    return TemporalResponse(seconds.tolist(), len(parts), descriptors)
 
 
 def occluded_bands(
     predict: Predict,
     sounds: Sequence[np.ndarray],
     fill: np.ndarray,
+    names: Sequence[str],
     targets: Sequence[np.ndarray],
     masks: Sequence[np.ndarray],
     songs: Sequence[str],
     listeners: Sequence[str],
     over: str,
-) -> list[dict[str, Any]]:
-    """How much of the r within trials, after detrending, is lost without each band, lowest first; for `metrics.json`.
+) -> list[OccludedBand]:
+    """Measure how much of the r within trials, after detrending, is lost without each band, lowest first.
 
     Args:
-        sounds: (T, F) features that each trial heard. fill: (F,) what stands in for a band, the training's mean.
-        targets, masks: (T,) each. over: what intervals are over.
+        sounds: (T, F) features of each trial's sound.
+        fill: (F,) values that replace a band, the training's mean.
+        names: (F,) of the features.
+        targets, masks: (T,) each.
+        over: what intervals are over.
     """
     target, mask = pad_rows(targets, np.float64), pad_rows(masks, bool)
 
-    def correlation(heard: list[np.ndarray]) -> np.ndarray:
-        return detrended_correlation(pad_rows(predict(heard), np.float64), target, mask)
+    def correlation(sounds: list[np.ndarray]) -> np.ndarray:
+        return detrended_correlation(pad_rows(predict(sounds), np.float64), target, mask)
 
     whole = correlation(list(sounds))
-    found = []
+    bands = []
     for band in np.array_split(np.arange(len(fill)), min(BANDS, len(fill))):
         without = [sound.copy() for sound in sounds]
         for sound in without:
             sound[:, band] = fill[band]
-        lost = bootstrap(whole - correlation(without), songs, listeners, over)
-        found.append({"first": int(band[0]), "last": int(band[-1]), "lost": asdict(lost)})
-    return found
+        lost = cast(Interval, bootstrap(whole - correlation(without), songs, listeners, over))
+        first, last = int(band[0]), int(band[-1])
+        bands.append(OccludedBand(first, last, lost, f"{names[first]} to {names[last]}"))
+    return bands
 
 
 def occluded_moments(
     predict: Predict, sounds: Sequence[np.ndarray], fill: np.ndarray, frame_rate: float
-) -> dict[str, Any] | None:
-    """How much a prediction changes, so long after (before: negative) a moment that was taken out of the sound.
+) -> OccludedMoments | None:
+    """Measure how much a prediction changes around a moment that was taken out of the sound.
 
     A window of WINDOW_SECONDS is replaced by `fill` (F,) at PLACES places of each of the first SONGS sounds (T, F).
-    The change is absolute, averaged over windows; `windows` says how many reach each lag, and lags that fewer than a
-    quarter of the windows reach are left out. None where no sound is longer than a window.
+    Lags that fewer than a quarter of the windows reach are left out. None where no sound is longer than a window.
     """
     width = max(round(WINDOW_SECONDS * frame_rate), 1)
     chosen = [sound for sound in sounds if len(sound) > width][:SONGS]
@@ -114,14 +155,14 @@ def occluded_moments(
     plain, changed = predicted[: len(chosen)], predicted[len(chosen) :]
     longest = max(map(len, chosen))
     change, windows = np.zeros(2 * longest), np.zeros(2 * longest, dtype=int)
-    for made, (number, start) in zip(changed, origin, strict=True):
-        lags = np.arange(len(made)) - start + longest  # of the window's first frame
-        change[lags] += np.abs(made - plain[number])
+    for prediction, (number, start) in zip(changed, origin, strict=True):
+        lags = np.arange(len(prediction)) - start + longest  # of the window's first frame
+        change[lags] += np.abs(prediction - plain[number])
         windows[lags] += 1
     reached = np.flatnonzero(windows >= max(windows.max() // 4, 1))
-    return {
-        "seconds": ((reached - longest) / frame_rate).tolist(),
-        "change": (change[reached] / windows[reached]).tolist(),
-        "windows": windows[reached].tolist(),
-        "window_seconds": width / frame_rate,
-    }
+    return OccludedMoments(
+        seconds=((reached - longest) / frame_rate).tolist(),
+        change=(change[reached] / windows[reached]).tolist(),
+        windows=windows[reached].tolist(),
+        window_seconds=width / frame_rate,
+    )

@@ -39,8 +39,8 @@ class Interval:
 
 def bootstrap(
     values: np.ndarray,
-    songs: Sequence[str],
-    listeners: Sequence[str],
+    songs: Sequence[str] | np.ndarray,
+    listeners: Sequence[str] | np.ndarray,
     over: str = "songs",
     samples: int = 1000,
     seed: int = 0,
@@ -65,7 +65,12 @@ def bootstrap(
 
 
 def check_request(
-    values: np.ndarray, songs: Sequence[str], listeners: Sequence[str], over: str, samples: int, level: float
+    values: np.ndarray,
+    songs: Sequence[str] | np.ndarray,
+    listeners: Sequence[str] | np.ndarray,
+    over: str,
+    samples: int,
+    level: float,
 ) -> None:
     """Refuse what cannot be resampled."""
     if over not in OVER:

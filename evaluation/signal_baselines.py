@@ -1,7 +1,7 @@
-"""What a model has to beat: constants and curves that hear nothing, and ridge regression on what anyone can name.
+"""Baselines: constants and curves that ignore the sound, and ridge regression on descriptors of it.
 
 All are fitted on training trials alone. A baseline maps training trials to a predictor, and that maps trials to
-predictions, one array (T,) a trial, in the scaled unit of the targets.
+predictions, one array (T,) per trial, in the scaled unit of the targets.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -21,8 +21,8 @@ FEWEST_TRIALS = 5  # a curve over time ends where fewer are left
 
 
 @dataclass(frozen=True)
-class Heard:
-    """Trials of one channel, with the sound of each."""
+class TrialsWithSound:
+    """Trials of one channel, with descriptors of the sound of each."""
 
     targets: Sequence[np.ndarray]  # (T,) each, scaled
     masks: Sequence[np.ndarray]  # (T,) bool each
@@ -31,10 +31,10 @@ class Heard:
     frame_rate: float  # Hz
 
 
-Predictor = Callable[[Heard], list[np.ndarray]]
+Predictor = Callable[[TrialsWithSound], list[np.ndarray]]
 
 
-def training_mean(train: Heard) -> Predictor:
+def training_mean(train: TrialsWithSound) -> Predictor:
     """The mean of all training frames."""
     mean = float(
         np.mean(np.concatenate([target[mask] for target, mask in zip(train.targets, train.masks, strict=True)]))
@@ -42,7 +42,7 @@ def training_mean(train: Heard) -> Predictor:
     return lambda trials: [np.full(len(target), mean) for target in trials.targets]
 
 
-def straight_line(train: Heard) -> Predictor:
+def straight_line(train: TrialsWithSound) -> Predictor:
     """One line over the time since onset, for all trials: the drift that most trials share."""
     times = np.concatenate([np.flatnonzero(mask) for mask in train.masks])
     values = np.concatenate([target[mask] for target, mask in zip(train.targets, train.masks, strict=True)])
@@ -50,8 +50,8 @@ def straight_line(train: Heard) -> Predictor:
     return lambda trials: [level + slope * np.arange(len(target)) for target in trials.targets]
 
 
-def time_curve(train: Heard) -> Predictor:
-    """The mean training trial, frame by frame since onset: it knows when, and not what, was heard."""
+def time_curve(train: TrialsWithSound) -> Predictor:
+    """The mean training trial, frame by frame since onset: it knows the time, not the sound."""
     longest = max(map(len, train.targets))
     total, count = np.zeros(longest), np.zeros(longest)
     for target, mask in zip(train.targets, train.masks, strict=True):
@@ -60,13 +60,13 @@ def time_curve(train: Heard) -> Predictor:
     enough = np.flatnonzero(count >= min(FEWEST_TRIALS, len(train.targets)))
     curve = np.interp(np.arange(longest), enough, total[enough] / count[enough])
 
-    def predict(trials: Heard) -> list[np.ndarray]:
+    def predict(trials: TrialsWithSound) -> list[np.ndarray]:
         return [curve[np.minimum(np.arange(len(target)), longest - 1)] for target in trials.targets]
 
     return predict
 
 
-def ridge(train: Heard, names: Sequence[str] = DESCRIPTORS, kernel: bool = False) -> Predictor:
+def ridge(train: TrialsWithSound, names: Sequence[str] = DESCRIPTORS, kernel: bool = False) -> Predictor:
     """Ridge regression on descriptors of the last LAG_SECONDS, each also through the SCR kernel if asked for.
 
     The penalty is the one with the least error on training songs left out, in PENALTY_FOLDS folds.
@@ -75,7 +75,7 @@ def ridge(train: Heard, names: Sequence[str] = DESCRIPTORS, kernel: bool = False
     grams = song_grams(train, names, level, spread, kernel)
     weights = solve(total(grams.values()), best_penalty(grams))
 
-    def predict(trials: Heard) -> list[np.ndarray]:
+    def predict(trials: TrialsWithSound) -> list[np.ndarray]:
         songs = {song: design(trials, song, names, level, spread, kernel) @ weights for song in set(trials.songs)}
         return [
             np.pad(songs[song], (0, max(0, len(target) - len(songs[song]))), mode="edge")[: len(target)]
@@ -85,15 +85,15 @@ def ridge(train: Heard, names: Sequence[str] = DESCRIPTORS, kernel: bool = False
     return predict
 
 
-def ridge_scaling(train: Heard, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def ridge_scaling(train: TrialsWithSound, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and spread (D,) of descriptors over the training songs, each song once."""
     columns = [DESCRIPTORS.index(name) for name in names]
-    heard = np.concatenate([train.descriptors[song] for song in sorted(set(train.songs))])[:, columns]
-    return heard.mean(axis=0), np.maximum(heard.std(axis=0), 1e-9)
+    values = np.concatenate([train.descriptors[song] for song in sorted(set(train.songs))])[:, columns]
+    return values.mean(axis=0), np.maximum(values.std(axis=0), 1e-9)
 
 
 def design(
-    trials: Heard, song: int, names: Sequence[str], level: np.ndarray, spread: np.ndarray, kernel: bool
+    trials: TrialsWithSound, song: int, names: Sequence[str], level: np.ndarray, spread: np.ndarray, kernel: bool
 ) -> np.ndarray:
     """The design matrix (T, P) of one song."""
     columns = [DESCRIPTORS.index(name) for name in names]
@@ -101,14 +101,14 @@ def design(
 
 
 def song_grams(
-    train: Heard, names: Sequence[str], level: np.ndarray, spread: np.ndarray, kernel: bool
+    train: TrialsWithSound, names: Sequence[str], level: np.ndarray, spread: np.ndarray, kernel: bool
 ) -> dict[int, "Gram"]:
-    """What least squares needs of each song, summed over those who heard it."""
+    """Return what least squares needs of each song, summed over its trials."""
     grams: dict[int, Gram] = {}
-    for song, heard_by in sorted(trials_of_songs(train).items()):
+    for song, trials in sorted(trials_of_songs(train).items()):
         x = design(train, song, names, level, spread, kernel)
         parts = []
-        for trial in heard_by:
+        for trial in trials:
             mask = train.masks[trial][: len(x)]
             rows, values = x[: len(mask)][mask], train.targets[trial][: len(mask)][mask]
             parts.append(Gram(rows.T @ rows, rows.T @ values, float(values @ values)))
@@ -116,12 +116,12 @@ def song_grams(
     return grams
 
 
-def trials_of_songs(trials: Heard) -> dict[int, list[int]]:
-    """The trials of each song, by position."""
-    found: dict[int, list[int]] = {}
+def trials_of_songs(trials: TrialsWithSound) -> dict[int, list[int]]:
+    """Return the positions of each song's trials."""
+    positions: dict[int, list[int]] = {}
     for trial, song in enumerate(trials.songs):
-        found.setdefault(song, []).append(trial)
-    return found
+        positions.setdefault(song, []).append(trial)
+    return positions
 
 
 def lagged(descriptors: np.ndarray, frame_rate: float, kernel: bool) -> np.ndarray:
@@ -155,7 +155,9 @@ class Gram:
 def total(parts: Iterable[Gram]) -> Gram:
     """The sums over all parts."""
     parts = list(parts)
-    return Gram(sum(part.xx for part in parts), sum(part.xy for part in parts), sum(part.yy for part in parts))
+    zero = np.zeros(())
+    xx, xy = sum((part.xx for part in parts), zero), sum((part.xy for part in parts), zero)
+    return Gram(xx, xy, sum((part.yy for part in parts), 0.0))
 
 
 def solve(gram: Gram, penalty: float) -> np.ndarray:
@@ -177,16 +179,16 @@ def best_penalty(grams: dict[int, Gram]) -> float:
         rest = total(kept)
         for penalty in PENALTIES:
             weights = solve(rest, penalty)
-            errors[penalty] += weights @ out.xx @ weights - 2 * weights @ out.xy + out.yy
-    return min(errors, key=errors.get)
+            errors[penalty] += float(weights @ out.xx @ weights - 2 * weights @ out.xy + out.yy)
+    return min(errors, key=errors.__getitem__)
 
 
-def mean_of_others(trials: Heard) -> list[np.ndarray]:
-    """The mean of everyone else who heard the same song: an oracle, what a model that knew the song could reach."""
-    predictions, heard_by = [], trials_of_songs(trials)
+def mean_of_others(trials: TrialsWithSound) -> list[np.ndarray]:
+    """Predict the mean of the song's other trials: an oracle, what a model that knew the song could reach."""
+    predictions, of_song = [], trials_of_songs(trials)
     for trial, (song, target) in enumerate(zip(trials.songs, trials.targets, strict=True)):
         total, count = np.zeros(len(target)), np.zeros(len(target))
-        for other in (other for other in heard_by[song] if other != trial):
+        for other in (other for other in of_song[song] if other != trial):
             frames = min(len(target), len(trials.targets[other]))
             total[:frames] += np.where(trials.masks[other], trials.targets[other], 0)[:frames]
             count[:frames] += trials.masks[other][:frames]
@@ -194,12 +196,12 @@ def mean_of_others(trials: Heard) -> list[np.ndarray]:
     return predictions
 
 
-HEARS_NOTHING: dict[str, Callable[[Heard], Predictor]] = {
+BASELINES_WITHOUT_SOUND: dict[str, Callable[[TrialsWithSound], Predictor]] = {
     "training_mean": training_mean,
     "straight_line": straight_line,
     "time_curve": time_curve,
 }
-HEARS: dict[str, Callable[[Heard], Predictor]] = {
+BASELINES_WITH_SOUND: dict[str, Callable[[TrialsWithSound], Predictor]] = {
     "loudness": lambda train: ridge(train, names=("loudness",)),
     "ridge": ridge,
     "ridge_scr": lambda train: ridge(train, kernel=True),

@@ -1,6 +1,7 @@
 """When a run may say "effect": one rule, here and nowhere else."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 SIGNIFICANCE = 0.05  # of the permutation test, one-sided
 FEWEST_PERMUTATIONS = 199
@@ -14,18 +15,15 @@ RULE = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """ "effect" or "no effect", and what was missing for an effect."""
+    """Whether there is an effect, and what was missing for one."""
 
-    effect: bool
-    missing: tuple[str, ...]
-
-    def record(self) -> dict[str, object]:
-        """For `metrics.json` and the card."""
-        return {"verdict": "effect" if self.effect else "no effect", "missing": list(self.missing), "rule": RULE}
+    verdict: Literal["effect", "no effect"]
+    missing: list[str]
+    rule: str = RULE
 
 
 def decide(gain_low: float | None, p: float | None, permutations: int, songs: int) -> Verdict:
-    """Apply the rule to the lower bound of the gain over the best deaf baseline and the permutation test.
+    """Apply the rule to the lower bound of the gain over the best baseline without sound, and the permutation test.
 
     None stands for a figure that could not be computed, which is never an effect.
     """
@@ -42,4 +40,4 @@ def decide(gain_low: float | None, p: float | None, permutations: int, songs: in
         missing.append(f"{permutations} permutations are fewer than {FEWEST_PERMUTATIONS}")
     if songs < FEWEST_SONGS:
         missing.append(f"{songs} songs are fewer than {FEWEST_SONGS}")
-    return Verdict(not missing, tuple(missing))
+    return Verdict("no effect" if missing else "effect", missing)

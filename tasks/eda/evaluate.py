@@ -1,117 +1,128 @@
 """Score predicted skin conductance against baselines, a null and a ceiling."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
+from torch.utils.data import Dataset
 from transformers import Trainer
 
 from evaluation.controls import detrended_correlation
 from evaluation.descriptors import DESCRIPTORS
-from evaluation.explanations import occluded_bands, occluded_moments, temporal_response
-from evaluation.signal_baselines import HEARS, HEARS_NOTHING, Heard, mean_of_others
-from evaluation.signals import assess, longest_of_song
+from evaluation.explanations import Explanations, occluded_bands, occluded_moments, temporal_response
+from evaluation.signal_baselines import BASELINES_WITH_SOUND, BASELINES_WITHOUT_SOUND, TrialsWithSound, mean_of_others
+from evaluation.signals import ChannelResults, assess, longest_of_song
 from evaluation.trials import Trials, pad_rows
 from media.scaling import Scaling
+from modeling.feature_extraction_audio import AudioFeatureExtractor
 from modeling.layers import IGNORE_LABEL
 from tasks.eda.data import EdaData, means_of
-from tasks.eda.items import SignalTables, TrialDataset, ragged_column
+from tasks.eda.items import TrialDataset, ragged_column
+from tasks.eda.records import EdaResults
 from training.task import Evaluation
 
 IN_SAMPLE = "The baselines were fitted on trials that are scored here, which flatters them; the test side has no such."
 
 
 def evaluate(trainer: Trainer, data: EdaData, side: str) -> Evaluation:
-    """The assessment of one side, a channel at a time, and the predictions behind it."""
+    """Assess the predictions for one side, channel by channel."""
     dataset = data.sides[side]
     if not len(dataset):
         raise ValueError(f"nothing to score: the {side} side has no trial; change split_seed, the fractions or data")
     output = trainer.predict(dataset, metric_key_prefix=side)
     predictions = [row[: len(labels)] for row, labels in zip(means_of(output), dataset.labels, strict=True)]  # scaled
-    results = {
-        "unit": data.scaling.unit,
-        "trials": len(dataset),
-        "songs": len(set(dataset.song_ids)),
-        "listeners": len(set(dataset.listeners)),
-        "note": IN_SAMPLE if side in ("all", "train") else None,
-        "channels": {
-            name: assess_channel(data, dataset, predictions, channel)
-            for channel, name in enumerate(data.tables.channels)
-        },
-    }
-    if data.explain:
-        for channel, found in enumerate(results["channels"].values()):
-            found["explanations"] = explain_channel(trainer, data, dataset, channel, found["interval_over"])
+    channels = {}
+    for channel, name in enumerate(data.tables.channels):
+        results = assess_channel(data, dataset, predictions, channel)
+        if data.explain:
+            explanations = explain_channel(trainer, data, dataset, channel, results.interval_over)
+            results = replace(results, explanations=explanations)
+        channels[name] = results
+    results = EdaResults(
+        unit=data.scaling.unit,
+        trials=len(dataset),
+        songs=len(set(dataset.song_ids)),
+        listeners=len(set(dataset.listeners)),
+        note=IN_SAMPLE if side in ("all", "train") else None,
+        channels=channels,
+    )
     return Evaluation(results, prediction_table(data, dataset, predictions))
 
 
-def explain_channel(trainer: Trainer, data: EdaData, dataset: TrialDataset, channel: int, over: str) -> dict[str, Any]:
-    """The ridge's response over lag, and what the model loses without a band or a moment of sound."""
+def explain_channel(trainer: Trainer, data: EdaData, dataset: TrialDataset, channel: int, over: str) -> Explanations:
+    """Fit the ridge's response over lag, and measure what the model loses without a band or a moment of sound."""
 
     def predict(sounds: list[np.ndarray]) -> list[np.ndarray]:
-        """One channel (T,) of what the model says of each sound (T, F), scaled."""
+        """Predict one channel (T,) of each sound (T, F), scaled."""
         blank = [np.zeros((len(sound), len(data.tables.channels)), np.float32) for sound in sounds]
         items = [{"input_features": sound, "labels": none} for sound, none in zip(sounds, blank, strict=True)]
-        means = means_of(trainer.predict(items, metric_key_prefix="explain"))
+        means = means_of(trainer.predict(cast(Dataset, items), metric_key_prefix="explain"))
         return [row[: len(sound), channel].astype(np.float64) for row, sound in zip(means, sounds, strict=True)]
 
-    train, test = (heard(data.tables, each, channel, data.frame_rate) for each in (data.train, dataset))
+    test = trials_with_sound(data, dataset, channel)
     fill = np.concatenate(data.train.input_features).mean(axis=0)  # (F,)
+    names = cast(AudioFeatureExtractor, trainer.processing_class).feature_names
     sounds = dataset.input_features
     by_song = list(dict(zip(dataset.song_ids, sounds, strict=True)).values())
-    bands = occluded_bands(predict, sounds, fill, test.targets, test.masks, dataset.song_ids, dataset.listeners, over)
-    names = trainer.processing_class.feature_names
-    for band in bands:
-        band["name"] = f"{names[band['first']]} to {names[band['last']]}"
-    return {
-        "response": temporal_response(train),
-        "bands": bands,
-        "absence": occluded_moments(predict, by_song, fill, data.frame_rate),
-    }
+    return Explanations(
+        response=temporal_response(trials_with_sound(data, data.train, channel)),
+        bands=occluded_bands(
+            predict, sounds, fill, names, test.targets, test.masks, dataset.song_ids, dataset.listeners, over
+        ),
+        absence=occluded_moments(predict, by_song, fill, data.frame_rate),
+    )
 
 
 def assess_channel(
     data: EdaData, dataset: TrialDataset, predictions: list[np.ndarray], channel: int
-) -> dict[str, Any]:
-    """Fit the baselines on the training side, and put the model (scaled predictions (T, C)) beside them."""
+) -> ChannelResults:
+    """Fit the baselines on the training side, and compare the model's scaled predictions (T, C) with theirs."""
 
-    def back(rows: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """One channel (T,) of each trial in the unit of the target."""
-        return [in_unit(data.scaling, row, who, channel) for row, who in zip(rows, dataset.listeners, strict=True)]
+    def unscaled(rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return one channel (T,) of each trial in the unit of the target."""
+        pairs = zip(rows, dataset.listeners, strict=True)
+        return [in_unit(data.scaling, row, listener, channel) for row, listener in pairs]
 
-    train, test = (heard(data.tables, each, channel, data.frame_rate) for each in (data.train, dataset))
-    made = {name: fit(train)(test) for name, fit in (HEARS_NOTHING | HEARS).items()} | {"others": mean_of_others(test)}
+    train, test = (trials_with_sound(data, side, channel) for side in (data.train, dataset))
+    baselines = {name: fit(train)(test) for name, fit in (BASELINES_WITHOUT_SOUND | BASELINES_WITH_SOUND).items()}
+    baselines["others"] = mean_of_others(test)
     scaled = [prediction[:, channel].astype(np.float64) for prediction in predictions]
-    masked = [np.where(mask, target, 0.0) for target, mask in zip(test.targets, test.masks, strict=True)]
+    targets = [np.where(mask, target, 0.0) for target, mask in zip(test.targets, test.masks, strict=True)]
     constant = [np.full(1, data.training_mean[channel])] * len(dataset)
     model = Trials.pad(
-        back(scaled), back(masked), test.masks, dataset.song_ids, dataset.listeners, data.frame_rate, data.scaling.unit
+        unscaled(scaled),
+        unscaled(targets),
+        test.masks,
+        dataset.song_ids,
+        dataset.listeners,
+        data.frame_rate,
+        data.scaling.unit,
     )
     return assess(
         model,
-        {name: pad_rows(back(rows), np.float64) for name, rows in made.items()},
-        np.concatenate(back(constant)),
+        {name: pad_rows(unscaled(rows), np.float64) for name, rows in baselines.items()},
+        np.concatenate(unscaled(constant)),
         longest_of_song(scaled, dataset.song_ids),
-        pad_rows(masked, np.float64),
+        pad_rows(targets, np.float64),
     )
 
 
-def heard(tables: SignalTables, dataset: TrialDataset, channel: int, frame_rate: float) -> Heard:
-    """One channel of some trials with the describable sound of their songs, for the baselines."""
-    width = len(DESCRIPTORS)
+def trials_with_sound(data: EdaData, dataset: TrialDataset, channel: int) -> TrialsWithSound:
+    """Return one channel of some trials with the descriptors of their songs, for the baselines."""
     labels = [trial[:, channel].astype(np.float64) for trial in dataset.labels]
-    return Heard(
+    return TrialsWithSound(
         targets=labels,
         masks=[trial != IGNORE_LABEL for trial in labels],
         songs=dataset.songs,
-        descriptors=[flat.reshape(-1, width) for flat in ragged_column(tables.songs, "descriptors")],
-        frame_rate=frame_rate,
+        descriptors=[flat.reshape(-1, len(DESCRIPTORS)) for flat in ragged_column(data.tables.songs, "descriptors")],
+        frame_rate=data.frame_rate,
     )
 
 
 def in_unit(scaling: Scaling, values: np.ndarray, listener: str, channel: int) -> np.ndarray:
-    """Scaled values (T,) of a channel in the unit that the scaling promises; per-trial units stay, and say so."""
+    """Return scaled values (T,) of a channel in the unit of the scaling; values scaled per trial stay as they are."""
     if scaling.scope == "trial":
         return values
     wide = np.zeros((len(values), len(scaling.channels)))
@@ -120,15 +131,15 @@ def in_unit(scaling: Scaling, values: np.ndarray, listener: str, channel: int) -
 
 
 def prediction_table(data: EdaData, dataset: TrialDataset, predictions: list[np.ndarray]) -> pa.Table:
-    """A row a trial and channel: who heard what, target (null where it does not count), prediction, scores."""
-    records = []
-    for index, (labels, prediction) in enumerate(zip(dataset.labels, predictions, strict=True)):
+    """Return one row per trial and channel, with the target (null where it does not count) and the scores."""
+    records: list[dict[str, Any]] = []
+    for index, (labels, scaled) in enumerate(zip(dataset.labels, predictions, strict=True)):
         listener = dataset.listeners[index]
         for channel, name in enumerate(data.tables.channels):
             target = in_unit(data.scaling, labels[:, channel], listener, channel)
             scored = labels[:, channel] != IGNORE_LABEL
-            made = in_unit(data.scaling, prediction[:, channel], listener, channel)
-            (r,) = detrended_correlation(made[None], target[None], scored[None])
+            prediction = in_unit(data.scaling, scaled[:, channel], listener, channel)
+            (r,) = detrended_correlation(prediction[None], target[None], scored[None])
             records.append(
                 {
                     "song_id": dataset.song_ids[index],
@@ -138,8 +149,8 @@ def prediction_table(data: EdaData, dataset: TrialDataset, predictions: list[np.
                     "unit": data.scaling.unit,
                     "frame_rate": data.frame_rate,
                     "target": [value if keep else None for value, keep in zip(target.tolist(), scored, strict=True)],
-                    "prediction": made.tolist(),
-                    "rmse": float(np.sqrt(np.mean((made - target)[scored] ** 2))) if scored.any() else None,
+                    "prediction": prediction.tolist(),
+                    "rmse": float(np.sqrt(np.mean((prediction - target)[scored] ** 2))) if scored.any() else None,
                     "detrended_pearson": float(r) if np.isfinite(r) else None,
                 }
             )

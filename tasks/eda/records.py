@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from evaluation.signals import ChannelResults
 from training.task import DataRecord
 
 
@@ -22,3 +23,15 @@ class EdaDataRecord(DataRecord):
     control: str | None
     training_mean: list[float]  # per channel, in scaled units
     target_scaling: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EdaResults:
+    """The scores on one part of the data."""
+
+    unit: str
+    trials: int
+    songs: int
+    listeners: int
+    note: str | None
+    channels: dict[str, ChannelResults]

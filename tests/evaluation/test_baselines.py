@@ -6,12 +6,20 @@ import pytest
 
 from evaluation import signal_baselines as baselines
 from evaluation.descriptors import DESCRIPTORS, SAMPLING_RATE, describe
-from evaluation.signal_baselines import HEARS, HEARS_NOTHING, Heard, bateman, lagged, mean_of_others, ridge
+from evaluation.signal_baselines import (
+    BASELINES_WITH_SOUND,
+    BASELINES_WITHOUT_SOUND,
+    TrialsWithSound,
+    bateman,
+    lagged,
+    mean_of_others,
+    ridge,
+)
 
 RATE = 4.0  # Hz
 
 
-def make_heard(songs: int, listeners: int, drive: float, drift: float, seed: int) -> Heard:
+def make_trials(songs: int, listeners: int, drive: float, drift: float, seed: int) -> TrialsWithSound:
     """Songs of 100 to 160 frames whose loudness drives the target 2 s later, on a drift that all trials share."""
     generator = np.random.default_rng(seed)
     descriptors = [generator.normal(size=(generator.integers(100, 160), len(DESCRIPTORS))) for _ in range(songs)]
@@ -23,61 +31,61 @@ def make_heard(songs: int, listeners: int, drive: float, drift: float, seed: int
             targets.append(drive * late + drift * time / 100 + generator.normal(0, 0.3, len(sound)))
             masks.append(generator.random(len(sound)) > 0.1)
             of.append(song)
-    return Heard(targets, masks, of, descriptors, RATE)
+    return TrialsWithSound(targets, masks, of, descriptors, RATE)
 
 
-def correlation(predictions: list[np.ndarray], trials: Heard) -> float:
+def correlation(predictions: list[np.ndarray], trials: TrialsWithSound) -> float:
     """Mean correlation within trials, over the frames that count."""
     pairs = zip(predictions, trials.targets, trials.masks, strict=True)
     return float(np.mean([np.corrcoef(prediction[mask], target[mask])[0, 1] for prediction, target, mask in pairs]))
 
 
 def test_ridge_finds_the_sound_and_the_curves_find_the_drift() -> None:
-    train, test = make_heard(20, 4, drive=1.0, drift=0.0, seed=0), make_heard(8, 4, drive=1.0, drift=0.0, seed=1)
+    train, test = make_trials(20, 4, drive=1.0, drift=0.0, seed=0), make_trials(8, 4, drive=1.0, drift=0.0, seed=1)
     assert correlation(ridge(train)(test), test) > 0.9
     assert correlation(baselines.time_curve(train)(test), test) < 0.2
-    train, test = make_heard(20, 4, drive=0.0, drift=2.0, seed=0), make_heard(8, 4, drive=0.0, drift=2.0, seed=1)
+    train, test = make_trials(20, 4, drive=0.0, drift=2.0, seed=0), make_trials(8, 4, drive=0.0, drift=2.0, seed=1)
     assert correlation(baselines.straight_line(train)(test), test) > 0.8
     assert correlation(baselines.time_curve(train)(test), test) > 0.8
 
 
 def test_ridge_without_an_effect_predicts_next_to_nothing() -> None:
-    train, test = make_heard(20, 4, drive=0.0, drift=0.0, seed=2), make_heard(20, 4, drive=0.0, drift=0.0, seed=3)
+    train, test = make_trials(20, 4, drive=0.0, drift=0.0, seed=2), make_trials(20, 4, drive=0.0, drift=0.0, seed=3)
     assert abs(correlation(ridge(train)(test), test)) < 0.05
     assert np.concatenate(ridge(train)(test)).std() < 0.05
 
 
-@pytest.mark.parametrize("name", [*HEARS_NOTHING, *HEARS])
+@pytest.mark.parametrize("name", [*BASELINES_WITHOUT_SOUND, *BASELINES_WITH_SOUND])
 def test_masked_frames_of_the_training_change_nothing(name: str) -> None:
-    fit = (HEARS_NOTHING | HEARS)[name]
-    train, test = make_heard(6, 2, drive=1.0, drift=1.0, seed=4), make_heard(2, 2, drive=1.0, drift=1.0, seed=5)
+    fit = (BASELINES_WITHOUT_SOUND | BASELINES_WITH_SOUND)[name]
+    train, test = make_trials(6, 2, drive=1.0, drift=1.0, seed=4), make_trials(2, 2, drive=1.0, drift=1.0, seed=5)
     spoilt = [np.where(mask, target, 1e9) for target, mask in zip(train.targets, train.masks, strict=True)]
-    other = Heard(spoilt, train.masks, train.songs, train.descriptors, RATE)
+    other = TrialsWithSound(spoilt, train.masks, train.songs, train.descriptors, RATE)
     for one, two in zip(fit(train)(test), fit(other)(test), strict=True):
         np.testing.assert_array_equal(one, two)
 
 
-@pytest.mark.parametrize("name", [*HEARS_NOTHING, *HEARS])
+@pytest.mark.parametrize("name", [*BASELINES_WITHOUT_SOUND, *BASELINES_WITH_SOUND])
 def test_a_baseline_predicts_every_frame_even_of_longer_trials(name: str) -> None:
-    fit = (HEARS_NOTHING | HEARS)[name]
-    train, test = make_heard(5, 2, drive=1.0, drift=1.0, seed=6), make_heard(2, 2, drive=1.0, drift=1.0, seed=7)
+    fit = (BASELINES_WITHOUT_SOUND | BASELINES_WITH_SOUND)[name]
+    train, test = make_trials(5, 2, drive=1.0, drift=1.0, seed=6), make_trials(2, 2, drive=1.0, drift=1.0, seed=7)
     longer = [np.append(target, np.zeros(200)) for target in test.targets]
-    trials = Heard(longer, [np.ones(len(t), bool) for t in longer], test.songs, test.descriptors, RATE)
+    trials = TrialsWithSound(longer, [np.ones(len(t), bool) for t in longer], test.songs, test.descriptors, RATE)
     for prediction, target in zip(fit(train)(trials), longer, strict=True):
         assert prediction.shape == target.shape
         assert np.isfinite(prediction).all()
 
 
-@pytest.mark.parametrize("name", HEARS_NOTHING)
+@pytest.mark.parametrize("name", BASELINES_WITHOUT_SOUND)
 def test_what_hears_nothing_says_the_same_of_every_song(name: str) -> None:
-    train, test = make_heard(6, 2, drive=1.0, drift=1.0, seed=8), make_heard(3, 2, drive=1.0, drift=1.0, seed=9)
-    predictions = HEARS_NOTHING[name](train)(test)
+    train, test = make_trials(6, 2, drive=1.0, drift=1.0, seed=8), make_trials(3, 2, drive=1.0, drift=1.0, seed=9)
+    predictions = BASELINES_WITHOUT_SOUND[name](train)(test)
     shortest = min(map(len, predictions))
     assert all(np.array_equal(prediction[:shortest], predictions[0][:shortest]) for prediction in predictions)
 
 
 def test_the_mean_of_others_leaves_the_listener_out() -> None:
-    trials = Heard(
+    trials = TrialsWithSound(
         [np.array([1.0, 2.0]), np.array([3.0, 4.0]), np.array([5.0, 8.0])], [np.ones(2, bool)] * 3, [0] * 3, [], RATE
     )
     np.testing.assert_array_equal(mean_of_others(trials), [[4, 6], [3, 5], [2, 3]])

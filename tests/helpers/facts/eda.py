@@ -1,14 +1,15 @@
 """The record of a made-up run of the eda task."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from scipy.ndimage import gaussian_filter1d
 
-from evaluation.signal_baselines import HEARS_NOTHING
-from evaluation.signals import assess, longest_of_song
+from evaluation.signal_baselines import BASELINES_WITHOUT_SOUND
+from evaluation.signals import ChannelResults, assess, longest_of_song
 from evaluation.trials import Trials
 from tasks.eda.card import channel_table
 from tests.helpers.facts import SCRIPT, run_facts
@@ -23,7 +24,7 @@ def slow(generator: np.random.Generator, *shape: int) -> np.ndarray:
     return gaussian_filter1d(generator.normal(size=shape), 5, axis=-1)
 
 
-def make_assessment(songs: int = 10, listeners: int = 6, coupling: float = 1.0, **changes: Any) -> dict[str, Any]:
+def make_assessment(songs: int = 10, listeners: int = 6, coupling: float = 1.0, **changes: Any) -> ChannelResults:
     """Assess a model that predicts `coupling` of what each song does to everyone's skin."""
     generator = np.random.default_rng(0)
     of, who = np.repeat(np.arange(songs), listeners), np.tile(np.arange(listeners), songs)
@@ -35,11 +36,12 @@ def make_assessment(songs: int = 10, listeners: int = 6, coupling: float = 1.0, 
     names = np.array([f"song {n}" for n in of])
     model = Trials(predicted[of], targets, mask, names, np.array([f"{n}" for n in who]), 4.0, "uS")
     curve = np.linspace(0, 1, FRAMES)
-    baselines = {name: np.broadcast_to(curve, targets.shape) for name in HEARS_NOTHING}
+    baselines = {name: np.broadcast_to(curve, targets.shape) for name in BASELINES_WITHOUT_SOUND}
     by_song = longest_of_song(list(predicted[of]), names)
     results = assess(model, baselines, np.zeros(len(of)), by_song, targets)
-    json.dumps(results, allow_nan=False)  # no NaN reaches a record
-    table = channel_table({"unit": "uS", "trials": len(of)}, "raw", results)
+    record = asdict(results)
+    json.dumps(record, allow_nan=False)  # no NaN reaches a record
+    table = channel_table({"unit": "uS", "trials": len(of)}, "raw", record)
     assert "nan" not in table.lower()
     assert "None" not in table
     return results
@@ -73,7 +75,7 @@ def make_facts(**changes: Any) -> dict[str, Any]:
         },
         parameters=10,
         receptive_field_seconds=2.0,
-        test={"unit": "uS", **SIDE, "note": None, "channels": {"raw": make_assessment(**changes)}},
+        test={"unit": "uS", **SIDE, "note": None, "channels": {"raw": asdict(make_assessment(**changes))}},
     )
 
 
