@@ -80,7 +80,7 @@ class EmotionData:
 
 def policies(data: EmotionData) -> list[str]:
     """What was done about all that a reader of the scores may wonder about, a sentence each."""
-    twins = [f"{said} ({data.notes[note]:,} rows)." for note, said in TWINS.items() if note in data.notes]
+    twins = [f"{text} ({data.notes[note]:,} rows)." for note, text in TWINS.items() if note in data.notes]
     cut = ", ".join(f"{count:,} of {side}" for side, count in data.texts_cut.items() if count and side != "all")
     order = "; ".join(f"{head} {', '.join(names)}" for head, names in data.names.items())
     return [

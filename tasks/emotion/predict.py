@@ -1,6 +1,6 @@
-"""A saved model on clips of one's own: emotion and sentiment of each utterance, with its time and text, as JSON.
+"""Predict the emotions and sentiments of the utterances of clips, and write them as JSON.
 
-A clip is one utterance, with `--text` what is said in it; or a recording of many, cut by a table of utterances.
+A clip is one utterance, whose words `--text` gives, or a recording of several, which `--utterances` lists.
 """
 
 import argparse
@@ -18,108 +18,115 @@ from tqdm import tqdm
 from media.video import VideoError, probe_clip
 from modeling import FusionForEmotion, FusionProcessor
 from tasks.emotion.items import clip_for, clip_inputs
-from tasks.emotion.subtitles import Said, read_utterances
+from tasks.emotion.subtitles import Utterance, read_utterances
 from training.task import Predicted
 
-TOP = 3  # classes that are named of each head
+TOP = 3  # classes that are listed per head
 SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".wav", ".flac", ".ogg", ".mp3")
 
 
 @dataclass(frozen=True)
-class Felt:
-    """What a model says of an utterance."""
+class LabelConfidence:
+    label: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class UtterancePrediction:
+    """The most likely emotions and sentiments of an utterance, the most likely first."""
 
     start_seconds: float
     end_seconds: float | None  # None: to the end of a clip that was streamed without a length
     text: str | None
-    emotions: list[dict[str, Any]]  # the TOP of them, as {"label": ..., "confidence": ...}
-    sentiments: list[dict[str, Any]]
-    missing: list[str]  # modalities that the model knows and did not get
+    emotions: list[LabelConfidence]
+    sentiments: list[LabelConfidence]
+    missing: list[str]  # modalities that the model reads and the utterance lacks
 
 
 @dataclass(frozen=True)
-class EmotionPrediction:
-    """What a model says of a clip."""
+class ClipPrediction:
+    """The predictions for the utterances of a clip."""
 
     file: Path
-    utterances: list[Felt]
+    utterances: list[UtterancePrediction]
 
 
 def predict_clips(
     model: FusionForEmotion, processor: FusionProcessor, clips: Sequence[Path], arguments: argparse.Namespace
 ) -> Predicted:
-    """Write all predictions as one JSON, whole or not at all; they, why some clips have none, and what was written."""
+    """Predict clips, and write all predictions as one JSON file, whole or not at all."""
     if arguments.text is not None and arguments.utterances is not None:
         raise ValueError("--text and --utterances both say what is said; give one of them")
     if arguments.text is not None and "text" not in model.config.modalities:
         raise ValueError(f"--text: the model reads {' and '.join(model.config.modalities)}; leave it out")
     if (arguments.text is not None or arguments.utterances is not None) and len(clips) > 1:
         raise ValueError(f"--text and --utterances are of one clip, and {len(clips)} came; predict them one by one")
-    said = [Said(0.0, None, arguments.text)]
+    utterances = [Utterance(0.0, None, arguments.text)]
     if arguments.utterances is not None:
-        said = read_utterances(arguments.utterances)
-    found, failed = [], []
+        utterances = read_utterances(arguments.utterances)
+    predictions, unreadable = [], []
     for clip in tqdm(clips, desc="predicting", unit="clip"):
         try:
-            found.append(EmotionPrediction(clip, [felt(model, processor, clip, each) for each in said]))
+            predicted = [predict_utterance(model, processor, clip, utterance) for utterance in utterances]
+            predictions.append(ClipPrediction(clip, predicted))
         except VideoError as error:
-            failed.append(str(error))
-    if found:
-        records = [asdict(clip) | {"file": str(clip.file)} for clip in found]
+            unreadable.append(str(error))
+    if predictions:
+        records = [asdict(clip) | {"file": str(clip.file)} for clip in predictions]
         text = json.dumps(records, indent=2, ensure_ascii=False, allow_nan=False)
         draft = arguments.output.with_name(arguments.output.name + ".part")
         draft.write_text(text + "\n", encoding="utf-8")
         os.replace(draft, arguments.output)
-    count = sum(len(clip.utterances) for clip in found)
-    return Predicted(found, failed, f"{count} utterances, by {' and '.join(model.config.modalities)}\n{shown(found)}")
+    lines = [line_of(utterance) for clip in predictions for utterance in clip.utterances]
+    summary = "\n".join([f"{len(lines)} utterances, by {' and '.join(model.config.modalities)}", *lines])
+    return Predicted(predictions, unreadable, summary)
 
 
-def shown(found: Sequence[EmotionPrediction]) -> str:
-    """A line an utterance."""
-    lines = []
-    for clip in found:
-        for one in clip.utterances:
-            names = ", ".join(f"{e['label']} {e['confidence']:.2f}" for e in one.emotions)
-            moods = ", ".join(f"{e['label']} {e['confidence']:.2f}" for e in one.sentiments)
-            lack = f" (without {' and '.join(one.missing)})" if one.missing else ""
-            lines.append(f"{one.start_seconds:8.2f} s  {one.text or ''}: {names}; {moods}{lack}")
-    return "\n".join(lines)
+def line_of(utterance: UtterancePrediction) -> str:
+    """Write a prediction in one line, for the terminal."""
+    emotions, sentiments = (
+        ", ".join(f"{one.label} {one.confidence:.2f}" for one in ranked)
+        for ranked in (utterance.emotions, utterance.sentiments)
+    )
+    missing = f" (without {' and '.join(utterance.missing)})" if utterance.missing else ""
+    return f"{utterance.start_seconds:8.2f} s  {utterance.text or ''}: {emotions}; {sentiments}{missing}"
 
 
 @torch.inference_mode()
-def felt(model: FusionForEmotion, processor: FusionProcessor, clip: Path, said: Said) -> Felt:
-    """What the model says of one utterance of a clip, by what there is of it."""
+def predict_utterance(
+    model: FusionForEmotion, processor: FusionProcessor, clip: Path, utterance: Utterance
+) -> UtterancePrediction:
+    """Predict one utterance of a clip from the modalities that it has."""
     wanted = set(model.config.modalities)
     facts = probe_clip(clip)
-    lasts = {"video": facts.video_seconds, "audio": facts.audio_seconds}  # s
+    start, end, text = utterance.start_seconds, utterance.end_seconds, utterance.text
+    lengths = {"video": facts.video_seconds, "audio": facts.audio_seconds}  # s
     has = {"video": facts.width is not None, "audio": facts.sampling_rate is not None}
     given: dict[str, Any] = {}
-    readable = {name for name in wanted & set(has) if has[name] and said.start_seconds < (lasts[name] or math.inf)}
-    if not readable and not ("text" in wanted and said.text and said.text.strip()):
+    readable = {name for name in wanted & set(has) if has[name] and start < (lengths[name] or math.inf)}
+    if not readable and not ("text" in wanted and text and text.strip()):
         raise VideoError(
-            f"{clip}: nothing to go by at {said.start_seconds:g} s: no {' and no '.join(sorted(wanted))}; the model "
-            "reads these"
+            f"{clip}: nothing to go by at {start:g} s: no {' and no '.join(sorted(wanted))}; the model reads these"
         )
     if readable:
-        seconds = None if said.end_seconds is None else said.end_seconds - said.start_seconds
-        read = clip_for(processor, clip, readable, start=said.start_seconds, seconds=seconds)
+        seconds = None if end is None else end - start
+        read = clip_for(processor, clip, readable, start=start, seconds=seconds)
         given |= clip_inputs(processor, read, wanted)
     if "text" in wanted:
-        given["text"] = [said.text]
+        given["text"] = [text]
     output = model(**{name: value.to(model.device) for name, value in processor(**given).items()})
-    there = dict(zip(model.config.modalities, output.present[0].tolist(), strict=True))
-    known = [seconds for seconds in lasts.values() if seconds is not None]
-    return Felt(
-        said.start_seconds,
-        max(known, default=None) if said.end_seconds is None else said.end_seconds,
-        said.text,
+    known = [seconds for seconds in lengths.values() if seconds is not None]
+    return UtterancePrediction(
+        start,
+        max(known, default=None) if end is None else end,
+        text,
         most_likely(output.emotion_logits[0], model.config.emotion_names),
         most_likely(output.sentiment_logits[0], model.config.sentiment_names),
-        [name for name, given in there.items() if not given],
+        [name for name, has in zip(model.config.modalities, output.present[0].tolist(), strict=True) if not has],
     )
 
 
-def most_likely(logits: torch.Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
-    """The TOP classes, the likeliest first."""
-    confidence, place = logits.double().softmax(-1).topk(min(TOP, len(names)))
-    return [{"label": names[i], "confidence": c} for c, i in zip(confidence.tolist(), place.tolist(), strict=True)]
+def most_likely(logits: torch.Tensor, names: Sequence[str]) -> list[LabelConfidence]:
+    """Return the TOP classes, the most likely first."""
+    confidences, codes = logits.double().softmax(-1).topk(min(TOP, len(names)))
+    return [LabelConfidence(names[code], c) for c, code in zip(confidences.tolist(), codes.tolist(), strict=True)]

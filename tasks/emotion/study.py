@@ -76,7 +76,7 @@ def rows_of_setting(runs: Sequence[FinishedRun], reference: Sequence[FinishedRun
 
 
 def truth(run: FinishedRun) -> pa.Table:
-    """What a run scored, without what it said."""
+    """Return the rows that a run scored, without its predictions."""
     return run.scores.drop([name for name in run.scores.column_names if name.startswith("predicted_")])
 
 

@@ -13,7 +13,7 @@ TAG = re.compile(r"<[^>]*>|\{\\[^}]*\}")  # markup in cues
 
 
 @dataclass(frozen=True)
-class Said:
+class Utterance:
     """An utterance of a recording."""
 
     start_seconds: float
@@ -21,26 +21,26 @@ class Said:
     text: str | None
 
 
-def read_utterances(path: Path) -> list[Said]:
-    """The utterances of a .srt, a .vtt, or a .csv with the columns start, end (seconds or h:mm:ss.ms) and text."""
+def read_utterances(path: Path) -> list[Utterance]:
+    """Read a .srt, a .vtt, or a .csv with the columns start, end (seconds or h:mm:ss.ms) and text."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: cannot be read ({error}); give .srt, .vtt or .csv in UTF-8") from error
     if path.suffix.lower() == ".csv":
-        said = csv_utterances(text, path)
+        utterances = csv_utterances(text, path)
     elif path.suffix.lower() in (".srt", ".vtt"):
-        said = cue_utterances(text, path)
+        utterances = cue_utterances(text, path)
     else:
         raise ValueError(f"{path}: utterances come as .srt, .vtt or .csv")
-    if not said:
+    if not utterances:
         raise ValueError(f"{path}: holds no utterance")
-    return said
+    return utterances
 
 
-def cue_utterances(text: str, path: Path) -> list[Said]:
-    """Cues of subtitles: a line with an arrow, and the lines after it up to an empty one."""
-    said = []
+def cue_utterances(text: str, path: Path) -> list[Utterance]:
+    """Read the cues of subtitles: a line with an arrow, and the lines after it up to an empty one."""
+    utterances = []
     lines = iter(enumerate(text.split("\n"), 1))
     for number, line in lines:
         cue = ARROW.match(line)
@@ -55,14 +55,13 @@ def cue_utterances(text: str, path: Path) -> list[Said]:
             words.append(TAG.sub("", following).strip())
         spoken = " ".join(words)
         spoken = html.unescape(spoken) if path.suffix.lower() == ".vtt" else spoken
-        said.append(checked(seconds_of(cue[1], place), seconds_of(cue[2], place), spoken, place))
-    return said
+        utterances.append(checked(seconds_of(cue[1], place), seconds_of(cue[2], place), spoken, place))
+    return utterances
 
 
-def csv_utterances(text: str, path: Path) -> list[Said]:
-    """Rows of a table."""
+def csv_utterances(text: str, path: Path) -> list[Utterance]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    said = []
+    utterances = []
     try:
         lacking = [name for name in ("start", "end", "text") if name not in (reader.fieldnames or [])]
         if lacking:
@@ -72,14 +71,14 @@ def csv_utterances(text: str, path: Path) -> list[Said]:
             if None in row:
                 raise ValueError(f"{place}: more cells than columns; put a text with commas in quotes")
             start, end = (seconds_of(row[name], place) for name in ("start", "end"))
-            said.append(checked(start, end, row["text"] or "", place))
+            utterances.append(checked(start, end, row["text"] or "", place))
     except csv.Error as error:
         raise ValueError(f"{path}:{reader.reader.line_num}: {error}; look for a quote that is not closed") from error
-    return said
+    return utterances
 
 
 def seconds_of(cell: str | None, place: str) -> float:
-    """Seconds, or hours:minutes:seconds with a comma or a point before the milliseconds."""
+    """Read seconds, or hours:minutes:seconds with a comma or a point before the milliseconds."""
     cell = (cell or "").strip()
     match = TIME.fullmatch(cell)
     if match:
@@ -95,8 +94,8 @@ def seconds_of(cell: str | None, place: str) -> float:
     return seconds
 
 
-def checked(start: float, end: float, text: str, place: str) -> Said:
-    """An utterance that takes time."""
+def checked(start: float, end: float, text: str, place: str) -> Utterance:
+    """Return an utterance; refuse one that ends before it starts."""
     if not end > start:
         raise ValueError(f"{place}: ends at {end} s, not after its start at {start} s")
-    return Said(start, end, text)
+    return Utterance(start, end, text)

@@ -72,7 +72,7 @@ class EmotionTask(Task[EmotionTaskSettings, EmotionData]):
             if key not in known:
                 raise ValueError(unknown_key(f"feature_config.{key}", {f"feature_config.{name}" for name in known}))
         text_model = run.settings.encoders.text_model
-        with named("text_model", text_model):
+        with name_setting("text_model", text_model):
             tokenizer = AutoTokenizer.from_pretrained(text_model)
         return FusionProcessor(FusionFeatureExtractor(**arguments.feature_config), tokenizer)
 
@@ -98,7 +98,7 @@ class EmotionTask(Task[EmotionTaskSettings, EmotionData]):
             if base:
                 config = AutoConfig.from_pretrained(base).text_config
             else:
-                with named("text_model", data.encoders.text_model):
+                with name_setting("text_model", data.encoders.text_model):
                     config = AutoConfig.from_pretrained(data.encoders.text_model)
             most = getattr(config, "max_position_embeddings", data.encoders.max_text_tokens)
             if data.encoders.max_text_tokens > most:
@@ -114,7 +114,7 @@ class EmotionTask(Task[EmotionTaskSettings, EmotionData]):
         """Give a new model the weights of its encoders."""
         branches = model.fusion.branches
         if new and "text" in branches and has_weights(data.encoders.text_model):
-            with named("text_model", data.encoders.text_model):
+            with name_setting("text_model", data.encoders.text_model):
                 weights = AutoModel.from_pretrained(data.encoders.text_model).state_dict()
             encoder = branches["text"].encoder
             wanted = encoder.state_dict().keys()
@@ -182,8 +182,8 @@ class EmotionTask(Task[EmotionTaskSettings, EmotionData]):
 
 
 @contextlib.contextmanager
-def named(key: str, value: str) -> Iterator[None]:
-    """Say which setting named what cannot be had, and what else it takes."""
+def name_setting(key: str, value: str) -> Iterator[None]:
+    """Name the setting in the message of an error, and say which values it takes."""
     try:
         yield
     except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -213,7 +213,7 @@ def load_video_weights(model: FusionForEmotion, source: str) -> None:
         if model.config.freeze_video:
             logger.warning("video_weights none with freeze_video: the video encoder is random and stays so")
         return
-    with named("video_weights", source):
+    with name_setting("video_weights", source):
         if source == "kinetics":
             weights = R3D_18_Weights.KINETICS400_V1.get_state_dict(progress=False, check_hash=True)
         else:

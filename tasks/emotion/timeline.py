@@ -1,14 +1,14 @@
-"""What a model says of the utterances of a clip, over its time."""
+"""Draw the predictions for the utterances of a clip over its time."""
 
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 
 from reporting.plots import DPI, FAINT, FALSE, MODEL, OTHERS, TRUTH, WIDTH, literal, panels_below_each_other
+from tasks.emotion.predict import ClipPrediction, UtterancePrediction
 
 SENTIMENTS = {"negative": FALSE, "neutral": OTHERS, "positive": "#2e7d4f"}  # others have the model's colour
 FONT = 7  # points
@@ -19,29 +19,13 @@ DARK = 0.6  # from this confidence on, a number is white on its cell
 SHORTEST = 1.0  # s, of what is drawn where no end is known
 
 
-class Utterance(Protocol):
-    """What is said of one utterance."""
+def plot_emotions(clips: Sequence[ClipPrediction], path: Path) -> None:
+    """Draw one panel per clip: its words, the most likely emotions of each utterance, and the sentiment.
 
-    start_seconds: float
-    end_seconds: float | None
-    text: str | None
-    emotions: Sequence[dict[str, Any]]  # {"label": ..., "confidence": ...}, the likeliest first
-    sentiments: Sequence[dict[str, Any]]
-    missing: Sequence[str]
-
-
-class Clip(Protocol):
-    """What is said of one clip."""
-
-    file: Path
-    utterances: Sequence[Utterance]
-
-
-def plot_emotions(clips: Sequence[Clip], path: Path) -> None:
-    """A panel a clip: what is said, below it the likeliest emotions of each utterance, a row an emotion, and the
-    sentiment. The darker a cell, the surer; the likeliest emotion has a frame. Words and numbers stand where they fit.
+    There is one row per emotion. The darker a cell, the higher the confidence; the most likely emotion has a frame.
+    Words and numbers are left out where they do not fit.
     """
-    names = sorted({found["label"] for clip in clips for one in clip.utterances for found in one.emotions})
+    names = sorted({emotion.label for clip in clips for one in clip.utterances for emotion in one.emotions})
     figure, panels = panels_below_each_other(len(clips), height=0.75 + 0.24 * (len(names) + 1), sharey=False)
     for panel, clip in zip(panels, clips, strict=True):
         draw_clip(panel, clip, names)
@@ -49,8 +33,8 @@ def plot_emotions(clips: Sequence[Clip], path: Path) -> None:
     figure.savefig(path, dpi=DPI)
 
 
-def draw_clip(panel: Axes, clip: Clip, names: Sequence[str]) -> None:
-    """One clip; emotions have the rows 0, 1, ... downwards, sentiment the row below them, words are above."""
+def draw_clip(panel: Axes, clip: ClipPrediction, names: Sequence[str]) -> None:
+    """Draw one clip: words on top, then the emotions in the rows 0, 1, ... downwards, then the sentiment."""
     ends = [end_of(one) for one in clip.utterances]
     first, last = min(one.start_seconds for one in clip.utterances), max(ends)
     inches = ROOM * WIDTH / (last - first)  # a second
@@ -60,22 +44,25 @@ def draw_clip(panel: Axes, clip: Clip, names: Sequence[str]) -> None:
     for one, end in zip(clip.utterances, ends, strict=True):
         letters = int((end - one.start_seconds) * inches / LETTER)
         middle = (one.start_seconds + end) / 2
-        write(panel, middle, -1.15, said(one, letters), TRUTH)
-        for place, found in reversed(list(enumerate(one.emotions))):  # the likeliest on top
-            row, sure = names.index(found["label"]), found["confidence"]
-            bar = [(one.start_seconds, end - one.start_seconds)]
-            frame = {"edgecolor": MODEL, "linewidth": 1.0} if place == 0 else {"linewidth": 0}
+        write(panel, middle, -1.15, wrapped_text(one, letters), TRUTH)
+        bar = [(one.start_seconds, end - one.start_seconds)]
+        for place, emotion in reversed(list(enumerate(one.emotions))):  # the most likely on top
+            row, confidence = names.index(emotion.label), emotion.confidence
             panel.broken_barh(
-                bar, (row - 0.42, 0.84), facecolor=colormaps["Blues"](sure), zorder=2.5 - place / 9, **frame
+                bar,
+                (row - 0.42, 0.84),
+                facecolor=colormaps["Blues"](confidence),
+                zorder=2.5 - place / 9,
+                edgecolor=MODEL if place == 0 else None,
+                linewidth=1.0 if place == 0 else 0,
             )
             if letters >= 4:
-                write(panel, middle, row, f"{sure:.2f}", "white" if sure >= DARK else TRUTH)
-        mood = one.sentiments[0]
-        colour, sure = SENTIMENTS.get(mood["label"], MODEL), mood["confidence"]
-        bar = [(one.start_seconds, end - one.start_seconds)]
-        panel.broken_barh(bar, (below - 0.42, 0.84), facecolor=colour, alpha=0.2 + 0.5 * sure, linewidth=0)
+                write(panel, middle, row, f"{confidence:.2f}", "white" if confidence >= DARK else TRUTH)
+        sentiment = one.sentiments[0]
+        colour, confidence = SENTIMENTS.get(sentiment.label, MODEL), sentiment.confidence
+        panel.broken_barh(bar, (below - 0.42, 0.84), facecolor=colour, alpha=0.2 + 0.5 * confidence, linewidth=0)
         panel.vlines(one.start_seconds, -0.5, below + 0.42, color="white", linewidth=0.8, zorder=4)
-        label = f"{mood['label']} {sure:.2f}"
+        label = f"{sentiment.label} {confidence:.2f}"
         write(panel, middle, below, label if len(label) < letters else label[:3] if letters > 4 else "", TRUTH)
     panel.set_yticks([*range(len(names)), below], [*map(literal, names), "sentiment"])
     panel.tick_params(axis="y", length=0)
@@ -86,13 +73,13 @@ def draw_clip(panel: Axes, clip: Clip, names: Sequence[str]) -> None:
     panel.set_title(literal(f"{clip.file.name}: utterances: {len(clip.utterances):,}"), fontsize=9, loc="left")
 
 
-def end_of(one: Utterance) -> float:
-    """The end in s, or some for an utterance that goes on to an end that nobody knows."""
+def end_of(one: UtterancePrediction) -> float:
+    """Return the end in s, or SHORTEST after the start if the end is unknown."""
     return one.start_seconds + SHORTEST if not one.end_seconds else one.end_seconds
 
 
-def said(one: Utterance, letters: int) -> str:
-    """The words as so many letters a line allow, and what the model had to do without."""
+def wrapped_text(one: UtterancePrediction, letters: int) -> str:
+    """Wrap the words, and the modalities that the model had to do without, to lines of some letters."""
     lack = f" (without {' and '.join(one.missing)})" if one.missing else ""
     if letters < 5:
         return ""
@@ -101,5 +88,4 @@ def said(one: Utterance, letters: int) -> str:
 
 
 def write(panel: Axes, x: float, y: float, text: str, colour: str) -> None:
-    """Small letters in the middle of a place."""
     panel.text(x, y, literal(text), fontsize=FONT, ha="center", va="center", color=colour, zorder=5, clip_on=True)

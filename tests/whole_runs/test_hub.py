@@ -20,8 +20,8 @@ from huggingface_hub import ModelCard
 
 from media.audio import read_audio
 from reporting import card
-from tasks.emotion.predict import felt
-from tasks.emotion.subtitles import Said
+from tasks.emotion.predict import predict_utterance
+from tasks.emotion.subtitles import Utterance
 from tests.conftest import REPOSITORY
 from tests.helpers.hub_server import TOKEN, Hub, serve_hub
 from tests.helpers.run_folders import record
@@ -179,14 +179,14 @@ def test_elsewhere_names_give_the_same_bits_and_pipelines_the_same_answers(pushe
             assert found[0]["score"] == pytest.approx(score.item(), abs=1e-6)
 
     processor = transformers.AutoProcessor.from_pretrained(folder / "emotion")
-    judged = felt(models["emotion"], processor, clip, Said(0.0, None, TEXT))
+    judged = predict_utterance(models["emotion"], processor, clip, Utterance(0.0, None, TEXT))
     assert judged.missing == said["emotion"]["missing"] == []
     for head, ours in (("emotion", judged.emotions), ("sentiment", judged.sentiments)):
         found = said["emotion"][head]
         assert sum(each["score"] for each in found) == pytest.approx(1)
         scores = {each["label"]: each["score"] for each in found}
         # The pipeline reads clips by itself: a frame on the border between two, or where sound begins, may differ.
-        assert [scores[each["label"]] for each in ours] == pytest.approx([e["confidence"] for e in ours], abs=0.02)
+        assert [scores[one.label] for one in ours] == pytest.approx([one.confidence for one in ours], abs=0.02)
 
 
 def test_what_is_shared_is_the_model_and_no_recording(pushed) -> None:

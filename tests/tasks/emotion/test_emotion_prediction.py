@@ -18,10 +18,9 @@ from matplotlib.image import imread
 from hf_datasets.meld.synthetic_clips import show, sing, write_clip
 from modeling import FusionForEmotion, FusionProcessor
 from reporting.plots import DPI
-from tasks.emotion.predict import EmotionPrediction, Felt, predict_clips
-from tasks.emotion.subtitles import Said, csv_utterances, cue_utterances, read_utterances, seconds_of
-from tasks.emotion.timeline import SHORTEST, plot_emotions
-from tasks.emotion.timeline import said as words_shown
+from tasks.emotion.predict import ClipPrediction, LabelConfidence, UtterancePrediction, predict_clips
+from tasks.emotion.subtitles import Utterance, csv_utterances, cue_utterances, read_utterances, seconds_of
+from tasks.emotion.timeline import SHORTEST, plot_emotions, wrapped_text
 from tests.helpers.tiny_fusion import tiny_model, tiny_processor
 
 SECONDS = 1.0  # of a clip
@@ -68,9 +67,9 @@ def clock(milliseconds: int, comma: str) -> str:
     return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{comma}{milli:03d}"
 
 
-def expected(spans: list[tuple[int, int, str]]) -> list[Said]:
+def expected(spans: list[tuple[int, int, str]]) -> list[Utterance]:
     """The utterances that were written."""
-    return [Said(start / 1000, (start + long) / 1000, text) for start, long, text in spans]
+    return [Utterance(start / 1000, (start + long) / 1000, text) for start, long, text in spans]
 
 
 # Tables of utterances
@@ -107,7 +106,7 @@ def test_a_table_may_come_from_windows_and_a_text_may_have_lines(tmp_path: Path)
     ]
     path = tmp_path / "film.SRT"
     path.write_bytes("\ufeff1\r\n00:00:01,000 --> 00:00:02,000\r\n- So.\r\n- <b>Yes</b>{\\an8}\r\n\r\n".encode())
-    assert read_utterances(path) == [Said(1.0, 2.0, "- So. - Yes")]
+    assert read_utterances(path) == [Utterance(1.0, 2.0, "- So. - Yes")]
 
 
 @pytest.mark.parametrize(
@@ -280,18 +279,22 @@ def test_a_text_that_a_model_does_not_read_is_refused(processor: FusionProcessor
 # The timeline
 
 
-def felt(start: float, end: float | None, text: str | None = "So.", missing: tuple[str, ...] = ()) -> Felt:
-    """What is felt in an utterance."""
-    emotions = [{"label": name, "confidence": sure} for name, sure in (("joy", 0.7), ("fear", 0.2), ("$pent", 0.1))]
-    moods = [{"label": "positive", "confidence": 0.9}, {"label": "negative", "confidence": 0.1}]
-    return Felt(start, end, text, emotions, moods, list(missing))
+def predicted(
+    start: float, end: float | None, text: str | None = "So.", missing: tuple[str, ...] = ()
+) -> UtterancePrediction:
+    """Return a prediction of an utterance."""
+    emotions = [LabelConfidence("joy", 0.7), LabelConfidence("fear", 0.2), LabelConfidence("$pent", 0.1)]
+    sentiments = [LabelConfidence("positive", 0.9), LabelConfidence("negative", 0.1)]
+    return UtterancePrediction(start, end, text, emotions, sentiments, list(missing))
 
 
 def test_a_timeline_has_a_panel_per_clip_and_a_bar_per_emotion_of_an_utterance(
     tmp_path: Path, figures: list[Figure]
 ) -> None:
-    one = EmotionPrediction(Path("one $ clip.mp4"), [felt(0, None, None, ("text",))])
-    many = EmotionPrediction(Path("film.mp4"), [felt(3.0 * i, 3.0 * i + 2.5, "I owe you $5 " * 9) for i in range(40)])
+    one = ClipPrediction(Path("one $ clip.mp4"), [predicted(0, None, None, ("text",))])
+    many = ClipPrediction(
+        Path("film.mp4"), [predicted(3.0 * i, 3.0 * i + 2.5, "I owe you $5 " * 9) for i in range(40)]
+    )
     plot_emotions([one, many], tmp_path / "plot.png")
     (figure,) = figures
     assert len(imread(tmp_path / "plot.png")) == round(figure.get_figheight() * DPI)
@@ -318,8 +321,8 @@ def test_a_timeline_has_a_panel_per_clip_and_a_bar_per_emotion_of_an_utterance(
     ],
 )
 def test_words_are_cut_to_fit(text: str | None, letters: int, shown: str) -> None:
-    assert words_shown(felt(0, 1, text), letters) == shown
+    assert wrapped_text(predicted(0, 1, text), letters) == shown
 
 
 def test_what_was_missing_stands_beside_the_words() -> None:
-    assert words_shown(felt(0, 1, "So.", ("video", "audio")), 60) == "So. (without video and audio)"
+    assert wrapped_text(predicted(0, 1, "So.", ("video", "audio")), 60) == "So. (without video and audio)"
