@@ -2,7 +2,7 @@
 
 import pytest
 
-from system import storage
+from system import storage, storage_downloads
 from system.storage import S3FileManager
 from tests.helpers.s3_server import serve_s3
 
@@ -26,7 +26,7 @@ def s3(server):
 @pytest.fixture
 def make(tmp_path, monkeypatch):
     """Makes managers in one folder for temporary ones, with short pauses, and closes them."""
-    monkeypatch.setattr(storage, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(storage_downloads, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(storage.tempfile, "gettempdir", lambda: str(tmp_path))
     made = []
 

@@ -56,7 +56,7 @@ def test_all_clients_of_a_process_share_the_sdks_session(s3, make):
     files = make()
     assert files.list_objects("s3://songs")
     assert files.file_system().isfile(URL)
-    assert files.file_system().session is files._store().s3().session
+    assert files.file_system().session is files._downloads.store().s3().session
 
 
 # Names

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from system import storage, storage_remote
+from system import storage_downloads, storage_remote
 from system.storage import S3ObjectChanged, list_objects
 from tests.helpers import s3_server
 from tests.helpers.s3_server import Call, Corrupt, Cut, Delay, Reset, Rule, Stall, Status, Truncate
@@ -113,7 +113,7 @@ def test_an_object_that_changed_since_it_was_listed_is_refused(s3, make):
 @pytest.mark.parametrize("resumed", [False, True])
 def test_an_object_replaced_while_it_is_read_never_gives_a_mixed_file(s3, make, monkeypatch, resumed):
     monkeypatch.setattr(storage_remote, "BLOCK", 1000)
-    monkeypatch.setattr(storage, "RESUME_FROM", 1 if resumed else 1 << 30)
+    monkeypatch.setattr(storage_downloads, "RESUME_FROM", 1 if resumed else 1 << 30)
     other = CONTENT[::-1]
     s3.put(URL, CONTENT)
     s3.proxy.rules += [
@@ -131,7 +131,7 @@ def test_an_object_replaced_while_it_is_read_never_gives_a_mixed_file(s3, make, 
 
 def test_a_long_object_goes_on_where_it_was_cut_if_it_is_still_the_same(s3, make, monkeypatch):
     monkeypatch.setattr(storage_remote, "BLOCK", 1000)
-    monkeypatch.setattr(storage, "RESUME_FROM", 2000)
+    monkeypatch.setattr(storage_downloads, "RESUME_FROM", 2000)
     etag = s3.put(URL, CONTENT)
     s3.proxy.rules.append(Rule(GET, Cut(after=5500, seconds=0.3), times=1))
     assert make().read_bytes(URL) == CONTENT

@@ -4,12 +4,12 @@ import multiprocessing
 import pickle
 import signal
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from system import storage, storage_cache
+from system import storage_cache
 from system.storage import S3FileManager
 from tests.helpers.s3_server import Delay, Rule
 from tests.helpers.stored_files import CONTENT, URL, fill, start
@@ -56,8 +56,8 @@ def test_a_pickled_manager_uses_the_same_folder_without_owning_it_and_holds_no_s
 def test_asking_from_a_thread_that_downloads_is_refused(s3, make, monkeypatch):
     s3.put(URL, CONTENT)
     files = make()
-    fetch = files._fetch
-    monkeypatch.setattr(files, "_fetch", lambda job: fetch(job) and files.download_file("s3://songs/b"))
+    fetch = files._downloads._fetch
+    monkeypatch.setattr(files._downloads, "_fetch", lambda job: fetch(job) and files.download_file("s3://songs/b"))
     with pytest.raises(RuntimeError, match="would wait for itself"):
         files.download_file(URL)
 
@@ -80,7 +80,7 @@ def test_closing_ends_those_who_wait_and_removes_the_folder(s3, make):
         waiting = pool.submit(files.download_file, URL)
         time.sleep(0.1)
         files.close()
-        assert isinstance(waiting.exception(5), storage.CancelledError)
+        assert isinstance(waiting.exception(5), CancelledError)
     assert not files.root.exists()
     with pytest.raises(RuntimeError, match="closed"):
         files.download_file(URL)
@@ -90,7 +90,8 @@ LEAVE = """
 import signal
 import sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a program in the background has it switched off
-from system.storage import S3FileManager, exit_on_sigterm
+from system.process import exit_on_sigterm
+from system.storage import S3FileManager
 exit_on_sigterm()
 files = S3FileManager(min_free_bytes=0, max_workers=2)
 files.download_file("s3://songs/a.mp3")
@@ -130,7 +131,7 @@ def test_a_part_of_a_killed_process_is_taken_over_or_cleared_away(s3, make, tmp_
     files = make(cache_dir=cache, max_bytes=3_000)
     urls = list(contents)
     for url in urls[:2]:
-        part = cache / "parts" / storage_cache._name(files._address(url))
+        part = cache / "parts" / storage_cache._name(files._downloads.address(url))
         part.write_bytes(b"left by the dead" * 62)
     (cache / "index.lock").write_text(f"{2 * 992:20d}")
     assert files.read_bytes(urls[0]) == contents[urls[0]]

@@ -101,7 +101,7 @@ def test_a_long_prefetch_starts_no_thread_a_path_and_asks_once_a_path(s3, make):
     before = threading.active_count()
     files.prefetch_files(f"s3://many/{i % 50_000}" for i in range(100_000))
     assert threading.active_count() <= before + 2 + 1  # and the loop of s3fs
-    assert len(files._jobs) == 50_000
+    assert len(files._downloads._jobs) == 50_000
     assert files.get_file("s3://many/1") is None
 
 
@@ -111,7 +111,7 @@ def test_a_bulk_prefetch_shows_a_bar_that_ends_with_it(s3, make, capsys):
     files.prefetch_files(contents)
     for url in contents:
         files.download_file(url)
-    while files._bar is not None:
+    while files._downloads._bar is not None:
         time.sleep(0.01)
     assert "fetching" in (shown := capsys.readouterr().err)
     assert "5/5" in shown

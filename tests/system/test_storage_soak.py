@@ -16,8 +16,8 @@ LIMIT = OBJECTS * SIZE // 10
 
 READER = """
 import random, sys
-from system import storage
-storage.FIRST_PAUSE = 0.02
+from system import storage, storage_downloads
+storage_downloads.FIRST_PAUSE = 0.02
 cache, limit, seed, count = sys.argv[1], *map(int, sys.argv[2:])
 files = storage.S3FileManager(cache_dir=cache, max_bytes=limit, min_free_bytes=0, max_workers=4)
 order = list(range(count))
