@@ -1,15 +1,16 @@
-"""Prepare stored embeddings for training: modalities, sizes and splits."""
+"""Divide the creatives of a data set, and make items of them."""
 
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
-from transformers import AutoConfig, EvalPrediction
+from transformers import EvalPrediction
 
 from evaluation.regression import point_scores
 from evaluation.splits import SIDES
+from modeling import FusionConfig
 from tasks.attention.items import CreativeDataset, column_of, embedding_sizes
 from tasks.attention.settings import AttentionSettings, AttentionTaskSettings
 from tasks.attention.split import CreativeSplit
@@ -23,63 +24,72 @@ MODALITIES = ("text", "video", "audio", "back_audio")
 
 @dataclass(frozen=True)
 class AttentionData:
-    """A data set's creatives, divided."""
+    """The creatives of a data set, divided."""
 
-    sides: dict[str, CreativeDataset]
+    sides: dict[str, CreativeDataset]  # those of the split, and "all"
     split: CreativeSplit
     settings: AttentionSettings
     left_out: dict[str, int]  # reason -> creatives
 
     @property
     def train(self) -> CreativeDataset:
-        """What weights are fitted on."""
         return self.sides["train"]
 
     @property
     def validation(self) -> CreativeDataset:
-        """What checkpoints are chosen on."""
         return self.sides["validation"]
 
     def validation_metrics(self, output: EvalPrediction) -> dict[str, float]:
-        """Correlations, R2 and MAE: to choose a checkpoint by; one that is not defined is left out."""
-        found = point_scores(output.label_ids, output.predictions[0])
-        return {name: value for name, value in found.items() if value is not None}
+        """Return correlations, R2 and errors; one that is not defined is left out."""
+        scores = point_scores(cast(np.ndarray, output.label_ids), output.predictions[0])
+        return {name: value for name, value in scores.items() if value is not None}
 
     def record(self) -> dict[str, Any]:
-        """What each side holds and lacks."""
-        sides = {
-            name: {
-                "creatives": len(side),
-                "without": {modality: int((~side.present(modality)).sum()) for modality in side.modalities},
-            }
-            for name, side in self.sides.items()
-            if name in SIDES
+        """Return the fields of `AttentionDataRecord` beyond those of the source."""
+        return {
+            "sides": {name: describe_side(self.sides[name]) for name in SIDES},
+            "left_out": self.left_out,
+            "split_warning": None,
+            "control": None,
         }
-        return {"sides": sides, "left_out": self.left_out, "split_warning": None, "control": None}
+
+
+def describe_side(side: CreativeDataset) -> dict[str, Any]:
+    """Count creatives, and those without each modality."""
+    without = {name: int((~side.present(name)).sum()) for name in side.modalities}
+    return {"creatives": len(side), "without": without}
 
 
 def prepare(
-    rows: datasets.Dataset, extractor: None, run: Run[AttentionTaskSettings], saved: dict[str, Any] | None = None
+    rows: datasets.Dataset, run: Run[AttentionTaskSettings], saved: dict[str, Any] | None = None
 ) -> AttentionData:
-    """The sides, by a hash of the ids."""
-    name, taken = run.arguments.model_name_or_path, None
-    if name:
-        config = AutoConfig.from_pretrained(name)
-        modalities, taken = list(config.modalities), config.embedding_sizes
-    else:
-        modalities = list(run.arguments.model_config.get("modalities", MODALITIES))
-    known = np.flatnonzero(np.isfinite(column_of(rows, "target").to_numpy()))
-    left_out = {"no target": len(rows) - len(known)} if len(known) < len(rows) else {}
-    rows = rows.select(known)
-    sizes = embedding_sizes(rows, modalities, taken)
+    """Divide the creatives with a target by a hash of their ids.
+
+    Args:
+        saved: metrics.json of a run whose model is scored, not trained: a side may then be empty.
+    """
+    has_target = np.isfinite(column_of(rows, "target").to_numpy())
+    without_target = int((~has_target).sum())
+    left_out = {"no target": without_target} if without_target else {}
+    rows = rows.select(np.flatnonzero(has_target))
+
+    sizes = sizes_for(rows, run)
     split = CreativeSplit.of(rows["creative_id"][:], run.settings.split)
     places = split.places | {"all": np.arange(len(rows))}
-    sides = {side: CreativeDataset(rows.select(where), modalities, sizes) for side, where in places.items()}
-    empty = [side for side in SIDES if len(sides[side]) < ONE_LEFT]
-    if empty and saved is None:
+    sides = {side: CreativeDataset(rows.select(where), sizes) for side, where in places.items()}
+    too_small = [side for side in SIDES if len(sides[side]) < ONE_LEFT]
+    if too_small and saved is None:
         raise ValueError(
-            f"the split leaves {' and '.join(empty)} with fewer than {ONE_LEFT} of {len(rows)} creatives; change the "
-            "fractions, or split_seed"
+            f"the split leaves {' and '.join(too_small)} with fewer than {ONE_LEFT} of {len(rows)} creatives; change "
+            "the fractions, or split_seed"
         )
     logger.info("creatives: %s", {side: len(sides[side]) for side in SIDES})
     return AttentionData(sides, split, run.settings.attention, left_out)
+
+
+def sizes_for(rows: datasets.Dataset, run: Run[AttentionTaskSettings]) -> dict[str, int]:
+    """Return the numbers of an embedding of each modality that the run's model reads."""
+    if run.base_config is not None:
+        base = cast(FusionConfig, run.base_config)
+        return embedding_sizes(rows, base.modalities, base.embedding_sizes)
+    return embedding_sizes(rows, run.arguments.model_config.get("modalities", MODALITIES))

@@ -1,50 +1,64 @@
-"""Score predicted attention against baselines and with modalities left out."""
+"""Score predicted attention, next to baselines and to the same model with fewer modalities."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-from transformers import Trainer
+from transformers.trainer_utils import PredictionOutput
 
-from evaluation.embedding_baselines import mean_baseline, ridge, side_by_side
+from evaluation.embedding_baselines import join_modalities, mean_baseline, ridge
 from evaluation.regression import assess
 from tasks.attention.data import AttentionData
 from tasks.attention.items import CreativeDataset
+from tasks.attention.records import AttentionResults
+from training.fusion_trainer import FusionTrainer
 from training.task import Evaluation
 
 IN_SAMPLE = "The model was fitted, or its checkpoint chosen, on creatives that are scored here, which flatters it."
 
 
-def evaluate(trainer: Trainer, data: AttentionData, side: str) -> Evaluation:
-    """The assessment of one side, beside baselines and with modalities left out, and the predictions behind it."""
+def evaluate(trainer: FusionTrainer, data: AttentionData, side: str) -> Evaluation:
+    """Score the trained model on one part of the data."""
     dataset = data.sides[side]
     if not len(dataset):
         raise ValueError(f"nothing to score: the {side} side has no creative")
-    made = trainer.predict(dataset, metric_key_prefix=side).predictions[0].astype(np.float64)
-    less = trainer.predict_with_less(dataset, side) if data.settings.ablations else {}
-    left_out = {name: output.predictions[0].astype(np.float64) for name, output in less.items()}
+    predictions = attention_of(trainer.predict(dataset, metric_key_prefix=side))
+    with_less = trainer.predict_with_less(dataset, side) if data.settings.ablations else {}
     ids, targets = dataset.rows["creative_id"][:], dataset.targets()
-    present = {name: dataset.present(name) for name in dataset.modalities}
-    results = assess(ids, targets, made, baselines(data, dataset), left_out, present, data.settings.target_unit)
-    results["note"] = IN_SAMPLE if side in ("train", "validation", "all") else None
-    table = pa.table({"creative_id": ids, "target": targets, "prediction": made})
-    return Evaluation(results, table)
+    scores = assess(
+        ids,
+        targets,
+        predictions,
+        baselines(data, dataset),
+        ablations={name: attention_of(output) for name, output in with_less.items()},
+        present={name: dataset.present(name) for name in dataset.modalities},
+        unit=data.settings.target_unit,
+    )
+    results = AttentionResults(**vars(scores), note=None if side == "test" else IN_SAMPLE)
+    return Evaluation(results, pa.table({"creative_id": ids, "target": targets, "prediction": predictions}))
+
+
+def attention_of(output: PredictionOutput) -> np.ndarray:
+    """Return the predicted attention (N,) of each creative."""
+    return output.predictions[0].astype(np.float64)
 
 
 def baselines(data: AttentionData, dataset: CreativeDataset) -> dict[str, np.ndarray]:
-    """The mean of training, and ridge regressions on each modality and on all, (N,) each."""
+    """Predict by the mean of training, and by ridge regressions on each modality and on all, (N,) each."""
     sides = (data.train, data.validation, dataset)
     means = [side.means() for side in sides]  # (N, E) by modality
     present = [{name: side.present(name) for name in side.modalities} for side in sides]
-    train, validation = data.train.targets(), data.validation.targets()
+    train_targets, validation_targets = data.train.targets(), data.validation.targets()
 
-    def fitted(names: Sequence[str]) -> np.ndarray:
-        x = [
-            side_by_side({name: mean[name] for name in names}, {name: has[name] for name in names})
-            for mean, has in zip(means, present, strict=True)
-        ]
-        return ridge(x[0], train, x[1], validation, x[2])
+    def ridge_on(names: Sequence[str]) -> np.ndarray:
+        train, validation, scored = (
+            join_modalities({name: of_side[name] for name in names}, has)
+            for of_side, has in zip(means, present, strict=True)
+        )
+        return ridge(train, train_targets, validation, validation_targets, scored)
 
-    found = {"mean": mean_baseline(train, len(dataset))}
-    found |= {f"ridge on {name}": fitted([name]) for name in dataset.modalities}
-    return found | ({"ridge on all": fitted(dataset.modalities)} if len(dataset.modalities) > 1 else {})
+    predictions = {"mean": mean_baseline(train_targets, len(dataset))}
+    predictions |= {f"ridge on {name}": ridge_on([name]) for name in dataset.modalities}
+    if len(dataset.modalities) > 1:
+        predictions["ridge on all"] = ridge_on(dataset.modalities)
+    return predictions

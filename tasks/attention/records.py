@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from evaluation.regression import RegressionResults
 from training.task import DataRecord, TrainingRecord
 
 
@@ -20,4 +21,11 @@ class AttentionDataRecord(DataRecord):
 class AttentionTrainingRecord(TrainingRecord):
     """The parts of the model that were trained."""
 
-    trainable: dict[str, Any]
+    trainable: dict[str, int]  # part -> numbers
+
+
+@dataclass(frozen=True)
+class AttentionResults(RegressionResults):
+    """The scores of a model on one part of the data."""
+
+    note: str | None  # what a reader has to know first

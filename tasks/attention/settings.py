@@ -8,7 +8,7 @@ from training.fusion_trainer import part_rates
 
 @dataclass(frozen=True)
 class AttentionSettings:
-    """How it is learnt and scored."""
+    """How a model is trained and scored."""
 
     learning_rates: dict = field(
         default_factory=dict,

@@ -11,7 +11,7 @@ from evaluation.splits import SIDES, SplitSettings, digest_of_sides, side_of
 
 @dataclass(frozen=True)
 class CreativeSplitSettings:
-    """How creatives are divided: by a hash of their id, so that one that is added moves no other."""
+    """How creatives are divided: by a hash of their id, so that a new one moves no other."""
 
     split_seed: int = field(default=0, metadata={"help": "Seed of the split; the sides of all ids follow from it."})
     validation_fraction: float = field(default=0.15, metadata={"help": "Share of ids that checkpoints are chosen on."})
@@ -36,19 +36,20 @@ class CreativeSplit:
 
     @classmethod
     def of(cls, ids: Sequence[str], settings: CreativeSplitSettings) -> "CreativeSplit":
-        """The sides of some ids: the lowest hashes are the test, those after them the validation."""
+        """Divide creatives: the lowest hashes are the test, those after them the validation."""
         rule = SplitSettings(**asdict(settings))
-        side = np.array([side_of(name, rule) for name in ids])
+        side = np.array([side_of(creative, rule) for creative in ids])
         places = {name: np.flatnonzero(side == code) for code, name in enumerate(SIDES)}
-        return cls(settings, places, {name: sorted(ids[i] for i in where) for name, where in places.items()})
+        members = {name: sorted(ids[place] for place in where.tolist()) for name, where in places.items()}
+        return cls(settings, places, members)
 
     @property
     def sha256(self) -> str:
-        """A digest of who is where; it does not depend on the order of the data."""
+        """The hash of the ids of each side, which does not depend on the order of the data."""
         return digest_of_sides(self.members)
 
     def record(self) -> dict[str, Any]:
-        """What is saved beside a model."""
+        """Return what `splits.json` holds."""
         return {
             "settings": asdict(self.settings),
             "sha256": self.sha256,

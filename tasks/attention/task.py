@@ -1,11 +1,12 @@
 """Predict the attention that an advertisement gets from stored embeddings."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
 import pyarrow as pa
+import torch
 from transformers import AutoModel
 
 from modeling import FusionConfig, FusionForRegression
@@ -20,7 +21,7 @@ from training.samplers import LengthGroupedSampler, ShardedSampler
 from training.streaming import shards_of
 from training.task import Evaluation, Run, Task
 
-SMALLEST_DEVIATION = 1e-6  # of a number of an embedding; one that varies less is a constant, and is centred only
+SMALLEST_DEVIATION = 1e-6  # of a number of an embedding; one that varies less is a constant, and is only centred
 
 
 class AttentionTask(Task[AttentionTaskSettings, AttentionData]):
@@ -47,27 +48,30 @@ class AttentionTask(Task[AttentionTaskSettings, AttentionData]):
         run: Run[AttentionTaskSettings],
         saved: dict[str, Any] | None = None,
     ) -> AttentionData:
-        return prepare(rows, extractor, run, saved)
+        return prepare(rows, run, saved)
 
     def model_settings(self, data: AttentionData, extractor: None, run: Run[AttentionTaskSettings]) -> dict[str, Any]:
-        if run.arguments.model_name_or_path:
+        if run.base_config is not None:  # a saved model keeps its own scaling of the target
             return {"embedding_sizes": data.train.sizes}
         targets = data.train.targets()
         if not targets.std() > 0:
             raise ValueError(f"all {len(targets)} training targets are {targets[0]}: there is nothing to learn")
-        asked = "modalities" in run.arguments.model_config
-        return ({} if asked else {"modalities": list(data.train.modalities)}) | {
+        settings = {
             "embedding_sizes": data.train.sizes,
             "target_mean": float(targets.mean()),
             "target_std": float(targets.std()),
             "target_unit": data.settings.target_unit,
         }
+        if "modalities" not in run.arguments.model_config:
+            settings["modalities"] = list(data.train.modalities)
+        return settings
 
     def initialise(self, model: FusionForRegression, data: AttentionData, new: bool, resumed: bool) -> None:
-        """Give a new model the level and spread of the embeddings that it is trained on; a checkpoint has them."""
+        """Scale the inputs of a new model by the embeddings that it is trained on; a checkpoint has the scaling."""
         if new and not resumed:
             for name, (mean, deviation) in data.train.moments().items():
-                model.set_input_scaling(name, mean, np.where(deviation < SMALLEST_DEVIATION, 1.0, deviation))
+                deviation = np.where(deviation < SMALLEST_DEVIATION, 1.0, deviation)
+                model.set_input_scaling(name, torch.from_numpy(mean), torch.from_numpy(deviation))
         model.trainable_parameters()
 
     def collator(self, extractor: None, run: Run[AttentionTaskSettings]) -> PaddingCollator:
@@ -76,7 +80,7 @@ class AttentionTask(Task[AttentionTaskSettings, AttentionData]):
     def sampler(
         self, data: AttentionData, run: Run[AttentionTaskSettings]
     ) -> Callable[[int], LengthGroupedSampler | ShardedSampler]:
-        return order_of_training(np.ones(len(data.train), np.int64), run, shards_of(data.train.rows))
+        return order_of_training([1] * len(data.train), run, shards_of(data.train.rows))
 
     def trainer_settings(self, data: AttentionData, run: Run[AttentionTaskSettings]) -> dict[str, Any]:
         return {"learning_rates": data.settings.learning_rates, "streamed": run.arguments.streaming}
@@ -85,7 +89,7 @@ class AttentionTask(Task[AttentionTaskSettings, AttentionData]):
         return evaluate(trainer, data, side)
 
     def about_training(self, trainer: FusionTrainer, data: AttentionData) -> dict[str, Any]:
-        return {"trainable": trainer.model.part_sizes()}
+        return {"trainable": cast(FusionForRegression, trainer.model).part_sizes()}
 
     def results_table(self, results: dict[str, Any]) -> str:
         return card.results_table(results)

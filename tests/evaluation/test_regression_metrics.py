@@ -1,6 +1,7 @@
-"""Scores of one number a creative: SciPy's and scikit-learn's, by hand, and intervals that hold what they promise."""
+"""Scores of one number per creative: SciPy's and scikit-learn's, by hand, and intervals that hold the truth."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,18 @@ from sklearn import metrics as peer
 from sklearn.linear_model import Ridge
 
 from evaluation import regression
-from evaluation.embedding_baselines import mean_baseline, pooled, ridge, ridge_weights, side_by_side
+from evaluation.embedding_baselines import join_modalities, mean_baseline, mean_embeddings, ridge, ridge_weights
+from evaluation.intervals import Interval
 from evaluation.regression import (
     FEWEST,
     MORE_IS_BETTER,
+    Comparison,
+    RegressionResults,
     assess,
-    decide,
     drawn_weights,
+    join_names,
+    judge_baselines,
     judge_modalities,
-    listed,
     parts_of,
     point_scores,
     ranks_of,
@@ -29,8 +33,8 @@ from tests.helpers.metric_modules import load
 TARGETS = np.array([1.0, 2.0, 3.0, 4.0])
 
 
-def judged(targets: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
-    """The scores by SciPy and scikit-learn."""
+def peer_scores(targets: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
+    """Score by SciPy and scikit-learn."""
     return {
         "spearman": stats.spearmanr(targets, predictions).statistic,
         "pearson": stats.pearsonr(targets, predictions).statistic,
@@ -40,8 +44,8 @@ def judged(targets: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
     }
 
 
-def assessed(targets: np.ndarray, predictions: np.ndarray, **given: Any) -> dict[str, Any]:
-    """A record with what is not given left at the plainest."""
+def assessed(targets: np.ndarray, predictions: np.ndarray, **given: Any) -> RegressionResults:
+    """Assess predictions; arguments that are not given are the simplest possible."""
     rows = len(targets)
     rest = {
         "ids": [f"c{row}" for row in range(rows)],
@@ -77,7 +81,7 @@ def test_scores_of_a_resample_are_those_of_its_rows_written_out(seed: int, ties:
     weights = np.vstack([np.ones(rows), weights])
     found = scores_of(targets, predictions, weights)
     for place, drawn in enumerate(weights.astype(int)):
-        written = judged(np.repeat(targets, drawn), np.repeat(predictions, drawn))
+        written = peer_scores(np.repeat(targets, drawn), np.repeat(predictions, drawn))
         assert {name: values[place] for name, values in found.items()} == {
             name: pytest.approx(value, abs=1e-9) for name, value in written.items()
         }
@@ -146,9 +150,9 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     for _ in range(trials):
         said = random.normal(size=60)
         targets = 0.6 * said + 0.8 * random.normal(size=60)
-        scores = assessed(targets, said * 0.6)["scores"]
+        scores = assessed(targets, said * 0.6).scores
         for name, value in truth.items():
-            held[name] += scores[name]["low"] <= value <= scores[name]["high"]
+            held[name] += scores[name].low <= value <= scores[name].high
     assert all(0.89 <= count / trials <= 0.995 for count in held.values()), held
 
 
@@ -156,60 +160,68 @@ def test_a_paired_difference_is_surer_than_two_scores() -> None:
     """Both err alike, the second a little more: their intervals overlap, that of the difference is above 0."""
     random = np.random.default_rng(0)
     targets, shared, own = random.normal(size=(3, 200))
-    record = assessed(targets, targets + shared, ablations={"without text": targets + shared + 0.6 * own})
-    ablated = record["ablations"]["without text"]
-    assert record["scores"]["rmse"]["high"] > ablated["scores"]["rmse"]["low"]
-    for name, gain in ablated["difference"].items():  # more is better, whatever the score
-        less = record["scores"][name]["mean"] - ablated["scores"][name]["mean"]
-        assert gain["mean"] == pytest.approx(less if MORE_IS_BETTER[name] else -less)
-        assert gain["low"] > 0, name
+    results = assessed(targets, targets + shared, ablations={"without text": targets + shared + 0.6 * own})
+    ablated = results.ablations["without text"]
+    assert results.scores["rmse"].high > ablated.scores["rmse"].low
+    for name, gain in ablated.difference.items():  # more is better, whatever the score
+        less = results.scores[name].mean - ablated.scores[name].mean
+        assert gain.mean == pytest.approx(less if MORE_IS_BETTER[name] else -less)
+        assert gain.low > 0, name
 
 
-def test_the_record_is_the_same_for_the_same_seed_and_fit_for_json() -> None:
+def test_results_are_the_same_for_the_same_seed() -> None:
     random = np.random.default_rng(0)
     targets, noise = random.normal(size=(2, 30))
     first, again, other = (assessed(targets, targets + noise, seed=seed) for seed in (0, 0, 1))
-    assert json.dumps(first, allow_nan=False) == json.dumps(again)
-    assert first["scores"]["r2"]["low"] != other["scores"]["r2"]["low"]
-    assert first["scores"]["r2"]["mean"] == other["scores"]["r2"]["mean"]
+    assert first == again
+    assert first.scores["r2"].low != other.scores["r2"].low
+    assert first.scores["r2"].mean == other.scores["r2"].mean
 
 
-# The record
+def test_the_record_is_json_and_has_one_part_per_fifth_of_the_targets() -> None:
+    record = json.loads(json.dumps(asdict(assessed(np.arange(10.0), np.arange(10.0) + 0.5)), allow_nan=False))
+    assert [(part["from"], part["to"]) for part in record["residuals"]] == [(0, 1), (2, 3), (4, 5), (6, 7), (8, 9)]
+    assert record["baselines"]["mean"]["difference"]["mae"]["mean"] == pytest.approx(2.5 - 0.5)
+    assert record["targets"] == {"mean": 4.5, "std": pytest.approx(np.sqrt(8.25)), "lowest": 0, "median": 4.5,
+                                 "highest": 9}  # fmt: skip
+
+
+# Results
 
 
 def test_a_constant_model_has_no_correlation_and_says_why() -> None:
     random = np.random.default_rng(0)
     targets = random.normal(size=40)
-    record = assessed(targets, np.full(40, 0.1), ablations={"without text": targets})
-    reasons = {name: score["reason"] for name, score in record["scores"].items() if score["mean"] is None}
+    results = assessed(targets, np.full(40, 0.1), ablations={"without text": targets})
+    reasons = {name: score.reason for name, score in results.scores.items() if score.mean is None}
     assert reasons == dict.fromkeys(("spearman", "pearson"), "all predictions are equal")
-    gain = record["ablations"]["without text"]["difference"]["spearman"]
-    assert (gain["mean"], gain["reason"]) == (None, "the model: all predictions are equal")
-    assert record["verdict"]["verdict"] == "not shown to be better than mean"
-    assert record["modalities"]["matter"] == []
-    json.dumps(record, allow_nan=False)
+    gain = results.ablations["without text"].difference["spearman"]
+    assert (gain.mean, gain.reason) == (None, "the model: all predictions are equal")
+    assert results.verdict.unbeaten == ["mean"]
+    assert results.modalities.matter == []
+    json.dumps(asdict(results), allow_nan=False)
 
 
 def test_equal_targets_have_errors_and_nothing_else() -> None:
-    record = assessed(np.full(10, 3.0), np.arange(10.0))
-    assert record["scores"]["r2"]["reason"] == "all targets are equal"
-    assert record["scores"]["mae"]["mean"] > 0
-    assert record["verdict"]["unbeaten"] == ["mean"]
-    assert len(record["residuals"]) == 1
-    json.dumps(record, allow_nan=False)
+    results = assessed(np.full(10, 3.0), np.arange(10.0))
+    assert results.scores["r2"].reason == "all targets are equal"
+    assert results.scores["mae"].mean > 0
+    assert results.verdict.unbeaten == ["mean"]
+    assert len(results.residuals) == 1
+    json.dumps(asdict(results), allow_nan=False)
 
 
 @pytest.mark.parametrize("rows", [1, 2, FEWEST - 1])
 def test_few_creatives_show_nothing_however_good_the_model(rows: int) -> None:
     targets = np.arange(rows, dtype=float)
-    record = assessed(targets, targets + 0.01, ablations={"without text": -targets})
-    assert record["verdict"]["verdict"] == f"not shown to be better than mean (creatives: {rows}, fewer than {FEWEST})"
-    assert record["modalities"]["matter"] == []
-    assert record["modalities"]["by"] == {"text": []}
+    results = assessed(targets, targets + 0.01, ablations={"without text": -targets})
+    assert results.verdict.unbeaten == ["mean"]
+    assert results.verdict.verdict.endswith(f"(creatives: {rows}, fewer than {FEWEST})")
+    assert results.modalities.matter == []
+    assert results.modalities.by == {"text": []}
     if rows == 1:
-        reason = "there is one creative: an interval over creatives needs at least 2"
-        assert record["scores"]["mae"]["reason"] == reason
-    json.dumps(record, allow_nan=False)
+        assert results.scores["mae"].reason == "there is one creative: an interval over creatives needs at least 2"
+    json.dumps(asdict(results), allow_nan=False)
 
 
 def test_the_modalities_that_matter_are_those_whose_removal_costs() -> None:
@@ -222,44 +234,43 @@ def test_the_modalities_that_matter_are_those_whose_removal_costs() -> None:
                  "text alone": text}  # fmt: skip
     flags = {name: np.ones(300, bool) for name in ("text", "video", "audio", "back_audio")}
     flags["audio"][:20] = flags["text"][:5] = False
-    record = assessed(targets, model, ablations=ablations, present=flags)
-    found = record["modalities"]
-    assert (found["matter"], found["not_shown"], found["not_judged"]) == (["video", "text"], ["audio"], ["back_audio"])
-    assert found["by"]["text"] == list(MORE_IS_BETTER)
-    assert found["by"]["audio"] == []
-    assert record["lacking"] == {"text": 5, "video": 0, "audio": 20, "back_audio": 0}
-    assert record["lacking_all"] == 0
-    assert record["verdict"]["verdict"] == "better than mean"
+    results = assessed(targets, model, ablations=ablations, present=flags)
+    found = results.modalities
+    assert (found.matter, found.not_shown, found.not_judged) == (["video", "text"], ["audio"], ["back_audio"])
+    assert found.by["text"] == list(MORE_IS_BETTER)
+    assert found.by["audio"] == []
+    assert results.lacking == {"text": 5, "video": 0, "audio": 20, "back_audio": 0}
+    assert results.lacking_all == 0
+    assert results.verdict.beaten == ["mean"]
 
 
 def test_of_two_modalities_the_other_alone_tells_what_removal_costs() -> None:
     random = np.random.default_rng(0)
     targets, noise = random.normal(size=(2, 50))
     flags = {name: np.ones(50, bool) for name in ("text", "video")}
-    record = assessed(targets, targets, ablations={"text alone": noise, "video alone": targets}, present=flags)
-    assert record["modalities"]["removals"] == {"text": "video alone", "video": "text alone"}
-    assert record["modalities"]["matter"] == ["video"]
+    found = assessed(targets, targets, ablations={"text alone": noise, "video alone": targets}, present=flags)
+    assert found.modalities.removals == {"text": "video alone", "video": "text alone"}
+    assert found.modalities.matter == ["video"]
 
 
 def test_the_verdict_names_each_baseline_that_is_not_beaten() -> None:
-    def rival(low: float | None) -> dict[str, Any]:
-        return {"difference": {"r2": {"mean": 0.1, "low": low}}}
+    def compared(low: float | None) -> Comparison:
+        return Comparison({}, {"r2": Interval(0.1, low, 0.2, {"creatives": 50}, 200, 50, 0)})
 
-    rivals = {"mean": rival(0.05), "ridge on text": rival(-0.01), "ridge on all": rival(None)}
-    found = decide(rivals, rows=50)
-    assert found["verdict"] == "not shown to be better than ridge on text and ridge on all"
-    assert (found["beaten"], found["unbeaten"]) == (["mean"], ["ridge on text", "ridge on all"])
-    assert decide({"mean": rival(0.05)}, rows=50)["verdict"] == "better than mean"
-    assert judge_modalities(["text"], {}, 50)["not_judged"] == ["text"]
-    assert [listed(names) for names in (["a"], ["a", "b"], ["a", "b", "c"])] == ["a", "a and b", "a, b and c"]
+    baselines = {"mean": compared(0.05), "ridge on text": compared(-0.01), "ridge on all": compared(None)}
+    found = judge_baselines(baselines, rows=50)
+    assert found.verdict == "not shown to be better than ridge on text and ridge on all"
+    assert (found.beaten, found.unbeaten) == (["mean"], ["ridge on text", "ridge on all"])
+    assert judge_baselines({"mean": compared(0.05)}, rows=50).verdict == "better than mean"
+    assert judge_modalities(["text"], {}, 50).not_judged == ["text"]
+    assert [join_names(names) for names in (["a"], ["a", "b"], ["a", "b", "c"])] == ["a", "a and b", "a, b and c"]
 
 
 def test_residuals_go_by_fifths_of_the_targets_and_equal_targets_stay_together() -> None:
     """Predicting 5 of 0 to 9 is 4.5 too much for the lowest two, 3.5 too little for the highest two."""
-    record = assessed(np.arange(10.0), np.full(10, 5.0))
-    assert [part["rows"] for part in record["residuals"]] == [2] * 5
-    assert [part["residual"]["mean"] for part in record["residuals"]] == pytest.approx([4.5, 2.5, 0.5, -1.5, -3.5])
-    assert (record["residuals"][0]["from"], record["residuals"][0]["to"]) == (0, 1)
+    residuals = assessed(np.arange(10.0), np.full(10, 5.0)).residuals
+    assert [part["rows"] for part in residuals] == [2] * 5
+    assert [part["residual"].mean for part in residuals] == pytest.approx([4.5, 2.5, 0.5, -1.5, -3.5])
     parts = parts_of(np.array([0.0, 0, 0, 0, 1, 2, 3]))
     assert parts.sum(axis=0).tolist() == [1] * 7
     assert parts.any(axis=1).all()
@@ -330,10 +341,10 @@ def test_a_feature_that_is_constant_in_training_counts_for_nothing() -> None:
 def test_frames_are_averaged_and_what_is_absent_is_zeros_with_a_mark() -> None:
     values = [np.array([[1.0, 2.0], [3.0, 6.0]]), np.empty((0, 5)), np.array([5.0, 6.0], np.float32)]
     present = np.array([True, False, True])
-    found = pooled(values, present)
+    found = mean_embeddings(values, present)
     assert found.tolist() == [[2, 4], [0, 0], [5, 6]]
-    assert pooled([None, None], np.zeros(2, bool), width=3).tolist() == [[0, 0, 0]] * 2
-    joined = side_by_side({"text": found, "video": found[:, :1]}, {"text": present, "video": ~present})
+    assert mean_embeddings([None, None], np.zeros(2, bool), width=3).tolist() == [[0, 0, 0]] * 2
+    joined = join_modalities({"text": found, "video": found[:, :1]}, {"text": present, "video": ~present})
     assert joined.tolist() == [[2, 4, 1, 2, 0], [0, 0, 0, 0, 1], [5, 6, 1, 5, 0]]
 
 
@@ -344,9 +355,9 @@ def test_frames_are_averaged_and_what_is_absent_is_zeros_with_a_mark() -> None:
     ([np.array([[1.0, np.nan]])], [True], "values: row 0 holds what is no number"),
     ([np.ones((1, 2))], [True, True], "values: 1 rows and present: 2"),
 ])  # fmt: skip
-def test_embeddings_that_cannot_be_pooled_are_refused(values: list, present: list, message: str) -> None:
+def test_embeddings_that_cannot_be_averaged_are_refused(values: list, present: list, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        pooled(values, np.array(present))
+        mean_embeddings(values, np.array(present))
 
 
 def test_ridge_refuses_sides_that_do_not_fit() -> None:

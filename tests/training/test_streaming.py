@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from launch.run import parse_run
 from system.storage import S3FileManager
+from tasks.attention.evaluate import baselines
 from tasks.attention.items import SCALED_ON
 from tasks.attention.task import TASK as attention
 from tasks.emotion.task import TASK as emotion
@@ -180,7 +181,7 @@ def test_small_columns_come_by_ranges_and_items_are_those_of_local_rows(
         frames = np.concatenate([item[f"{name}_embeddings"][item[f"{name}_mask"].bool()] for item in first])
         np.testing.assert_allclose(mean, frames.astype(np.float64).mean(0), rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(deviation, frames.astype(np.float64).std(0), rtol=1e-9)
-    ridge, other = (attention.baselines(data, data.sides["test"])["ridge on all"] for data in (far, local))
+    ridge, other = (baselines(data, data.sides["test"])["ridge on all"] for data in (far, local))
     np.testing.assert_allclose(ridge, other)
 
 
@@ -227,7 +228,6 @@ def test_the_same_weights_say_the_same_of_streamed_rows_each_of_which_is_scored_
         assert np.array_equal(one.predictions[0], other.predictions[0])
         assert len(one.label_ids) == len(data.sides[side])
         assert np.array_equal(one.label_ids, other.label_ids)
-        assert one.metrics["test_r2"] == other.metrics["test_r2"]
     assert set(whole_shards(lab).values()) == {1}
 
 

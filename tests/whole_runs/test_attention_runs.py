@@ -124,7 +124,7 @@ def test_the_code_of_the_card_runs_and_says_the_same_where_nothing_of_ours_is(
     )
     rows = load_dataset(str(REPOSITORY / "hf_datasets/tunein"), "sample", split="train").select(range(12))
     sizes = record(folder)["model"]["embedding_sizes"]
-    items = CreativeDataset(rows.map(lambda row: {"target": row["target"] or 0.0}), MODALITIES, sizes)
+    items = CreativeDataset(rows.map(lambda row: {"target": row["target"] or 0.0}), sizes)
     batch = PaddingCollator()([items[place] for place in range(12)])
     del batch["labels"]
     save_file(batch, tmp_path / "batch.safetensors")

@@ -1,5 +1,6 @@
 """The record of a made-up run of the attention task."""
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import pyarrow as pa
 
 from evaluation.embedding_baselines import mean_baseline, ridge
 from evaluation.regression import assess
+from tasks.attention.records import AttentionResults
 from tests.helpers.facts import run_facts, training_log
 
 MODALITIES = ("text", "video", "audio", "back_audio")
@@ -29,8 +31,9 @@ def make_run(rows: int = 300, ablated: bool = True, constant: bool = False) -> t
                  "without video": 5 + 0.3 * text[test] + 4, "without audio": said + 1e-3 * noise[:rows]}  # fmt: skip
     present = {name: random.random(rows) < share for name, share in zip(MODALITIES, (1, 1, 0.9, 0.8), strict=True)}
     ids = [f"creative{row}" for row in range(rows)]
-    record = assess(ids, targets[test], said, baselines, ablations if ablated else {}, present, "s", samples=200)
-    return record | {"note": None}, pa.table({"id": ids, "target": targets[test], "prediction": said})
+    scores = assess(ids, targets[test], said, baselines, ablations if ablated else {}, present, "s", samples=200)
+    results = AttentionResults(**vars(scores), note=None)
+    return asdict(results), pa.table({"id": ids, "target": targets[test], "prediction": said})
 
 
 def make_facts(test: dict[str, Any] | None = None) -> dict[str, Any]:

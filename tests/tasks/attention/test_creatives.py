@@ -25,7 +25,7 @@ CONFIG = "configs/tunein_attention.json"
 def prepared(rows: datasets.Dataset, *settings: str) -> tuple[Run, AttentionData]:
     """Return a run of the config and its data."""
     run = parse_run([CONFIG, *settings])
-    return run, prepare(rows, None, run)
+    return run, prepare(rows, run)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_a_side_with_fewer_than_two_creatives_is_refused_for_training_alone(rows
     few = rows.select(range(4))
     with pytest.raises(ValueError, match="fewer than 2 of 4 creatives; change the fractions, or split_seed"):
         prepared(few)
-    data = prepare(few, None, parse_run([CONFIG]), saved={})
+    data = prepare(few, parse_run([CONFIG]), saved={})
     assert len(data.sides["all"]) == 4
 
 
@@ -86,7 +86,7 @@ def test_a_side_with_fewer_than_two_creatives_is_refused_for_training_alone(rows
 
 def test_an_item_is_as_long_as_its_creative_and_what_is_missing_is_masked(rows: datasets.Dataset) -> None:
     lacking = without(without(rows, "audio", [2]), "text", [3])
-    dataset = CreativeDataset(lacking, tuple(SIZES), SIZES)
+    dataset = CreativeDataset(lacking, SIZES)
     assert len(dataset) == 60
     for place in range(6):
         row, item = lacking[place], dataset[place]
@@ -108,13 +108,13 @@ def test_an_item_is_as_long_as_its_creative_and_what_is_missing_is_masked(rows: 
 
 
 def test_a_seed_beside_the_index_changes_nothing(rows: datasets.Dataset) -> None:
-    dataset = CreativeDataset(rows, tuple(SIZES), SIZES)
+    dataset = CreativeDataset(rows, SIZES)
     for name, value in dataset[3, 12345].items():
         assert torch.equal(value, dataset[3][name]), name
 
 
 def test_a_batch_is_padded_to_its_longest_and_padding_changes_no_prediction(rows: datasets.Dataset) -> None:
-    items = [CreativeDataset(without(rows, "audio", [1]), tuple(SIZES), SIZES)[place] for place in range(8)]
+    items = [CreativeDataset(without(rows, "audio", [1]), SIZES)[place] for place in range(8)]
     batch = PaddingCollator()(items)
     assert batch["labels"].tolist() == [item["labels"].item() for item in items]
     for name, size in SIZES.items():
@@ -135,8 +135,8 @@ def test_a_batch_is_padded_to_its_longest_and_padding_changes_no_prediction(rows
 
 @pytest.mark.parametrize("hidden", SIZES)
 def test_a_hidden_modality_is_as_if_it_were_not_there(rows: datasets.Dataset, hidden: str) -> None:
-    item = CreativeDataset(rows, tuple(SIZES), SIZES, hidden=frozenset({hidden}))[0]
-    lacking = CreativeDataset(without(rows, hidden, [0]), tuple(SIZES), SIZES)[0]
+    item = CreativeDataset(rows, SIZES, hidden=frozenset({hidden}))[0]
+    lacking = CreativeDataset(without(rows, hidden, [0]), SIZES)[0]
     assert item.keys() == lacking.keys()
     assert not item[f"{hidden}_mask"].any()
     assert all(torch.equal(item[name], lacking[name]) for name in item)
@@ -238,7 +238,7 @@ def test_a_saved_model_takes_its_own_sizes_and_masks_what_nobody_has(rows: datas
     lacking = without(rows, "back_audio", list(range(60)))
     sizes = embedding_sizes(lacking, list(SIZES), SIZES)
     assert sizes == SIZES
-    assert not CreativeDataset(lacking, tuple(SIZES), sizes)[0]["back_audio_mask"].any()
+    assert not CreativeDataset(lacking, sizes)[0]["back_audio_mask"].any()
     with pytest.raises(ValueError, match="text: an embedding of the data set has 6 numbers and the model takes 8"):
         embedding_sizes(rows, list(SIZES), SIZES | {"text": 8})
 
