@@ -179,7 +179,7 @@ def kinds_of_all_tasks() -> list[type]:
 @pytest.mark.parametrize("kind", kinds_of_all_tasks(), ids=lambda kind: kind.__name__)
 def test_every_key_says_what_it_means(kind: type) -> None:
     for item in dataclasses.fields(kind):
-        assert item.init is False or len(item.metadata.get("help", "")) > 10, item.name
+        assert item.init is False or item.metadata.get("help"), item.name
 
 
 @pytest.mark.parametrize("task", TASKS)
