@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from launch.run import load_task
+from training.command_line import one_line_errors
 from training.run_folder import write_pages
 from training.task import Task
 
@@ -49,11 +50,9 @@ def main(argv: list[str]) -> None:
         prog="python -m launch.pages", description="Make card, report and figures of a finished run again."
     )
     parser.add_argument("folder", type=Path, help="The folder of the run, with its metrics.json.")
-    try:
-        print(*renew_pages(parser.parse_args(argv).folder), sep="\n")
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"launch.pages: {' '.join(str(error).split())}") from error
+    print(*renew_pages(parser.parse_args(argv).folder), sep="\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with one_line_errors():
+        main(sys.argv[1:])

@@ -36,13 +36,13 @@ def read_config(path: Path) -> dict[str, Any]:
     """The keys of a JSON file."""
     if not path.is_file():
         found = ", ".join(sorted(str(file) for file in path.parent.glob("*.json"))) or "no .json file beside it"
-        raise SystemExit(f"{path}: no such config file; there is {found}")
+        raise ValueError(f"{path}: no such config file; there is {found}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise SystemExit(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
+        raise ValueError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
     if not isinstance(config, dict):
-        raise SystemExit(f"{path}: expected one JSON object of keys and values, got {type(config).__name__}")
+        raise ValueError(f"{path}: expected one JSON object of keys and values, got {type(config).__name__}")
     return config
 
 

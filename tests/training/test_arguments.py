@@ -9,10 +9,8 @@ import pytest
 import torch
 
 import run_predict
-from evaluation.splits import SplitSettings
 from launch.key_table import write_key_table
 from launch.run import load_task, parse_run, setting_groups
-from media.eda_settings import EdaSettings
 from tasks import TASKS
 from tasks.eda.task import TASK as eda
 from tests.conftest import REPOSITORY
@@ -71,8 +69,7 @@ def test_numbers_may_be_written_as_text(tmp_path: Path) -> None:
 
 
 def test_null_is_a_value(tmp_path: Path) -> None:
-    (eda_settings, *_) = parse(tmp_path, {"low_pass_hz": None}).task_settings.values()
-    assert eda_settings.low_pass_hz is None
+    assert parse(tmp_path, {"low_pass_hz": None}).settings.target.low_pass_hz is None
 
 
 @pytest.mark.parametrize(
@@ -87,9 +84,9 @@ def test_what_one_writes_in_json_one_may_write_on_the_command_line(tmp_path: Pat
         tmp_path, {"resume_from_checkpoint": True, "held_out_listener": 100101, "split_by": "leave_one_listener_out"}
     )
     assert run.training.resume_from_checkpoint == "true"
-    assert run.task_settings[SplitSettings].held_out_listener == "100101"
+    assert run.settings.split.held_out_listener == "100101"
     run = parse(tmp_path, {}, "--low_pass_hz", "null", "--model_config.dropout=0.3", "--seed", "1")
-    assert run.task_settings[EdaSettings].low_pass_hz is None
+    assert run.settings.target.low_pass_hz is None
     assert run.arguments.model_config == {"dropout": 0.3}
     assert run.training.seed == 1
 

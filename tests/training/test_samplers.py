@@ -92,7 +92,7 @@ def test_files_of_coming_batches_are_fetched_ahead_once_and_items_are_unchanged(
         for place, batch in enumerate(loader, 1):
             seen += batch
             if workers == 0:
-                asked = {*files._jobs, *files._known}
+                asked = {*files._downloads._jobs, *files._downloads._known}
                 assert asked == {sounds.urls[i] for i in order[: min(4 * (place + 3), 40)]}
         assert seen == [(i, sounds.urls[i].encode()) for i in order]
         assert s3.proxy.count() == 40
@@ -102,7 +102,7 @@ def test_files_of_coming_batches_are_fetched_ahead_once_and_items_are_unchanged(
 def test_each_rank_asks_for_the_files_of_its_own_batches(monkeypatch):
     asked: list[list[str]] = []
     for rank in range(2):
-        monkeypatch.setattr(S3FileManager, "_shared", mock.Mock(_closing=threading.Event()))
+        monkeypatch.setattr(S3FileManager, "_shared", mock.Mock(_downloads=mock.Mock(closing=threading.Event())))
         sampler = PrefetchingSampler(range(12), lambda item: [f"s3://b/{item}"], 2, 1, rank, 2)
         assert list(sampler) == list(range(12))
         assert len(sampler) == 12
@@ -112,7 +112,7 @@ def test_each_rank_asks_for_the_files_of_its_own_batches(monkeypatch):
 
 
 def test_what_a_resumed_run_skips_is_not_fetched_and_local_files_start_no_manager(monkeypatch):
-    manager = mock.Mock(_closing=threading.Event())
+    manager = mock.Mock(_downloads=mock.Mock(closing=threading.Event()))
     monkeypatch.setattr(S3FileManager, "_shared", manager)
     sampler = PrefetchingSampler(range(12), lambda item: [f"s3://b/{item}", f"/sounds/{item}"], 2, 1, 1, 2)
     sampler.skip(1 / 3)  # of the three batches of each rank

@@ -16,6 +16,7 @@ from modeling.configuration_tcn import TcnConfig
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from modeling.modeling_tcn import TcnForSignalRegression
 from training.run_folder import save_run
+from training.task import Evaluation
 
 
 def save(folder: Path, metrics: dict[str, Any]) -> Path:
@@ -23,7 +24,8 @@ def save(folder: Path, metrics: dict[str, Any]) -> Path:
     run = parse_run(["--output_dir", str(folder)])
     model = TcnForSignalRegression(TcnConfig(input_size=4, num_blocks=1, num_channels=4))
     records = {"splits.json": {}, "metrics.json": metrics}
-    return save_run(run, model, AudioFeatureExtractor(), {"README.md": "# card"}, records, pa.table({"a": [1]}))
+    evaluation = Evaluation({}, pa.table({"a": [1]}))
+    return save_run(run, model, AudioFeatureExtractor(), {"README.md": "# card"}, records, evaluation)
 
 
 def test_a_saving_that_fails_leaves_the_old_run_unfinished_but_nothing_half(tmp_path: Path) -> None:

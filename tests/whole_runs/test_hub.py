@@ -261,10 +261,10 @@ def test_cards_and_reports_are_made_anew_from_what_a_run_recorded(
 
 
 def test_what_is_no_run_has_no_card(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="no metrics.json; give the folder of a run"):
+    with pytest.raises(ValueError, match="no metrics.json; give the folder of a run"):
         card.main([str(tmp_path)])
     (tmp_path / "metrics.json").write_text('{"task": "eda", "test": {}}')
-    with pytest.raises(SystemExit, match="scores by run_eval.py"):
+    with pytest.raises(ValueError, match="scores by run_eval.py"):
         card.main([str(tmp_path)])
 
 

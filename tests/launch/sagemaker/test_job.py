@@ -64,7 +64,7 @@ def test_a_config_from_elsewhere_or_with_a_secret_is_refused(tmp_path: Path, mon
     with pytest.raises(ValueError, match="run_name: the value looks like a secret") as refusal:
         parse_job(words(config=str(config)))
     assert "AKIA" not in str(refusal.value)
-    with pytest.raises(SystemExit, match="no such config file"):
+    with pytest.raises(ValueError, match="no such config file"):
         parse_job(words(config=str(tmp_path / "none.json")))
 
 
