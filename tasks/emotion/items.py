@@ -1,7 +1,7 @@
-"""Utterances as training items: what was said, the frames and the sound of the clip, and which of these there are.
+"""Utterances as training items: the text, the frames and the sound of the clip, and masks.
 
-An item is read from its row when it is asked for, or, where frozen encoders' outputs are cached, from a table on the
-disk. What a row lacks, and what of it cannot be decoded, is a mask of zeros: no utterance is ever left out.
+An item is read from its row when it is needed, or from a table on the disk with the outputs of frozen encoders. A
+modality that a row lacks, or that cannot be decoded, has a mask of zeros: no utterance is left out.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from accelerate import PartialState
 from torch.utils.data import Dataset
@@ -27,24 +28,24 @@ from training.streaming import arrow_rows, is_streamed
 
 logger = logging.getLogger(__name__)
 
-# L tokens, N frames of a clip, T frames of sound, F mel bands, E numbers that an encoder makes, M modalities
-
+# L tokens, N frames of a clip, T frames of sound, F mel bands, E numbers that an encoder makes
 
 HEADS = ("emotion", "sentiment")
 COLUMNS = ("utterance_id", "text", *HEADS, "clip", "has_text", "has_audio", "has_video")
-CACHED_AT_ONCE = 16  # utterances that go through frozen encoders together
+CACHE_VERSION = 1  # raise it when the same rows and settings give other features: cached ones are not used then
+ENCODED_AT_ONCE = 16  # utterances that go through frozen encoders together
 
 
 @dataclass
 class UtteranceDataset(Dataset):
-    """Some utterances of a data set as items, (index, seed) or index; the seed has nothing to decide.
+    """Utterances of a data set as items, by (index, seed) or index. Nothing is random, so the seed is not used.
 
     Args:
-        rows: of the data set, with COLUMNS.
-        processor: text, frames and sound to inputs.
-        modalities: what is read; of these, `hidden` is what is kept from the model.
-        max_text_tokens: where texts are cut.
-        cached: a table with what frozen encoders made of each row, in the order of the rows.
+        rows: with COLUMNS.
+        processor: makes inputs of text, frames and sound.
+        max_text_tokens: longer texts are cut.
+        hidden: modalities that look absent to the model.
+        cached: what `cache_features` made of the rows.
     """
 
     rows: datasets.Dataset
@@ -55,39 +56,32 @@ class UtteranceDataset(Dataset):
     cached: datasets.Dataset | None = None
 
     def __post_init__(self) -> None:
-        # Views of what is read, made once: making one takes as long as reading ten items.
+        # These views are made once: making one takes as long as reading ten items.
         self.needs_clips = bool({"video", "audio"} & set(self.modalities))
         self.read_rows = arrow_rows(self.rows, [name for name in COLUMNS if name != "clip" or self.needs_clips])
-        self.told_rows = self.rows.select_columns([*HEADS, *(name for name in COLUMNS if name.startswith("has_"))])
+        self.label_rows = self.rows.select_columns([*HEADS, *(name for name in COLUMNS if name.startswith("has_"))])
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, torch.Tensor]:
-        """Inputs without a batch dimension, such as `input_ids` (L,), and `labels` (2,).
+        """Return inputs without a batch dimension, such as `input_ids` (L,), and `labels` (2,).
 
-        `undecodable` is whether something that the row has could not be read.
+        `undecodable` tells whether a modality that the row has could not be read.
         """
         index = item[0] if isinstance(item, tuple) else item
-        inputs = self.read(index) if self.cached is None else self.remembered(index)
-        row = self.told_rows[index]
-        promised = {name for name in self.modalities if row[f"has_{name}"]} - self.hidden
-        undecodable = any(not inputs[INPUTS[name][1]].any() for name in promised)
+        inputs = self.read(index) if self.cached is None else read_cached(self.cached, index)
+        row = self.label_rows[index]
+        expected = {name for name in self.modalities if row[f"has_{name}"]} - self.hidden
+        undecodable = any(not inputs[INPUTS[name][1]].any() for name in expected)
         for name in self.hidden:
             mask = INPUTS[name][1]
             inputs[mask] = torch.zeros_like(inputs[mask])
         labels = torch.tensor([row[head] for head in HEADS])
         return inputs | {"labels": labels, "undecodable": torch.tensor(undecodable)}
 
-    def remembered(self, index: int) -> dict[str, torch.Tensor]:
-        """The cached inputs of one row."""
-        row = {name: torch.tensor(value) for name, value in self.cached[index].items()}
-        if "input_features" in row:  # stored flat
-            row["input_features"] = row["input_features"].unflatten(0, (len(row["features_mask"]), -1))
-        return row
-
     def read(self, index: int) -> dict[str, torch.Tensor]:
-        """The inputs of one row, decoded and processed."""
+        """Decode a row and make the inputs of it."""
         (row,) = self.read_rows[index].to_pylist()
         wanted = {name for name in self.modalities if row[f"has_{name}"] and name not in self.hidden}
         clip = self.decode(row, wanted & {"video", "audio"})
@@ -97,7 +91,7 @@ class UtteranceDataset(Dataset):
         return {name: value[0] for name, value in self.processor(**given).items()}
 
     def decode(self, row: dict[str, Any], wanted: set[str]) -> Clip | None:
-        """Frames and sound of a row's clip, as far as wanted; None where it cannot be decoded, which is noted."""
+        """Read the wanted parts of a row's clip; None, with a warning, if it cannot be decoded."""
         if not wanted:
             return None
         try:
@@ -108,7 +102,7 @@ class UtteranceDataset(Dataset):
             return None
 
     def files_of(self, item: tuple[int, int] | int) -> list[str]:
-        """The file or URL that an item reads, so that it can be fetched ahead."""
+        """Return the file or URL that an item reads, so that it can be fetched ahead."""
         index = item[0] if isinstance(item, tuple) else item
         if self.cached is not None or not self.needs_clips:
             return []
@@ -119,7 +113,7 @@ class UtteranceDataset(Dataset):
 
 
 def clip_for(processor: FusionProcessor, source: Any, wanted: Collection[str], **window: Any) -> Clip:
-    """Frames and sound of a clip, as far as wanted, in the sizes and at the rates of a processor."""
+    """Read the wanted modalities of a clip, in the size and at the rates of a processor."""
     extractor = processor.feature_extractor
     return read_clip(
         source,
@@ -133,20 +127,21 @@ def clip_for(processor: FusionProcessor, source: Any, wanted: Collection[str], *
 
 
 def clip_inputs(processor: FusionProcessor, clip: Clip | None, modalities: Collection[str]) -> dict[str, Any]:
-    """What a processor is given of one clip for some modalities: None for what there is not."""
+    """Return the arguments of a processor for one clip; None for what the clip lacks."""
     given: dict[str, Any] = {}
     if "video" in modalities:
-        seen = clip is not None and clip.frame_mask.any()
-        given |= {"videos": [clip.frames if seen else None], "frame_masks": [clip.frame_mask if seen else None]}
+        seen = clip if clip is not None and clip.frame_mask.any() else None
+        given["videos"] = [None if seen is None else seen.frames]
+        given["frame_masks"] = [None if seen is None else seen.frame_mask]
     if "audio" in modalities:
-        sound = None if clip is None else clip.audio
-        given |= {"audio": [sound], "sampling_rate": processor.feature_extractor.sampling_rate}
+        given["audio"] = [None if clip is None else clip.audio]
+        given["sampling_rate"] = processor.feature_extractor.sampling_rate
     return given
 
 
 @contextlib.contextmanager
 def clip_source(clip: dict[str, Any] | None) -> Iterator[bytes | str]:
-    """A clip as its bytes, or the path of a file on this machine, which stays there for as long as the block lasts."""
+    """Yield a clip as bytes, or as the path of a local file, which is kept until the block ends."""
     if clip is None or (clip["bytes"] is None and not clip["path"]):
         raise VideoError("the row has no clip")
     if clip["bytes"] is not None:
@@ -159,11 +154,10 @@ def clip_source(clip: dict[str, Any] | None) -> Iterator[bytes | str]:
 
 
 def cache_features(dataset: UtteranceDataset, model: FusionForEmotion) -> datasets.Dataset:
-    """What each row becomes before the first part that is trained: a table on the disk, made once, in order of rows.
+    """Return a table on the disk, in the order of the rows, with what the trained parts of a model take.
 
-    Frozen encoders give their vector (E,); encoders that are trained get what they take. The table is found again by a
-    digest of the rows, the processor and the frozen weights; of a machine's processes the first makes it, and the
-    others wait.
+    That is the vector (E,) of a frozen encoder, and the input of any other one. The table is found again by a digest
+    of all that it depends on. The first process of a machine makes it, and the others wait.
     """
     frozen = [name for name in dataset.modalities if model.fusion.branches[name].frozen]
     if "video" in dataset.modalities and "video" not in frozen:
@@ -174,10 +168,10 @@ def cache_features(dataset: UtteranceDataset, model: FusionForEmotion) -> datase
     collate = PaddingCollator(dataset.processor.tokenizer.pad_token_id)
     read = replace(dataset, cached=None, hidden=frozenset()).read
 
-    def encode(_: list[str], indices: list[int]) -> dict[str, list]:
+    def encode(_: list[str], indices: list[int]) -> dict[str, list[np.ndarray]]:
         items = [read(index) for index in indices]
         batch = collate(items)
-        columns: dict[str, list] = {}
+        columns = {}
         for name in dataset.modalities:
             value, mask = INPUTS[name]
             columns[mask] = [item[mask].numpy() for item in items]
@@ -185,40 +179,59 @@ def cache_features(dataset: UtteranceDataset, model: FusionForEmotion) -> datase
                 encoded = model.fusion.encode(name, batch[value].to(model.device), batch[mask].to(model.device))
                 columns[f"{name}_features"] = list(encoded.float().cpu().numpy())
             else:
-                columns[value] = [item[value].numpy().ravel() for item in items]
+                columns[value] = [flat(item[value]) for item in items]
         return columns
 
-    kinds = {"input_ids": "int64", "input_features": "float32"} | {f"{name}_features": "float32" for name in frozen}
-    kinds |= {INPUTS[name][1]: "int64" for name in dataset.modalities}
-    names = {INPUTS[name][1] for name in dataset.modalities}
-    names |= {f"{name}_features" if name in frozen else INPUTS[name][0] for name in dataset.modalities}
     training = model.training
     model.eval()
     with torch.inference_mode(), PartialState().local_main_process_first():
-        made = dataset.rows.map(
+        table = dataset.rows.map(
             encode,
             batched=True,
-            batch_size=CACHED_AT_ONCE,
+            batch_size=ENCODED_AT_ONCE,
             with_indices=True,
             input_columns=["utterance_id"],
             remove_columns=dataset.rows.column_names,
-            features=datasets.Features({name: datasets.List(datasets.Value(kinds[name])) for name in sorted(names)}),
+            features=cached_columns(dataset.modalities, frozen),
             new_fingerprint=cache_key(dataset, model, frozen),
             desc="frozen encoders",
         )
     model.train(training)
-    return made.with_format("numpy")
+    return table.with_format("numpy")
+
+
+def cached_columns(modalities: Sequence[str], frozen: Sequence[str]) -> datasets.Features:
+    """Return the columns of a cached table: a mask per modality, and its features or its input."""
+    kinds = {INPUTS[name][1]: "int64" for name in modalities}
+    for name in modalities:
+        column = f"{name}_features" if name in frozen else INPUTS[name][0]
+        kinds[column] = "int64" if column == "input_ids" else "float32"
+    return datasets.Features({name: datasets.List(datasets.Value(kinds[name])) for name in sorted(kinds)})
+
+
+def read_cached(table: datasets.Dataset, index: int) -> dict[str, torch.Tensor]:
+    """Return the inputs of one row of a cached table."""
+    row = {name: torch.tensor(value) for name, value in table[index].items()}
+    if "input_features" in row:
+        row["input_features"] = row["input_features"].unflatten(0, (len(row["features_mask"]), -1))
+    return row
+
+
+def flat(features: torch.Tensor) -> np.ndarray:
+    """Return features as `read_cached` expects them: `datasets.Array2D` takes three times as long to read."""
+    return features.numpy().ravel()
 
 
 def cache_key(dataset: UtteranceDataset, model: FusionForEmotion, frozen: Sequence[str]) -> str:
-    """A digest of all that cached features depend on."""
+    """Return a digest of everything that cached features depend on."""
     settings = [
-        dataset.rows._fingerprint, list(dataset.modalities), sorted(frozen), dataset.max_text_tokens,
+        CACHE_VERSION, dataset.rows._fingerprint, list(dataset.modalities), sorted(frozen), dataset.max_text_tokens,
         dataset.processor.feature_extractor.to_dict(), dataset.processor.tokenizer.get_vocab(), versions(),
     ]  # fmt: skip
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for name in sorted(frozen):
-        for key, value in model.fusion.branches[name].encoder.state_dict().items():
+        weights = model.fusion.branches[name].get_submodule("encoder").state_dict()
+        for key, value in weights.items():
             digest.update(key.encode())
             digest.update(value.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:32]

@@ -275,6 +275,21 @@ def test_a_cache_is_found_again_until_something_changes_that_it_depends_on(
         assert len(names) == 5
 
 
+def test_the_task_caches_every_side_in_a_copy_of_the_data(rows: datasets.Dataset) -> None:
+    model = tiny_model(num_mel_bins=64, **FROZEN)
+    _, _, data = prepare(in_three(rows), "--cache_features", "true")
+    cached = TASK.cache(data, model)
+    assert {name for name, side in cached.sides.items() if side.cached is not None} == set(SIDES)
+    assert all(side.cached is None for side in data.sides.values())
+    for name in SIDES:
+        one, other = data.sides[name][0], cached.sides[name][0]
+        assert {"pixel_values", "input_ids"} <= one.keys() - other.keys()
+        assert {"text_features", "video_features"} <= other.keys()
+        assert torch.equal(one["input_features"], other["input_features"])
+    _, _, plain = prepare(in_three(rows))
+    assert TASK.cache(plain, model) is plain
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
