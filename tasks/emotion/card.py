@@ -96,7 +96,8 @@ def score_table(test: dict[str, Any], head: str) -> str:
     """A row the model, each baseline and each ablation; a column a score, and what the model has more."""
     found = test["heads"][head]
     names = WHO | {"majority": f"majority: always {found['majority']}"}
-    others = {names.get(who, who): rival for who, rival in (found["baselines"] | found["ablations"]).items()}
+    rivals: dict[str, dict[str, Any]] = found["baselines"] | found["ablations"]
+    others = {names.get(who, who): rival for who, rival in rivals.items()}
     title = f"{head}, {test['rows']:,} rows of {test['dialogues']:,} dialogues"
     return compared_table(title, SCORES, found["scores"], others, GAIN)
 

@@ -1,16 +1,16 @@
-"""Prepare utterances for training: modalities, splits and labels."""
+"""Divide the utterances of a data set, and make items of them."""
 
 import logging
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
-from transformers import AutoConfig, EvalPrediction
+from transformers import EvalPrediction
 
 from evaluation.confusion import confusion, scores_of
-from modeling import FusionProcessor
+from modeling import FusionConfig, FusionProcessor
 from modeling.configuration_fusion import MODALITIES
 from tasks.emotion.items import HEADS, UtteranceDataset
 from tasks.emotion.settings import EmotionSettings, EmotionTaskSettings, EncoderSettings
@@ -20,12 +20,11 @@ from training.task import Run
 
 logger = logging.getLogger(__name__)
 
-SIDES = {"train": "train", "validation": "dev", "test": "test"}  # side -> what the data call it
-TWINS = {  # note on rows -> what was done with clips that are there twice, or under the other of two names
+SIDES = {"train": "train", "validation": "dev", "test": "test"}  # part of the split -> its name in the data
+TWINS = {  # defect -> what was done with clips that exist twice, or under the other of two names
     "twin_clip": "Where a clip is there twice, the one called final_videos_test... is used, for the other is wrong",
     "prefixed_clip": "A clip that is there as final_videos_test... alone is used",
 }
-
 
 COLUMNS = (
     "utterance_id", "split", "dialogue", "text", "speaker", "emotion", "sentiment", "clip", "clip_seconds", "has_text",
@@ -35,38 +34,36 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class EmotionData:
-    """A data set's utterances, divided as it says itself."""
+    """The utterances of a data set, divided as the data set says."""
 
-    sides: dict[str, UtteranceDataset]
+    sides: dict[str, UtteranceDataset]  # those of the split, and "all"
     split: UtteranceSplit
     names: dict[str, list[str]]  # head -> its classes
-    lengths: np.ndarray  # of the training items, for batches of like length
+    lengths: np.ndarray  # of the training items, for batches of similar length
     texts_cut: dict[str, int]  # side -> texts longer than max_text_tokens
-    notes: dict[str, int]  # kind of defect -> rows that have it
+    notes: dict[str, int]  # kind of defect -> rows
     encoders: EncoderSettings
     settings: EmotionSettings
 
     @property
     def train(self) -> UtteranceDataset:
-        """What weights are fitted on."""
         return self.sides["train"]
 
     @property
     def validation(self) -> UtteranceDataset:
-        """What checkpoints are chosen on."""
         return self.sides["validation"]
 
     def validation_metrics(self, output: EvalPrediction) -> dict[str, float]:
-        """Weighted and macro F1 of both heads: to choose a checkpoint by."""
-        scores = {}
+        """Return the weighted and the macro F1 of both heads."""
+        scores, labels = {}, cast(np.ndarray, output.label_ids)  # (N, heads)
         for place, head in enumerate(HEADS):
-            predicted, truth = output.predictions[place].argmax(-1), output.label_ids[:, place]
-            of_head = scores_of(confusion(truth, predicted, len(self.names[head])))
+            predicted = output.predictions[place].argmax(-1)
+            of_head = scores_of(confusion(labels[:, place], predicted, len(self.names[head])))
             scores |= {f"{head}_{name}": float(of_head[name]) for name in ("weighted_f1", "macro_f1")}
         return scores
 
     def record(self) -> dict[str, Any]:
-        """What each side holds and lacks."""
+        """Return the fields of `EmotionDataRecord` beyond those of the source."""
         return {
             "sides": self.split.sides,
             "texts_cut": self.texts_cut,
@@ -79,7 +76,7 @@ class EmotionData:
 
 
 def policies(data: EmotionData) -> list[str]:
-    """What was done about all that a reader of the scores may wonder about, a sentence each."""
+    """Say in sentences how the data were treated, for the reader of the scores."""
     twins = [f"{text} ({data.notes[note]:,} rows)." for note, text in TWINS.items() if note in data.notes]
     cut = ", ".join(f"{count:,} of {side}" for side, count in data.texts_cut.items() if count and side != "all")
     order = "; ".join(f"{head} {', '.join(names)}" for head, names in data.names.items())
@@ -95,16 +92,15 @@ def policies(data: EmotionData) -> list[str]:
 
 
 def notes_on(rows: datasets.Dataset) -> dict[str, int]:
-    """How many rows have each kind of defect, the commonest first."""
+    """Count the rows with each kind of defect, the most frequent first."""
     lists = rows.select_columns("defects").with_format("arrow")[:]["defects"].to_pylist()
-    return dict(Counter(what for defects in lists for what in {defect["what"] for defect in defects}).most_common())
+    return dict(Counter(kind for defects in lists for kind in {defect["what"] for defect in defects}).most_common())
 
 
 def modalities_of(run: Run[EmotionTaskSettings]) -> list[str]:
-    """What the model reads."""
-    name = run.arguments.model_name_or_path
-    if name:
-        return list(AutoConfig.from_pretrained(name).modalities)
+    """Return the modalities that the run's model reads."""
+    if run.base_config is not None:
+        return list(cast(FusionConfig, run.base_config).modalities)
     return list(run.arguments.model_config.get("modalities", MODALITIES))
 
 
@@ -114,7 +110,11 @@ def prepare(
     run: Run[EmotionTaskSettings],
     saved: dict[str, Any] | None = None,
 ) -> EmotionData:
-    """The sides as the data set divides them."""
+    """Divide the utterances as the data set does.
+
+    Args:
+        saved: metrics.json of a run whose model is scored, not trained: a side may then be empty.
+    """
     encoders, settings = run.settings.encoders, run.settings.emotion
     modalities, limit = modalities_of(run), encoders.max_text_tokens
     if run.arguments.streaming:
@@ -141,7 +141,7 @@ def prepare(
 
 
 def check_streaming(rows: datasets.Dataset, encoders: EncoderSettings) -> None:
-    """Refuse to stream rows whose clips are not in them, and what would read all of them before training."""
+    """Refuse to stream clips that are files of their own, or that all have to be read before training."""
     if encoders.cache_features:
         raise ValueError("cache_features reads every clip once and keeps what is needed; leave streaming out")
     has = np.logical_or(*(np.array(rows[f"has_{name}"][:], bool) for name in ("video", "audio")))
@@ -153,6 +153,6 @@ def check_streaming(rows: datasets.Dataset, encoders: EncoderSettings) -> None:
 
 
 def token_counts(rows: datasets.Dataset, processor: FusionProcessor) -> np.ndarray:
-    """Tokens of each text (rows,), uncut."""
+    """Count the tokens of each text (rows,), before it is cut."""
     texts = [text or "" for text in rows["text"]]
     return np.array([len(ids) for ids in processor.tokenizer(texts)["input_ids"]] if texts else [], np.int64)

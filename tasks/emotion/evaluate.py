@@ -1,4 +1,4 @@
-"""Score predicted emotion and sentiment against baselines and with modalities left out."""
+"""Score predicted emotion and sentiment, next to baselines and to the same model with fewer modalities."""
 
 from dataclasses import replace
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from transformers import Trainer
 from transformers.trainer_utils import PredictionOutput
 
 from evaluation.classification import Utterances, assess
@@ -14,6 +13,7 @@ from modeling.configuration_fusion import MODALITIES
 from tasks.emotion.data import EmotionData
 from tasks.emotion.items import HEADS, UtteranceDataset
 from tasks.emotion.records import EmotionResults
+from training.fusion_trainer import FusionTrainer
 from training.task import Evaluation
 
 FITTED_HERE = (
@@ -21,17 +21,21 @@ FITTED_HERE = (
     "data, which flatters them."
 )
 CHOSEN_HERE = "The checkpoint was chosen on utterances that are scored here, which flatters it."
-IN_SAMPLE = {"train": FITTED_HERE, "all": FITTED_HERE, "validation": CHOSEN_HERE}  # side -> what a reader must know
+IN_SAMPLE = {
+    "train": FITTED_HERE,
+    "all": FITTED_HERE,
+    "validation": CHOSEN_HERE,
+}  # side -> note for the reader of the scores
 
 
 def probabilities_of(output: PredictionOutput) -> dict[str, np.ndarray]:
-    """Head -> (N, classes)."""
+    """Return the probabilities (N, classes) of each head."""
     logits = [torch.from_numpy(output.predictions[place]).double() for place in range(len(HEADS))]
     return {head: scores.softmax(-1).numpy() for head, scores in zip(HEADS, logits, strict=True)}
 
 
 def utterances(side: UtteranceDataset) -> Utterances:
-    """What scores need to know of a side; `present` is what its rows say that there is."""
+    """Return what the assessment reads of a side; `present` is what the rows say."""
     columns = side.rows.select_columns(["utterance_id", "dialogue", "text", *HEADS, *(f"has_{m}" for m in MODALITIES)])
     table = columns.with_format("arrow")[:]
     return Utterances(
@@ -43,25 +47,25 @@ def utterances(side: UtteranceDataset) -> Utterances:
     )
 
 
-def evaluate(trainer: Trainer, data: EmotionData, side: str) -> Evaluation:
-    """The assessment of one side, beside baselines and with modalities left out, and the predictions behind it."""
+def evaluate(trainer: FusionTrainer, data: EmotionData, side: str) -> Evaluation:
+    """Score the trained model on one part of the data."""
     dataset = data.sides[side]
     if not len(dataset):
         raise ValueError(f"nothing to score: the {side} side has no utterance")
     output = trainer.predict(dataset, metric_key_prefix=side)
-    probabilities, promised = probabilities_of(output), utterances(dataset)
-    given = output.predictions[len(HEADS)].astype(bool)  # (N, M)
-    test = replace(promised, present=dict(zip(dataset.modalities, given.T, strict=True)))
-    undecodable = np.any([promised.present[name] & ~test.present[name] for name in dataset.modalities], axis=0).sum()
-    made = trainer.predict_with_less(dataset, side) if data.settings.ablations else {}
-    left_out = {name: probabilities_of(less) for name, less in made.items()}
-    scores = assess(data.names, utterances(data.train), test, probabilities, left_out)
-    results = EmotionResults(**vars(scores), undecodable=int(undecodable), note=IN_SAMPLE.get(side))
+    probabilities, expected = probabilities_of(output), utterances(dataset)
+    given = output.predictions[len(HEADS)].astype(bool)  # (N, modalities)
+    test = replace(expected, present=dict(zip(dataset.modalities, given.T, strict=True)))
+    undecodable = np.any([expected.present[name] & ~test.present[name] for name in dataset.modalities], axis=0)
+    with_less = trainer.predict_with_less(dataset, side) if data.settings.ablations else {}
+    ablations = {name: probabilities_of(output) for name, output in with_less.items()}
+    scores = assess(data.names, utterances(data.train), test, probabilities, ablations)
+    results = EmotionResults(**vars(scores), undecodable=int(undecodable.sum()), note=IN_SAMPLE.get(side))
     return Evaluation(results, prediction_table(data, test, probabilities))
 
 
 def prediction_table(data: EmotionData, test: Utterances, probabilities: dict[str, np.ndarray]) -> pa.Table:
-    """A row an utterance: truth, prediction and the probability of each class, by head."""
+    """Return one row per utterance: its labels, the predicted ones, and the probability of each class."""
     columns: dict[str, Any] = {"utterance_id": test.ids, "dialogue": test.dialogues}
     for head, names in data.names.items():
         scores = probabilities[head]

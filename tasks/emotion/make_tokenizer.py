@@ -1,4 +1,4 @@
-"""A small text encoder for a sample that has to work offline: a WordPiece vocabulary of its own text, no weights.
+"""Make the small text encoder of a sample that works offline: a WordPiece vocabulary of its texts, and no weights.
 
 python -m tasks.emotion.make_tokenizer hf_datasets/meld configs/tiny_bert
 """
@@ -18,9 +18,9 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def pieces_of(texts: list[str]) -> list[str]:
-    """Every letter, alone and inside a word, and the words that come twice or more, the commonest first.
+    """Return every letter, alone and inside a word, and the words that occur twice or more, the most frequent first.
 
-    The same texts give the same pieces, which the learner of `tokenizers` does not: it breaks ties by chance.
+    The same texts always give the same pieces. The trainer of `tokenizers` breaks ties by chance.
     """
     normalizer, splitter = BertNormalizer(lowercase=True), BertPreTokenizer()
     words = Counter(word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
@@ -32,7 +32,7 @@ def pieces_of(texts: list[str]) -> list[str]:
 
 
 def make_tokenizer(texts: list[str], folder: Path) -> None:
-    """Write tokenizer and config of a tiny BERT that knows the pieces of some texts."""
+    """Write the tokenizer and the config of a tiny BERT for some texts."""
     vocabulary = pieces_of(texts)
     tokenizer = BertTokenizer(
         vocab={piece: number for number, piece in enumerate(vocabulary)}, model_max_length=LONGEST
@@ -49,7 +49,7 @@ def make_tokenizer(texts: list[str], folder: Path) -> None:
 
 
 def main() -> None:
-    """The training texts of a data set."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", help="A data set with a column `text`.")
     parser.add_argument("folder", type=Path)

@@ -72,7 +72,9 @@ def plot_classes(heads: dict[str, Any]) -> Figure:
 
 def plot_ablations(heads: dict[str, Any]) -> Figure:
     """Weighted F1 of the model, of its baselines, and of the model with less to go by, with intervals."""
-    rivals = {head: found["baselines"] | found["ablations"] for head, found in heads.items()}
+    rivals: dict[str, dict[str, Any]] = {
+        head: found["baselines"] | found["ablations"] for head, found in heads.items()
+    }
     most = 1 + max(len(others) for others in rivals.values())
     figure, panels = panels_below_each_other(len(heads), height=0.27 * most + 0.3, sharey=False)
     for panel, (head, others) in zip(panels, rivals.items(), strict=True):

@@ -129,4 +129,4 @@ def predict_utterance(
 def most_likely(logits: torch.Tensor, names: Sequence[str]) -> list[LabelConfidence]:
     """Return the TOP classes, the most likely first."""
     confidences, codes = logits.double().softmax(-1).topk(min(TOP, len(names)))
-    return [LabelConfidence(names[code], c) for c, code in zip(confidences.tolist(), codes.tolist(), strict=True)]
+    return [LabelConfidence(names[int(code)], c) for c, code in zip(confidences.tolist(), codes.tolist(), strict=True)]

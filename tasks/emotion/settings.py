@@ -9,7 +9,7 @@ CLASS_WEIGHTS = {"none": 0.0, "root": 0.5, "inverse": 1.0}  # name -> power of t
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """What encodes the modalities."""
+    """How the modalities are encoded."""
 
     text_model: str = field(
         default="google-bert/bert-base-uncased",
@@ -37,7 +37,7 @@ class EncoderSettings:
 
 @dataclass(frozen=True)
 class EmotionSettings:
-    """How it is learnt and scored."""
+    """How the model is trained and scored."""
 
     class_weights: str = field(
         default="none",

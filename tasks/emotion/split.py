@@ -1,4 +1,4 @@
-"""Which utterances are on which side: as the data set says, with a digest, and a look for dialogues on two sides."""
+"""The split of utterances that a data set brings."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -23,7 +23,11 @@ class UtteranceSplit:
 
     @classmethod
     def of(cls, rows: datasets.Dataset, names: dict[str, str]) -> "UtteranceSplit":
-        """By the column `split`; `names` is what the data call each side."""
+        """Divide by the column `split`.
+
+        Args:
+            names: side -> its name in the data.
+        """
         has = [f"has_{name}" for name in MODALITIES]
         table = rows.select_columns(["utterance_id", "split", "dialogue", *has]).with_format("arrow")[:]
         which, ids = table["split"].to_numpy(), table["utterance_id"].to_numpy()
@@ -44,11 +48,11 @@ class UtteranceSplit:
 
     @property
     def sha256(self) -> str:
-        """A digest of who is where; it does not depend on the order of the data."""
+        """The hash of the ids of each side; the order of the data does not matter."""
         return digest_of_sides({side: sorted(ids) for side, ids in self.members.items()})
 
     def record(self) -> dict[str, Any]:
-        """What is saved beside a model."""
+        """Return the content of splits.json."""
         return {
             "settings": {"split_by": "dialogue, as the data set divides them"},
             "sha256": self.sha256,

@@ -1,7 +1,7 @@
-"""What a study shows of classifiers of utterances: scores of all rows of the test, each run's own, averaged over runs.
+"""Combine the scores of several runs on emotions.
 
-A mean over runs is taken within each resample of dialogues, and so is a difference between two settings: intervals are
-over dialogues, and both settings are scored on the same ones.
+Scores are averaged over runs within each resample of dialogues, and so are differences between two settings: intervals
+are over dialogues, and both settings are scored on the same ones.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,8 +18,7 @@ from training.study_runs import FinishedRun, StudyTables, by_seed, long_scores, 
 
 # N rows, S resamples
 
-
-ITEMS = ("head", "utterances")  # what a row is of, and what was scored
+ITEMS = ("head", "utterances")
 EXPLAINED = (
     "Means are over runs, each with its own scores of all utterances of the test; brackets hold 95 % intervals over "
     "these dialogues, not over runs, which share their data. Effects are runs that are better than all of their "
@@ -29,7 +28,7 @@ EXPLAINED = (
 
 
 def scores_of_run(facts: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every score of one run, long: those of the model, of its baselines, and of itself with less to go by."""
+    """List the scores of one run: those of the model, of its baselines, and of itself with fewer modalities."""
     return [
         row
         for head, assessed in facts["test"]["heads"].items()
@@ -42,14 +41,17 @@ def scores_of_run(facts: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def read_scores(path: Path) -> pa.Table:
-    """Id, dialogue, and the true and the predicted class of each head, by id."""
+    """Read id, dialogue, and the true and the predicted class of each head, in the order of the ids."""
     table = pq.read_table(path)
     return table.select([name for name in table.column_names if not name.startswith("p_")]).sort_by("utterance_id")
 
 
 def rows_of_setting(runs: Sequence[FinishedRun], reference: Sequence[FinishedRun]) -> Iterator[dict[str, Any]]:
-    """A head and score each: its mean over runs with its interval, its values by seed, the difference from the first
-    setting, and how many runs are better than all of their baselines."""
+    """Yield one row per head and score.
+
+    It holds the mean over runs with its interval, the values by seed, the difference from the first setting, and how
+    many runs are better than all of their baselines.
+    """
     rows = truth(runs[0])
     if any(truth(run) != rows for run in runs):
         raise ValueError(

@@ -8,7 +8,7 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
@@ -59,7 +59,7 @@ class EmotionTask(Task[EmotionTaskSettings, EmotionData]):
     training_record = EmotionTrainingRecord
 
     def features(self, run: Run[EmotionTaskSettings]) -> FusionProcessor:
-        """Tokenizer and features: those of the model that is fine-tuned, else new ones."""
+        """Return the processor of the model that is fine-tuned, or a new one."""
         arguments, name = run.arguments, run.arguments.model_name_or_path
         if name:
             processor = AutoProcessor.from_pretrained(name)
@@ -88,15 +88,16 @@ class EmotionTask(Task[EmotionTaskSettings, EmotionData]):
     def model_settings(
         self, data: EmotionData, extractor: FusionProcessor, run: Run[EmotionTaskSettings]
     ) -> dict[str, Any]:
-        """What of a model follows from the data and the encoders."""
+        """Return the settings of a model that follow from the data and the encoders."""
         settings: dict[str, Any] = {f"{head}_names": data.names[head] for head in HEADS}
         settings["num_mel_bins"] = extractor.feature_extractor.num_mel_bins
         base, power = run.arguments.model_name_or_path, CLASS_WEIGHTS[data.settings.class_weights]
         if power or base:  # a saved model's weights are of the data that it was trained on
             settings |= {f"{head}_weights": class_weights(data, head, power) if power else None for head in HEADS}
         if "text" in data.train.modalities:
+            config: Any
             if base:
-                config = AutoConfig.from_pretrained(base).text_config
+                config = cast(FusionConfig, run.base_config).text_config
             else:
                 with name_setting("text_model", data.encoders.text_model):
                     config = AutoConfig.from_pretrained(data.encoders.text_model)
@@ -116,9 +117,9 @@ class EmotionTask(Task[EmotionTaskSettings, EmotionData]):
         if new and "text" in branches and has_weights(data.encoders.text_model):
             with name_setting("text_model", data.encoders.text_model):
                 weights = AutoModel.from_pretrained(data.encoders.text_model).state_dict()
-            encoder = branches["text"].encoder
-            wanted = encoder.state_dict().keys()
-            encoder.load_state_dict({key: value for key, value in weights.items() if key in wanted})
+            encoder = branches["text"].get_submodule("encoder")
+            known = encoder.state_dict().keys()
+            encoder.load_state_dict({key: value for key, value in weights.items() if key in known})
         elif new and "text" in branches:
             logger.warning(
                 "text_model %s is a folder without weights: its encoder is random", data.encoders.text_model
@@ -195,20 +196,20 @@ def name_setting(key: str, value: str) -> Iterator[None]:
 
 
 def class_weights(data: EmotionData, head: str, power: float) -> list[float]:
-    """A weight a class, by its frequency in training to a power; 1 on average over the training utterances."""
+    """Return a weight per class, 1 / its training frequency to a power, with a mean of 1 over the utterances."""
     counts = np.bincount(data.train.rows[head], minlength=len(data.names[head]))
     weights = np.where(counts > 0, np.maximum(counts, 1) ** -power, 0.0)
     return (weights * counts.sum() / (weights * counts).sum()).tolist()
 
 
 def has_weights(name: str) -> bool:
-    """Whether an encoder comes with weights: a name on the Hub does, a folder may."""
+    """Return whether an encoder comes with weights, as every model of the Hub does."""
     folder = Path(name)
     return not folder.is_dir() or any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
 
 
 def load_video_weights(model: FusionForEmotion, source: str) -> None:
-    """Weights of r3d_18 from torchvision, from a file, or none."""
+    """Load weights of r3d_18 from torchvision or from a file, unless there are none."""
     if source == "none":
         if model.config.freeze_video:
             logger.warning("video_weights none with freeze_video: the video encoder is random and stays so")
