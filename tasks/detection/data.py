@@ -1,11 +1,10 @@
 """Prepare the clips of a data set as pools to draw from and splits to score."""
 
 import logging
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import datasets
-import numpy as np
 from transformers import EvalPrediction, FeatureExtractionMixin
 from transformers.trainer_utils import PredictionOutput
 
@@ -54,7 +53,7 @@ class DetectionData:
 
     def validation_metrics(self, output: EvalPrediction) -> dict[str, float]:
         """Average precision and area under the ROC curve over clips: to choose a checkpoint by."""
-        scores, _ = model_and_loudness(self.validation, output)
+        scores = model_scores(self.validation, output)
         return {
             "average_precision": average_precision(scores.clip_scores, scores.targets),
             "roc_auc": roc_auc(scores.clip_scores, scores.targets),
@@ -124,9 +123,9 @@ def log_what_was_kept(data: DetectionData) -> None:
         logger.info("left out: %s: %s clips", rule["rule"], rule["clips"])
 
 
-def model_and_loudness(side: ClipWindows, output: EvalPrediction | PredictionOutput) -> tuple[ClipScores, ClipScores]:
-    """Scores of the model, and the loudness of the same windows as if it were one."""
-    logits, frames = output.predictions if isinstance(output.predictions, tuple) else (output.predictions, None)
-    _, items, loudness = output.label_ids
-    model = ClipScores.of(side, logits, frames, items)
-    return model, replace(model, scores=loudness.astype(np.float64), frames=None)
+def model_scores(side: ClipWindows, output: EvalPrediction | PredictionOutput) -> ClipScores:
+    """Return the scores of all windows of a side, as the trainer predicted them."""
+    predictions, label_ids = cast(Any, output.predictions), cast(Any, output.label_ids)
+    logits, frames = predictions if isinstance(predictions, tuple) else (predictions, None)
+    _, readable = label_ids
+    return ClipScores.of(side, logits, frames, readable)

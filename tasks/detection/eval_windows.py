@@ -1,9 +1,11 @@
 """All windows of the clips of one side, in order: what is scored."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import datasets
 import numpy as np
+import torch
 from torch.utils.data import Dataset
 
 from media.audio import AudioError, audio_seconds
@@ -24,8 +26,8 @@ class ClipWindows(Dataset):
     A window's label, which the loss of a validation goes by, is whether the target is in the window as far as events
     are known, else whether it is in the clip.
 
-    A clip of which a window cannot be read is left out of all scores, and counted: such a window comes with the item
-    -1 and the sound of another clip, as something has to go through the model.
+    A clip with a window that cannot be read is left out of all scores, and counted. This window is not `readable` and
+    has the sound of another clip, as something has to go through the model.
     """
 
     def __init__(
@@ -65,17 +67,27 @@ class ClipWindows(Dataset):
 
     def __getitem__(self, window: int) -> dict[str, Any]:
         found = self.windows[window]
-        clip = int(self.clip[window])
-        level = max(float(np.sqrt(np.mean(found["audio"] ** 2))), QUIETEST)
         return {
             "audio": found["audio"],  # (S,)
             "sampling_rate": found["sampling_rate"],
             "label": float(self.labels[window]),
-            "item": clip if found["item"] == found["requested"] else -1,
-            "requested": clip,
+            "readable": found["item"] == found["requested"],
             "seed": -1,  # nothing is mixed or masked
-            "loudness": float(20 * np.log10(level)),  # dB below full scale
         }
+
+
+@dataclass(frozen=True)
+class WindowLoudness(Dataset):
+    """The loudness of each window: its level relative to full scale, in dB, float32."""
+
+    windows: ClipWindows
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, window: int) -> torch.Tensor:
+        level = float(np.sqrt(np.mean(self.windows[window]["audio"] ** 2)))
+        return torch.tensor(20 * np.log10(max(level, QUIETEST)), dtype=torch.float32)
 
 
 def lengths_of(rows: datasets.Dataset, wanted: np.ndarray) -> np.ndarray:

@@ -1,15 +1,19 @@
 """Score a detector on a split, and record how it was trained."""
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
+from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from tasks.detection.data import DetectionData, model_and_loudness
+from tasks.detection.data import DetectionData, model_scores
+from tasks.detection.eval_windows import ClipWindows, WindowLoudness
 from tasks.detection.mining import review_csv
-from tasks.detection.scores import assess, prediction_table
+from tasks.detection.scores import ClipScores, assess, prediction_table
 from tasks.detection.trainer import TargetSoundTrainer
 from training.task import Evaluation
 
@@ -24,10 +28,7 @@ def evaluate(trainer: Trainer, data: DetectionData, side: str) -> Evaluation:
     """
     if side not in data.sides:
         raise ValueError(f"side {side!r} is not scored by clip; take one of {', '.join(data.sides)}")
-    scored = {
-        name: model_and_loudness(data.sides[name], trainer.predict(data.sides[name], metric_key_prefix=name))
-        for name in dict.fromkeys(("validation", side))
-    }
+    scored = {name: score_side(trainer, data.sides[name], name) for name in dict.fromkeys(("validation", side))}
     (test, loud), (validation, loud_validation) = scored[side], scored["validation"]
     table = data.rows.select_columns(["clip_id", "labels"]).data.table
     rows = table.take(pa.array(test.side.clips.rows[test.readable]))
@@ -43,6 +44,25 @@ def evaluate(trainer: Trainer, data: DetectionData, side: str) -> Evaluation:
     }
     table = prediction_table(test, loud, rows["clip_id"].to_pylist(), events)
     return Evaluation(results, table, model_config={"detection": detection})
+
+
+def score_side(trainer: Trainer, side: ClipWindows, name: str) -> tuple[ClipScores, ClipScores]:
+    """Return the scores of the model, and the loudness of the same windows as if it were one."""
+    model = model_scores(side, trainer.predict(side, metric_key_prefix=name))
+    return model, replace(model, scores=loudness_of(trainer, side), frames=None)
+
+
+def loudness_of(trainer: Trainer, side: ClipWindows) -> np.ndarray:
+    """Return the loudness (N,) of all windows in dB, read once more, by the workers of all processes."""
+    args, accelerator = trainer.args, trainer.accelerator
+    loader = DataLoader(
+        WindowLoudness(side),
+        batch_size=args.per_device_eval_batch_size,
+        num_workers=args.dataloader_num_workers,
+        multiprocessing_context=args.dataloader_multiprocessing_context,
+    )
+    batches = [accelerator.gather_for_metrics(batch) for batch in accelerator.prepare(loader)]
+    return torch.cat(batches).cpu().numpy().astype(np.float64)
 
 
 def about_training(trainer: TargetSoundTrainer, data: DetectionData) -> dict[str, Any]:

@@ -114,15 +114,14 @@ class MiningTable:
     def apply(self, epoch: int, items: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
         """Take in scores (S,) of items (S,) and return the epoch's record so far.
 
-        Positives are left out, and items below 0, which are mixtures.
+        Positives are left out.
         """
         items, scores = np.asarray(items, np.int64), np.asarray(scores, np.float32)
         self._check(epoch, items, scores)
         if epoch != self.running:
             self._finish()
             self.running = epoch
-        kept = items >= 0
-        kept[kept] = self.pools.items.kind[items[kept]] != Kind.POSITIVE
+        kept = self.pools.items.kind[items] != Kind.POSITIVE
         items, scores = items[kept].astype(np.int32), scores[kept]
         self.scored += len(items)
         self.total += int(np.rint(scores.astype(np.float64) * FIXED_POINT).astype(np.int64).sum())
@@ -210,9 +209,9 @@ class MiningTable:
                 f"epoch {epoch}: {np.count_nonzero(wrong)} scores are not within 0 to 1, of items {named}: the model "
                 "gives no probabilities, or has diverged; lower the learning rate"
             )
-        beyond = items >= len(self.pools.items)
-        if beyond.any():
-            raise ValueError(f"epoch {epoch}: there is no item {items[beyond][0]}, there are {len(self.pools.items)}")
+        unknown = (items < 0) | (items >= len(self.pools.items))
+        if unknown.any():
+            raise ValueError(f"epoch {epoch}: there is no item {items[unknown][0]}, there are {len(self.pools.items)}")
 
     def _remember(self, items: np.ndarray, scores: np.ndarray) -> None:
         """Keep the highest score of each item of the running epoch, of those that can end up in the table."""

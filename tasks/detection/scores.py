@@ -32,12 +32,14 @@ class ClipScores:
     readable: np.ndarray  # (M,) bool; the others are in no score
 
     @classmethod
-    def of(cls, side: ClipWindows, logits: np.ndarray, frames: np.ndarray | None, items: np.ndarray) -> "ClipScores":
-        """From logits (N, 1) and frame logits (N, T, 1), and the items (N,) that were served: -1 for unreadable."""
-        readable = np.ones(len(side.clips), bool)
-        readable[side.clip[items < 0]] = False
+    def of(
+        cls, side: ClipWindows, logits: np.ndarray, frames: np.ndarray | None, readable: np.ndarray
+    ) -> "ClipScores":
+        """Make scores of logits (N, 1) and frame logits (N, T, 1), and whether each window was readable (N,) bool."""
+        readable_clips = np.ones(len(side.clips), bool)
+        readable_clips[side.clip[~readable]] = False
         frames = None if frames is None else expit(frames[..., 0].astype(np.float64))
-        return cls(side, expit(logits[:, 0].astype(np.float64)), frames, readable)
+        return cls(side, expit(logits[:, 0].astype(np.float64)), frames, readable_clips)
 
     @functools.cached_property
     def first(self) -> np.ndarray:

@@ -19,18 +19,21 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from tasks.detection.collator import COLUMNS
 from tasks.detection.items import Kind
 from tasks.detection.mining import MiningTable, read_arrays, write_arrays
 from tasks.detection.pools import ClipPools
 from tasks.detection.sampler import TwoTierBatchSampler, check_same_plan
 from training.samplers import PrefetchingBatchSampler
+from training.settings import RunTrainingArguments
 from training.trainer import SignalTrainer
 
 # K steps of an epoch so far, W ranks, B items of a batch
 
 
 STATE_FILE = "mining.npz"  # in a checkpoint
-NOT_OF_THE_MODEL = ("item", "requested", "seed", "loudness")  # of a batch
+STATE_VERSION = 2  # of what was served, in this file
+NOT_OF_THE_MODEL = (*COLUMNS, "mixed")  # of a batch
 
 
 class TargetSoundTrainer(SignalTrainer):
@@ -41,11 +44,19 @@ class TargetSoundTrainer(SignalTrainer):
         mining: the table of hard negatives, None for none.
     """
 
-    def __init__(self, *args: Any, pools: ClipPools, mining: MiningTable | None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.label_names = ["labels", "item", "loudness"]  # what predictions are matched with their clips by
+    def __init__(
+        self,
+        *args: Any,
+        sampler: Callable[[int], TwoTierBatchSampler],
+        pools: ClipPools,
+        mining: MiningTable | None,
+        **kwargs: Any,
+    ) -> None:
+        arguments: RunTrainingArguments = kwargs["args"]
+        self.plan = sampler(arguments.train_batch_size)
+        super().__init__(*args, sampler=lambda batch_size: self.plan, **kwargs)
+        self.label_names = ["labels", "readable"]  # given back with the predictions
         self.pools, self.mining = pools, mining
-        self.plan: TwoTierBatchSampler = self.sampler.sampler  # a plan's own `sampler` is itself
         self.served = Served(pools, self.plan)
         self.epoch = 0
         self.add_callback(AtEpochs(self))
@@ -84,7 +95,7 @@ class TargetSoundTrainer(SignalTrainer):
         loss, outputs = super().compute_loss(model, kept, return_outputs=True, **kwargs)
         if model.training:
             scores = outputs["logits"][:, 0].detach().float().sigmoid()
-            self.served.add(inputs["item"], inputs["requested"], scores)
+            self.served.add(inputs["item"], inputs["requested"], inputs["mixed"], scores)
         return (loss, outputs) if return_outputs else loss
 
     def begin_epoch(self, epoch: int) -> None:
@@ -173,7 +184,7 @@ class Served:
 
     def _empty(self) -> dict[str, np.ndarray]:
         shape = (0, self.plan.world_size, self.plan.batch_size)
-        kinds = {"item": np.int64, "requested": np.int64, "score": np.float32}
+        kinds = {"item": np.int64, "requested": np.int64, "mixed": np.bool_, "score": np.float32}
         return {name: np.zeros(shape, kind) for name, kind in kinds.items()}
 
     @property
@@ -181,9 +192,9 @@ class Served:
         """Whether an epoch has begun and is not counted yet."""
         return bool(self.steps) or len(self.epoch["item"]) > 0
 
-    def add(self, items: torch.Tensor, requested: torch.Tensor, scores: torch.Tensor) -> None:
-        """One batch of this rank, (B,) each; an item of -1 is a mixture."""
-        self.steps.append((items, requested, scores))
+    def add(self, items: torch.Tensor, requested: torch.Tensor, mixed: torch.Tensor, scores: torch.Tensor) -> None:
+        """Note one batch of this rank, (B,) each."""
+        self.steps.append((items, requested, mixed, scores))
 
     def gather(self, gather: Any) -> None:
         """Join what all ranks have seen since the last time."""
@@ -195,21 +206,19 @@ class Served:
         self.steps = []
 
     def finish(self, gather: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Count an epoch that has ended; its negatives and their scores (N,), in the order of the plan."""
+        """Count an epoch that has ended; its unmixed negatives and their scores (N,), in the order of the plan."""
         self.gather(gather)
         epoch, self.epoch = self.epoch, self._empty()
-        item, requested, first = epoch["item"], epoch["requested"], self.plan.composition[0]
-        places = self.plan.tier_names  # (B,) what each place of a batch is for
-        mixed = item < 0
+        item, requested, mixed = epoch["item"], epoch["requested"], epoch["mixed"]
+        places, first = self.plan.tier_names, self.plan.composition[0]  # (B,) what each place of a batch is for
         for name in dict.fromkeys(places):
             self.counts[name] += int((~mixed[..., np.array(places) == name]).sum())
         self.counts["mixed"] += int(mixed.sum())
         bad = (item != requested) & ~mixed
         self.counts["substituted"] += int(bad.sum())
         self.substituted.update(requested[bad].tolist())
-        negatives, scores = item[..., first:], epoch["score"][..., first:]
-        kept = negatives >= 0
-        negatives, scores = negatives[kept], scores[kept]
+        kept = ~mixed[..., first:]
+        negatives, scores = item[..., first:][kept], epoch["score"][..., first:][kept]
         strong = negatives[self.pools.items.kind[negatives] == Kind.STRONG]
         self.seen[self.pools.items.label[strong]] = True
         self.counts["explicit"] += int((self.pools.items.kind[negatives] == Kind.EXPLICIT).sum())
@@ -222,6 +231,7 @@ class Served:
         names = sorted(self.counts)
         items = sorted(self.substituted)
         return self.epoch | {
+            "version": np.array(STATE_VERSION),
             "seen": self.seen,
             "count_names": np.array(names, dtype=str),
             "counts": np.array([self.counts[name] for name in names], np.int64),
@@ -230,7 +240,10 @@ class Served:
         }
 
     def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Go on from what `state_dict` gave; ValueError when that was an older version."""
+        version = int(state.get("version", 1))
+        if version != STATE_VERSION:
+            raise ValueError(f"counts of what was served of version {version}, this is version {STATE_VERSION}")
         self.epoch = {name: state[name] for name in self.epoch}
         self.seen = state["seen"]
         self.counts = Counter(dict(zip(state["count_names"].tolist(), state["counts"].tolist(), strict=True)))

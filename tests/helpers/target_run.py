@@ -3,7 +3,8 @@
     python -m torch.distributed.run --nproc_per_node 2 -m tests.helpers.target_run <folder>
 
 Each rank writes `rank<r>.json`: for every arrangement of workers and accumulation the (item, seed) pairs of the whole
-run, and of runs resumed at several steps, with whether their final weights are those of the whole run, bit for bit.
+run, and of runs resumed at several steps, with whether their final weights are those of the whole run, bit for bit;
+and the loudness of the windows that are scored.
 """
 
 import json
@@ -19,11 +20,12 @@ from modeling import TcnConfig, TcnForAudioClassification
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from tasks.detection.augmentation import Augmentation
 from tasks.detection.collator import DetectionCollator
+from tasks.detection.evaluate import loudness_of
 from tasks.detection.mining import MiningSettings, MiningTable
 from tasks.detection.sampler import SamplerSettings, TwoTierBatchSampler
 from tasks.detection.trainer import TargetSoundTrainer
 from tasks.detection.windows import AudioSetWindows
-from tests.helpers.toy_clips import RATE, toy_clips
+from tests.helpers.toy_clips import RATE, toy_clips, toy_side
 from training.settings import RunTrainingArguments
 
 EPOCHS = 3
@@ -102,6 +104,7 @@ def main(folder: Path) -> None:
                 "hard": int(whole.served.counts["hard"]),
                 "counts": dict(whole.served.counts),
                 "history": whole.mining.history,
+                "loudness": loudness_of(whole, toy_side()).tolist(),
                 "resumed": [],
             }
             for step in sorted({1, last // 3, last // 2, last - 1} if not workers else {last // 2}):

@@ -8,15 +8,17 @@ import pyarrow as pa
 import soundfile
 from datasets import Audio, Features, Value
 
+from tasks.detection.eval_windows import ClipWindows
 from tasks.detection.items import Items, Kind, LabelledPool
 from tasks.detection.pools import ClipPools, EvalClips
 
 RATE = 4000  # Hz
 SECONDS = 1.0
 POSITIVES, STRONG_LABELS, STRONG_EACH, WEAK_CLIPS = 14, 3, 5, 24
+SCORED_ROWS = np.array([0, 1, 14, 15, 16, 30], np.int32)  # two positives, three strong negatives, a weak one
 
 
-def toy_clips(broken: tuple[int, ...] = ()) -> tuple[datasets.Dataset, ClipPools]:
+def toy_clips(broken: tuple[int, ...] = (), silent: tuple[int, ...] = ()) -> tuple[datasets.Dataset, ClipPools]:
     """Positives are a tone at 600 Hz, negatives one elsewhere; `broken` rows hold bytes that are no sound."""
     count = POSITIVES + STRONG_LABELS * STRONG_EACH + WEAK_CLIPS
     kinds = np.repeat([Kind.POSITIVE, Kind.STRONG, Kind.WEAK], [POSITIVES, STRONG_LABELS * STRONG_EACH, WEAK_CLIPS])
@@ -30,7 +32,7 @@ def toy_clips(broken: tuple[int, ...] = ()) -> tuple[datasets.Dataset, ClipPools
         time = np.arange(int(RATE * SECONDS)) / RATE
         file = io.BytesIO()
         tone = 0.3 * np.sin(2 * np.pi * pitch * time + dice.random()) + 0.1 * dice.normal(size=len(time))
-        soundfile.write(file, tone, RATE, format="WAV")
+        soundfile.write(file, tone * (row not in silent), RATE, format="WAV")
         sounds.append({"bytes": b"no sound" if row in broken else file.getvalue(), "path": f"{row}.wav"})
     features = Features({"clip_id": Value("string"), "audio": Audio(decode=False), "audio_seconds": Value("float32")})
     table = pa.table(
@@ -70,3 +72,19 @@ def toy_clips(broken: tuple[int, ...] = ()) -> tuple[datasets.Dataset, ClipPools
         counts={"clips": count},
     )
     return rows, pools
+
+
+def toy_side(
+    broken: tuple[int, ...] = (),
+    silent: tuple[int, ...] = (),
+    seconds: float = 0.4,
+    hop: float = 0.2,
+    strong: bool = True,
+) -> ClipWindows:
+    """Return the windows of six clips of 1 s, the first two with the target from 0.3 to 0.5 s."""
+    rows, _ = toy_clips(broken, silent)
+    targets = SCORED_ROWS < POSITIVES
+    edges = np.array([0, 1, 2, 2, 2, 2, 2], np.int64)
+    known = np.full(len(SCORED_ROWS), strong)
+    clips = EvalClips(SCORED_ROWS, targets, known, edges, np.array([[0.3, 0.5], [0.3, 0.5]], np.float32))
+    return ClipWindows(rows, clips, seconds, hop, RATE)

@@ -4,22 +4,9 @@ import numpy as np
 import pytest
 from scipy.special import logit
 
-from tasks.detection.eval_windows import ClipWindows
-from tasks.detection.pools import EvalClips
+from tasks.detection.eval_windows import ClipWindows, WindowLoudness
 from tasks.detection.scores import ClipScores, assess, chance
-from tests.helpers.toy_clips import RATE, toy_clips
-
-ROWS = np.array([0, 1, 14, 15, 16, 30], np.int32)  # two positives, three strong negatives, a weak one
-
-
-def side(broken: tuple[int, ...] = (), seconds: float = 0.4, hop: float = 0.2, strong: bool = True) -> ClipWindows:
-    """Six clips of 1 s, the first two with the target from 0.3 to 0.5 s."""
-    rows, _ = toy_clips(broken)
-    targets = ROWS < 14
-    edges = np.array([0, 1, 2, 2, 2, 2, 2], np.int64)
-    known = np.full(len(ROWS), strong)
-    clips = EvalClips(ROWS, targets, known, edges, np.array([[0.3, 0.5], [0.3, 0.5]], np.float32))
-    return ClipWindows(rows, clips, seconds, hop, RATE)
+from tests.helpers.toy_clips import RATE, SCORED_ROWS, toy_side
 
 
 @pytest.mark.parametrize(
@@ -32,19 +19,35 @@ def side(broken: tuple[int, ...] = (), seconds: float = 0.4, hop: float = 0.2, s
     ],
 )
 def test_windows_cover_a_clip_to_its_end(seconds: float, hop: float, starts: list[float]) -> None:
-    windows = side(seconds=seconds, hop=hop)
-    assert len(windows) == len(starts) * len(ROWS)
+    windows = toy_side(seconds=seconds, hop=hop)
+    assert len(windows) == len(starts) * len(SCORED_ROWS)
     np.testing.assert_allclose(windows.start[: len(starts)], starts, atol=1e-9)
     items = [windows[window] for window in range(len(windows))]
     assert all(item["audio"].shape == (round(seconds * RATE),) for item in items)
-    assert [item["item"] for item in items] == np.repeat(np.arange(len(ROWS)), len(starts)).tolist()
+    assert windows.clip.tolist() == np.repeat(np.arange(len(SCORED_ROWS)), len(starts)).tolist()
+    assert all(item["readable"] for item in items)
 
 
 def test_a_window_is_labelled_by_what_is_in_it_where_that_is_known() -> None:
-    labels = [side()[window]["label"] for window in range(8)]
+    labels = [toy_side()[window]["label"] for window in range(8)]
     assert labels == [1, 1, 1, 0, 1, 1, 1, 0]  # of 0.3 to 0.5 s: 0-0.4 half, 0.2-0.6 all, 0.4-0.8 half, 0.6-1 nothing
-    assert [side(strong=False)[window]["label"] for window in range(8)] == 8 * [1]
-    assert [side()[window]["label"] for window in range(8, 24)] == 16 * [0]
+    assert [toy_side(strong=False)[window]["label"] for window in range(8)] == 8 * [1]
+    assert [toy_side()[window]["label"] for window in range(8, 24)] == 16 * [0]
+
+
+def test_a_window_is_as_loud_as_its_sound_and_silence_has_a_bound() -> None:
+    windows = toy_side()
+    assert len(WindowLoudness(windows)) == len(windows)
+    audio = windows[5]["audio"].astype(float)
+    assert float(WindowLoudness(windows)[5]) == pytest.approx(10 * np.log10(np.mean(audio**2)), abs=1e-4)
+    assert float(WindowLoudness(toy_side(silent=(0,)))[2]) == pytest.approx(-100)
+
+
+def test_a_window_that_cannot_be_read_has_the_sound_of_another_clip() -> None:
+    windows = toy_side(broken=(1,))
+    items = [windows[window] for window in range(8)]
+    assert [item["readable"] for item in items] == 4 * [True] + 4 * [False]
+    assert all(np.abs(item["audio"]).max() > 0.1 for item in items)
 
 
 def scores_of(windows: ClipWindows, clip_scores: list[float]) -> tuple[ClipScores, ClipScores]:
@@ -52,23 +55,23 @@ def scores_of(windows: ClipWindows, clip_scores: list[float]) -> tuple[ClipScore
     logits = np.full((len(windows), 1), logit(0.1))
     for clip, score in enumerate(clip_scores):
         logits[4 * clip + 1] = logit(score)
-    items = np.array([windows[window]["item"] for window in range(len(windows))])
-    scores = ClipScores.of(windows, logits, None, items)
+    readable = np.array([windows[window]["readable"] for window in range(len(windows))])
+    scores = ClipScores.of(windows, logits, None, readable)
     return scores, ClipScores(windows, np.full(len(windows), -20.0), None, scores.readable)
 
 
 def test_a_clip_scores_as_its_highest_window_and_an_unreadable_one_not_at_all() -> None:
-    scores, _ = scores_of(side(), [0.9, 0.7, 0.2, 0.8, 0.3, 0.4])
+    scores, _ = scores_of(toy_side(), [0.9, 0.7, 0.2, 0.8, 0.3, 0.4])
     np.testing.assert_allclose(scores.clip_scores, [0.9, 0.7, 0.2, 0.8, 0.3, 0.4])
     assert scores.hours_of_negatives == pytest.approx(4 / 3600)
-    scores, _ = scores_of(side(broken=(1, 15)), [0.9, 0.7, 0.2, 0.8, 0.3, 0.4])
+    scores, _ = scores_of(toy_side(broken=(1, 15)), [0.9, 0.7, 0.2, 0.8, 0.3, 0.4])
     assert scores.readable.tolist() == [True, False, True, False, True, True]
     np.testing.assert_allclose(scores.clip_scores, [0.9, 0.2, 0.3, 0.4])
     assert scores.targets.tolist() == [True, False, False, False]
 
 
 def test_events_are_windows_that_fire_together() -> None:
-    scores, _ = scores_of(side(), [0.9, 0.7, 0.2, 0.8, 0.3, 0.4])
+    scores, _ = scores_of(toy_side(), [0.9, 0.7, 0.2, 0.8, 0.3, 0.4])
     events = scores.events(0.75)
     assert [len(found) for found in events] == [1, 0, 0, 1, 0, 0]
     np.testing.assert_allclose(events[0], [[0.2, 0.6, 0.9]], atol=1e-9)
@@ -79,11 +82,11 @@ def test_an_assessment_can_be_checked_by_hand() -> None:
 
     from media.audioset import Labels
 
-    scores, loud = scores_of(side(), [0.9, 0.7, 0.2, 0.8, 0.3, 0.4])
+    scores, loud = scores_of(toy_side(), [0.9, 0.7, 0.2, 0.8, 0.3, 0.4])
     labels = Labels(("/m/cry", "/m/dog", "/m/rain"), ("Cry", "Dog", "Rain"))
     lists = [[0]] * 14 + [[1]] * 2 + [[1, 2]] * 13 + [[2]] * 24
     table = pa.table({"clip_id": [f"clip{row}" for row in range(len(lists))], "labels": lists})
-    rows = table.take(pa.array(ROWS))
+    rows = table.take(pa.array(SCORED_ROWS))
     found, _ = assess(scores, scores, (loud, loud), "recall:1", rows, labels, "validation")
     assert found["threshold"]["value"] == pytest.approx(0.7)
     # Ranked: hit, false alarm, hit: average precision is (1 + 2/3) / 2.

@@ -44,7 +44,7 @@ def test_a_batch_is_what_the_extractor_gives_with_labels_and_numbers(name, featu
     expected = features or {"input_values": (3, 128, 64)}
     assert {key: tuple(batch[key].shape) for key in direct} == expected
     assert all(torch.equal(batch[key], direct[key]) for key in direct)
-    assert set(batch) == {*expected, "labels", "item", "requested", "seed"}
+    assert set(batch) == {*expected, "labels", "item", "requested", "seed", "mixed"}
     torch.testing.assert_close(batch["labels"], torch.tensor([[1.0], [0.0], [0.0]]))
     assert (batch["item"].tolist(), batch["requested"].tolist()) == ([10, 11, 12], [20, 21, 22])
     assert (batch["seed"].tolist(), batch["seed"].dtype) == ([0, 1, 2], torch.int64)
@@ -73,19 +73,25 @@ def test_who_was_mixed_with_a_positive_is_not_mined(rule):
             window["seed"] = first_seed + place
         batch = collate(windows)
         others = augmentation.mixed_with(batch["seed"].tolist())
-        np.testing.assert_array_equal(batch["item"] == -1, others == 0)
+        np.testing.assert_array_equal(batch["mixed"], others == 0)
         np.testing.assert_array_equal(batch["labels"][1:, 0] > 0, others[1:] == 0)
+        assert batch["item"].tolist() == list(range(10, 18))
         assert batch["requested"].tolist() == list(range(20, 28))
-        unmined += int((batch["item"] == -1).sum())
+        unmined += int(batch["mixed"].sum())
     assert unmined > 0
 
 
 def test_what_is_not_training_is_not_augmented():
     everything = Augmentation(mixup_probability=1.0, spec_time_mask_frames=10, spec_frequency_mask_bins=5)
-    windows = [window | {"seed": -1} for window in items([1.0, 0.0])]
+    windows = [
+        {"audio": window["audio"], "label": window["label"], "readable": window["label"] > 0, "seed": -1}
+        for window in items([1.0, 0.0])
+    ]
     plain = DetectionCollator(extractors()["ours"])(windows)
     augmented = DetectionCollator(extractors()["ours"], everything)(windows)
     assert all(torch.equal(plain[key], augmented[key]) for key in plain)
+    assert plain["readable"].tolist() == [True, False]
+    assert plain["mixed"].tolist() == [False, False]
 
 
 def test_masks_need_features_over_time():

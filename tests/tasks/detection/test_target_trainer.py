@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from tasks.detection.eval_windows import WindowLoudness
 from tasks.detection.windows import AudioSetWindows
 from tests.helpers.programs import end_ranks, start_ranks
 from tests.helpers.target_run import EPOCHS, make_trainer
-from tests.helpers.toy_clips import POSITIVES, toy_clips
+from tests.helpers.toy_clips import POSITIVES, toy_clips, toy_side
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +87,14 @@ def test_workers_change_nothing_and_hard_negatives_come_again(ranks: dict, world
     assert all(history == histories[0] for history in histories)  # every rank has the same table
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_loudness_is_in_the_order_of_the_windows_whoever_reads_them(ranks: dict, world: int) -> None:
+    windows = WindowLoudness(toy_side())
+    expected = [float(windows[window]) for window in range(len(windows))]
+    assert all(run["loudness"] == expected for rank in ranks[world] for run in rank)
+
+
 def test_what_was_served_has_the_planned_composition(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, workers=0, accumulation=1, max_steps=-1)
     trainer.train()
@@ -113,6 +122,15 @@ def test_a_checkpoint_of_another_plan_is_refused(tmp_path: Path) -> None:
     other.plan.seed = 8
     with pytest.raises(ValueError, match="made with seed = 7, it is 8 now"):
         other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+def test_a_checkpoint_of_an_older_version_is_refused(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, workers=0, accumulation=1, max_steps=2)
+    trainer.train()
+    state = trainer.served.state_dict(trainer.accelerator.gather)
+    del state["version"]
+    with pytest.raises(ValueError, match="version 1, this is version 2"):
+        trainer.served.load_state_dict(state)
 
 
 def test_scores_that_are_no_numbers_stop_the_run(tmp_path: Path) -> None:
