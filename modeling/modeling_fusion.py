@@ -138,18 +138,8 @@ class FusionPreTrainedModel(PreTrainedModel):
             raise ValueError(f"{name}: a deviation is not above 0; give 1 for a number that never changes")
 
     def part_sizes(self) -> dict[str, int]:
-        """How many numbers each part learns."""
+        """Count the numbers that each part learns."""
         return {name: sum(p.numel() for p in parameters) for name, parameters in self.parts().items()}
-
-    def trainable_parameters(self) -> dict[str, int]:
-        """Print how many numbers each part learns, and return them."""
-        counts = self.part_sizes()
-        kinds = dict.fromkeys(self.config.modalities, "Encoder") | {"fusion": "Layer"}
-        titles = {name: f"{name.replace('_', ' ').title()} {kinds.get(name, 'Classifier')}:" for name in counts}
-        titles |= {"regression": "Regression Head:"} if "regression" in counts else {}
-        lines = [f"- {titles[name]:22} {count:>11,}" for name, count in counts.items()]
-        print("\n".join(["Trainable parameters:", *lines, f"  {'total:':22} {sum(counts.values()):>11,}"]))  # noqa: T201
-        return counts
 
 
 class FusionModel(FusionPreTrainedModel):

@@ -26,7 +26,9 @@ class LengthGroupedSampler(Sampler[tuple[int, int]]):
     [2, 0, 1, 3]
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, smallest_batch: int = 1) -> None:
+    def __init__(
+        self, lengths: Sequence[int] | np.ndarray, batch_size: int, seed: int, smallest_batch: int = 1
+    ) -> None:
         self.lengths = np.asarray(lengths)
         self.smallest_batch = smallest_batch
         self.batch_size = batch_size
@@ -74,7 +76,7 @@ class ShardedSampler(Sampler[tuple[int, int]]):
     [0, 1, 3, 4, 2, 2, 3, 4]
     """
 
-    def __init__(self, shards: Sequence[int], batch_size: int, seed: int, world_size: int = 1) -> None:
+    def __init__(self, shards: Sequence[int] | np.ndarray, batch_size: int, seed: int, world_size: int = 1) -> None:
         self.shards = np.asarray(shards)
         self.batch_size, self.seed, self.world_size = batch_size, seed, world_size
         self.epoch = 0

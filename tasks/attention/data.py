@@ -14,7 +14,7 @@ from modeling import FusionConfig
 from tasks.attention.items import CreativeDataset, column_of, embedding_sizes
 from tasks.attention.settings import AttentionSettings, AttentionTaskSettings
 from tasks.attention.split import CreativeSplit
-from training.fusion_trainer import ONE_LEFT
+from training.fusion_trainer import SMALLEST_BATCH
 from training.task import Run
 
 logger = logging.getLogger(__name__)
@@ -77,11 +77,11 @@ def prepare(
     split = CreativeSplit.of(rows["creative_id"][:], run.settings.split)
     places = split.places | {"all": np.arange(len(rows))}
     sides = {side: CreativeDataset(rows.select(where), sizes) for side, where in places.items()}
-    too_small = [side for side in SIDES if len(sides[side]) < ONE_LEFT]
+    too_small = [side for side in SIDES if len(sides[side]) < SMALLEST_BATCH]
     if too_small and saved is None:
         raise ValueError(
-            f"the split leaves {' and '.join(too_small)} with fewer than {ONE_LEFT} of {len(rows)} creatives; change "
-            "the fractions, or split_seed"
+            f"the split leaves {' and '.join(too_small)} with fewer than {SMALLEST_BATCH} of {len(rows)} creatives; "
+            "change the fractions, or split_seed"
         )
     logger.info("creatives: %s", {side: len(sides[side]) for side in SIDES})
     return AttentionData(sides, split, run.settings.attention, left_out)

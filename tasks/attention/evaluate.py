@@ -23,7 +23,7 @@ def evaluate(trainer: FusionTrainer, data: AttentionData, side: str) -> Evaluati
     if not len(dataset):
         raise ValueError(f"nothing to score: the {side} side has no creative")
     predictions = attention_of(trainer.predict(dataset, metric_key_prefix=side))
-    with_less = trainer.predict_with_less(dataset, side) if data.settings.ablations else {}
+    with_less = trainer.predict_ablations(dataset, side) if data.settings.ablations else {}
     ids, targets = dataset.rows["creative_id"][:], dataset.targets()
     scores = assess(
         ids,

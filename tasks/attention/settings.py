@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from tasks.attention.split import CreativeSplitSettings
-from training.fusion_trainer import part_rates
+from training.fusion_trainer import check_part_rates
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class AttentionSettings:
     target_unit: str = field(default="attention", metadata={"help": "What the target is called, and its unit."})
 
     def __post_init__(self) -> None:
-        part_rates(self.learning_rates)
+        check_part_rates(self.learning_rates)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Predict the attention that an advertisement gets from stored embeddings."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import datasets
 import numpy as np
@@ -72,7 +72,6 @@ class AttentionTask(Task[AttentionTaskSettings, AttentionData]):
             for name, (mean, deviation) in data.train.moments().items():
                 deviation = np.where(deviation < SMALLEST_DEVIATION, 1.0, deviation)
                 model.set_input_scaling(name, torch.from_numpy(mean), torch.from_numpy(deviation))
-        model.trainable_parameters()
 
     def collator(self, extractor: None, run: Run[AttentionTaskSettings]) -> PaddingCollator:
         return PaddingCollator()
@@ -89,7 +88,7 @@ class AttentionTask(Task[AttentionTaskSettings, AttentionData]):
         return evaluate(trainer, data, side)
 
     def about_training(self, trainer: FusionTrainer, data: AttentionData) -> dict[str, Any]:
-        return {"trainable": cast(FusionForRegression, trainer.model).part_sizes()}
+        return {"trainable": trainer.model.part_sizes()}
 
     def results_table(self, results: dict[str, Any]) -> str:
         return card.results_table(results)

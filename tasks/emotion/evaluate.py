@@ -57,8 +57,8 @@ def evaluate(trainer: FusionTrainer, data: EmotionData, side: str) -> Evaluation
     given = output.predictions[len(HEADS)].astype(bool)  # (N, modalities)
     test = replace(expected, present=dict(zip(dataset.modalities, given.T, strict=True)))
     undecodable = np.any([expected.present[name] & ~test.present[name] for name in dataset.modalities], axis=0)
-    with_less = trainer.predict_with_less(dataset, side) if data.settings.ablations else {}
-    ablations = {name: probabilities_of(output) for name, output in with_less.items()}
+    ablated = trainer.predict_ablations(dataset, side) if data.settings.ablations else {}
+    ablations = {name: probabilities_of(output) for name, output in ablated.items()}
     scores = assess(data.names, utterances(data.train), test, probabilities, ablations)
     results = EmotionResults(**vars(scores), undecodable=int(undecodable.sum()), note=IN_SAMPLE.get(side))
     return Evaluation(results, prediction_table(data, test, probabilities))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from training.fusion_trainer import part_rates
+from training.fusion_trainer import check_part_rates
 
 CLASS_WEIGHTS = {"none": 0.0, "root": 0.5, "inverse": 1.0}  # name -> power of the inverse frequency
 
@@ -62,7 +62,7 @@ class EmotionSettings:
             raise ValueError(
                 f"class_weights = {self.class_weights!r} is not known; it takes one of {', '.join(CLASS_WEIGHTS)}"
             )
-        part_rates(self.learning_rates)
+        check_part_rates(self.learning_rates)
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,6 @@ class EmotionTask(Task[EmotionTaskSettings, EmotionData]):
         frozen = {name: branch for name, branch in branches.items() if branch.frozen}
         if frozen:
             logger.info("frozen encoders: %s", ", ".join(frozen))
-        model.trainable_parameters()
 
     def cache(self, data: EmotionData, model: FusionForEmotion) -> EmotionData:
         """Encode each utterance once with the frozen encoders, if `cache_features` asks for it."""

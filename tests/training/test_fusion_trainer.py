@@ -1,10 +1,13 @@
-"""The trainer of models of several parts: a rate a part, and what of a batch is counted rather than learnt from."""
+"""The trainer of models of several parts: learning rates, sizes, unreadable clips, and the order of streamed rows."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch.utils.data import Subset
 
 from launch.run import parse_run
 from tests.helpers.tiny_fusion import tiny_model
@@ -62,7 +65,7 @@ def make_trainer(
         eval_dataset=Utterances(),
         data_collator=PaddingCollator(0),
         sampler=lambda size: LengthGroupedSampler([1] * ITEMS, size, 0, 2),
-        validation_metrics=lambda output: {},
+        validation_metrics=lambda output: {"labels": output.label_ids.tolist()},
         learning_rates=learning_rates,
     )
 
@@ -126,6 +129,30 @@ def test_what_could_not_be_decoded_is_counted_and_does_not_reach_the_model(tmp_p
     assert trainer.undecodable == 3 * ITEMS // 3
     assert [len(part) for part in output.predictions] == [ITEMS] * 3  # emotion, sentiment, what was present
     assert output.label_ids.shape == (ITEMS, 2)
+
+
+def test_training_logs_the_size_of_each_part(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = make_trainer(tmp_path, {}, max_steps=1)
+    with caplog.at_level(logging.INFO, logger="training.fusion_trainer"):
+        trainer.train()
+    sizes = trainer.model.part_sizes()
+    assert list(sizes) == list(PARTS)
+    numbers = [int(line.split()[-1].replace(",", "")) for line in caplog.text.splitlines() if line[:2] in ("- ", "  ")]
+    assert numbers == [*sizes.values(), sum(sizes.values())]
+    assert sum(sizes.values()) == sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+
+
+def test_streamed_rows_are_scored_once_and_in_their_own_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are read shard by shard and rank by rank, and some of them twice."""
+    trainer = make_trainer(tmp_path, {})
+    local, validation = trainer.predict(Utterances()), trainer.evaluate()
+    order = [7, 3, 3, 0, 11, 1, 2, 4, 5, 11, 6, 10, 9, 8]
+    monkeypatch.setattr(trainer, "by_ranks", lambda dataset: Subset(dataset, order))
+    streamed = trainer.predict(Utterances())
+    assert np.array_equal(streamed.label_ids, local.label_ids)
+    for one, other in zip(streamed.predictions, local.predictions, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    assert trainer.evaluate()["eval_labels"] == validation["eval_labels"] == local.label_ids.tolist()
 
 
 def test_rates_come_from_the_config_and_from_the_command_line() -> None:
