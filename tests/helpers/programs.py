@@ -36,15 +36,6 @@ TIMEOUT = 600  # s
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]
 CPU = ["--config_file", "accelerate_configs/cpu.yaml"]
-# The keys with which configs of models from the Hub train on a CPU and without a network.
-WITHOUT_THE_HUB = {
-    "meld_text": ["--text_model", "configs/tiny_bert", "--max_text_tokens", "64"],
-    "meld_fusion": [
-        "--text_model", "configs/tiny_bert", "--max_text_tokens", "64", "--video_weights", "none", "--ablations",
-        "false", "--feature_config.clip_frames", "4", "--feature_config.crop_size", "32",
-        "--feature_config.frame_size", "[36, 48]",
-    ],
-}  # fmt: skip
 
 
 def start(*command: str | Path, said: Path, cwd: Path = REPOSITORY, **environment: str) -> ForkServerProcess:

@@ -1,17 +1,43 @@
-"""Every task has pages that are complete in one file, with and without a training."""
+"""Rules that every task keeps. A task in `tasks/__init__.py` is tested without a change here.
 
+The slow tests share one short run per task, of its first config that needs nothing from the Hub.
+"""
+
+import dataclasses
+import json
 import re
-from typing import Any
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from matplotlib.figure import Figure
 
-from launch.pages import PAGES, report_files
+import run_predict
+import run_train
+from launch.pages import renew_pages
+from launch.run import load_task, parse_run, setting_groups
+from launch.study import collect, parse_study, plan
+from reporting.study import study_files
 from tasks import TASKS
+from tests.conftest import REPOSITORY
+from tests.helpers.configs import CONFIGS, LITTLE_SCORED, OF_TASK, SAMPLE
 from tests.helpers.facts import attention, detection, eda, emotion
 from tests.helpers.pages import assert_no_missing_value, embedded_images, without_images
+from tests.helpers.run_folders import OF_EVERY_RUN, record
+from training.run_folder import describe_run
+from training.settings import RunArguments, RunTrainingArguments
+from training.task import DataRecord, RunFacts, Task, TrainingRecord
+from training.trainer import SignalTrainer
 
+FILES = {"task", "data", "settings", "evaluate", "items", "records", "study", "card", "report", "plots"}
+# Options of run_predict.py that only some tasks know.
+OPTIONS = sorted(vars(run_predict.parse(["model", "sound"])).keys() - {"model", "sounds", "output", "plot", "device"})
+# The figures of made-up runs, and those of them that need a training.
 FIGURES = {
     "eda": {"scores_raw", "trials_raw", "null_raw", "over_time_raw", "learning"},
     "detection": {
@@ -21,52 +47,264 @@ FIGURES = {
     "attention": {"predicted", "compared", "removals", "residuals", "learning"},
 }  # fmt: skip
 OF_TRAINING = {"learning", "composition", "coverage", "mining"}
+STEPS = 2
+SHORT = (
+    "--max_steps", str(STEPS), "--logging_steps", "1", "--eval_strategy", "steps", "--eval_steps", "1",
+    "--save_strategy", "steps", "--save_steps", "1", "--disable_tqdm", "true", "--report_to", "none",
+    "--use_cpu", "true",
+)  # fmt: skip
 
 
-def run_of(task: str) -> tuple[dict[str, Any], pa.Table]:
-    """Return the record and the predictions of a made-up run."""
-    if task == "attention":
+@pytest.fixture(scope="module", params=TASKS)
+def task(request: pytest.FixtureRequest) -> Task:
+    return load_task(request.param)
+
+
+# The interface
+
+
+def test_a_task_is_found_by_its_name_and_has_the_files_of_all_tasks(task: Task) -> None:
+    assert TASKS[task.name] == f"tasks.{task.name}.task"
+    assert FILES <= {path.stem for path in (REPOSITORY / "tasks" / task.name).glob("*.py")}
+
+
+def test_every_key_has_a_help_text_and_a_default_in_a_frozen_group(task: Task) -> None:
+    groups = setting_groups(task).values()
+    assert all(kind.__dataclass_params__.frozen for kind in (task.settings, *groups))
+    for item in (item for kind in groups for item in dataclasses.fields(kind)):
+        assert item.metadata.get("help"), item.name
+        assert dataclasses.MISSING in (item.default, item.default_factory), item.name
+        assert (item.default, item.default_factory) != (dataclasses.MISSING,) * 2, item.name
+
+
+def test_every_key_stands_for_one_setting(task: Task) -> None:
+    kinds = (RunArguments, *setting_groups(task).values(), RunTrainingArguments)
+    keys = [item.name for kind in kinds for item in dataclasses.fields(kind)]
+    assert sorted(keys) == sorted(set(keys))
+
+
+def test_help_lists_every_key_with_its_default(task: Task, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit:
+        parse_run(["--task", task.name, "--help"])
+    assert exit.value.code == 0
+    text = capsys.readouterr().out
+    for kind in (RunArguments, RunTrainingArguments, *setting_groups(task).values()):
+        for item in dataclasses.fields(kind):
+            assert item.init is False or f"--{item.name} " in text, item.name
+    assert "(default: 0.001)" in text
+
+
+def test_every_validation_metric_has_a_direction_and_the_first_is_the_default(task: Task) -> None:
+    def training(*rest: str) -> RunTrainingArguments:
+        return parse_run([str(OF_TASK[task.name]), *rest]).training
+
+    for metric, more_is_better in task.validation_metrics.items():
+        assert training("--metric_for_best_model", metric).greater_is_better is more_is_better
+    default = parse_run(["--task", task.name]).training
+    assert default.metric_for_best_model == next(iter(task.validation_metrics))
+
+
+def test_a_config_names_the_task(task: Task) -> None:
+    run = parse_run([str(OF_TASK[task.name])])
+    assert run.task is task
+    assert isinstance(run.settings, task.settings)
+    assert run.arguments.model_type in {kind.model_type for kind in task.model_configs}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_record_of_a_config_repeats_it(path: Path, tmp_path: Path) -> None:
+    resolved = parse_run([str(path)]).resolved()
+    (tmp_path / "run_config.json").write_text(json.dumps(resolved, allow_nan=False), encoding="utf-8")
+    assert parse_run([str(tmp_path / "run_config.json")]).resolved() == resolved
+
+
+def test_records_and_trainers_extend_those_of_all_tasks(task: Task) -> None:
+    assert issubclass(task.trainer, SignalTrainer)
+    assert issubclass(task.data_record, DataRecord)
+    assert issubclass(task.training_record, TrainingRecord)
+    assert all(kind.__dataclass_params__.frozen for kind in (task.data_record, task.training_record))
+    assert "synthetic" in task.columns
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_prediction_takes_the_options_of_its_task_alone(task: Task, option: str, tmp_path: Path) -> None:
+    (tmp_path / "run_config.json").write_text(json.dumps({"task": task.name}), encoding="utf-8")
+    command = [str(tmp_path), "clip.mp4", "--output", str(tmp_path / "out.csv"), f"--{option}", "0.5"]
+    with pytest.raises((ValueError, OSError)) as caught:
+        run_predict.main(command)
+    refused = str(caught.value).startswith(f"--{option}: a model of task {task.name!r}")
+    assert refused == (option not in task.prediction_options), caught.value
+
+
+def test_a_task_predicts_what_it_has_suffixes_and_known_options_for(task: Task) -> None:
+    assert (type(task).predict is not Task.predict) == bool(task.suffixes)
+    assert set(task.prediction_options) <= set(OPTIONS)
+    assert all(re.fullmatch(r"\.[a-z0-9]+", suffix) for suffix in (*task.suffixes, task.output_suffix))
+
+
+def test_methods_that_a_task_does_not_write_do_nothing_or_refuse(task: Task) -> None:
+    data = object()
+    assert Task.cache(task, data, None) is data
+    assert Task.trainer_settings(task, data, None) == {}
+    assert Task.about_training(task, None, data) == {}
+    assert Task.extra_pages(task, None, data) == {}
+    with pytest.raises(ValueError, match=f"task={task.name}: "):
+        Task.predict(task, None, None, [], None)
+    with pytest.raises(ValueError, match=f"task={task.name}: "):
+        Task.plot_predictions(task, [], Path("plot.png"))
+
+
+# Pages of made-up runs
+
+
+def made_up_run(name: str) -> tuple[dict[str, Any], pa.Table]:
+    """Return the record and the predictions of a run."""
+    if name == "attention":
         test, predictions = attention.make_run()
         return attention.make_facts(test), predictions
-    if task == "eda":
+    if name == "eda":
         return eda.make_facts(), eda.make_predictions([0.1, 0.9, 0.5])
-    return {"detection": detection, "emotion": emotion}[task].make_facts(), pa.table({})
+    return {"detection": detection, "emotion": emotion}[name].make_facts(), pa.table({})
 
 
 def file_names(figures: set[str]) -> set[str]:
     return {f"figure_{name}.png" for name in figures}
 
 
-def test_every_task_has_pages() -> None:
-    assert set(TASKS) <= set(PAGES)
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_the_page_is_one_file_that_holds_every_figure(task: str, figures: list[Figure]) -> None:
-    facts, predictions = run_of(task)
-    files = report_files(facts, {"seed": 0}, predictions)
-    page = files.pop("report.html")
-    assert set(files) == file_names(FIGURES[task])
-    assert embedded_images(page) == set(files.values())
-    assert page.count("<img") == len(figures) == len(FIGURES[task])
-    assert all(image.startswith(b"\x89PNG") for image in files.values())
+def check_page(files: dict[str, str | bytes], figures: Sequence[Figure]) -> str:
+    """Check that the page is complete in one file, and return its text."""
+    page = files["report.html"]
+    pictures = {name: content for name, content in files.items() if name != "report.html"}
+    assert all(image.startswith(b"\x89PNG") for image in pictures.values())
+    assert embedded_images(page) == set(pictures.values())
+    assert page.count("<img") == len(figures) == len(pictures)
     assert all(panel.has_data() for figure in figures for panel in figure.axes)
+    assert_no_missing_value(page)
     text = without_images(page)
     assert re.findall(r'(?:src|href)="(?!")', text) == []
     assert "http" not in text
-    assert_no_missing_value(page)
+    return text
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_page_is_one_file_that_holds_every_figure(name: str, figures: list[Figure]) -> None:
+    facts, predictions = made_up_run(name)
+    files = load_task(name).report_files(facts, {"seed": 0}, predictions)
+    assert set(files) == {"report.html", *file_names(FIGURES[name])}
+    text = check_page(files, figures)
     assert text.index("SYNTHETIC DATA") < text.index("Verdict") < text.index("Scores</h2>")
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_scores_without_a_training_have_a_page_too(task: str) -> None:
+@pytest.mark.parametrize("name", FIGURES)
+def test_scores_without_a_training_have_a_page_too(name: str, figures: list[Figure]) -> None:
     """`run_eval.py` records nothing about a training."""
-    facts, predictions = run_of(task)
+    facts, predictions = made_up_run(name)
     for key in ("training", "base", "parameters", "receptive_field_seconds"):
         del facts[key]
-    files = report_files(facts | {"model": f"outputs/{task}", "side": "validation"}, {}, predictions)
-    page = files.pop("report.html")
-    assert set(files) == file_names(FIGURES[task] - OF_TRAINING)
-    assert embedded_images(page) == set(files.values())
-    assert "The validation side of" in page
-    assert "<h2>Training</h2>" not in page
+    facts |= {"model": f"outputs/{name}", "side": "validation"}
+    files = load_task(name).report_files(facts, {}, predictions)
+    assert set(files) == {"report.html", *file_names(FIGURES[name] - OF_TRAINING)}
+    text = check_page(files, figures)
+    assert "The validation side of" in text
+    assert "<h2>Training</h2>" not in text
+
+
+# A finished run
+
+
+class Finished(NamedTuple):
+    """A run on the sample: its folder, and what it knew of itself when it made its pages."""
+
+    folder: Path
+    facts: RunFacts
+
+
+@pytest.fixture(scope="module")
+def finished(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder, known = tmp_path_factory.mktemp("runs") / task.name, []
+
+    def describe(*arguments: Any) -> RunFacts:
+        known.append(describe_run(*arguments))
+        return known[0]
+
+    settings = [*SAMPLE, *SHORT, *LITTLE_SCORED.get(task.name, ())]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_train, "describe_run", describe)
+        run_train.main([str(OF_TASK[task.name]), *settings, "--output_dir", str(folder)])
+    return Finished(folder, known[0])
+
+
+@pytest.mark.slow
+def test_a_run_records_dataclasses_as_json(task: Task, finished: Finished) -> None:
+    folder, facts = finished
+    assert {path.name for path in folder.iterdir()} >= OF_EVERY_RUN
+    assert dataclasses.is_dataclass(facts.test)
+    assert isinstance(facts.data, task.data_record)
+    assert isinstance(facts.training, task.training_record)
+    assert json.loads(json.dumps(asdict(facts), allow_nan=False)) == record(folder)
+
+
+@pytest.mark.slow
+def test_the_settings_of_a_run_repeat_it(finished: Finished) -> None:
+    path = finished.folder / "run_config.json"
+    assert parse_run([str(path)]).resolved() == json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_is_that_of_the_best_validation(task: Task, finished: Finished) -> None:
+    training = finished.facts.training
+    validations = [{name.removeprefix("eval_"): value for name, value in entry.items() if name.startswith("eval_")}
+                   for entry in training.log if "eval_loss" in entry]  # fmt: skip
+    assert len(validations) == training.steps == STEPS
+    timings = {"runtime", "samples_per_second", "steps_per_second"}
+    assert all(scores.keys() - timings <= task.validation_metrics.keys() for scores in validations)
+    metric = training.chosen_by
+    best = max if task.validation_metrics[metric] else min
+    assert training.best_validation == best(scores[metric] for scores in validations)
+
+
+@pytest.mark.slow
+def test_pages_are_made_again_from_what_a_run_recorded(task: Task, finished: Finished, tmp_path: Path) -> None:
+    copy = tmp_path / task.name
+    shutil.copytree(finished.folder, copy, ignore=shutil.ignore_patterns("checkpoint-*"))
+    names = {"README.md", "report.html", *(path.name for path in copy.glob("*.png"))}
+    for name in names:
+        (copy / name).unlink()
+    assert {path.name for path in renew_pages(copy)} == names
+    assert all((copy / name).read_bytes() == (finished.folder / name).read_bytes() for name in names)
+    assert_no_missing_value((copy / "README.md").read_text(encoding="utf-8"))
+    assert_no_missing_value(task.results_table(record(copy)["test"]))
+
+
+@pytest.mark.slow
+def test_the_scores_of_a_run_have_a_page_without_its_training(
+    task: Task, finished: Finished, figures: list[Figure]
+) -> None:
+    facts = record(finished.folder)
+    facts = {key: facts[key] for key in ("name", "task", "data", "split", "test", "versions")}
+    facts |= {"model": str(finished.folder), "side": "test"}
+    predictions = pq.read_table(finished.folder / "predictions.parquet")
+    check_page(task.report_files(facts, {"seed": 0}, predictions), figures)
+
+
+@pytest.mark.slow
+def test_a_study_of_equal_runs_finds_no_difference(task: Task, finished: Finished, tmp_path: Path) -> None:
+    settings = ["--seeds", "0", "1", "--set", "learning_rate=1,2"]
+    study = parse_study([str(OF_TASK[task.name]), "--output_dir", str(tmp_path), *settings])
+    cells = plan(study)
+    for cell in cells:
+        (study.folder / cell.name).mkdir()
+        for name in ("metrics.json", "predictions.parquet"):
+            shutil.copy(finished.folder / name, study.folder / cell.name)
+    found = collect(study, cells)
+    assert found["finished"] == found["planned"] == 4
+    assert {row["setting"] for row in found["rows"]} == {"learning_rate=1", "learning_rate=2"}
+    assert all(row["runs"] == 2 for row in found["rows"])
+    defined = [row for row in found["rows"] if row["mean"] is not None]
+    assert defined
+    assert all(row["spread_over_seeds"] == pytest.approx(0, abs=1e-12) for row in defined)
+    differences = [row["difference"]["mean"] for row in defined if row["difference"]]
+    assert differences == pytest.approx([0] * len(differences), abs=1e-12)
+    assert "model" in {row["who"] for row in found["runs"]}
+    files = study_files(found)
+    assert_no_missing_value(files["table.md"])

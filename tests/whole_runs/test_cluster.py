@@ -25,7 +25,8 @@ import pytest
 from launch.run import parse_run
 from tasks.detection.trainer import TargetSoundTrainer
 from tests.conftest import REPOSITORY
-from tests.helpers.programs import TIMEOUT, WITHOUT_THE_HUB, end_ranks, free_port, run, start_ranks
+from tests.helpers.configs import CONFIGS, LITTLE_SCORED, OF_TASK, SAMPLE, WITHOUT_THE_HUB
+from tests.helpers.programs import TIMEOUT, end_ranks, free_port, run, start_ranks
 from tests.helpers.run_folders import assert_same_weights, numbers, record
 from training.rows import load_rows
 from training.settings import RunTrainingArguments
@@ -33,11 +34,7 @@ from training.task import Run
 
 pytestmark = pytest.mark.slow
 
-CONFIGS = sorted(REPOSITORY.glob("configs/*.json"))
 OF_THE_HUB = [path for path in CONFIGS if path.stem in WITHOUT_THE_HUB]
-# The first config of each task that needs nothing from the Hub.
-OF_TASK = {json.loads(path.read_text())["task"]: path for path in reversed(CONFIGS) if path not in OF_THE_HUB}
-SAMPLE = ("--dataset_config", "sample")  # also where real data are prepared
 QUIET = ("--disable_tqdm", "true", "--logging_steps", "1", "--num_threads", "1", "--use_cpu", "true")
 STEPS = 3
 SHORT = (
@@ -45,14 +42,12 @@ SHORT = (
     "steps", "--eval_steps", str(STEPS), "--load_best_model_at_end", "false", "--per_device_train_batch_size", "4",
     "--per_device_eval_batch_size", "11",
 )  # fmt: skip
-OWN = {  # of a task: nothing drawn by chance (a plan that knows its ranks gives an item another seed), little scored
+NOT_RANDOM = {  # of a task: nothing is drawn by chance, as a plan that knows its ranks gives an item another seed
     "detection": (
         "--clip_seconds", "10", "--hop_seconds", "10", "--gain_db", "0", "--roll_probability", "0",
         "--background_probability", "0", "--spec_time_mask_frames", "0", "--spec_frequency_mask_bins", "0",
-        "--max_eval_clips", "30", "--per_device_train_batch_size", "20",
+        "--per_device_train_batch_size", "20",
     ),
-    "emotion": ("--ablations", "false"),
-    "attention": ("--ablations", "false"),
 }  # fmt: skip
 DRIFT = 1e-4  # of losses near 1: sums over ranks come in another order
 ATTENTION = ("configs/tunein_attention.json", *SAMPLE, "--num_train_epochs", "4", "--ablations", "false", *QUIET)
@@ -123,9 +118,9 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     if path in OF_THE_HUB:
         pytest.skip(f"{path.name} names a model of the Hub: its plan is checked, and it is not trained here")
     task = json.loads(path.read_text())["task"]
-    command = [str(path), *SHORT, *OWN.get(task, ()), *QUIET]
+    command = [str(path), *SHORT, *LITTLE_SCORED.get(task, ()), *NOT_RANDOM.get(task, ()), *QUIET]
     asked = parse_run(command)
-    kind = next(kind for kind in asked.task.MODELS if kind.model_type == asked.arguments.model_type)
+    kind = next(kind for kind in asked.task.model_configs if kind.model_type == asked.arguments.model_type)
     for name in inspect.signature(kind).parameters:
         if name.endswith(("dropout", "dropout_rate")):
             command += [f"--model_config.{name}", "0"]
@@ -188,7 +183,7 @@ def test_two_processes_score_each_row_once_as_one_does(trained: Trained, tmp_pat
 
 def test_what_frozen_encoders_make_is_made_once_for_all_ranks(tmp_path: Path) -> None:
     frozen = ["--cache_features", "true", "--model_config.freeze_text", "true", "--model_config.freeze_video", "true"]
-    own = [*SHORT, *OWN["emotion"], *QUIET, *frozen, "--output_dir", tmp_path / "{rank}"]
+    own = [*SHORT, *LITTLE_SCORED["emotion"], *QUIET, *frozen, "--output_dir", tmp_path / "{rank}"]
     program = ["-m", "tests.helpers.cluster_run", tmp_path / "{rank}.json", OF_TASK["emotion"], *own]
     end_ranks(start_ranks(2, tmp_path / "said", *program), tmp_path / "said")
     notes = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]

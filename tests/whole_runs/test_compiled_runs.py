@@ -12,26 +12,25 @@ import torch
 from launch.run import load_task
 from tasks import TASKS
 from tests.conftest import REPOSITORY
+from tests.helpers.configs import LITTLE_SCORED, OF_TASK
 from tests.helpers.run_folders import record
 
-# A config of each task, and what makes its scoring short.
-RUNS = {
-    "attention": "configs/tunein_attention.json --ablations false",
-    "detection": "configs/baby_cry.json --max_eval_clips 30",
-    "eda": "configs/eda_tcn.json",
-    "emotion": "configs/meld_sample.json --ablations false",
-}
 # aot_eager traces and differentiates as inductor does, and leaves out the C++ compiler, which takes a minute a config.
-COMMON = "--torch_compile_backend aot_eager --max_steps 2 --report_to none --disable_tqdm true --use_cpu true"
-COMMON += " --eval_strategy no --load_best_model_at_end false"
+COMMON = (
+    "--torch_compile_backend", "aot_eager", "--max_steps", "2", "--report_to", "none", "--disable_tqdm", "true",
+    "--use_cpu", "true", "--eval_strategy", "no", "--load_best_model_at_end", "false",
+)  # fmt: skip
 PROGRAM = "import shlex, sys, run_train\nfor command in sys.argv[1:]: run_train.main(shlex.split(command))"
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The folders of one run a task, all made by one process: most of a launch is imports."""
-    folders = {task: tmp_path_factory.mktemp("compiled") / task for task in RUNS}
-    commands = [f"{RUNS[task]} {COMMON} --output_dir {shlex.quote(str(folders[task]))}" for task in RUNS]
+    """Return the folder of one run per task, all made by one process: most of a launch is imports."""
+    folders = {task: tmp_path_factory.mktemp("compiled") / task for task in TASKS}
+    commands = [
+        shlex.join([str(OF_TASK[task]), *LITTLE_SCORED.get(task, ()), *COMMON, "--output_dir", str(folder)])
+        for task, folder in folders.items()
+    ]
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *commands], cwd=REPOSITORY, capture_output=True, text=True, timeout=600
     )

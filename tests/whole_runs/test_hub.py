@@ -4,7 +4,6 @@ import ast
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,8 +17,8 @@ import torch
 import transformers
 from huggingface_hub import ModelCard
 
+from launch import pages
 from media.audio import read_audio
-from reporting import card
 from tasks.emotion.predict import predict_utterance
 from tasks.emotion.subtitles import Utterance
 from tests.conftest import REPOSITORY
@@ -245,27 +244,12 @@ def test_the_card_has_scores_with_intervals_for_programs(task: str, pushed) -> N
     assert {f"figure{name}" for name in pictures} <= set(hub.files("models", f"tester/{task}"))
 
 
-@pytest.mark.parametrize("task", CONFIGS)
-def test_cards_and_reports_are_made_anew_from_what_a_run_recorded(
-    task: str, pushed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _, folder, _ = pushed
-    copy = tmp_path / task
-    shutil.copytree(folder / task, copy, ignore=shutil.ignore_patterns("checkpoint-*", "runs"))
-    made = [path for path in copy.iterdir() if path.name in ("README.md", "report.html") or path.suffix == ".png"]
-    before = {path.name: path.read_bytes() for path in made}
-    for path in made:
-        path.unlink()
-    card.main([str(copy)])
-    assert {Path(line).name: Path(line).read_bytes() for line in capsys.readouterr().out.splitlines()} == before
-
-
 def test_what_is_no_run_has_no_card(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no metrics.json; give the folder of a run"):
-        card.main([str(tmp_path)])
+        pages.main([str(tmp_path)])
     (tmp_path / "metrics.json").write_text('{"task": "eda", "test": {}}')
     with pytest.raises(ValueError, match="scores by run_eval.py"):
-        card.main([str(tmp_path)])
+        pages.main([str(tmp_path)])
 
 
 # Ways to fail, by the name of the repository.

@@ -14,7 +14,8 @@ from matplotlib.image import imread
 
 from reporting.plots import DPI, WIDTH
 from tests.conftest import REPOSITORY
-from tests.helpers.programs import CPU, LAUNCH, WITHOUT_THE_HUB, kill_at, last_line, run
+from tests.helpers.configs import WITHOUT_THE_HUB
+from tests.helpers.programs import CPU, LAUNCH, kill_at, last_line, run
 from tests.helpers.run_folders import assert_complete, assert_same_weights, numbers, record
 
 pytestmark = pytest.mark.slow

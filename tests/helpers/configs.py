@@ -1,0 +1,29 @@
+"""The configs of this project, and how they train on a CPU, without a network, in little time."""
+
+import json
+
+from tests.conftest import REPOSITORY
+
+CONFIGS = sorted(REPOSITORY.glob("configs/*.json"))
+# The keys with which configs of models from the Hub train on a CPU and without a network.
+WITHOUT_THE_HUB = {
+    "meld_text": ["--text_model", "configs/tiny_bert", "--max_text_tokens", "64"],
+    "meld_fusion": [
+        "--text_model", "configs/tiny_bert", "--max_text_tokens", "64", "--video_weights", "none", "--ablations",
+        "false", "--feature_config.clip_frames", "4", "--feature_config.crop_size", "32",
+        "--feature_config.frame_size", "[36, 48]",
+    ],
+}  # fmt: skip
+# The first config of each task that needs nothing from the Hub.
+OF_TASK = {
+    json.loads(path.read_text(encoding="utf-8"))["task"]: path
+    for path in reversed(CONFIGS)
+    if path.stem not in WITHOUT_THE_HUB
+}
+SAMPLE = ("--dataset_config", "sample")  # also where real data are prepared
+# The keys of a task that make its scoring short.
+LITTLE_SCORED = {
+    "attention": ("--ablations", "false"),
+    "detection": ("--max_eval_clips", "30"),
+    "emotion": ("--ablations", "false"),
+}
