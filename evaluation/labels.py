@@ -1,4 +1,4 @@
-"""What the metrics of clips and labels share: one label or several, and the mean over those that have a score."""
+"""Metrics of clips with one label or several: the mean over the labels that have a score."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import numpy as np
 
 from evaluation.masked import summary
 
-# A score and a target a clip, or a list of one a label.
+# One score and one target per clip, or per clip and label.
 LABELS = [
     datasets.Features({"predictions": kind, "references": kind})
     for kind in (datasets.Value("float64"), datasets.Sequence(datasets.Value("float64")))
@@ -17,7 +17,7 @@ LABELS = [
 def over_labels(
     name: str, measure: Callable[[np.ndarray, np.ndarray], float], predictions: list, references: list
 ) -> dict[str, float | int | None]:
-    """A measure of scores and targets (N,) for each label: its mean over labels, and how many have none."""
+    """Return the mean over labels of a measure of scores and targets (N,), and how many labels have none."""
     lengths = {len(np.atleast_1d(row)) for row in (*predictions, *references)}
     if len(lengths) > 1:
         raise ValueError(f"clips have {sorted(lengths)} scores or targets; give each as many as there are labels")
