@@ -448,7 +448,7 @@ def test_a_fresh_clone_offline_with_an_empty_cache_loads_and_prepares_in_place(s
     """As users do it: the sample, `prepare` into the clone, then the new rows and still the sample."""
     clone = tmp_path / "clone"
     ignored = shutil.ignore_patterns("data", ".huggingface.yaml", "__pycache__", "defects.csv")
-    for package in ("hf_datasets", "media"):
+    for package in ("hf_datasets", "media", "system"):
         shutil.copytree(REPOSITORY / package, clone / package, ignore=ignored)
     environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     environment.pop("HF_DATASETS_CACHE", None)
