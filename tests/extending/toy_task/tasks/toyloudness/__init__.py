@@ -1,0 +1,1 @@
+"""A toy task: predict how loud a tone is."""

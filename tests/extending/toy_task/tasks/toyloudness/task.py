@@ -1,0 +1,166 @@
+"""Predict how loud a tone is, from 0 to 1: a toy task, which one line in `tasks/__init__.py` registers."""
+
+import argparse
+import csv
+import html
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import torch
+from torch.utils.data import Dataset
+from transformers import AutoFeatureExtractor, AutoModel, EvalPrediction
+
+from evaluation.splits import SIDES, Split, SplitSettings, split_trials
+from media.audio import read_audio
+from modeling import SIGNAL_MODELS
+from reporting.card import SYNTHETIC_NOTICE
+from tasks.toyloudness import study
+from training.build import build_extractor
+from training.collators import PaddingCollator
+from training.prediction import SUFFIXES
+from training.samplers import LengthGroupedSampler
+from training.task import Evaluation, Predicted, Run, Task
+
+
+@dataclass(frozen=True)
+class ToySettings:
+    """The keys of a config, in groups. This task has only those that divide the data."""
+
+    split: SplitSettings
+
+
+@dataclass(frozen=True)
+class ToyResults:
+    """The scores of a run in metrics.json."""
+
+    tones: int
+    rmse: float
+    chance: float  # the RMSE of the mean rating, the best guess of a model that hears nothing
+
+
+class Tones(Dataset):
+    """Tones as items. Training asks for (index, seed); the seed is for items that are drawn at random."""
+
+    def __init__(self, rows: Sequence[dict[str, Any]], extractor: Any) -> None:
+        self.ids = [row["tone_id"] for row in rows]
+        self.loudness = np.array([row["loudness"] for row in rows], np.float32)
+        self.spectra = [spectrum(row["audio"]["bytes"], extractor) for row in rows]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> dict[str, torch.Tensor]:
+        index = item[0] if isinstance(item, tuple) else item
+        return {"input_features": self.spectra[index], "labels": torch.tensor([[self.loudness[index]]])}
+
+
+@dataclass(frozen=True)
+class ToyData:
+    """A data set, divided."""
+
+    split: Split
+    parts: dict[str, Tones]
+
+    @property
+    def train(self) -> Tones:
+        return self.parts["train"]
+
+    @property
+    def validation(self) -> Tones:
+        return self.parts["validation"]
+
+    def record(self) -> dict[str, Any]:
+        return {}  # metrics.json says no more of the data than of those of every task
+
+    def validation_metrics(self, output: EvalPrediction) -> dict[str, float]:
+        return {"rmse": rmse(output.predictions, output.label_ids)}
+
+
+class ToyTask(Task[ToySettings, ToyData]):
+    name = "toyloudness"
+    settings = ToySettings
+    columns = ("tone_id", "audio", "loudness", "defects", "synthetic")
+    auto_model = AutoModel
+    model_configs = tuple(config for config, _ in SIGNAL_MODELS)
+    auto_extractor = AutoFeatureExtractor
+    validation_metrics = {"rmse": False, "loss": False}  # less is better
+    suffixes = SUFFIXES
+    study = study.TABLES
+
+    def features(self, run: Run[ToySettings]) -> Any:
+        return build_extractor(run.arguments)
+
+    def prepare(
+        self, rows: datasets.Dataset, extractor: Any, run: Run[ToySettings], saved: dict[str, Any] | None = None
+    ) -> ToyData:
+        usable = [row for row in rows.to_list() if not row["defects"]]  # such as a sound that cannot be read
+        ids = [row["tone_id"] for row in usable]
+        nobody = [""] * len(ids)  # tones have no listeners and no artists
+        split = split_trials(ids, nobody, ids, nobody, run.settings.split)
+        parts = {part: [usable[i] for i in split.indices(part)] for part in SIDES} | {"all": usable}
+        return ToyData(split, {part: Tones(some, extractor) for part, some in parts.items()})
+
+    def model_settings(self, data: ToyData, extractor: Any, run: Run[ToySettings]) -> dict[str, Any]:
+        return {"input_size": extractor.feature_size, "output_size": 1}
+
+    def initialise(self, model: Any, data: ToyData, new: bool, resumed: bool) -> None:
+        if new:  # no feature shall outweigh the others
+            spectra = torch.cat(data.train.spectra)
+            model.set_input_scaling(spectra.mean(0), spectra.std(0) + 1e-3)
+
+    def collator(self, extractor: Any, run: Run[ToySettings]) -> PaddingCollator:
+        return PaddingCollator()
+
+    def sampler(self, data: ToyData, run: Run[ToySettings]) -> Callable[[int], LengthGroupedSampler]:
+        return lambda batch_size: LengthGroupedSampler([1] * len(data.train), batch_size, run.training.seed)
+
+    def evaluate(self, trainer: Any, data: ToyData, side: str) -> Evaluation:
+        tones = data.parts[side]
+        predicted = trainer.predict(tones, metric_key_prefix=side).predictions.ravel()
+        results = ToyResults(len(tones), rmse(predicted, tones.loudness), float(tones.loudness.std()))
+        table = pa.table({"tone_id": tones.ids, "target": tones.loudness, "prediction": predicted})
+        return Evaluation(results, table)
+
+    def predict(self, model: Any, extractor: Any, files: Sequence[Path], arguments: argparse.Namespace) -> Predicted:
+        with torch.inference_mode():
+            inputs = {str(file): spectrum(file, extractor)[None].to(model.device) for file in files}
+            found = [(file, model(features).predictions.item()) for file, features in inputs.items()]
+        with open(arguments.output, "w", newline="", encoding="utf-8") as table:
+            csv.writer(table).writerows([("file", "loudness"), *found])
+        return Predicted(found, [], "loudness")
+
+    def results_table(self, results: dict[str, Any]) -> str:
+        head = f"| {results['tones']} tones | RMSE |\n|---|---|"
+        return f"{head}\n| model | {results['rmse']:.3f} |\n| chance | {results['chance']:.3f} |"
+
+    def model_card(self, facts: dict[str, Any]) -> str:
+        return f"---\nlicense: other\n---\n{self.summary(facts)}\n"
+
+    def report_files(
+        self, facts: dict[str, Any], config: dict[str, Any], predictions: pa.Table
+    ) -> dict[str, str | bytes]:
+        tones = [f"{t['tone_id']}: {t['target']:.2f}, {t['prediction']:.2f}" for t in predictions.to_pylist()]
+        text = "\n".join([self.summary(facts), "", "tone: rating, prediction", *tones])
+        return {"report.html": f"<!doctype html>\n<title>Loudness</title>\n<pre>{html.escape(text)}</pre>\n"}
+
+    def summary(self, facts: dict[str, Any]) -> str:
+        notice = SYNTHETIC_NOTICE if facts["data"]["synthetic"] else ""
+        return f"# {facts['name']}: how loud a tone is\n\n{notice}\n\n{self.results_table(facts['test'])}"
+
+
+def spectrum(sound: Path | bytes, extractor: Any) -> torch.Tensor:
+    """Return the features of a sound, averaged over time: one frame (1, F), which is all that the model sees."""
+    samples, rate = read_audio(sound, extractor.sampling_rate)
+    return extractor(samples, sampling_rate=rate, return_tensors="pt")["input_features"][0].mean(0, keepdim=True)
+
+
+def rmse(predicted: Any, rated: Any) -> float:
+    return float(np.sqrt(np.mean((np.ravel(predicted) - np.ravel(rated)) ** 2)))
+
+
+TASK = ToyTask()
