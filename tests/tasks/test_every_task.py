@@ -3,6 +3,7 @@
 The slow tests share one short run per task, of its first config that needs nothing from the Hub.
 """
 
+import ast
 import dataclasses
 import json
 import re
@@ -12,9 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import ModelCard
 from matplotlib.figure import Figure
 
 import run_predict
@@ -22,6 +25,7 @@ import run_train
 from launch.pages import renew_pages
 from launch.run import load_task, parse_run, setting_groups
 from launch.study import collect, parse_study, plan
+from reporting.card import SYNTHETIC_NOTICE
 from reporting.study import study_files
 from tasks import TASKS
 from tests.conftest import REPOSITORY
@@ -209,6 +213,34 @@ def test_scores_without_a_training_have_a_page_too(name: str, figures: list[Figu
     assert "<h2>Training</h2>" not in text
 
 
+def check_card(text: str, facts: dict[str, Any]) -> ModelCard:
+    """Check what programs read of a card, and that its code is Python."""
+    card = ModelCard(text)
+    assert card.data.model_name == facts["name"]
+    assert card.data.license == "other"
+    assert card.data.library_name == "transformers"
+    assert "synthetic-data" in card.data.tags
+    assert len(card.data.eval_results) >= 3
+    for result in card.data.eval_results:
+        assert (result.dataset_type, result.dataset_config) == (facts["data"]["dataset"], facts["data"]["config"])
+        assert (result.dataset_split, result.metric_args["level"]) == ("test", 0.95)
+        assert np.isfinite(result.metric_value)
+        if "low" in result.metric_args:
+            assert result.metric_args["low"] <= result.metric_value <= result.metric_args["high"]
+    assert any("low" in result.metric_args for result in card.data.eval_results)
+    assert text.index(SYNTHETIC_NOTICE) < text.index("Verdict")
+    assert_no_missing_value(text)
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        ast.parse(code)
+    return card
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_card_has_metadata_that_the_hub_reads(name: str) -> None:
+    facts, _ = made_up_run(name)
+    check_card(load_task(name).model_card(facts), facts)
+
+
 # A finished run
 
 
@@ -261,6 +293,14 @@ def test_the_best_checkpoint_is_that_of_the_best_validation(task: Task, finished
     metric = training.chosen_by
     best = max if task.validation_metrics[metric] else min
     assert training.best_validation == best(scores[metric] for scores in validations)
+
+
+@pytest.mark.slow
+def test_the_card_of_a_run_has_scores_and_pictures(task: Task, finished: Finished) -> None:
+    card = check_card((finished.folder / "README.md").read_text(encoding="utf-8"), record(finished.folder))
+    pictures = re.findall(r"!\[[^]]*\]\((.*?)\)", card.text)
+    assert pictures
+    assert all((finished.folder / name).is_file() for name in pictures)
 
 
 @pytest.mark.slow

@@ -15,7 +15,6 @@ import pytest
 import soxr
 import torch
 import transformers
-from huggingface_hub import ModelCard
 
 from launch import pages
 from media.audio import read_audio
@@ -23,7 +22,6 @@ from tasks.emotion.predict import predict_utterance
 from tasks.emotion.subtitles import Utterance
 from tests.conftest import REPOSITORY
 from tests.helpers.hub_server import TOKEN, Hub, serve_hub
-from tests.helpers.run_folders import record
 
 pytestmark = pytest.mark.slow
 
@@ -218,30 +216,11 @@ def test_the_token_stands_nowhere_and_goes_to_no_other_host(pushed) -> None:
 
 
 @pytest.mark.parametrize("task", CONFIGS)
-def test_the_card_has_scores_with_intervals_for_programs(task: str, pushed) -> None:
-    hub, folder, _ = pushed
-    page = ModelCard(hub.files("models", f"tester/{task}")["README.md"].decode())
-    data = record(folder / task)["data"]
-    assert page.data.license == "other"
-    assert page.data.library_name == "transformers"
-    assert "synthetic-data" in page.data.tags
-    assert page.data.model_name == task
-    assert len(page.data.eval_results) >= 3
-    for result in page.data.eval_results:
-        assert result.dataset_type == data["dataset"]
-        assert result.dataset_config == "sample"
-        assert "SYNTHETIC" in result.dataset_name
-        assert result.dataset_split == "test"
-        assert np.isfinite(result.metric_value)
-        assert result.metric_args["level"] == 0.95
-        if "low" in result.metric_args:
-            assert result.metric_args["low"] <= result.metric_value <= result.metric_args["high"]
-    assert any("low" in result.metric_args for result in page.data.eval_results)
-    assert "**Verdict" in page.text
-    assert "read those of the data" in page.text.replace("\n", " ")
-    pictures = [part.partition(")")[0] for part in page.text.split("](figure")[1:]]
+def test_the_pictures_of_the_card_are_shared(task: str, pushed) -> None:
+    files = pushed[0].files("models", f"tester/{task}")
+    pictures = re.findall(r"!\[[^]]*\]\((.*?)\)", files["README.md"].decode())
     assert pictures
-    assert {f"figure{name}" for name in pictures} <= set(hub.files("models", f"tester/{task}"))
+    assert set(pictures) <= set(files)
 
 
 def test_what_is_no_run_has_no_card(tmp_path: Path) -> None:
