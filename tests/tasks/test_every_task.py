@@ -67,8 +67,11 @@ def task(request: pytest.FixtureRequest) -> Task:
 # The interface
 
 
-def test_a_task_is_found_by_its_name_and_has_the_files_of_all_tasks(task: Task) -> None:
+def test_a_task_is_found_by_its_name(task: Task) -> None:
     assert TASKS[task.name] == f"tasks.{task.name}.task"
+
+
+def test_a_folder_has_the_files_of_all_tasks(task: Task) -> None:
     assert FILES <= {path.stem for path in (REPOSITORY / "tasks" / task.name).glob("*.py")}
 
 
