@@ -64,11 +64,19 @@ def read_audio(source: str | Path | bytes, sampling_rate: int | None = None, nam
     bad = np.count_nonzero(~np.isfinite(audio))
     if bad:
         raise AudioError(f"{where}: {bad} of {len(audio)} samples are NaN or infinite; export the sound again")
-    if sampling_rate is not None and sampling_rate != rate:
-        audio, rate = soxr.resample(audio, rate, int(sampling_rate), quality="HQ"), int(sampling_rate)
-        if not len(audio):
-            raise AudioError(f"{where}: {len(frames)} samples are less than one at {rate} Hz; leave the file out")
+    if sampling_rate is not None:
+        audio, rate = resample(audio, rate, int(sampling_rate), where), int(sampling_rate)
     return np.ascontiguousarray(audio), rate
+
+
+def resample(audio: np.ndarray, rate: int, new_rate: int, name: str = "sound") -> np.ndarray:
+    """Resample mono sound (samples,) as `read_audio` does; `name` is what an error calls it."""
+    if new_rate == rate:
+        return audio
+    resampled = soxr.resample(audio, rate, new_rate, quality="HQ")
+    if not len(resampled):
+        raise AudioError(f"{name}: {len(audio)} samples are less than one at {new_rate} Hz; leave the file out")
+    return resampled
 
 
 def read_audio_blocks(source: str | Path, sampling_rate: int | None = None) -> Iterator[np.ndarray]:

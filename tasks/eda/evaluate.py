@@ -10,7 +10,6 @@ from torch.utils.data import Dataset
 from transformers import Trainer
 
 from evaluation.controls import detrended_correlation
-from evaluation.descriptors import DESCRIPTORS
 from evaluation.explanations import Explanations, occluded_bands, occluded_moments, temporal_response
 from evaluation.signal_baselines import BASELINES_WITH_SOUND, BASELINES_WITHOUT_SOUND, TrialsWithSound, mean_of_others
 from evaluation.signals import ChannelResults, assess, longest_of_song
@@ -19,7 +18,7 @@ from media.scaling import Scaling
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from modeling.layers import IGNORE_LABEL
 from tasks.eda.data import EdaData, means_of
-from tasks.eda.items import TrialDataset, ragged_column
+from tasks.eda.items import TrialDataset, array_column
 from tasks.eda.records import EdaResults
 from training.task import Evaluation
 
@@ -116,7 +115,7 @@ def trials_with_sound(data: EdaData, dataset: TrialDataset, channel: int) -> Tri
         targets=labels,
         masks=[trial != IGNORE_LABEL for trial in labels],
         songs=dataset.songs,
-        descriptors=[flat.reshape(-1, len(DESCRIPTORS)) for flat in ragged_column(data.tables.songs, "descriptors")],
+        descriptors=array_column(data.tables.songs, "descriptors"),
         frame_rate=data.frame_rate,
     )
 

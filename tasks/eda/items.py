@@ -1,68 +1,56 @@
-"""Songs that several people heard, as training items: two tables made once and cached, and a view of one split side.
+"""Songs with several listeners as training items: two tables made once and cached, and a view of one split side.
 
-A song's sound is featurised once, however many listened; a trial (one listener, one song) points at its song.
+Features of a song are made once for all its listeners; a trial (one listener, one song) points at its song.
 """
 
 import functools
-import hashlib
-import inspect
+import itertools
 import json
 import logging
 import re
-import sys
 from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
 from torch.utils.data import Dataset
 
-from evaluation import descriptors
-from evaluation.descriptors import SAMPLING_RATE, describe
-from media import audio, biosignal, eda_settings, filters, scaling
-from media.audio import read_audio
+from evaluation.descriptors import DESCRIPTORS, SAMPLING_RATE, describe
+from media.audio import read_audio, resample
 from media.biosignal import process_eda
 from media.eda_settings import EdaSettings
 from media.scaling import Scaling
-from modeling import feature_extraction_audio
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from modeling.layers import IGNORE_LABEL
-from training.environment import versions
+from training.environment import version
 
 logger = logging.getLogger(__name__)
 
-SONGS_PER_BATCH = 8  # songs featurised at once
-CODE = (audio, biosignal, eda_settings, filters, scaling, feature_extraction_audio, descriptors, sys.modules[__name__])
+TABLES_VERSION = 1  # raise it when the same recordings and settings give other tables: cached ones are not used then
+LIBRARIES = (
+    "av",
+    "cvxeda",
+    "librosa",
+    "numpy",
+    "scipy",
+    "soundfile",
+    "soxr",
+    "torch",
+    "transformers",
+)  # of the tables
+SONGS_PER_BATCH = 8  # songs whose features are made at once
 EXCHANGED_AMONG = 8  # songs of neighbouring lengths, for the control of exchanged sounds
-NOT_HEARD = ("unreadable_audio", "audio_missing")  # defects that leave a song without sound
+NO_SOUND = ("unreadable_audio", "audio_missing")  # defects that leave a song without sound
 FIGURES = re.compile(r"^[\d.]+% of |, lowest \S+ uS")  # what differs from trial to trial in a note
-
-
-SONG_COLUMNS = datasets.Features(
-    frames=datasets.Value("int32"),
-    input_features=datasets.List(datasets.Value("float32")),
-    descriptors=datasets.List(datasets.Value("float32")),
-)
-TRIAL_COLUMNS = datasets.Features(
-    song=datasets.Value("int32"),
-    song_id=datasets.Value("string"),
-    artist=datasets.Value("string"),
-    listener=datasets.Value("string"),
-    trial=datasets.Value("string"),
-    labels=datasets.List(datasets.Value("float32")),
-    mask=datasets.List(datasets.Value("uint8")),
-    rejected=datasets.Value("string"),
-    notes=datasets.List(datasets.Value("string")),
-)
 
 
 @dataclass(frozen=True)
 class SignalTables:
-    """What the builder's rows become, and what was left out on the way."""
+    """Songs and trials made of the builder's rows, and counts of what was left out."""
 
-    songs: datasets.Dataset  # frames, input_features (frames * F, flat), descriptors (frames * D, flat)
-    trials: datasets.Dataset  # song (row of songs), song_id, artist, listener, trial, labels (frames * C, flat), mask
+    songs: datasets.Dataset
+    trials: datasets.Dataset
     channels: tuple[str, ...]
     counts: dict[str, Any]
 
@@ -70,16 +58,16 @@ class SignalTables:
 def make_tables(
     rows: datasets.Dataset, extractor: AudioFeatureExtractor, settings: EdaSettings, processes: int
 ) -> SignalTables:
-    """Features of every readable song and processed targets of every trial that the quality rules keep."""
+    """Make features of every readable song, and targets of every trial that the quality rules keep."""
     defects = [[defect["what"] for defect in song] for song in rows["defects"]]
-    heard = [row for row, kinds in enumerate(defects) if not set(kinds) & set(NOT_HEARD)]
-    usable = rows.select(heard)
+    with_sound = [row for row, kinds in enumerate(defects) if not set(kinds) & set(NO_SOUND)]
+    usable = rows.select(with_sound)
     common = {"remove_columns": rows.column_names, "num_proc": processes if processes > 1 else None, "batched": True}
     songs = usable.map(
-        featurise_songs,
+        make_features,
         batch_size=SONGS_PER_BATCH,
-        fn_kwargs={"feature_settings": extractor_settings(extractor), "code": code_digest()},
-        features=SONG_COLUMNS,
+        fn_kwargs={"feature_settings": extractor_settings(extractor), "made_by": made_by()},
+        features=song_columns(extractor),
         desc="audio features",
         **common,
     )
@@ -87,14 +75,14 @@ def make_tables(
         process_trials,
         batch_size=1,
         with_indices=True,
-        fn_kwargs={"settings": asdict(settings), "code": code_digest()},
-        features=TRIAL_COLUMNS,
+        fn_kwargs={"settings": asdict(settings), "made_by": made_by()},
+        features=trial_columns(settings),
         desc="skin conductance",
         **common,
     )
     kept = [row for row, reason in enumerate(processed["rejected"]) if reason is None]
     trials = processed.select(kept).flatten_indices()
-    counts = count_what_was_left_out(rows, defects, set(heard), processed, trials)
+    counts = count_what_was_left_out(rows, defects, set(with_sound), processed, trials)
     if not len(trials):
         raise ValueError(
             f"no usable trial in {len(rows)} songs: left out {counts['songs_left_out']}, rejected "
@@ -103,21 +91,40 @@ def make_tables(
     return SignalTables(songs, trials, settings.channels, counts)
 
 
+def song_columns(extractor: AudioFeatureExtractor) -> datasets.Features:
+    return datasets.Features(
+        input_features=arrays_of_width(extractor.feature_size), descriptors=arrays_of_width(len(DESCRIPTORS))
+    )
+
+
+def trial_columns(settings: EdaSettings) -> datasets.Features:
+    return datasets.Features(
+        song=datasets.Value("int32"),  # row of the songs
+        song_id=datasets.Value("string"),
+        artist=datasets.Value("string"),
+        listener=datasets.Value("string"),
+        trial=datasets.Value("string"),
+        labels=arrays_of_width(len(settings.channels)),  # NaN in frames that do not count
+        rejected=datasets.Value("string"),
+        notes=datasets.List(datasets.Value("string")),
+    )
+
+
 def count_what_was_left_out(
     rows: datasets.Dataset,
     defects: list[list[str]],
-    heard: set[int],
+    with_sound: set[int],
     processed: datasets.Dataset,
     trials: datasets.Dataset,
 ) -> dict[str, Any]:
     """Every song and trial of the data set is in one of these counts; what is missing is logged."""
     listeners = [len(song) for song in rows["trials"]]
-    silent = [kind for row, kinds in enumerate(defects) if row not in heard for kind in kinds if kind in NOT_HEARD]
-    unfelt = [row for row in heard if not listeners[row]]
+    silent = [kind for row, kinds in enumerate(defects) if row not in with_sound for kind in kinds if kind in NO_SOUND]
+    without_trial = [row for row in with_sound if not listeners[row]]
     rejected = [reason for reason in processed["rejected"] if reason is not None]
     counts = {
         "songs": len(rows),
-        "songs_left_out": dict(Counter(silent) + Counter({"no_trial": len(unfelt)})),
+        "songs_left_out": dict(Counter(silent) + Counter({"no_trial": len(without_trial)})),
         "trials": sum(listeners),
         "trials_rejected": dict(Counter(rejected) + Counter({"song_left_out": sum(listeners) - len(processed)})),
         "notes": dict(Counter(FIGURES.sub("", note) for notes in trials["notes"] for note in notes)),
@@ -128,52 +135,59 @@ def count_what_was_left_out(
     return counts
 
 
-def code_digest() -> str:
-    """A digest of the code behind the tables: a cache is not served after the code or its libraries have changed."""
-    text = "".join(inspect.getsource(module) for module in CODE) + json.dumps(versions())
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def made_by() -> dict[str, str | int]:
+    """Return the versions that cached tables depend on in addition to settings."""
+    return {"tables": TABLES_VERSION} | {name: version(name) for name in LIBRARIES}
 
 
 def extractor_settings(extractor: AudioFeatureExtractor) -> str:
-    """The settings of an extractor as text: what the cache of features depends on."""
+    """Return the settings of an extractor as text, on which cached features depend."""
     return json.dumps(extractor.to_dict(), sort_keys=True)
 
 
 @functools.lru_cache(maxsize=1)
 def extractor_of(settings: str) -> AudioFeatureExtractor:
-    """The extractor that some settings describe; one a process."""
-    return AudioFeatureExtractor.from_dict(json.loads(settings))
+    """Make the extractor with some settings, once per process."""
+    return AudioFeatureExtractor(**json.loads(settings))
 
 
-def featurise_songs(batch: dict[str, list], feature_settings: str, code: str) -> dict[str, list]:
-    """Features and descriptors of some songs, flat. `code` is here for the cache's fingerprint."""
+def make_features(batch: dict[str, list], feature_settings: str, made_by: dict[str, Any]) -> dict[str, list]:
+    """Return features and descriptors of some songs, each decoded once.
+
+    Args:
+        made_by: versions, for the cache's fingerprint alone.
+    """
     extractor = extractor_of(feature_settings)
-    sounds = read_all(batch, extractor.sampling_rate)
-    features = extractor(sounds, sampling_rate=extractor.sampling_rate, return_tensors="np")
+    names = [f"song {song_id}" for song_id in batch["song_id"]]
+    decoded = [read_audio(audio["bytes"], name=name) for audio, name in zip(batch["audio"], names, strict=True)]
+    sounds = {
+        new_rate: [resample(sound, rate, new_rate, name) for (sound, rate), name in zip(decoded, names, strict=True)]
+        for new_rate in {extractor.sampling_rate, SAMPLING_RATE}
+    }
+    rate, frame_rate = extractor.sampling_rate, cast(float, extractor.frame_rate)  # that of the target
+    features = extractor(sounds[rate], sampling_rate=rate, return_tensors="np")
     frames = features["attention_mask"].sum(axis=1)  # (B,)
-    flat = [song[:count].ravel() for song, count in zip(features["input_features"], frames, strict=True)]
-    if extractor.sampling_rate != SAMPLING_RATE:
-        sounds = read_all(batch, SAMPLING_RATE)
-    described = [describe(sound, extractor.frame_rate).ravel() for sound in sounds]
-    return {"frames": frames, "input_features": flat, "descriptors": described}
+    return {
+        "input_features": [song[:count] for song, count in zip(features["input_features"], frames, strict=True)],
+        "descriptors": [describe(sound, frame_rate) for sound in sounds[SAMPLING_RATE]],
+    }
 
 
-def read_all(batch: dict[str, list], sampling_rate: int) -> list[np.ndarray]:
-    """The sounds (samples,) of some songs at `sampling_rate` Hz."""
-    pairs = zip(batch["audio"], batch["song_id"], strict=True)
-    return [read_audio(sound["bytes"], sampling_rate, name=f"song {song_id}")[0] for sound, song_id in pairs]
+def process_trials(
+    batch: dict[str, list], indices: list[int], settings: dict[str, Any], made_by: dict[str, Any]
+) -> dict[str, list]:
+    """Return the trials of one song on the time grid; a rejected trial keeps its row, with the reason.
 
-
-def process_trials(batch: dict[str, list], indices: list[int], settings: dict[str, Any], code: str) -> dict[str, list]:
-    """The trials of one song on the time grid, a row each; a rejected trial keeps its row and its reason."""
+    Args:
+        made_by: versions, for the cache's fingerprint alone.
+    """
     (trials,), (rate,) = batch["trials"], batch["eda_rate"]
-    columns: dict[str, list] = {name: [] for name in ("labels", "mask", "rejected", "notes")}
+    columns: dict[str, list] = {name: [] for name in ("labels", "rejected", "notes")}
     for trial in trials:
-        eda = on_the_clock_of_the_audio(np.asarray(trial["eda"], np.float64), rate, trial["offset_seconds"])
+        eda = align_to_audio(np.asarray(trial["eda"], np.float64), rate, trial["offset_seconds"])
         temperature = skin_temperature(trial, rate, (batch.get("temperature_rate") or [None])[0])
         processed = process_eda(eda, rate, EdaSettings(**settings), temperature)
-        columns["labels"].append(processed.values.astype(np.float32).ravel())
-        columns["mask"].append(processed.mask.astype(np.uint8))
+        columns["labels"].append(np.where(processed.mask[:, None], processed.values, np.nan).astype(np.float32))
         columns["rejected"].append(processed.rejected)
         columns["notes"].append(list(processed.notes))
     return columns | {
@@ -192,28 +206,36 @@ def skin_temperature(trial: dict[str, Any], rate: float, temperature_rate: float
     recorded = np.asarray(trial["temperature"], np.float64)
     clock = np.arange(int(len(recorded) / temperature_rate * rate)) / rate
     values = np.interp(clock, np.arange(len(recorded)) / temperature_rate, recorded)
-    return on_the_clock_of_the_audio(values, rate, trial["offset_seconds"])
+    return align_to_audio(values, rate, trial["offset_seconds"])
 
 
-def on_the_clock_of_the_audio(eda: np.ndarray, rate: float, offset_seconds: float) -> np.ndarray:
+def align_to_audio(eda: np.ndarray, rate: float, offset_seconds: float) -> np.ndarray:
     """Let sample 0 be the start of the sound: what was recorded before it is cut, what is missing is NaN."""
     offset = round(offset_seconds * rate)  # samples
     return np.concatenate([np.full(offset, np.nan), eda]) if offset > 0 else eda[-offset:]
 
 
-def ragged_column(table: datasets.Dataset, name: str) -> list[np.ndarray]:
-    """The lists of a column as views of the memory-mapped file: nothing is read until it is used."""
+def arrays_of_width(width: int) -> datasets.List:
+    """Return the type of a column of arrays (T, width), which `array_column` reads."""
+    return datasets.List(datasets.List(datasets.Value("float32"), length=width))
+
+
+def array_column(table: datasets.Dataset, name: str) -> list[np.ndarray]:
+    """Return the arrays (T, width) of a column as views of the memory-mapped file, which are read when they are used.
+
+    (The NumPy format of `Array2D` copies every array, which takes several times as long.)
+    """
     views = []
     for chunk in table.data.column(name).chunks:
-        values, offsets = chunk.values.to_numpy(zero_copy_only=True), chunk.offsets.to_numpy()
-        views += [values[start:stop] for start, stop in zip(offsets, offsets[1:], strict=False)]
+        frames = chunk.values.values.to_numpy(zero_copy_only=True).reshape(-1, chunk.values.type.list_size)
+        views += [frames[start:stop] for start, stop in itertools.pairwise(chunk.offsets.to_numpy())]
     return views
 
 
 def trial_values(tables: SignalTables, members: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Targets (T, C) in the unit of the signal and masks (T,) of some trials."""
-    labels, masks = ragged_column(tables.trials, "labels"), ragged_column(tables.trials, "mask")
-    return [(labels[row].reshape(len(masks[row]), -1), masks[row].astype(bool)) for row in members]
+    """Return the targets (T, C) in the unit of the signal and the masks (T,) of some trials."""
+    labels = array_column(tables.trials, "labels")
+    return [(labels[row], np.isfinite(labels[row]).all(axis=1)) for row in members]
 
 
 class TrialDataset(Dataset):
@@ -224,7 +246,7 @@ class TrialDataset(Dataset):
 
     def __init__(self, tables: SignalTables, members: np.ndarray, scaling: Scaling, window: int = 0) -> None:
         """`members` are rows of `tables.trials`; `window` is in frames, 0 for whole trials."""
-        features, song_frames = ragged_column(tables.songs, "input_features"), tables.songs["frames"][:]
+        features = array_column(tables.songs, "input_features")
         trials = tables.trials.select_columns(["song", "song_id", "listener", "trial"]).select(members)[:]
         self.song_ids, self.listeners, self.trials = trials["song_id"], trials["listener"], trials["trial"]
         self.songs = trials["song"]  # rows of `tables.songs`
@@ -233,7 +255,7 @@ class TrialDataset(Dataset):
         values = trial_values(tables, members)
         for (target, mask), song, listener in zip(values, trials["song"], trials["listener"], strict=True):
             scaled = np.where(mask[:, None], scaling.apply(target, mask, listener), IGNORE_LABEL).astype(np.float32)
-            self.input_features.append(features[song].reshape(song_frames[song], -1))  # (T, F), a view
+            self.input_features.append(features[song])  # (T, F), a view
             self.labels.append(scaled)  # (T, C)
         self.crop()
 

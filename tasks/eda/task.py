@@ -3,21 +3,23 @@
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
 import pyarrow as pa
+import torch
 from transformers import AutoFeatureExtractor, AutoModel, PreTrainedModel
 
 from modeling import SIGNAL_MODELS
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from modeling.layers import warn_if_receptive_field_exceeds
+from modeling.modeling_signal import SignalRegressionModel
 from tasks.eda import card, report, study
 from tasks.eda.collator import SignalCollator
 from tasks.eda.data import EdaData, prepare
 from tasks.eda.evaluate import evaluate
-from tasks.eda.items import ragged_column
+from tasks.eda.items import array_column
 from tasks.eda.plots import plot_predictions
 from tasks.eda.predict import predict
 from tasks.eda.records import EdaDataRecord
@@ -48,7 +50,8 @@ class EdaTask(Task[EdaTaskSettings, EdaData]):
         """Return an extractor on the time grid of the target, without look-ahead for a causal model."""
         target = run.settings.target
         pooling = "past" if target.causal else "centered"
-        return build_extractor(run.arguments, frame_rate=target.frame_rate, pooling=pooling)
+        extractor = build_extractor(run.arguments, frame_rate=target.frame_rate, pooling=pooling)
+        return cast(AudioFeatureExtractor, extractor)
 
     def prepare(
         self,
@@ -79,11 +82,12 @@ class EdaTask(Task[EdaTaskSettings, EdaData]):
         if not new:
             return
         songs = sorted({int(song) for song in data.tables.trials.select(data.split.indices("train"))["song"]})
-        features = ragged_column(data.tables.songs, "input_features")
-        frames = np.concatenate([features[song].reshape(-1, model.config.input_size) for song in songs])  # (T, F)
+        features = array_column(data.tables.songs, "input_features")
+        frames = np.concatenate([features[song] for song in songs])  # (T, F)
         deviation = frames.std(axis=0)
         deviation = np.where(deviation < SMALLEST_FEATURE_DEVIATION, 1.0, deviation)
-        model.set_input_scaling(frames.mean(axis=0), deviation)
+        mean = frames.mean(axis=0)
+        cast(SignalRegressionModel, model).set_input_scaling(torch.from_numpy(mean), torch.from_numpy(deviation))
 
     def collator(self, extractor: AudioFeatureExtractor, run: Run[EdaTaskSettings]) -> SignalCollator:
         return SignalCollator()
@@ -101,7 +105,7 @@ class EdaTask(Task[EdaTaskSettings, EdaData]):
         files: Sequence[Path],
         arguments: argparse.Namespace,
     ) -> Predicted:
-        return predict(model, extractor, files, arguments)
+        return predict(cast(SignalRegressionModel, model), extractor, files, arguments)
 
     def plot_predictions(self, predictions: Sequence[Any], path: Path) -> None:
         plot_predictions(predictions, path)

@@ -1,7 +1,7 @@
 """The EDA task on the committed sample: alignment, scaling and what is left out."""
 
-import inspect
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +10,22 @@ import pytest
 import torch
 from datasets import Dataset, load_dataset
 
+from evaluation.descriptors import SAMPLING_RATE, describe
 from launch.run import parse_run
+from media.audio import read_audio
 from media.biosignal import process_eda
+from media.eda_settings import EdaSettings
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from modeling.layers import IGNORE_LABEL
-from tasks.eda import items as signals
+from tasks.eda import items
 from tasks.eda.collator import SignalCollator
 from tasks.eda.data import EdaData
-from tasks.eda.items import on_the_clock_of_the_audio
+from tasks.eda.items import align_to_audio
 from tasks.eda.settings import EdaTaskSettings
 from tasks.eda.task import TASK
 from tests.conftest import REPOSITORY
 from training.build import build_model
+from training.environment import version
 from training.task import Run
 
 
@@ -74,7 +78,7 @@ def test_sound_and_skin_have_one_length_and_labels_go_back_to_microsiemens(rows:
         np.testing.assert_allclose(values[scored], expected.values[: len(scored)][scored], atol=1e-5)
 
 
-def test_a_song_is_featurised_once_for_all_its_listeners(rows: Dataset) -> None:
+def test_features_of_a_song_are_made_once_for_all_its_listeners(rows: Dataset) -> None:
     *_, data = prepare(rows)
     assert len(data.tables.songs) == len(rows) < len(data.tables.trials)
     side = data.sides["all"]
@@ -137,13 +141,50 @@ def test_every_trial_of_the_data_is_counted_somewhere(rows: Dataset) -> None:
     assert record["trials"] == sum(record["trials_rejected"].values()) + len(data.sides["all"])
 
 
-def test_the_cache_depends_on_the_code_that_makes_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = signals.code_digest()
-    real = inspect.getsource
-    for module in signals.CODE:
-        monkeypatch.setattr(inspect, "getsource", lambda m, module=module: real(m) + " " * (m is module))
-        assert signals.code_digest() != before, module
-    assert {"tasks.eda.items", "media.scaling", "media.biosignal"} <= {module.__name__ for module in signals.CODE}
+def test_the_cache_depends_on_the_versions_of_tables_and_libraries(
+    rows: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fingerprints() -> set[str]:
+        tables = items.make_tables(rows.select(range(1)), AudioFeatureExtractor(), EdaSettings(), processes=1)
+        return {tables.songs._fingerprint, tables.trials._fingerprint}
+
+    before = fingerprints()
+    assert fingerprints() == before
+    with monkeypatch.context() as patch:
+        patch.setattr(items, "TABLES_VERSION", items.TABLES_VERSION + 1)
+        assert not fingerprints() & before
+    monkeypatch.setattr(items, "version", lambda library: "0.1" if library == "soxr" else version(library))
+    assert not fingerprints() & before
+
+
+def test_tables_are_those_of_their_version(rows: Dataset) -> None:
+    """A change of these numbers needs another TABLES_VERSION."""
+    songs = items.make_features(rows[:2], items.extractor_settings(AudioFeatureExtractor()), made_by={})
+    trials = items.process_trials(rows[:1], [0], asdict(EdaSettings(discard_seconds=2.0)), made_by={})
+    features, descriptors = (np.concatenate(songs[name]) for name in ("input_features", "descriptors"))
+    labels = np.concatenate(trials["labels"])
+    assert items.TABLES_VERSION == 1
+    assert (features.mean(), features.std()) == pytest.approx((-52.51737, 35.83515), rel=1e-4)
+    assert descriptors.mean(axis=0) == pytest.approx([-31.32025, 0.683736, 5.306185, 0.0177637], rel=1e-4)
+    assert (np.nanmean(labels), np.nanstd(labels)) == pytest.approx((7.917956, 2.829464), rel=1e-4)
+    assert (len(features), len(labels), np.isfinite(labels).sum()) == (239, 684, 636)
+
+
+def test_a_song_is_decoded_once_for_features_and_descriptors(rows: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+
+    def count(source: bytes, *arguments: Any, **keywords: Any) -> tuple[np.ndarray, int]:
+        decoded.append(source)
+        return read_audio(source, *arguments, **keywords)
+
+    monkeypatch.setattr(items, "read_audio", count)
+    batch, extractor = rows[:2], AudioFeatureExtractor(sampling_rate=16000)
+    made = items.make_features(batch, items.extractor_settings(extractor), made_by={})
+    assert decoded == [audio["bytes"] for audio in batch["audio"]]
+    for source, features, descriptors in zip(decoded, made["input_features"], made["descriptors"], strict=True):
+        expected = extractor(read_audio(source, 16000)[0], sampling_rate=16000)["input_features"][0]
+        np.testing.assert_allclose(features, expected, atol=1e-4)
+        assert np.array_equal(descriptors, describe(read_audio(source, SAMPLING_RATE)[0], 4.0))
 
 
 def test_nothing_usable_is_an_error_that_says_why(rows: Dataset) -> None:
@@ -192,7 +233,7 @@ def test_features_are_served_from_the_cache_until_a_setting_changes(rows: Datase
     [(0.0, [1, 2, 3, 4]), (0.5, [np.nan, 1, 2, 3, 4]), (-1.0, [3, 4]), (1.0, [np.nan, np.nan, 1, 2, 3, 4])],
 )
 def test_sample_zero_is_the_start_of_the_sound(offset: float, expected: list[float]) -> None:
-    np.testing.assert_array_equal(on_the_clock_of_the_audio(np.array([1, 2, 3, 4.0]), 2.0, offset), expected)
+    np.testing.assert_array_equal(align_to_audio(np.array([1, 2, 3, 4.0]), 2.0, offset), expected)
 
 
 def test_the_record_is_json(rows: Dataset, tmp_path: Path) -> None:
