@@ -67,6 +67,20 @@ class AudioFeatureExtractor(FeatureExtractionMixin):
     (torch.Size([2, 7, 64]), tensor([5, 7]))
     """
 
+    sampling_rate: int
+    feature_type: str
+    n_fft: int
+    hop_length: int
+    num_mel_bins: int
+    num_mfcc: int
+    min_frequency: float
+    max_frequency: float | None
+    mel_scale: str
+    mel_norm: str | None
+    frame_rate: float | None
+    pooling: str
+    double_precision: bool
+
     model_input_names = ["input_features", "attention_mask"]
     padding_value, padding_side = 0.0, "right"  # by which transformers' pipelines make batches of clips
 

@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import numpy as np
@@ -164,21 +164,18 @@ def check_sides(split: Split) -> None:
 
 def validation_metrics(output: EvalPrediction) -> dict[str, float]:
     """RMSE and correlation in scaled units, averaged over trials and channels: to choose a checkpoint by."""
-    predictions, labels = means_of(output), output.label_ids  # (N, T, C)
+    predictions, labels = means_of(output), cast(np.ndarray, output.label_ids)  # (N, T, C)
     mask = labels != IGNORE_LABEL
-    scores = {"rmse": rmse.per_trial, "pearson": pearson.per_trial}
-    by_channel = {
-        name: [summary(name, score(predictions[..., c], labels[..., c], mask[..., c]))[name] for c in channels(labels)]
-        for name, score in scores.items()
-    }
-    return {name: float(np.mean(values)) for name, values in by_channel.items() if None not in values}
-
-
-def channels(values: np.ndarray) -> range:
-    """The channels of (..., C)."""
-    return range(values.shape[-1])
+    scores = {}
+    for name, score in (("rmse", rmse.per_trial), ("pearson", pearson.per_trial)):
+        of_trials = [score(predictions[..., c], labels[..., c], mask[..., c]) for c in range(labels.shape[-1])]
+        of_channels = [summary(name, values)[name] for values in of_trials]
+        defined = [value for value in of_channels if value is not None]
+        if len(defined) == len(of_channels):
+            scores[name] = float(np.mean(defined))
+    return scores
 
 
 def means_of(output: EvalPrediction | PredictionOutput) -> np.ndarray:
-    """The predicted means (N, T, C); a Gaussian head gives log variances beside them."""
+    """Return the predicted means (N, T, C); a Gaussian head gives log variances, too."""
     return output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions

@@ -4,14 +4,15 @@ import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from media.audio import read_audio_blocks
 from media.scaling import Scaling
 from modeling.feature_extraction_audio import AudioFeatureExtractor
+from modeling.modeling_signal import SignalRegressionModel
 from training.prediction import write_predictions
 from training.task import Predicted
 
@@ -54,7 +55,7 @@ class Prediction:
 
 @torch.inference_mode()
 def predict_sound(
-    model: PreTrainedModel, extractor: AudioFeatureExtractor, sound: Path, listener: str | None
+    model: SignalRegressionModel, extractor: AudioFeatureExtractor, sound: Path, listener: str | None
 ) -> Iterator[Prediction]:
     """Predictions on the model's time grid, in the unit of its target, a stretch at a time.
 
@@ -68,7 +69,7 @@ def predict_sound(
     features = (piece.to(model.device) for piece in extractor.stream(blocks, extractor.sampling_rate))
     done = 0  # frames
     for output in model.predict_blocks(features):
-        values = output.predictions[0].double().cpu().numpy()  # (T, C)
+        values = cast(torch.Tensor, output.predictions)[0].double().cpu().numpy()  # (T, C)
         deviations = None if output.log_variance is None else (output.log_variance[0] / 2).exp().double().cpu().numpy()
         if scaling.scope != "trial":
             zero = scaling.invert(np.zeros_like(values), listener)
@@ -80,14 +81,18 @@ def predict_sound(
 
 
 def predict(
-    model: PreTrainedModel, extractor: AudioFeatureExtractor, sounds: Sequence[Path], arguments: argparse.Namespace
+    model: SignalRegressionModel,
+    extractor: AudioFeatureExtractor,
+    sounds: Sequence[Path],
+    arguments: argparse.Namespace,
 ) -> Predicted:
-    """Write the predictions for some sounds; they, why some have none, and a line that says what was written."""
-    predictions, unreadable = write_predictions(
+    """Write the predictions for some sounds."""
+    parts, unreadable = write_predictions(
         lambda sound: predict_sound(model, extractor, sound, arguments.listener),
         sounds,
         arguments.output,
         keep=arguments.plot is not None,
     )
-    said = ", ".join(predictions[0].channels) + f" in {predictions[0].unit}" if predictions else ""
-    return Predicted(predictions, unreadable, said)
+    predictions = cast(list[Prediction], parts)
+    summary = ", ".join(predictions[0].channels) + f" in {predictions[0].unit}" if predictions else ""
+    return Predicted(predictions, unreadable, summary)

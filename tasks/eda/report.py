@@ -72,7 +72,7 @@ def draw_explanations(found: dict[str, Any] | None) -> dict[str, tuple[Figure | 
     """Figure and caption of each explanation, in the order of the page."""
     if found is None:
         return {}
-    drawn = {
+    drawn: dict[str, tuple[Figure | None, str]] = {
         "response": (
             plot_response(found["response"]),
             "Temporal response of ridge regression: what a descriptor of the sound does to the signal, and when; "

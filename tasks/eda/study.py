@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -82,7 +82,7 @@ def interval_of(scores: dict[Key, float]) -> Interval:
     """The interval of a mean over trials, over songs and listeners, or the one of which there are several."""
     songs, listeners, _ = zip(*scores, strict=True)
     over = "both" if len(set(songs)) > 1 < len(set(listeners)) else "songs" if len(set(songs)) > 1 else "listeners"
-    return bootstrap(np.array(list(scores.values())), songs, listeners, over)
+    return cast(Interval, bootstrap(np.array(list(scores.values())), songs, listeners, over))
 
 
 TABLES = StudyTables(ITEMS, EXPLAINED, scores_of_run, read_scores, rows_of_setting)
