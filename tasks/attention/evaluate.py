@@ -23,14 +23,14 @@ def evaluate(trainer: FusionTrainer, data: AttentionData, side: str) -> Evaluati
     if not len(dataset):
         raise ValueError(f"nothing to score: the {side} side has no creative")
     predictions = attention_of(trainer.predict(dataset, metric_key_prefix=side))
-    with_less = trainer.predict_ablations(dataset, side) if data.settings.ablations else {}
+    ablations = trainer.predict_ablations(dataset, side) if data.settings.ablations else {}
     ids, targets = dataset.rows["creative_id"][:], dataset.targets()
     scores = assess(
         ids,
         targets,
         predictions,
         baselines(data, dataset),
-        ablations={name: attention_of(output) for name, output in with_less.items()},
+        ablations={name: attention_of(output) for name, output in ablations.items()},
         present={name: dataset.present(name) for name in dataset.modalities},
         unit=data.settings.target_unit,
     )
