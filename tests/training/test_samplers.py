@@ -6,8 +6,10 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import BatchSampler
 
 from system.storage import S3FileManager
 from tests.helpers.s3_server import serve_s3
@@ -60,6 +62,46 @@ def test_batches_do_not_come_in_order_of_length() -> None:
     order = [index for index, _ in LengthGroupedSampler(range(1, 161), batch_size=8, seed=0)]
     means = np.array(order).reshape(-1, 8).mean(axis=1)
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.6
+
+
+@given(st.integers(2, 200), st.integers(2, 17), st.integers(0, 5))
+def test_no_batch_has_fewer_items_than_asked_and_others_are_left_out_each_epoch(
+    count: int, size: int, epoch: int
+) -> None:
+    sampler = LengthGroupedSampler(np.arange(count) % 7, size, 0, smallest_batch=2)
+    sampler.set_epoch(epoch)
+    drawn = [index for index, _ in sampler]
+    batches = [drawn[start : start + size] for start in range(0, len(drawn), size)]
+    assert all(len(batch) >= 2 for batch in batches)
+    assert len(drawn) == len(set(drawn)) == len(sampler) == count - (count % size == 1)
+    unasked = LengthGroupedSampler(np.arange(count) % 7, size, 0)
+    unasked.set_epoch(epoch)
+    assert [index for index, _ in unasked][: len(drawn)] == drawn
+    assert len(unasked) == count
+
+
+def test_which_item_is_left_out_changes() -> None:
+    sampler = LengthGroupedSampler(np.ones(33), 16, 0, smallest_batch=2)
+    left_out = set()
+    for epoch in range(40):
+        sampler.set_epoch(epoch)
+        left_out |= set(range(33)) - {index for index, _ in sampler}
+    assert len(left_out) > 15
+
+
+@given(st.integers(2, 120), st.integers(2, 9), st.integers(2, 3))
+def test_several_processes_are_served_each_item_once_a_step(count: int, size: int, world: int) -> None:
+    """As Accelerate divides the batches; the last of an epoch are filled up, from its beginning."""
+    sampler = LengthGroupedSampler(np.arange(count) % 7, size, 0, smallest_batch=2)
+    batches = BatchSampler(sampler, size, drop_last=False)
+    ranks = [list(BatchSamplerShard(batches, num_processes=world, process_index=rank)) for rank in range(world)]
+    assert len({len(rank) for rank in ranks}) == 1
+    for step in zip(*ranks, strict=True):
+        served = [index for batch in step for index, _ in batch]
+        assert all(len(batch) == len(step[0]) >= 2 for batch in step)
+        assert len(set(served)) == len(served) or count < world * size
+    everything = {index for rank in ranks for batch in rank for index, _ in batch}
+    assert len(everything) == len(sampler)
 
 
 class RawSounds(torch.utils.data.Dataset):

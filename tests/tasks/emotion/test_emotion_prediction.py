@@ -21,7 +21,7 @@ from reporting.plots import DPI
 from tasks.emotion.predict import ClipPrediction, LabelConfidence, UtterancePrediction, predict_clips
 from tasks.emotion.subtitles import Utterance, csv_utterances, cue_utterances, read_utterances, seconds_of
 from tasks.emotion.timeline import SHORTEST, plot_emotions, wrapped_text
-from tests.helpers.tiny_fusion import tiny_model, tiny_processor
+from tests.helpers.tiny_fusion import tiny_model
 
 SECONDS = 1.0  # of a clip
 WORDS = st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters="<>{}\\"), min_size=1, max_size=8)
@@ -33,12 +33,6 @@ SPANS = st.tuples(st.integers(0, 5 * 3600 * 1000), st.integers(1, 60_000), TEXTS
 def model() -> FusionForEmotion:
     """Text, video and audio, random."""
     return tiny_model()
-
-
-@pytest.fixture(scope="module")
-def processor() -> FusionProcessor:
-    """What such a model takes."""
-    return tiny_processor()
 
 
 @pytest.fixture(scope="module")
