@@ -72,7 +72,9 @@ def test_a_task_is_found_by_its_name(task: Task) -> None:
 
 
 def test_a_folder_has_the_files_of_all_tasks(task: Task) -> None:
-    assert FILES <= {path.stem for path in (REPOSITORY / "tasks" / task.name).glob("*.py")}
+    """A small task may be one file and its study tables; one that is cut into more uses the common names."""
+    files = {path.stem for path in (REPOSITORY / "tasks" / task.name).glob("*.py")}
+    assert files <= {"__init__", "task", "study"} or files >= FILES
 
 
 def test_every_key_has_a_help_text_and_a_default_in_a_frozen_group(task: Task) -> None:
