@@ -7,7 +7,7 @@ threshold when its score reaches it.
 # W windows, T frames of a window, F frames of a recording, E events found, G events that happened, N clips
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -180,10 +180,20 @@ def event_scores(counts: np.ndarray) -> dict[str, float]:
         }
 
 
+@dataclass(frozen=True)
+class LabelAlarms:
+    """False alarms in the clips that have a label and do not hold the target."""
+
+    label: int
+    clips: int
+    clips_with_false_alarm: int
+    false_alarms: int
+
+
 def confusers(
-    codes: Sequence[int], clips: Sequence[int], targets: np.ndarray, alarms: np.ndarray
-) -> list[dict[str, Any]]:
-    """What sounds like the target to the model: per label of the clips without it, those that raise a false alarm.
+    codes: np.ndarray | Sequence[int], clips: np.ndarray | Sequence[int], targets: np.ndarray, alarms: np.ndarray
+) -> list[LabelAlarms]:
+    """Count the false alarms of each label: what sounds like the target to the model.
 
     Args:
         codes, clips: (pairs,) labels and the positions of the clips that have them.
@@ -191,8 +201,7 @@ def confusers(
         alarms: (N,) events found in each clip.
 
     Returns:
-        A record a label, `label`, `clips`, `clips_with_false_alarm` and `false_alarms`, most false alarms first. A
-        clip with several labels counts for each.
+        One record per label, most false alarms first. A clip with several labels counts for each.
     """
     targets, alarms = np.asarray(targets, bool), np.asarray(alarms)
     pairs = np.unique(np.stack([np.asarray(codes, int), np.asarray(clips, int)]), axis=1)
@@ -200,12 +209,7 @@ def confusers(
     count, fired, total = (np.bincount(codes, part) for part in (None, alarms[clips] > 0, alarms[clips]))
     order = np.lexsort((count, -fired, -total))  # of as many false alarms, the label with fewer clips first
     return [
-        {
-            "label": int(label),
-            "clips": int(count[label]),
-            "clips_with_false_alarm": int(fired[label]),
-            "false_alarms": int(total[label]),
-        }
+        LabelAlarms(int(label), int(count[label]), int(fired[label]), int(total[label]))
         for label in order
         if count[label]
     ]

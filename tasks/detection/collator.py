@@ -1,17 +1,28 @@
 """Collate windows of sound into a batch of features."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from transformers import FeatureExtractionMixin
+from transformers import BatchFeature
 
 from tasks.detection.augmentation import Augmentation
 
 # Columns of windows that are no input of the model. Windows to train on have all but the last, windows to score the
 # last two.
 COLUMNS = {"item": np.int64, "requested": np.int64, "seed": np.int64, "readable": np.bool_}
+
+
+class SoundExtractor(Protocol):
+    """A feature extractor of transformers that takes sounds."""
+
+    sampling_rate: int  # Hz
+    model_input_names: list[str]
+
+    def __call__(self, sounds: list[np.ndarray], /, *, sampling_rate: int, return_tensors: str) -> BatchFeature:
+        """Return the features of sounds (S,)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -36,7 +47,7 @@ class DetectionCollator:
     (tensor([7, 9]), tensor([7, 8]), tensor([3, 4]), tensor([False, False]))
     """
 
-    extractor: FeatureExtractionMixin
+    extractor: SoundExtractor
     augmentation: Augmentation | None = None
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

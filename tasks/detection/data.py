@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import datasets
-from transformers import EvalPrediction, FeatureExtractionMixin
+from transformers import EvalPrediction
 from transformers.trainer_utils import PredictionOutput
 
 from evaluation.detection import average_precision, roc_auc
 from media.audioset import Labels, ontology_from_labels
+from tasks.detection.collator import SoundExtractor
 from tasks.detection.eval_windows import ClipWindows
 from tasks.detection.pools import ClipPools, build_pools
 from tasks.detection.scores import ClipScores
@@ -38,7 +39,7 @@ class DetectionData:
     split: ClipSplit
     train: AudioSetWindows
     sides: dict[str, ClipWindows]
-    extractor: FeatureExtractionMixin
+    extractor: SoundExtractor
     hop_seconds: float  # between windows that are scored
     rule: str  # by which the threshold is chosen
 
@@ -73,7 +74,7 @@ class DetectionData:
 
 def prepare(
     rows: datasets.Dataset,
-    extractor: FeatureExtractionMixin,
+    extractor: SoundExtractor,
     run: Run[DetectionTaskSettings],
     saved: dict[str, Any] | None = None,
 ) -> DetectionData:
@@ -120,7 +121,7 @@ def log_what_was_kept(data: DetectionData) -> None:
     """The clips of each side, and what was left out."""
     logger.info("target: %s; clips: %s", ", ".join(data.target_names()), data.split.sides)
     for rule in data.pools.rules:
-        logger.info("left out: %s: %s clips", rule["rule"], rule["clips"])
+        logger.info("left out: %s: %s clips", rule.rule, rule.clips)
 
 
 def model_scores(side: ClipWindows, output: EvalPrediction | PredictionOutput) -> ClipScores:

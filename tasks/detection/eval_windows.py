@@ -57,7 +57,7 @@ class ClipWindows(Dataset):
         for clip in np.flatnonzero(np.diff(self.clips.edges)):
             windows = slice(*np.searchsorted(self.clip, [clip, clip + 1]))
             start = self.start[windows, None]  # (windows, 1)
-            begin, end = self.clips.events_of(clip).T  # (events,)
+            begin, end = self.clips.events_of(int(clip)).T  # (events,)
             shared = np.minimum(end, start + self.clip_seconds) - np.maximum(begin, start)
             found[windows] = (shared >= np.minimum(end - begin, self.clip_seconds) / 2 - ROUNDING).any(1)
         return found

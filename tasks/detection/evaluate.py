@@ -13,6 +13,7 @@ from transformers import Trainer
 from tasks.detection.data import DetectionData, model_scores
 from tasks.detection.eval_windows import ClipWindows, WindowLoudness
 from tasks.detection.mining import review_csv
+from tasks.detection.records import Composition, Coverage, DetectionResults, Label, Substitution
 from tasks.detection.scores import ClipScores, assess, prediction_table
 from tasks.detection.trainer import TargetSoundTrainer
 from training.task import Evaluation
@@ -32,15 +33,16 @@ def evaluate(trainer: Trainer, data: DetectionData, side: str) -> Evaluation:
     (test, loud), (validation, loud_validation) = scored[side], scored["validation"]
     table = data.rows.select_columns(["clip_id", "labels"]).data.table
     rows = table.take(pa.array(test.side.clips.rows[test.readable]))
-    results, events = assess(test, validation, (loud, loud_validation), data.rule, rows, data.labels, "validation")
-    results["target"] = [
-        {"mid": data.labels.mids[code], "name": data.labels.names[code]} for code in data.pools.targets
-    ]
-    results["note"] = IN_SAMPLE if side == "validation" else None
+    scores, events = assess(test, validation, (loud, loud_validation), data.rule, rows, data.labels, "validation")
+    results = DetectionResults(
+        **vars(scores),
+        target=[Label(data.labels.mids[code], data.labels.names[code]) for code in data.pools.targets],
+        note=IN_SAMPLE if side == "validation" else None,
+    )
     detection = {
         "clip_seconds": data.validation.clip_seconds,
         "hop_seconds": data.hop_seconds,
-        "threshold": results["threshold"]["value"],
+        "threshold": results.threshold.value,
     }
     table = prediction_table(test, loud, rows["clip_id"].to_pylist(), events)
     return Evaluation(results, table, model_config={"detection": detection})
@@ -61,12 +63,12 @@ def loudness_of(trainer: Trainer, side: ClipWindows) -> np.ndarray:
         num_workers=args.dataloader_num_workers,
         multiprocessing_context=args.dataloader_multiprocessing_context,
     )
-    batches = [accelerator.gather_for_metrics(batch) for batch in accelerator.prepare(loader)]
+    batches: list[Any] = [accelerator.gather_for_metrics(batch) for batch in accelerator.prepare(loader)]
     return torch.cat(batches).cpu().numpy().astype(np.float64)
 
 
 def about_training(trainer: TargetSoundTrainer, data: DetectionData) -> dict[str, Any]:
-    """What was served beside what was planned, labels met, hard negatives over the epochs, and bad files."""
+    """Return planned and served windows, labels covered, negatives mined, and files that could not be read."""
     served, plan, items = trainer.served, trainer.plan, data.pools.items
     batches = round((trainer.state.epoch or 0) * len(plan))  # a run may end within an epoch
     planned = {name: count * batches for name, count in Counter(plan.tier_names).items()}
@@ -74,24 +76,21 @@ def about_training(trainer: TargetSoundTrainer, data: DetectionData) -> dict[str
     never = [data.labels.names[label] for label in negatives if not served.seen[label]]
     ids = data.rows.select_columns(["clip_id"]).data.table["clip_id"]
     return {
-        "composition": {
-            "planned": planned,
-            "served": {name: served.counts[name] for name in planned},
-            **{name: served.counts[name] for name in ("explicit", "hard", "substituted", "mixed")},
-        },
-        "coverage": {
-            "labels": len(negatives), "seen": len(negatives) - len(never), "rounds": plan.rounds, "never": never
-        },
+        "composition": Composition(
+            planned=planned,
+            served={name: served.counts[name] for name in planned},
+            explicit=served.counts["explicit"],
+            hard=served.counts["hard"],
+            substituted=served.counts["substituted"],
+            mixed=served.counts["mixed"],
+        ),
+        "coverage": Coverage(len(negatives), len(negatives) - len(never), plan.rounds, never),
         "mining": [] if trainer.mining is None else trainer.mining.history,
         "substitutions": [
-            {
-                "clip_id": ids[int(items.clip[item])].as_py(),
-                "times": times,
-                "reason": data.train.failure_of((item, 0)),
-            }
+            Substitution(ids[int(items.clip[item])].as_py(), times, data.train.failure_of((item, 0)))
             for item, times in served.substituted.most_common(SUBSTITUTES_NAMED)
         ],
-    }  # fmt: skip
+    }
 
 
 def extra_pages(trainer: TargetSoundTrainer, data: DetectionData) -> dict[str, str]:

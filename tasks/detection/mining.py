@@ -10,9 +10,8 @@ import io
 import json
 import os
 import zipfile
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -89,6 +88,17 @@ class Entries:
         return len(self.item)
 
 
+@dataclass(frozen=True)
+class MinedEpoch:
+    """How many negatives were scored in an epoch, and how many were hard after it."""
+
+    epoch: int
+    scored: int
+    mean_score: float | None  # None: nothing was scored
+    hard: int
+    quarantined: int
+
+
 class MiningTable:
     """Hard negatives and suspects of a training.
 
@@ -103,7 +113,7 @@ class MiningTable:
     def __init__(self, settings: MiningSettings, pools: ClipPools) -> None:
         self.settings, self.pools = settings, pools
         self.entries = Entries.empty()  # without what the running epoch has brought
-        self.history: list[dict[str, Any]] = []  # a record an epoch
+        self.history: list[MinedEpoch] = []
         self.running = -1  # epoch whose scores come in, -1 for none
         self.scored, self.total = 0, 0  # negatives of the running epoch, and the sum of their scores in fixed point
         self.new_items, self.new_scores = np.zeros(0, np.int32), np.zeros(0, np.float32)  # of the running epoch
@@ -111,7 +121,7 @@ class MiningTable:
     def __len__(self) -> int:
         return len(self.folded())
 
-    def apply(self, epoch: int, items: np.ndarray, scores: np.ndarray) -> dict[str, Any]:
+    def apply(self, epoch: int, items: np.ndarray, scores: np.ndarray) -> MinedEpoch:
         """Take in scores (S,) of items (S,) and return the epoch's record so far.
 
         Positives are left out.
@@ -173,7 +183,7 @@ class MiningTable:
         return {
             "version": np.array(STATE_VERSION),
             "pools": np.array(self.pools.digest),
-            "history": np.array(json.dumps(self.history)),
+            "history": np.array(json.dumps([asdict(epoch) for epoch in self.history])),
             "running": np.array(self.running),
             "scored": np.array(self.scored),
             "total": np.array(self.total),
@@ -192,12 +202,12 @@ class MiningTable:
                 "the settings of its pools have changed; take those of the checkpoint, or start anew"
             )
         self.entries = Entries(*(state[column.name] for column in fields(Entries)))
-        self.history = json.loads(str(state["history"]))
+        self.history = [MinedEpoch(**epoch) for epoch in json.loads(str(state["history"]))]
         self.running, self.scored, self.total = (int(state[name]) for name in ("running", "scored", "total"))
         self.new_items, self.new_scores = state["new_items"], state["new_scores"]
 
     def _check(self, epoch: int, items: np.ndarray, scores: np.ndarray) -> None:
-        last = max([self.running, *(record["epoch"] + 1 for record in self.history[-1:])])
+        last = max([self.running, *(mined.epoch + 1 for mined in self.history[-1:])])
         if epoch < last:
             raise ValueError(f"scores of epoch {epoch} come when the hard negatives of {last - 1} were given out")
         wrong = ~((scores >= 0) & (scores <= 1))
@@ -232,16 +242,15 @@ class MiningTable:
         self.running, self.scored, self.total = -1, 0, 0
         self.new_items, self.new_scores = np.zeros(0, np.int32), np.zeros(0, np.float32)
 
-    def _record(self) -> dict[str, Any]:
+    def _record(self) -> MinedEpoch:
         entries = self.folded()
-        mean = self.total / FIXED_POINT / self.scored if self.scored else None
-        return {
-            "epoch": self.running,
-            "scored": self.scored,
-            "mean_score": mean,
-            "hard": int(self._hard(entries).sum()),
-            "quarantined": int(self._put_aside(entries).sum()),
-        }
+        return MinedEpoch(
+            epoch=self.running,
+            scored=self.scored,
+            mean_score=self.total / FIXED_POINT / self.scored if self.scored else None,
+            hard=int(self._hard(entries).sum()),
+            quarantined=int(self._put_aside(entries).sum()),
+        )
 
     def _hard(self, entries: Entries) -> np.ndarray:
         return (entries.score > self.settings.hard_threshold) & ~self._put_aside(entries)

@@ -14,12 +14,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from media.audioset import TRIMS, Labels, Ontology, id_uniforms, trim_heads
 from tasks.detection.columns import ClipColumns, among, reasons_without_audio
 from tasks.detection.items import (
-    KIND_NAMES,
     TOLERANCE,
     Items,
     Kind,
@@ -116,6 +114,38 @@ class EvalClips:
 
 
 @dataclass(frozen=True)
+class RuleCount:
+    """How many clips a rule left out."""
+
+    rule: str
+    clips: int
+
+
+@dataclass(frozen=True)
+class LabelCount:
+    """How many weak negatives a label had before and after the most frequent sounds were thinned."""
+
+    name: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class ClipCounts:
+    """How many clips there are, and how many items of each kind they give."""
+
+    clips: int
+    with_audio: int
+    unusable: dict[str, int]  # reason -> clips
+    subsets: dict[str, int]
+    positive_clips: int
+    positives: int
+    strong_negatives: int
+    weak_negatives: int
+    explicit_negatives: int
+
+
+@dataclass(frozen=True)
 class ClipPools:
     """What can be drawn in training, what is scored, and how it came to that."""
 
@@ -126,9 +156,9 @@ class ClipPools:
     explicit: np.ndarray  # (explicit,) int32, numbers of items
     sides: dict[str, EvalClips]  # "validation" and "test"
     targets: list[int]  # codes of the target's labels
-    rules: list[dict]  # {"rule", "clips"}: what each rule removed, in the order in which they were applied
-    trim: list[dict]  # {"name", "before", "after"}: weak negatives of each label before and after the thinning
-    counts: dict  # clips, with_audio, unusable (by reason), subsets, and items of each kind
+    rules: list[RuleCount]  # in the order in which they were applied
+    trim: list[LabelCount]  # most clips first
+    counts: ClipCounts
     ids: str = ""  # a digest of all rows' ids, in their order
 
     @functools.cached_property
@@ -148,10 +178,10 @@ class ClipPools:
         }
         for share, (name, (pool, advice)) in zip(shares, pools.items(), strict=True):
             if share > 0 and not len(pool):
-                went = "; ".join(f"{rule['rule']}: {rule['clips']}" for rule in self.rules)
+                went = "; ".join(f"{rule.rule}: {rule.clips}" for rule in self.rules)
                 kind = {"positive_share": "positives", "strong_share": "strong negatives"}.get(name, "weak negatives")
                 raise ValueError(
-                    f"there are no {kind}, but {name} is {share:g}. Of {self.counts['clips']} clips, left out by each "
+                    f"there are no {kind}, but {name} is {share:g}. Of {self.counts.clips} clips, left out by each "
                     f"rule in turn: {went}. {advice[0].upper()}{advice[1:]}"
                 )
 
@@ -199,16 +229,19 @@ def build_pools(
             "test": _side(clips, clips.usable & clips.test, heard, events, settings),
         },
         targets=heard.targets,
-        rules=[{"rule": rule, "clips": count} for rule, count in rules.items()],
+        rules=[RuleCount(rule, count) for rule, count in rules.items()],
         trim=trim,
-        counts={
-            "clips": len(clips),
-            "with_audio": int(clips.usable.sum()),
-            "unusable": reasons_without_audio(table, clips.usable),
-            "subsets": dict(zip(clips.subsets, np.bincount(clips.subset).tolist(), strict=True)),
-            "positive_clips": len(np.unique(positives.clip)),
-            **{f"{KIND_NAMES[kind].replace(' ', '_')}s": len(part) for kind, part in parts.items()},
-        },
+        counts=ClipCounts(
+            clips=len(clips),
+            with_audio=int(clips.usable.sum()),
+            unusable=reasons_without_audio(table, clips.usable),
+            subsets=dict(zip(clips.subsets, np.bincount(clips.subset).tolist(), strict=True)),
+            positive_clips=len(np.unique(positives.clip)),
+            positives=len(positives),
+            strong_negatives=len(strong),
+            weak_negatives=len(weak),
+            explicit_negatives=len(checked),
+        ),
         ids=heard.ids,
     )
 
@@ -281,7 +314,7 @@ def _check_eval_apart(clips: ClipColumns, twins: np.ndarray, ids: np.ndarray) ->
     tested = np.bincount(ids, weights=clips.test[twins])
     both = np.flatnonzero((tested > 0) & (tested < np.bincount(ids)))
     if len(both):
-        named = pc.unique(clips.ids.take(pa.array(twins[np.isin(ids, both)]))).to_pylist()
+        named = clips.ids.take(pa.array(twins[np.isin(ids, both)])).unique().to_pylist()
         raise ValueError(
             f"{len(named)} clips are in eval and in a list for training too ({', '.join(named[:NAMED])}"
             f"{', ...' if len(named) > NAMED else ''}): what is tested on is never trained on; take them out of one"
@@ -296,7 +329,7 @@ def _with_twins(rows: np.ndarray, twins: np.ndarray, ids: np.ndarray) -> np.ndar
 
 def thin(
     clips: ClipColumns, eligible: np.ndarray, labels: Labels, settings: PoolSettings
-) -> tuple[np.ndarray, list[dict]]:
+) -> tuple[np.ndarray, list[LabelCount]]:
     """Which rows (R,) bool stay when some of the eligible ones are left out, and each label's before and after."""
     kept = np.ones(len(clips), bool)
     if settings.head_trim == "none":
@@ -317,7 +350,7 @@ def thin(
         counts += np.bincount(lot + clips.codes[pairs], minlength=counts.size).reshape(counts.shape)
     before, after = counts[1] + counts[2], counts[2]
     most_first = [code for code in np.argsort(-before, kind="stable") if before[code]]
-    return kept, [{"name": labels.names[c], "before": int(before[c]), "after": int(after[c])} for c in most_first]
+    return kept, [LabelCount(labels.names[code], int(before[code]), int(after[code])) for code in most_first]
 
 
 def _positives(clips: ClipColumns, heard: Heard, events: np.ndarray, settings: PoolSettings) -> Items:

@@ -1,8 +1,10 @@
 """What a run of the detection task records in metrics.json."""
 
 from dataclasses import dataclass
-from typing import Any
 
+from tasks.detection.mining import MinedEpoch
+from tasks.detection.pools import ClipCounts, LabelCount, RuleCount
+from tasks.detection.scores import ClipResults
 from training.task import DataRecord, TrainingRecord
 
 
@@ -10,19 +12,66 @@ from training.task import DataRecord, TrainingRecord
 class DetectionDataRecord(DataRecord):
     """The clips of a data set: what was left out, by which rule, and what each part of the split holds."""
 
-    clips: dict[str, Any]  # kind -> clips, some divided further
-    rules: list[dict[str, Any]]  # rule and the clips that it left out
-    trim: list[dict[str, Any]]  # label, and its clips before and after frequent labels were thinned
-    sides: dict[str, dict[str, Any]]
+    clips: ClipCounts
+    rules: list[RuleCount]
+    trim: list[LabelCount]
+    sides: dict[str, dict[str, int]]  # part of the split -> clips, clips with the target, and more
     split_warning: str | None
     control: str | None
 
 
 @dataclass(frozen=True)
-class DetectionTrainingRecord(TrainingRecord):
-    """How a detector was trained: planned and served windows, labels covered, negatives mined, bad files replaced."""
+class Composition:
+    """How many windows of each part of the batches were planned and served, and what else they were."""
 
-    composition: dict[str, Any]
-    coverage: dict[str, Any]
-    mining: list[dict[str, Any]]  # one entry per epoch
-    substitutions: list[dict[str, Any]]  # one entry per file that could not be read, the most requested first
+    planned: dict[str, int]
+    served: dict[str, int]
+    explicit: int  # a person checked that the target is absent
+    hard: int
+    substituted: int  # for windows that could not be read
+    mixed: int  # with one that holds the target
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How many labels of the negatives came up in training."""
+
+    labels: int
+    seen: int
+    rounds: int  # epochs in which the plan brings each label at least once
+    never: list[str]
+
+
+@dataclass(frozen=True)
+class Substitution:
+    """A file that could not be read, so that others were served in its place."""
+
+    clip_id: str
+    times: int
+    reason: str | None  # None: it could be read later
+
+
+@dataclass(frozen=True)
+class DetectionTrainingRecord(TrainingRecord):
+    """How a detector was trained."""
+
+    composition: Composition
+    coverage: Coverage
+    mining: list[MinedEpoch]
+    substitutions: list[Substitution]  # the most requested first
+
+
+@dataclass(frozen=True)
+class Label:
+    """A label of AudioSet."""
+
+    mid: str
+    name: str
+
+
+@dataclass(frozen=True)
+class DetectionResults(ClipResults):
+    """The scores on one part of the data."""
+
+    target: list[Label]
+    note: str | None  # what a reader has to know first

@@ -1,9 +1,8 @@
-"""What a detector says of the clips of one side: scores, events, measures with their intervals, and baselines."""
+"""Scores of a detector on the clips of one side: events, measures with their intervals, and baselines."""
 
 import functools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +10,7 @@ from scipy.special import expit
 
 from evaluation.detection import RECALL, bootstrap_clips, precision_recall_curve, threshold_for
 from evaluation.events import alarm_peaks, confusers, detect_events, event_counts
+from evaluation.intervals import Interval
 from media.audioset import Labels
 from tasks.detection.eval_windows import ClipWindows
 
@@ -73,7 +73,7 @@ class ClipScores:
     def events(self, threshold: float) -> list[np.ndarray]:
         """Events (E, 3) found in each readable clip."""
         found = []
-        for clip in np.flatnonzero(self.readable):
+        for clip in np.flatnonzero(self.readable).tolist():
             windows = self.windows(clip)
             if self.scores[windows].max() < threshold:
                 found.append(np.zeros((0, 3)))
@@ -88,7 +88,7 @@ class ClipScores:
     def peaks(self) -> tuple[np.ndarray, np.ndarray]:
         """What can raise a false alarm: scores, and the place of their clip among the readable ones."""
         scores, clips = [np.zeros(0)], [np.zeros(0, int)]
-        for place, clip in enumerate(np.flatnonzero(self.readable)):
+        for place, clip in enumerate(np.flatnonzero(self.readable).tolist()):
             if not self.side.clips.targets[clip]:
                 windows = self.windows(clip)
                 scores.append(alarm_peaks(self.side.start[windows], self.scores[windows], self.side.clip_seconds))
@@ -99,16 +99,16 @@ class ClipScores:
         """The threshold that a rule chooses on these clips."""
         return threshold_for(self.clip_scores, self.targets, rule, self.hours_of_negatives)
 
-    def measures(self, threshold: float, ids: Sequence[str]) -> tuple[dict[str, dict[str, Any]], list[np.ndarray]]:
-        """Every measure with its interval over clips, and the events (E, 3) found in each."""
+    def measures(self, threshold: float, ids: Sequence[str]) -> tuple[dict[str, Interval], list[np.ndarray]]:
+        """Return every measure with its interval over clips, and the events (E, 3) found in each clip."""
         found = self.events(threshold)
         clips = self.side.clips
         counts = np.full((len(found), 3), np.nan)  # hits, false alarms, misses
-        for place, clip in enumerate(np.flatnonzero(self.readable)):
+        for place, clip in enumerate(np.flatnonzero(self.readable).tolist()):
             if clips.strong[clip] or not clips.targets[clip]:
                 counts[place] = event_counts(found[place], clips.events_of(clip))
         known = np.isfinite(counts).all(axis=1) & self.targets
-        intervals = bootstrap_clips(
+        measures = bootstrap_clips(
             self.clip_scores,
             self.targets,
             self.seconds,
@@ -118,7 +118,106 @@ class ClipScores:
             self.peaks(),
             counts if known.any() else None,
         )
-        return {name: asdict(interval) for name, interval in intervals.items()}, found
+        return measures, found
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """The score at which the detector fires, and how it was chosen."""
+
+    value: float
+    rule: str
+    chosen_on: str
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """A score that is known in expectation, so that it has no interval."""
+
+    mean: float
+    low: None = None
+    high: None = None
+    undefined: int = 0
+    reason: str = "an expectation"
+
+
+@dataclass(frozen=True)
+class FalseAlarms:
+    """The false alarms per hour at a recall."""
+
+    recall: float
+    per_hour: float | None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Precision over recall."""
+
+    recall: list[float]
+    precision: list[float]
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How many clips with and without the target have a score in each bin."""
+
+    edges: list[float]
+    positives: list[int]
+    negatives: list[int]
+
+    @classmethod
+    def of(cls, scores: ClipScores) -> "Histogram":
+        """Count the clips."""
+        positives, negatives = (
+            np.histogram(scores.clip_scores[chosen], HISTOGRAM_EDGES)[0].tolist()
+            for chosen in (scores.targets, ~scores.targets)
+        )
+        return cls(HISTOGRAM_EDGES.tolist(), positives, negatives)
+
+
+@dataclass(frozen=True)
+class Confuser:
+    """False alarms in the clips that have a label and do not hold the target."""
+
+    mid: str
+    name: str
+    label: int
+    clips: int
+    clips_with_false_alarm: int
+    false_alarms: int
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The scores of one clip over time, and its events."""
+
+    clip_id: str
+    title: str
+    seconds: list[float]  # the middle of each window
+    scores: list[float]
+    events: list[list[float]] | None  # start and end of each; None: not known
+    detected: list[list[float]]  # start, end and score of each
+
+
+@dataclass(frozen=True)
+class ClipResults:
+    """The scores on the clips of one side."""
+
+    clips: int
+    positives: int
+    negatives: int
+    ambiguous: int  # clips left out, with a label under which the target may be heard
+    unreadable: int
+    hours_of_negatives: float
+    threshold: Threshold
+    scores: dict[str, Interval]
+    baselines: dict[str, dict[str, Interval] | dict[str, Expectation]]
+    false_alarms_at_recall: FalseAlarms
+    curve: Curve
+    baseline_curves: dict[str, Curve]
+    histogram: Histogram
+    confusers: list[Confuser]
+    timelines: list[Timeline]
 
 
 def assess(
@@ -129,80 +228,81 @@ def assess(
     rows: pa.Table,
     labels: Labels,
     chosen_on: str,
-) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """Everything about one side: the model beside chance and loudness, at thresholds that validation chose.
+) -> tuple[ClipResults, list[np.ndarray]]:
+    """Compare the model with chance and loudness on one side, at thresholds chosen on validation.
 
     Args:
         loudness: of test and validation.
         rows: clip_id and labels of each readable clip of the test.
 
     Returns:
-        the record, and the events (E, 3) found in each of those clips.
+        the results, and the events (E, 3) found in each of those clips.
     """
     ids = rows["clip_id"].to_pylist()
     threshold = validation.threshold(rule)
     scores, found = test.measures(threshold, ids)
     loud, _ = loudness[0].measures(loudness[1].threshold(rule), ids)
-    alarms = np.array([len(events) for events in found])
-    lists = rows["labels"].combine_chunks()
-    codes = lists.flatten().to_numpy()
-    of_clip = np.repeat(np.arange(len(rows)), np.diff(lists.offsets.to_numpy()))
     at_recall = scores.pop("false_alarms_at_recall")
     loud.pop("false_alarms_at_recall")
     positives = int(test.targets.sum())
-    record = {
-        "clips": len(ids),
-        "positives": positives,
-        "negatives": len(ids) - positives,
-        "ambiguous": test.side.clips.ambiguous,
-        "unreadable": int((~test.readable).sum()),
-        "hours_of_negatives": test.hours_of_negatives,
-        "threshold": {"value": threshold, "rule": rule, "chosen_on": chosen_on},
-        "scores": scores,
-        "baselines": {"chance": chance(positives / len(ids)), "loudness": loud},
-        "false_alarms_at_recall": {"recall": RECALL, "per_hour": at_recall["mean"]},
-        "curve": curve(test),
-        "baseline_curves": {"loudness": curve(loudness[0])},
-        "histogram": {
-            "edges": HISTOGRAM_EDGES.tolist(),
-            "positives": np.histogram(test.clip_scores[test.targets], HISTOGRAM_EDGES)[0].tolist(),
-            "negatives": np.histogram(test.clip_scores[~test.targets], HISTOGRAM_EDGES)[0].tolist(),
-        },
-        "confusers": [
-            {"mid": labels.mids[record["label"]], "name": labels.names[record["label"]]} | record
-            for record in confusers(codes, of_clip, test.targets, alarms)
-        ],
-        "timelines": timelines(test, found, ids),
-    }
-    return record, found
+    results = ClipResults(
+        clips=len(ids),
+        positives=positives,
+        negatives=len(ids) - positives,
+        ambiguous=test.side.clips.ambiguous,
+        unreadable=int((~test.readable).sum()),
+        hours_of_negatives=test.hours_of_negatives,
+        threshold=Threshold(threshold, rule, chosen_on),
+        scores=scores,
+        baselines={"chance": chance(positives / len(ids)), "loudness": loud},
+        false_alarms_at_recall=FalseAlarms(RECALL, at_recall.mean),
+        curve=curve(test),
+        baseline_curves={"loudness": curve(loudness[0])},
+        histogram=Histogram.of(test),
+        confusers=named_confusers(test, found, rows["labels"], labels),
+        timelines=timelines(test, found, ids),
+    )
+    return results, found
 
 
-def chance(share: float) -> dict[str, dict[str, Any]]:
-    """What scores that know nothing reach in expectation, given the share of clips with the target."""
-    reason = "an expectation"
-    of = {"average_precision": share, "roc_auc": CHANCE_AUC, "d_prime": 0.0}
-    nothing = {"low": None, "high": None, "undefined": 0, "reason": reason}
-    return {name: {"mean": value} | nothing for name, value in of.items()}
+def chance(share: float) -> dict[str, Expectation]:
+    """Return the expected scores of random answers, given the share of clips with the target."""
+    return {
+        "average_precision": Expectation(share), "roc_auc": Expectation(CHANCE_AUC), "d_prime": Expectation(0.0)
+    }  # fmt: skip
 
 
-def curve(scores: ClipScores) -> dict[str, list[float]]:
-    """Precision over recall, thinned out where it has very many points."""
+def curve(scores: ClipScores) -> Curve:
+    """Return precision over recall, thinned out where it has very many points."""
     recall, precision, _ = precision_recall_curve(scores.clip_scores, scores.targets)
     kept = np.unique(np.linspace(0, len(recall) - 1, min(CURVE_POINTS, len(recall))).astype(int))
-    return {"recall": recall[kept].tolist(), "precision": precision[kept].tolist()}
+    return Curve(recall[kept].tolist(), precision[kept].tolist())
 
 
-def timelines(scores: ClipScores, found: list[np.ndarray], ids: Sequence[str]) -> list[dict[str, Any]]:
-    """The best, the median and the worst clip with the target, and the worst without: scores over time and events."""
+def named_confusers(
+    scores: ClipScores, found: list[np.ndarray], label_lists: pa.ChunkedArray, labels: Labels
+) -> list[Confuser]:
+    """Count the false alarms by label of the clips, given the events found and the labels of each readable clip."""
+    lists = label_lists.combine_chunks()
+    of_clip = np.repeat(np.arange(len(lists)), np.diff(lists.offsets.to_numpy()))
+    alarms = np.array([len(events) for events in found])
+    return [
+        Confuser(labels.mids[counted.label], labels.names[counted.label], **asdict(counted))
+        for counted in confusers(lists.flatten().to_numpy(), of_clip, scores.targets, alarms)
+    ]
+
+
+def timelines(scores: ClipScores, found: list[np.ndarray], ids: Sequence[str]) -> list[Timeline]:
+    """Return the best, the median and the worst clip with the target, and the worst without it."""
     readable = np.flatnonzero(scores.readable)
     order = np.argsort(-scores.clip_scores, kind="stable")
     positive, negative = order[scores.targets[order]], order[~scores.targets[order]]
-    chosen = {}
+    chosen: dict[str, int] = {}
     if len(positive):
         places = {"best": 0, "median": len(positive) // 2, "worst": len(positive) - 1}
-        chosen = {f"with the target, {name}": positive[place] for name, place in places.items()}
+        chosen = {f"with the target, {name}": int(positive[place]) for name, place in places.items()}
     if len(negative):
-        chosen["without the target, highest score"] = negative[0]
+        chosen["without the target, highest score"] = int(negative[0])
     clips = scores.side.clips
     lines = []
     for name, place in chosen.items():
@@ -210,14 +310,14 @@ def timelines(scores: ClipScores, found: list[np.ndarray], ids: Sequence[str]) -
         windows = scores.windows(clip)
         known = bool(clips.strong[clip]) or not clips.targets[clip]
         lines.append(
-            {
-                "clip_id": ids[place],
-                "title": f"{name}: {ids[place]}, score {scores.clip_scores[place]:.3f}",
-                "seconds": (scores.side.start[windows] + scores.side.clip_seconds / 2).tolist(),
-                "scores": scores.scores[windows].tolist(),
-                "events": clips.events_of(clip).astype(float).tolist() if known else None,
-                "detected": found[place].tolist(),
-            }
+            Timeline(
+                clip_id=ids[place],
+                title=f"{name}: {ids[place]}, score {scores.clip_scores[place]:.3f}",
+                seconds=(scores.side.start[windows] + scores.side.clip_seconds / 2).tolist(),
+                scores=scores.scores[windows].tolist(),
+                events=clips.events_of(clip).astype(float).tolist() if known else None,
+                detected=found[place].tolist(),
+            )
         )
     return lines
 
@@ -227,7 +327,7 @@ def prediction_table(
 ) -> pa.Table:
     """A row a readable clip: id, target, score, loudness, the events (E, 3) found in it, and all windows."""
     records = []
-    for place, (clip, events) in enumerate(zip(np.flatnonzero(scores.readable), found, strict=True)):
+    for place, (clip, events) in enumerate(zip(np.flatnonzero(scores.readable).tolist(), found, strict=True)):
         windows = scores.windows(clip)
         records.append(
             {

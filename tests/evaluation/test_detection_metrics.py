@@ -26,6 +26,7 @@ from evaluation.detection import (
     threshold_for,
 )
 from evaluation.events import (
+    LabelAlarms,
     alarm_peaks,
     average_frames,
     confusers,
@@ -352,8 +353,10 @@ def test_confusers_are_the_labels_of_clips_with_false_alarms() -> None:
     """Clip 0 holds the target; clip 1 is a cat and speech, 2 a cat, 3 speech, 4 speech; clip 1 says cat twice."""
     codes, clips = [7, 7, 2, 7, 7, 2, 2], [0, 1, 1, 1, 2, 3, 4]
     table = confusers(codes, clips, np.array([1, 0, 0, 0, 0]), np.array([5, 2, 1, 0, 0]))
-    assert [tuple(row.values()) for row in table] == [(7, 2, 2, 3), (2, 3, 1, 2)]
-    assert list(table[0]) == ["label", "clips", "clips_with_false_alarm", "false_alarms"]
+    assert table == [
+        LabelAlarms(label=7, clips=2, clips_with_false_alarm=2, false_alarms=3),
+        LabelAlarms(label=2, clips=3, clips_with_false_alarm=1, false_alarms=2),
+    ]
     assert confusers([], [], np.zeros(2), np.zeros(2)) == []
 
 

@@ -10,6 +10,7 @@ and the loudness of the windows that are scored.
 import json
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def main(folder: Path) -> None:
                 "served": whole.noted,
                 "hard": int(whole.served.counts["hard"]),
                 "counts": dict(whole.served.counts),
-                "history": whole.mining.history,
+                "history": [asdict(mined) for mined in whole.mining.history],
                 "loudness": loudness_of(whole, toy_side()).tolist(),
                 "resumed": [],
             }
@@ -117,7 +118,7 @@ def main(folder: Path) -> None:
                         "served": again.noted,
                         "same_weights": same,
                         "counts": dict(again.served.counts),
-                        "history": again.mining.history,
+                        "history": [asdict(mined) for mined in again.mining.history],
                     }
                 )
                 whole.accelerator.wait_for_everyone()

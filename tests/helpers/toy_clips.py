@@ -10,7 +10,7 @@ from datasets import Audio, Features, Value
 
 from tasks.detection.eval_windows import ClipWindows
 from tasks.detection.items import Items, Kind, LabelledPool
-from tasks.detection.pools import ClipPools, EvalClips
+from tasks.detection.pools import ClipCounts, ClipPools, EvalClips
 
 RATE = 4000  # Hz
 SECONDS = 1.0
@@ -69,7 +69,7 @@ def toy_clips(broken: tuple[int, ...] = (), silent: tuple[int, ...] = ()) -> tup
         targets=[0],
         rules=[],
         trim=[],
-        counts={"clips": count},
+        counts=ClipCounts(count, count, {}, {}, 0, 0, 0, 0, 0),
     )
     return rows, pools
 

@@ -96,5 +96,5 @@ def test_no_negative_is_in_any_table_with_the_target(raw, table, pools):
     assert not (negatives | names_of(items.clip)) & eval_ids
     assert not names_of(items.clip) & names_of(pools.sides["validation"].rows)
     assert names_of(pools.sides["test"].rows) <= eval_ids
-    by_events = next(rule for rule in pools.rules if "but an event" in rule["rule"])
-    assert by_events["clips"] == pytest.approx(246 * HAS_AUDIO * 0.9, rel=0.2)  # half of the 492 clips that cry
+    by_events = next(rule for rule in pools.rules if "but an event" in rule.rule)
+    assert by_events.clips == pytest.approx(246 * HAS_AUDIO * 0.9, rel=0.2)  # half of the 492 clips that cry

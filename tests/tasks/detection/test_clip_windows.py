@@ -1,9 +1,14 @@
 """What is scored: every window of every clip, the scores of clips made of them, and clips that cannot be read."""
 
+import json
+from dataclasses import asdict
+
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy.special import logit
 
+from media.audioset import Labels
 from tasks.detection.eval_windows import ClipWindows, WindowLoudness
 from tasks.detection.scores import ClipScores, assess, chance
 from tests.helpers.toy_clips import RATE, SCORED_ROWS, toy_side
@@ -78,25 +83,22 @@ def test_events_are_windows_that_fire_together() -> None:
 
 
 def test_an_assessment_can_be_checked_by_hand() -> None:
-    import pyarrow as pa
-
-    from media.audioset import Labels
-
     scores, loud = scores_of(toy_side(), [0.9, 0.7, 0.2, 0.8, 0.3, 0.4])
     labels = Labels(("/m/cry", "/m/dog", "/m/rain"), ("Cry", "Dog", "Rain"))
     lists = [[0]] * 14 + [[1]] * 2 + [[1, 2]] * 13 + [[2]] * 24
     table = pa.table({"clip_id": [f"clip{row}" for row in range(len(lists))], "labels": lists})
     rows = table.take(pa.array(SCORED_ROWS))
     found, _ = assess(scores, scores, (loud, loud), "recall:1", rows, labels, "validation")
-    assert found["threshold"]["value"] == pytest.approx(0.7)
+    assert found.threshold.value == pytest.approx(0.7)
     # Ranked: hit, false alarm, hit: average precision is (1 + 2/3) / 2.
-    assert found["scores"]["average_precision"]["mean"] == pytest.approx((1 + 2 / 3) / 2)
-    assert found["scores"]["precision"]["mean"] == pytest.approx(2 / 3)
-    assert found["scores"]["false_alarms_per_hour"]["mean"] == pytest.approx(3600 / 4)
-    assert found["confusers"][0]["name"] == "Dog"
-    assert found["confusers"][0]["false_alarms"] == 1
-    assert found["baselines"]["loudness"]["average_precision"]["mean"] == pytest.approx(2 / 6)
-    assert found["baselines"]["chance"] == chance(2 / 6)
-    assert [line["title"].split(":")[0] for line in found["timelines"]][-1].startswith("without the target")
-    assert sum(found["histogram"]["positives"]) == 2
-    assert sum(found["histogram"]["negatives"]) == 4
+    assert found.scores["average_precision"].mean == pytest.approx((1 + 2 / 3) / 2)
+    assert found.scores["precision"].mean == pytest.approx(2 / 3)
+    assert found.scores["false_alarms_per_hour"].mean == pytest.approx(3600 / 4)
+    assert found.confusers[0].name == "Dog"
+    assert found.confusers[0].false_alarms == 1
+    assert found.baselines["loudness"]["average_precision"].mean == pytest.approx(2 / 6)
+    assert found.baselines["chance"] == chance(2 / 6)
+    assert [line.title.split(":")[0] for line in found.timelines][-1].startswith("without the target")
+    assert sum(found.histogram.positives) == 2
+    assert sum(found.histogram.negatives) == 4
+    assert json.loads(json.dumps(asdict(found), allow_nan=False)) == asdict(found)  # as in metrics.json

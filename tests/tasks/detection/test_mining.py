@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from media.audioset import Labels
 from tasks.detection.items import Items, Kind, LabelledPool
-from tasks.detection.mining import MiningSettings, MiningTable, read_arrays, review_csv, write_arrays
-from tasks.detection.pools import ClipPools, EvalClips
+from tasks.detection.mining import MinedEpoch, MiningSettings, MiningTable, read_arrays, review_csv, write_arrays
+from tasks.detection.pools import ClipCounts, ClipPools, EvalClips
 from tasks.detection.sampler import SamplerSettings, TwoTierBatchSampler
 from tests.helpers.toy_clips import toy_clips
 
+NO_CLIPS = ClipCounts(0, 0, {}, {}, 0, 0, 0, 0, 0)
 NOBODY = EvalClips(np.zeros(0, int), np.zeros(0, bool), np.zeros(0, bool), np.zeros(1, int), np.zeros((0, 2)))
 
 
@@ -36,7 +37,7 @@ def pools_of(positives: int = 10, strong: int = 30, weak: int = 40, explicit: in
         targets=[0],
         rules=[],
         trim=[],
-        counts={},
+        counts=NO_CLIPS,
     )
 
 
@@ -52,7 +53,7 @@ def same(a: MiningTable, b: MiningTable) -> bool:
     )
 
 
-def apply(table: MiningTable, epoch: int, scores: dict[int, float]) -> dict:
+def apply(table: MiningTable, epoch: int, scores: dict[int, float]) -> MinedEpoch:
     return table.apply(epoch, np.array(list(scores)), np.array(list(scores.values())))
 
 
@@ -66,7 +67,7 @@ def hardest(table: MiningTable) -> dict[int, int]:
 def test_a_negative_above_the_threshold_is_hard_and_comes_more_often_the_harder_it_is():
     table = table_of(max_uses=3)
     record = apply(table, 0, {12: 0.55, 13: 0.99, 14: 0.7, 15: 0.5, 16: 0.1, 50: 0.84})
-    assert record == {"epoch": 0, "scored": 6, "mean_score": pytest.approx(3.68 / 6), "hard": 4, "quarantined": 0}
+    assert record == MinedEpoch(0, scored=6, mean_score=pytest.approx(3.68 / 6), hard=4, quarantined=0)
     assert list(hardest(table).items()) == [(13, 3), (50, 3), (14, 2), (12, 1)]
     assert table.history == [record]
 
@@ -91,7 +92,7 @@ def test_an_item_that_comes_again_in_an_epoch_counts_with_its_highest_score():
     assert table.folded().score[0] == np.float32(0.8)
     assert table.history == []
     assert table.hardest()[0].tolist() == [20]
-    assert table.history[0]["scored"] == 4
+    assert table.history[0].scored == 4
 
 
 def test_of_several_events_of_one_clip_the_one_that_was_scored_is_hard():
@@ -105,7 +106,7 @@ def test_of_several_events_of_one_clip_the_one_that_was_scored_is_hard():
 def test_positives_are_never_hard_negatives():
     table = table_of()
     record = apply(table, 0, {3: 0.99, 9: 0.7, 10: 0.9})
-    assert record["scored"] == 1
+    assert record.scored == 1
     assert list(hardest(table)) == [10]
 
 
@@ -124,7 +125,7 @@ def test_a_score_that_stays_very_high_is_a_suspect_and_put_aside():
     for epoch in range(3):
         assert 20 in (hardest(table) if epoch else {20: 2})
         record = apply(table, epoch, {20: 0.97, 21: 0.94, 22: 0.97 if epoch else 0.6})
-    assert record["quarantined"] == 1
+    assert record.quarantined == 1
     assert set(hardest(table)) == {21, 22}
     review = table.review_list()
     assert review["item"].tolist() == [20]

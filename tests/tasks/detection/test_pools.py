@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from media.audioset import Labels, Ontology
 from tasks.detection.items import Items, Kind
-from tasks.detection.pools import ClipPools, PoolSettings, build_pools
+from tasks.detection.pools import ClipPools, LabelCount, PoolSettings, build_pools
 from tasks.detection.sampler import SamplerSettings, TwoTierBatchSampler
 
 NAMES = ("Speech", "Music", "Cry", "Baby cry", "Whimper", "Dog", "Bark", "Rain")
@@ -74,7 +74,7 @@ def names_of(rows: list[dict], items: Items) -> list[str]:
 
 
 def removed(pools: ClipPools) -> dict[str, int]:
-    return {rule["rule"]: rule["clips"] for rule in pools.rules}
+    return {rule.rule: rule.clips for rule in pools.rules}
 
 
 # Kinds of item
@@ -105,8 +105,8 @@ def test_clips_become_items_as_their_labels_say():
     assert [column.dtype for column in (items.clip, items.start, items.end, items.kind, items.label)] == [
         np.int32, np.float32, np.float32, np.int8, np.int16
     ]  # fmt: skip
-    assert pools.counts["positives"] == 2
-    assert pools.counts["strong_negatives"] == 2
+    assert pools.counts.positives == 2
+    assert pools.counts.strong_negatives == 2
     assert pools.targets == [BABY]
 
 
@@ -279,10 +279,10 @@ def test_only_weak_negatives_of_the_unbalanced_table_are_thinned():
         "unbalanced": 0, "balanced": 50, "listed": 50, "strong": 50, "rare": 50
     }  # fmt: skip
     assert len(pools.positives) == 50
-    assert pools.trim == [{"name": "Speech", "before": 100, "after": 50}, {"name": "Rain", "before": 50, "after": 50}]
+    assert pools.trim == [LabelCount("Speech", 100, 50), LabelCount("Rain", 50, 50)]
     assert removed(pools)["the commonest sounds, thinned (only_head)"] == 50
     floor = pools_of(rows, head_trim="floor", head_keep_fraction=0.0, head_floor=60)
-    left = {line["name"]: line["after"] for line in floor.trim}
+    left = {label.name: label.after for label in floor.trim}
     assert left["Rain"] == 50
     assert 60 <= left["Speech"] < 100
 
@@ -367,10 +367,10 @@ def test_rows_are_counted_by_why_they_have_no_audio():
     rows = [clip("a", [BABY]), clip("b", [DOG], audio=False), clip("c", [DOG], audio=False)]
     rows[2]["defects"] = []
     counts = pools_of(rows).counts
-    assert counts["clips"] == 3
-    assert counts["with_audio"] == 1
-    assert counts["subsets"] == {"unbalanced_train": 3}
-    assert counts["unusable"] == {"audio_missing": 1, "no audio": 1}
+    assert counts.clips == 3
+    assert counts.with_audio == 1
+    assert counts.subsets == {"unbalanced_train": 3}
+    assert counts.unusable == {"audio_missing": 1, "no audio": 1}
 
 
 # Refusals
