@@ -7,7 +7,7 @@ never put in an order that flatters. Measures that divide by nothing are NaN her
 
 # N clips, K distinct scores from high to low, M peaks, S resamples
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,7 +105,7 @@ def area_under_roc(hits: np.ndarray, false_alarms: np.ndarray) -> np.ndarray:
         return below.sum(axis=-1) / (hits[..., -1] * false_alarms[..., -1])
 
 
-def distance_of(auc: np.ndarray, pairs: float) -> np.ndarray:
+def distance_of(auc: np.ndarray | float, pairs: float) -> np.ndarray:
     """d': how many standard deviations two normal distributions with this ROC-AUC lie apart.
 
     It is infinite for an area of 0 or 1, so areas are kept half of one of the `pairs` away from both.
@@ -275,7 +275,7 @@ def bootstrap_clips(
     return intervals
 
 
-def check_request(scores: np.ndarray, columns: Sequence[Sequence], samples: int, level: float) -> None:
+def check_request(scores: np.ndarray, columns: Sequence[Sized], samples: int, level: float) -> None:
     """Refuse what cannot be resampled."""
     if any(len(column) != len(scores) for column in columns):
         raise ValueError(

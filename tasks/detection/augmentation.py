@@ -79,7 +79,8 @@ class Augmentation:
         dice = random_stream(seed, BACKGROUND)
         if dice.random() >= self.background_probability:
             return None
-        return int(dice.integers(count)), int(dice.integers(2**63)), dice.uniform(*self.background_snr_db)
+        lowest, highest = self.background_snr_db
+        return int(dice.integers(count)), int(dice.integers(2**63)), dice.uniform(lowest, highest)
 
     def rolled(self, audio: np.ndarray, seed: int) -> np.ndarray:
         """A window (S,) that begins somewhere in it, what was before that following its end."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 # R rows, P pairs of row and label, E events
 
@@ -126,7 +125,7 @@ def reasons_without_audio(table: pa.Table, usable: np.ndarray) -> dict[str, int]
     unexplained = 0
     for chunk in defects.chunks:
         unexplained += int(np.count_nonzero(_lengths(chunk) == 0))
-        for entry in pc.value_counts(_fields(chunk.flatten())["what"]).to_pylist():
+        for entry in _fields(chunk.flatten())["what"].value_counts().to_pylist():
             reasons[entry["values"]] += entry["counts"]
     if unexplained:
         reasons[NO_REASON] = unexplained
@@ -148,7 +147,7 @@ def _lists(
 
 
 def _lengths(lists: pa.ListArray) -> np.ndarray:
-    return _without_nulls(pc.list_value_length(lists), 0)
+    return _without_nulls(lists.value_lengths(), 0)
 
 
 def _codes(labels: pa.Array) -> tuple[np.ndarray]:

@@ -4,13 +4,15 @@ import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
-from transformers import FeatureExtractionMixin, PreTrainedModel
+from transformers import PreTrainedModel
 
 from evaluation.events import ROUNDING, detect_events
 from media.audio import read_audio_blocks
+from tasks.detection.collator import SoundExtractor
 from tasks.detection.windows import fit_to_scale, with_zeros
 from training.prediction import write_predictions
 from training.task import Predicted
@@ -70,19 +72,19 @@ class Detections:
 
 @torch.inference_mode()
 def detect(
-    model: PreTrainedModel, extractor: FeatureExtractionMixin, sound: Path, threshold: float | None
+    model: PreTrainedModel, extractor: SoundExtractor, sound: Path, threshold: float | None
 ) -> Iterator[Detections]:
     """The events in a recording, a stretch at a time, by windows as in training: their length is the model's.
 
     Windows that score at least `threshold` (None: the one chosen on validation) and overlap make one event; where the
     model scores frames, the event begins and ends with the first and the last frame that do.
     """
-    told = model.config.to_dict().get("detection")  # what its run wrote: window and hop in seconds, threshold
-    if told is None:
+    detection = model.config.to_dict().get("detection")  # of its run: window and hop in seconds, threshold
+    if detection is None:
         raise ValueError("the model's config has no `detection`, which run_train.py writes at the end of a run")
-    threshold = told["threshold"] if threshold is None else threshold
-    rate, target = extractor.sampling_rate, model.config.id2label[0]
-    size, hop = round(told["clip_seconds"] * rate), round(told["hop_seconds"] * rate)
+    threshold = float(detection["threshold"] if threshold is None else threshold)
+    rate, target = extractor.sampling_rate, cast(dict[int, str], model.config.id2label)[0]
+    size, hop = round(detection["clip_seconds"] * rate), round(detection["hop_seconds"] * rate)
     window = size / rate  # s
     held, begun, envelope = Windows(), None, Envelope(hop / rate)
     yield Detections(sound, np.zeros((0, 3)), envelope, target, threshold, 0.0)
@@ -120,14 +122,16 @@ class Windows:
     frames: np.ndarray | None = None  # (N, T)
 
     def followed_by(self, new: "Windows") -> "Windows":
-        """These and those."""
+        """Return these windows followed by `new`."""
         if not len(self.times):
             return new
-        frames = None if self.frames is None else np.concatenate([self.frames, new.frames])
+        frames = None
+        if self.frames is not None and new.frames is not None:
+            frames = np.concatenate([self.frames, new.frames])
         return Windows(np.concatenate([self.times, new.times]), np.concatenate([self.scores, new.scores]), frames)
 
     def last(self, count: int) -> "Windows":
-        """The last ones."""
+        """Return the last `count` windows."""
         frames = None if self.frames is None else self.frames[-count:]
         return Windows(self.times[-count:], self.scores[-count:], frames)
 
@@ -167,7 +171,7 @@ def sliding_windows(
 
 
 def predict(
-    model: PreTrainedModel, extractor: FeatureExtractionMixin, sounds: Sequence[Path], arguments: argparse.Namespace
+    model: PreTrainedModel, extractor: SoundExtractor, sounds: Sequence[Path], arguments: argparse.Namespace
 ) -> Predicted:
     """Write the events in some recordings."""
     if arguments.threshold is not None and not 0 <= arguments.threshold <= 1:
@@ -180,6 +184,7 @@ def predict(
             events += len(part.events)
             yield part
 
-    found, unreadable = write_predictions(parts, sounds, arguments.output, keep=arguments.plot is not None)
+    written, unreadable = write_predictions(parts, sounds, arguments.output, keep=arguments.plot is not None)
+    found = cast(list[Detections], written)
     summary = f"{events} events of {found[0].target} at threshold {found[0].threshold:.3g}" if found else ""
     return Predicted(found, unreadable, summary)

@@ -13,19 +13,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import Sampler
 
 from tasks.detection.items import LabelledPool
 from tasks.detection.permuting import keys_of, permuted_places
+from tasks.detection.pools import ClipPools
 
 # P pools' members, L labels, K steps of an epoch, W ranks, B items of a batch, D draws
 
-
-if TYPE_CHECKING:
-    from tasks.detection.pools import ClipPools
 
 STATE_VERSION = 1
 TIERS = ("positive", "tier_a", "tier_b", "weak")  # the parts of a batch, in the order of its places
@@ -135,7 +133,7 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
         shares: of positives, strong and weak negatives.
         tier_a_share: of the strong negatives.
         hard: items for tier B, the hardest first; `set_hard` exchanges them between epochs.
-        uses: how often each of them may come in an epoch through tier B; by default once.
+        uses: how often each of them may come in an epoch through tier B; empty: once.
         explicit: items for tier B after the hard ones.
         pool_digest: of what the items are; a state belongs to it.
     """
@@ -149,7 +147,7 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
     shares: tuple[float, float, float] = (0.25, 0.25, 0.5)
     tier_a_share: float = 0.6
     hard: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    uses: np.ndarray | None = None
+    uses: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     explicit: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     pool_digest: str = ""
     epoch: int = 0
@@ -170,11 +168,11 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
         self.steps = math.ceil(len(self.positives) / (self.composition[0] * self.world_size))
         self.sampler = self  # where Accelerate looks for set_epoch
         self.first_batch = 0  # of the next iteration, where a state was loaded
-        self.set_hard(self.hard, self.uses)
+        self.set_hard(self.hard, self.uses if len(self.uses) else None)
 
     @classmethod
     def from_pools(
-        cls, pools: "ClipPools", settings: SamplerSettings, batch_size: int, seed: int, world_size: int = 1
+        cls, pools: ClipPools, settings: SamplerSettings, batch_size: int, seed: int, world_size: int = 1
     ) -> "TwoTierBatchSampler":
         """The batches of some clips; ValueError says why a pool is empty that a batch needs."""
         pools.check_not_empty(settings.shares)

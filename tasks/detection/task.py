@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, FeatureExtractionMixin, PreTrainedModel
 
+from modeling.modeling_signal import SignalPreTrainedModel
 from tasks.detection import card, report, study
-from tasks.detection.collator import DetectionCollator
+from tasks.detection.collator import DetectionCollator, SoundExtractor
 from tasks.detection.data import COLUMNS, DetectionData, prepare
 from tasks.detection.evaluate import about_training, evaluate, extra_pages
 from tasks.detection.mining import MiningTable
@@ -55,7 +56,7 @@ class DetectionTask(Task[DetectionTaskSettings, DetectionData]):
     def prepare(
         self,
         rows: datasets.Dataset,
-        extractor: FeatureExtractionMixin,
+        extractor: SoundExtractor,
         run: Run[DetectionTaskSettings],
         saved: dict[str, Any] | None = None,
     ) -> DetectionData:
@@ -71,16 +72,16 @@ class DetectionTask(Task[DetectionTaskSettings, DetectionData]):
 
     def initialise(self, model: PreTrainedModel, data: DetectionData, new: bool, resumed: bool) -> None:
         """Scale the inputs of a new model of ours by some training windows."""
-        if not new or model.config.model_type not in OUR_TYPES:
+        if not new or not isinstance(model, SignalPreTrainedModel):
             return
         items = np.linspace(0, len(data.train) - 1, min(WINDOWS_FOR_SCALING, len(data.train))).astype(int)
         sounds = [data.train[int(item)]["audio"] for item in np.unique(items)]
-        features = data.extractor(sounds, sampling_rate=data.extractor.sampling_rate)["input_features"]  # (N, T, F)
-        frames = features.flatten(0, 1).double()
+        batch = data.extractor(sounds, sampling_rate=data.extractor.sampling_rate, return_tensors="pt")
+        frames = batch["input_features"].flatten(0, 1).double()  # (N * T, F)
         deviation = frames.std(0)
         model.set_input_scaling(frames.mean(0), deviation.where(deviation >= SMALLEST_FEATURE_DEVIATION, 1.0))
 
-    def collator(self, extractor: FeatureExtractionMixin, run: Run[DetectionTaskSettings]) -> DetectionCollator:
+    def collator(self, extractor: SoundExtractor, run: Run[DetectionTaskSettings]) -> DetectionCollator:
         return DetectionCollator(extractor, run.settings.augmentation)
 
     def sampler(self, data: DetectionData, run: Run[DetectionTaskSettings]) -> Callable[[int], TwoTierBatchSampler]:
@@ -105,7 +106,7 @@ class DetectionTask(Task[DetectionTaskSettings, DetectionData]):
     def predict(
         self,
         model: PreTrainedModel,
-        extractor: FeatureExtractionMixin,
+        extractor: SoundExtractor,
         files: Sequence[Path],
         arguments: argparse.Namespace,
     ) -> Predicted:

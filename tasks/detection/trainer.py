@@ -9,13 +9,13 @@ the hard negatives of one that was never stopped.
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -24,7 +24,8 @@ from tasks.detection.items import Kind
 from tasks.detection.mining import MiningTable, read_arrays, write_arrays
 from tasks.detection.pools import ClipPools
 from tasks.detection.sampler import TwoTierBatchSampler, check_same_plan
-from training.samplers import PrefetchingBatchSampler
+from tasks.detection.windows import AudioSetWindows
+from training.samplers import EpochBatchSampler, PrefetchingBatchSampler
 from training.settings import RunTrainingArguments
 from training.trainer import SignalTrainer
 
@@ -44,6 +45,8 @@ class TargetSoundTrainer(SignalTrainer):
         mining: the table of hard negatives, None for none.
     """
 
+    train_dataset: AudioSetWindows
+
     def __init__(
         self,
         *args: Any,
@@ -61,7 +64,9 @@ class TargetSoundTrainer(SignalTrainer):
         self.epoch = 0
         self.add_callback(AtEpochs(self))
 
-    def prefetching(self, sampler: Sampler, files_of: Callable[[Any], list[str]], batch_size: int) -> Sampler:
+    def prefetching(
+        self, sampler: EpochBatchSampler, files_of: Callable[[Any], list[str]], batch_size: int
+    ) -> PrefetchingBatchSampler:
         """The same batches, their raw files on their way."""
         ahead, index, processes = self.args.prefetch_batches, self.args.process_index, self.args.world_size
         return PrefetchingBatchSampler(sampler, files_of, ahead, index, processes)
@@ -92,7 +97,9 @@ class TargetSoundTrainer(SignalTrainer):
     ) -> torch.Tensor | tuple[torch.Tensor, Any]:
         """As in Trainer; notes in training what was served, and how much each item sounded like the target."""
         kept = {name: value for name, value in inputs.items() if name not in NOT_OF_THE_MODEL}
-        loss, outputs = super().compute_loss(model, kept, return_outputs=True, **kwargs)
+        loss, outputs = cast(
+            tuple[torch.Tensor, Any], super().compute_loss(model, kept, return_outputs=True, **kwargs)
+        )
         if model.training:
             scores = outputs["logits"][:, 0].detach().float().sigmoid()
             self.served.add(inputs["item"], inputs["requested"], inputs["mixed"], scores)
@@ -116,7 +123,7 @@ class TargetSoundTrainer(SignalTrainer):
         """What it takes to go on in the middle of an epoch is written before the rest: Trainer's state is last."""
         state = self.served.state_dict(self.accelerator.gather)
         if self.args.should_save:
-            folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            folder = Path(str(self.args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             folder.mkdir(parents=True, exist_ok=True)
             table = {} if self.mining is None else self.mining.state_dict()
             parts = {"served": state | {"in_epoch": self.epoch}, "mining": table, "plan": self.plan.state_dict()}

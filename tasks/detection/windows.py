@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import datasets
 import numpy as np
@@ -208,7 +209,7 @@ class AudioSetWindows(Dataset):
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, item: int | tuple[int, int]) -> dict[str, np.ndarray | float | int | str]:
+    def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
         requested, seed = self._item_and_seed(item)
         served, audio, start = self._read(requested, seed)
         return {
@@ -288,7 +289,9 @@ class AudioSetWindows(Dataset):
 
     def _background(self, seed: int) -> tuple[int, int, float] | None:
         """Item, seed and SNR in dB of what is put behind a window; None for nothing."""
-        if not len(self.backgrounds) or (chosen := self.augmentation.background(len(self.backgrounds), seed)) is None:
+        if self.augmentation is None or not len(self.backgrounds):
+            return None
+        if (chosen := self.augmentation.background(len(self.backgrounds), seed)) is None:
             return None
         place, seed, snr_db = chosen
         return int(self.backgrounds[place]), seed, snr_db
