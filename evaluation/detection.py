@@ -331,18 +331,18 @@ def _measures(
         if peaks is not None:
             hits, misfires = alarming(weights)
         sums = (weights @ columns).T
-        positives, caught, firing, raised, heard = sums[:5]
-        known = heard > 0
+        positives, caught, firing, raised, negative_hours = sums[:5]
+        known = negative_hours > 0
         for rate in PER_HOUR:
-            recall = recall_within(hits, misfires, heard * rate)
+            recall = recall_within(hits, misfires, negative_hours * rate)
             values[f"recall_at_{rate}_per_hour"] = np.where(known, recall, np.nan)
         with np.errstate(invalid="ignore", divide="ignore"):
             values["false_alarms_at_recall"] = np.where(
-                known, false_alarms_within(hits, misfires, RECALL) / heard, np.nan
+                known, false_alarms_within(hits, misfires, RECALL) / negative_hours, np.nan
             )
             values["recall"], values["precision"] = caught / positives, caught / firing
             values["f1"] = 2 * caught / (positives + firing)
-            values["false_alarms_per_hour"] = np.where(known, raised / heard, np.nan)
+            values["false_alarms_per_hour"] = np.where(known, raised / negative_hours, np.nan)
             if events is not None:
                 right, wrong, missed = sums[5:]
                 values["event_f1"] = 2 * right / (2 * right + wrong + missed)

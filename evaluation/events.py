@@ -69,9 +69,9 @@ def average_frames(
     origin = times[0] if len(times) else 0.0
     place = np.rint((times - origin) / frame_seconds).astype(int)[:, None] + np.arange(frame_scores.shape[1])
     count = np.bincount(place.ravel())
-    heard = np.flatnonzero(count)
+    covered = np.flatnonzero(count)
     total = np.bincount(place.ravel(), frame_scores.ravel())
-    return origin + heard * frame_seconds, total[heard] / count[heard], frame_seconds
+    return origin + covered * frame_seconds, total[covered] / count[covered], frame_seconds
 
 
 def refine(

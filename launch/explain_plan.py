@@ -40,8 +40,8 @@ def explanations(
         row = table.slice(int(item.clip[0]), 1).to_pylist()[0]
         label = labels.names[int(item.label[0]) if drawn["label"] is None else drawn["label"]]
         place = "anywhere" if np.isnan(item.start[0]) else f"{item.start[0]:.2f}-{item.end[0]:.2f} s"
-        heard = "; ".join(labels.names[code] for code in row["labels"] or [])
-        what = f"{KIND_NAMES[item.kind[0]]}: {label}  [{heard}]"
+        names = "; ".join(labels.names[code] for code in row["labels"] or [])
+        what = f"{KIND_NAMES[item.kind[0]]}: {label}  [{names}]"
         lines.append(f"{position:3}  {drawn['tier']:8}  {row['clip_id']}  {place:14}  {what}")
         lines.append(f"     {drawn['why']}; item {drawn['item']}, seed {drawn['seed']}")
     return lines

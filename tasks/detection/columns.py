@@ -85,7 +85,7 @@ class ClipColumns:
     def with_labels(self, wanted: Sequence[int]) -> np.ndarray:
         """Rows (R,) bool that have one of some weak labels."""
         found = np.zeros(len(self), bool)
-        found[np.searchsorted(self.edges, np.flatnonzero(among(self.codes, wanted)), side="right") - 1] = True
+        found[np.searchsorted(self.edges, np.flatnonzero(is_one_of(self.codes, wanted)), side="right") - 1] = True
         return found
 
     def with_events(self, which: np.ndarray) -> np.ndarray:
@@ -109,8 +109,8 @@ class ClipColumns:
         return rows, ids.dictionary_encode().indices.to_numpy()
 
 
-def among(codes: np.ndarray, wanted: Sequence[int]) -> np.ndarray:
-    """Which of many codes (N,) of labels are among some, bool."""
+def is_one_of(codes: np.ndarray, wanted: Sequence[int]) -> np.ndarray:
+    """Return which codes (N,) of labels are one of those wanted, bool."""
     table, found = np.zeros(np.iinfo(np.int16).max + 1, bool), np.empty(len(codes), bool)
     table[list(wanted)] = True
     for start in range(0, len(codes), ROWS_AT_ONCE):

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from media.audioset import TRIMS, Labels, Ontology, id_uniforms, trim_heads
-from tasks.detection.columns import ClipColumns, among, reasons_without_audio
+from tasks.detection.columns import ClipColumns, is_one_of, reasons_without_audio
 from tasks.detection.items import (
     TOLERANCE,
     Items,
@@ -197,25 +197,25 @@ def build_pools(
         clip_seconds: length of a window; explicit negatives are at least so long.
     """
     clips = ClipColumns.of(table)
-    heard = Heard.of(clips, *find_codes(labels, ontology, settings), settings)
-    clean, events = heard.train & ~heard.target & ~heard.near, clips.drawable_events()
+    roles = ClipRoles.of(clips, *find_codes(labels, ontology, settings), settings)
+    clean, events = roles.train & ~roles.target & ~roles.near, clips.drawable_events()
     labelled = clean & (np.diff(clips.edges) > 0)
     kept, trim = thin(clips, labelled & clips.in_subset("unbalanced_train") & ~clips.strong, labels, settings)
 
-    positives = _positives(clips, heard, events, settings)
+    positives = _positives(clips, roles, events, settings)
     strong = event_items(clips, events & (clean & clips.strong)[clips.event_rows], Kind.STRONG)
     first = len(positives) + len(strong)
     weak, *members = weak_clips(clips, labelled & kept, first)
-    checked = checked_runs(clips, heard.train, heard.targets, clip_seconds)
+    checked = checked_runs(clips, roles.train, roles.targets, clip_seconds)
     parts = {Kind.POSITIVE: positives, Kind.STRONG: strong, Kind.WEAK: weak, Kind.EXPLICIT: checked}
     edges = np.cumsum([0, *map(len, parts.values())])
     numbers = {kind: np.arange(edges[kind], edges[kind + 1], dtype=np.int32) for kind in parts}
 
-    rules = heard.rules(clips) | {
+    rules = roles.rules(clips) | {
         "no weak label: no weak negative": _count(clean & ~labelled),
         f"the commonest sounds, thinned ({settings.head_trim})": _count(labelled & ~kept),
         "events after the end of their file: not these events": _count(
-            heard.train & clips.with_events(clips.event_start >= clips.seconds[clips.event_rows])
+            roles.train & clips.with_events(clips.event_start >= clips.seconds[clips.event_rows])
         ),
     }
     return ClipPools(
@@ -225,10 +225,10 @@ def build_pools(
         weak=LabelledPool(*members),
         explicit=numbers[Kind.EXPLICIT],
         sides={
-            "validation": _side(clips, clips.usable & heard.validation, heard, events, settings),
-            "test": _side(clips, clips.usable & clips.test, heard, events, settings),
+            "validation": _side(clips, clips.usable & roles.validation, roles, events, settings),
+            "test": _side(clips, clips.usable & clips.test, roles, events, settings),
         },
-        targets=heard.targets,
+        targets=roles.targets,
         rules=[RuleCount(rule, count) for rule, count in rules.items()],
         trim=trim,
         counts=ClipCounts(
@@ -242,7 +242,7 @@ def build_pools(
             weak_negatives=len(weak),
             explicit_negatives=len(checked),
         ),
-        ids=heard.ids,
+        ids=roles.ids,
     )
 
 
@@ -258,12 +258,12 @@ def find_codes(labels: Labels, ontology: Ontology, settings: PoolSettings) -> tu
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What any table says of each clip (R,) bool, and which side it is on."""
+class ClipRoles:
+    """Whether each clip (R,) bool has the target by any table, and the side it is on."""
 
     targets: list[int]
-    by_labels: np.ndarray  # the target is among its weak labels
-    by_events: np.ndarray  # the target is among its events or checked frames
+    by_labels: np.ndarray  # the target is one of its weak labels
+    by_events: np.ndarray  # the target is one of its events or checked frames
     target: np.ndarray  # either, or either of another row with its id
     near: np.ndarray  # not the target, but a label under which it may be heard
     validation: np.ndarray
@@ -271,14 +271,14 @@ class Heard:
     ids: str  # a digest of all ids
 
     @classmethod
-    def of(cls, clips: ClipColumns, targets: list[int], related: list[int], settings: PoolSettings) -> "Heard":
+    def of(cls, clips: ClipColumns, targets: list[int], related: list[int], settings: PoolSettings) -> "ClipRoles":
         """From the tables' columns; ValueError where a clip would be trained on and tested on."""
         draws = id_uniforms(clips.ids, settings.validation_seed + VALIDATION)
         twins = clips.twins(draws)
         _check_eval_apart(clips, *twins)
         by_labels = clips.with_labels(targets)
-        by_events = clips.with_events(clips.present & among(clips.event_codes, targets))
-        near = clips.with_labels(related) | clips.with_events(clips.present & among(clips.event_codes, related))
+        by_events = clips.with_events(clips.present & is_one_of(clips.event_codes, targets))
+        near = clips.with_labels(related) | clips.with_events(clips.present & is_one_of(clips.event_codes, related))
         target = _with_twins(by_labels | by_events, *twins)
         validation = ~clips.test & (draws < settings.validation_fraction)
         train = clips.usable & ~clips.test & ~validation
@@ -353,9 +353,9 @@ def thin(
     return kept, [LabelCount(labels.names[code], int(before[code]), int(after[code])) for code in most_first]
 
 
-def _positives(clips: ClipColumns, heard: Heard, events: np.ndarray, settings: PoolSettings) -> Items:
+def _positives(clips: ClipColumns, roles: ClipRoles, events: np.ndarray, settings: PoolSettings) -> Items:
     """The target's events, and clips that have it as a weak label, as far as they are asked for."""
-    events = events & among(clips.event_codes, heard.targets) & heard.train[clips.event_rows]
+    events = events & is_one_of(clips.event_codes, roles.targets) & roles.train[clips.event_rows]
     wanted = settings.positives
     if wanted == "auto":
         wanted = "strong" if events.any() else "weak"
@@ -364,23 +364,25 @@ def _positives(clips: ClipColumns, heard: Heard, events: np.ndarray, settings: P
         found.append(event_items(clips, events, Kind.POSITIVE))
     if wanted in ("weak", "both"):
         without_events = ~clips.strong & ~clips.with_events(events)
-        found.append(target_clips(clips, heard.train & (without_events | (wanted == "weak")), heard.targets))
+        found.append(target_clips(clips, roles.train & (without_events | (wanted == "weak")), roles.targets))
     return Items.joined(found)
 
 
-def _side(clips: ClipColumns, rows: np.ndarray, heard: Heard, events: np.ndarray, settings: PoolSettings) -> EvalClips:
+def _side(
+    clips: ClipColumns, rows: np.ndarray, roles: ClipRoles, events: np.ndarray, settings: PoolSettings
+) -> EvalClips:
     """Clips of a side (R,) bool: those with the target, and of those that are negatives as many as asked for.
 
     `events` (E,) bool are those that can be drawn.
     """
-    ambiguous = int((rows & heard.near).sum())
-    positives, negatives = np.flatnonzero(rows & heard.target), np.flatnonzero(rows & ~heard.target & ~heard.near)
+    ambiguous = int((rows & roles.near).sum())
+    positives, negatives = np.flatnonzero(rows & roles.target), np.flatnonzero(rows & ~roles.target & ~roles.near)
     if settings.max_eval_clips:
         draws = id_uniforms(clips.ids.take(pa.array(negatives)), settings.validation_seed + MOST)
         negatives = negatives[np.argsort(draws, kind="stable")[: max(settings.max_eval_clips - len(positives), 0)]]
     chosen = np.sort(np.concatenate([positives, negatives]))
-    edges, times = _target_events(clips, chosen, events & among(clips.event_codes, heard.targets))
-    targets = heard.target[chosen]
+    edges, times = _target_events(clips, chosen, events & is_one_of(clips.event_codes, roles.targets))
+    targets = roles.target[chosen]
     known = clips.strong[chosen] & ~(targets & (np.diff(edges) == 0))  # else it is in it, but nobody says where
     return EvalClips(chosen.astype(np.int32), targets, known, edges, times, ambiguous)
 

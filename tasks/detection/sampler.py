@@ -72,7 +72,7 @@ class SamplerSettings:
         return self.positive_share, self.strong_share, self.weak_share
 
 
-class Draws(NamedTuple):
+class DrawnItems(NamedTuple):
     """Items in the order drawn, and how they came to it; arrays of one shape."""
 
     items: np.ndarray  # int64
@@ -80,13 +80,13 @@ class Draws(NamedTuple):
     reasons: np.ndarray  # int8
 
     @classmethod
-    def of(cls, items: np.ndarray, reason: Reason, labels: np.ndarray | int = -1) -> "Draws":
+    def of(cls, items: np.ndarray, reason: Reason, labels: np.ndarray | int = -1) -> "DrawnItems":
         """Draws that have one reason."""
         labels = np.broadcast_to(np.asarray(labels, np.int32), items.shape)
         return cls(items.astype(np.int64), labels, np.full(items.shape, reason, np.int8))
 
     @classmethod
-    def joined(cls, parts: "Sequence[Draws]", axis: int = 0) -> "Draws":
+    def joined(cls, parts: "Sequence[DrawnItems]", axis: int = 0) -> "DrawnItems":
         """One after the other."""
         return cls(*(np.concatenate(columns, axis=axis) for columns in zip(*parts, strict=True)))
 
@@ -243,7 +243,7 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
         why = self._why(item, label, reason, tier, draws)
         return {"item": item, "seed": seed, "tier": tier, "label": None if label < 0 else label, "why": why}
 
-    def _why(self, item: int, label: int, reason: int, tier: str, draws: Draws) -> str:
+    def _why(self, item: int, label: int, reason: int, tier: str, draws: DrawnItems) -> str:
         if reason == Reason.IN_TURN:
             count = len(self) * self.composition[0]
             passed = self.epoch * count / len(self.positives)
@@ -323,30 +323,30 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
         """Numbers that belong to a place, not to what was drawn before."""
         return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, stream, *place])))
 
-    def _draw(self, epoch: int) -> Draws:
+    def _draw(self, epoch: int) -> DrawnItems:
         """All items of an epoch and why they are there, (K * W, B)."""
         batches, (positive, _, weak) = len(self), self.composition
         slots = batches * positive
-        in_turn = Draws.of(self._cycled(self.positives, epoch * slots, slots, Stream.POSITIVES), Reason.IN_TURN)
+        in_turn = DrawnItems.of(self._cycled(self.positives, epoch * slots, slots, Stream.POSITIVES), Reason.IN_TURN)
         parts = [
-            Draws(*(column.reshape(self.steps, self.world_size, positive) for column in in_turn)),
+            DrawnItems(*(column.reshape(self.steps, self.world_size, positive) for column in in_turn)),
             self._deal(self._by_label(self.strong, batches * self.tiers[0], epoch, Stream.TIER_A), epoch, 1),
             self._deal(self._tier_b(batches * self.tiers[1], epoch), epoch, 2),
             self._deal(self._by_label(self.weak, batches * weak, epoch, Stream.WEAK), epoch, 3),
         ]
-        draws = Draws.joined(parts, axis=2)  # (K, W, B)
+        draws = DrawnItems.joined(parts, axis=2)  # (K, W, B)
         edges = np.cumsum([positive, *self.tiers, weak])
         _spread_repeats(draws, list(zip(edges[:-1], edges[1:], strict=True)), self._random(Stream.DEALING, 4, epoch))
-        return Draws(*(column.reshape(batches, self.batch_size) for column in draws))
+        return DrawnItems(*(column.reshape(batches, self.batch_size) for column in draws))
 
-    def _tier_b(self, slots: int, epoch: int) -> Draws:
+    def _tier_b(self, slots: int, epoch: int) -> DrawnItems:
         """The hardest negatives as often as each may come, then explicit ones, then others by label."""
-        hard = Draws.of(np.repeat(self.hard, self.uses)[:slots], Reason.HARD)
+        hard = DrawnItems.of(np.repeat(self.hard, self.uses)[:slots], Reason.HARD)
         others = self.explicit[~np.isin(self.explicit, self.hard)]
         count = min(len(others), slots - len(hard.items))
-        checked = Draws.of(self._cycled(others, epoch * count, count, Stream.EXPLICIT), Reason.CHECKED)
+        checked = DrawnItems.of(self._cycled(others, epoch * count, count, Stream.EXPLICIT), Reason.CHECKED)
         filling = self._by_label(self.strong, slots - len(hard.items) - count, epoch, Stream.FILLING)
-        return Draws.joined([hard, checked, filling])
+        return DrawnItems.joined([hard, checked, filling])
 
     def _cycled(self, members: np.ndarray, start: int, count: int, stream: Stream) -> np.ndarray:
         """Members start to start + count of an endless row of shuffled rounds over all of them."""
@@ -355,10 +355,10 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
         rounds, places = np.divmod(np.arange(start, start + count), len(members))
         return members[permuted_places(places, len(members), keys_of(self.seed, stream, 0, rounds))]
 
-    def _by_label(self, pool: LabelledPool, slots: int, epoch: int, stream: Stream) -> Draws:
+    def _by_label(self, pool: LabelledPool, slots: int, epoch: int, stream: Stream) -> DrawnItems:
         """So many items, each label as often as the root of its size asks for; within it in shuffled rounds."""
         if not slots:
-            return Draws.of(np.zeros(0, np.int64), Reason.BY_LABEL)
+            return DrawnItems.of(np.zeros(0, np.int64), Reason.BY_LABEL)
         items, edges, labels = pool.by_label
         sizes = np.diff(edges)
         quotas = label_quotas(sizes, slots)
@@ -373,9 +373,9 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
         place = np.arange(slots) - np.repeat(np.cumsum(quotas) - quotas - used, quotas)
         rounds, place = np.divmod(place, sizes[which])
         place = permuted_places(place, sizes[which], keys_of(self.seed, stream, labels[which], rounds))
-        return Draws.of(items[edges[which] + place], Reason.BY_LABEL, labels[which])
+        return DrawnItems.of(items[edges[which] + place], Reason.BY_LABEL, labels[which])
 
-    def _deal(self, draws: Draws, epoch: int, part: int) -> Draws:
+    def _deal(self, draws: DrawnItems, epoch: int, part: int) -> DrawnItems:
         """Spread draws over the steps, (K, W, draws of a batch), an item that comes again to another step.
 
         Draws of one item stand together and are dealt like cards, so that they meet in one step only if the item
@@ -385,7 +385,7 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
         shuffled = keys_of(int(dice.integers(2**63)), Stream.DEALING, draws.items, 0)
         order = np.argsort(shuffled, kind="stable").reshape(-1, self.steps).T
         order = order[dice.permutation(self.steps)].reshape(self.steps, self.world_size, -1)
-        return Draws(*(column[order] for column in draws))
+        return DrawnItems(*(column[order] for column in draws))
 
 
 def label_quotas(sizes: np.ndarray, slots: int) -> np.ndarray:
@@ -402,7 +402,7 @@ def label_quotas(sizes: np.ndarray, slots: int) -> np.ndarray:
     return quotas + 1
 
 
-def _spread_repeats(draws: Draws, parts: list[tuple[int, int]], dice: np.random.Generator) -> None:
+def _spread_repeats(draws: DrawnItems, parts: list[tuple[int, int]], dice: np.random.Generator) -> None:
     """Exchange negatives that come twice in a step, draws (K, W, B), with others of the same part; in place."""
     steps, first = len(draws.items), parts[0][0]
     negatives = draws.items[:, :, first:].reshape(steps, -1)  # (K, W * negatives)
@@ -412,7 +412,7 @@ def _spread_repeats(draws: Draws, parts: list[tuple[int, int]], dice: np.random.
             _swap_repeats(draws, step, first, begin, end, dice)
 
 
-def _swap_repeats(draws: Draws, step: int, first: int, begin: int, end: int, dice: np.random.Generator) -> None:
+def _swap_repeats(draws: DrawnItems, step: int, first: int, begin: int, end: int, dice: np.random.Generator) -> None:
     """Exchange what a step's columns begin to end repeat of its columns from `first` on; in place."""
     for rank, column in np.ndindex(draws.items.shape[1], end - begin):
         column += begin

@@ -60,7 +60,7 @@ class TargetSoundTrainer(SignalTrainer):
         super().__init__(*args, sampler=lambda batch_size: self.plan, **kwargs)
         self.label_names = ["labels", "readable"]  # given back with the predictions
         self.pools, self.mining = pools, mining
-        self.served = Served(pools, self.plan)
+        self.served = ServedWindows(pools, self.plan)
         self.epoch = 0
         self.add_callback(AtEpochs(self))
 
@@ -174,8 +174,8 @@ class AtEpochs(TrainerCallback):
         self.trainer.finish_epoch()
 
 
-class Served:
-    """What a run was really trained on: kinds of item, labels, substitutes of bad files, and the epoch's scores.
+class ServedWindows:
+    """The windows that a run was trained on: their kinds, labels, substitutes of bad files, and the epoch's scores.
 
     Scores are in the order of the plan, (K, W, B), so that it does not matter which rank had them or whether the run
     was stopped between.

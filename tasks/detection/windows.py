@@ -122,7 +122,7 @@ class ClipSounds:
 
 
 @dataclass
-class Placing:
+class WindowPlacement:
     """Where the window of one item begins in its file: asked when it is known how long that is."""
 
     sounds: ClipSounds
@@ -204,7 +204,7 @@ class AudioSetWindows(Dataset):
             self.backgrounds = np.flatnonzero(items.kind == Kind.WEAK)
             if not len(self.backgrounds):
                 raise ValueError("there are no weak negatives for backgrounds; set background_probability 0")
-        self._told: set[int] = set()  # rows whose failure was logged
+        self._warned: set[int] = set()  # rows whose failure was logged
 
     def __len__(self) -> int:
         return len(self.items)
@@ -257,8 +257,8 @@ class AudioSetWindows(Dataset):
         if kind == Kind.EXPLICIT:
             least = seconds  # the target may be beside it
         place = random_stream(seed, PLACE).random()
-        placing = Placing(self.sounds, row, event, least, place, self.samples, self.sampling_rate)
-        return self.sounds.read(row, placing, seconds, self.sampling_rate), placing.start
+        placement = WindowPlacement(self.sounds, row, event, least, place, self.samples, self.sampling_rate)
+        return self.sounds.read(row, placement, seconds, self.sampling_rate), placement.start
 
     def _read(self, requested: int, seed: int) -> tuple[int, np.ndarray, float]:
         """The window of an item or, where its file fails, of another of its stratum, with that one's number."""
@@ -269,9 +269,9 @@ class AudioSetWindows(Dataset):
                 return item, *self._window(item, seed)
             except AudioError as error:
                 first = first or str(error)
-                if row not in self._told:
+                if row not in self._warned:
                     logger.warning("replaced by another like it: %s", error)
-                self._told.add(row)
+                self._warned.add(row)
             failed.append(row)
             others = self._alike(requested, failed)
             if len(failed) == FAILURES or not len(others):
