@@ -22,8 +22,8 @@ from evaluation.regression import drawn_weights, scores_of
 from launch.run import parse_run
 from launch.study import Study, begin_study, collect, parse_setting, parse_study, plan, run_cells
 from reporting.study import study_files, study_table
-from tasks.eda.study import pool
 from tasks.detection.task import DetectionTask
+from tasks.eda.study import pool
 from tests.helpers.programs import run
 
 CONFIG, DETECTOR, EMOTIONS = "configs/eda_tcn.json", "configs/baby_cry.json", "configs/meld_sample.json"
