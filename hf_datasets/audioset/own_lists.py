@@ -100,9 +100,9 @@ def read_lists(paths: dict[str, list[str]]) -> OwnLists:
         for path in paths.get(kind, []):
             data = _read(kind, path)
             name = PurePosixPath(path).name
-            digest.update(f"{kind} {name} {len(data)} ".encode() + data)
-            size += len(data)
             in_eval = bool(IN_EVAL.search(PurePosixPath(name).stem.lower()))
+            digest.update(f"{kind} {'eval' if in_eval else 'train'} {name} {len(data)} ".encode() + data)
+            size += len(data)
             read = read_weak_list if kind == "weak" else read_strong_list
             lists.append(read(data, path, in_eval, kind))
     return OwnLists(lists, [path for kind in KINDS for path in paths.get(kind, [])], digest.hexdigest(), size)

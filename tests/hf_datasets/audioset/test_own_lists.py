@@ -153,7 +153,8 @@ def test_lists_alone_make_a_data_set_of_any_target(own, tmp_path):
     assert builder.tree.target == ["my bell"]
     found = by_id(rows_of(own, tmp_path, **own_options(own)))
     assert list(found) == ["bell_1", "other_1", "other_2", "more", "bell_2"]  # eval comes last
-    assert all(row["subset"] == "list" and row["audio"] and not row["defects"] for row in found.values())
+    assert [row["subset"] for row in found.values()] == ["list"] * 4 + ["eval"]
+    assert all(row["audio"] and not row["defects"] for row in found.values())
     assert [(e["label"], e["start_seconds"]) for e in found["bell_1"]["events"]] == [(0, 0.5), (0, 1.5)]
     assert [row["strongly_labelled"] for row in found.values()] == [True, True, True, False, True]
     assert [names[code] for code in found["more"]["labels"]] == ["Music", "Door"]
