@@ -27,6 +27,7 @@ import pyarrow.csv
 
 from system.storage import S3FileManager, is_remote
 
+from ..csv_tables import damaged_line, errors_in, refuse_line_breaks, refuse_zero_bytes
 from .sound_files import NAME, SUFFIXES
 from .table_formats import PRESENCE, read_weak_texts
 
@@ -101,7 +102,9 @@ def read_lists(paths: dict[str, list[str]]) -> OwnLists:
             data = _read(kind, path)
             name = PurePosixPath(path).name
             in_eval = bool(IN_EVAL.search(PurePosixPath(name).stem.lower()))
-            digest.update(f"{kind} {'eval' if in_eval else 'train'} {name} {len(data)} ".encode() + data)
+            digest.update(
+                f"{kind} {'eval' if in_eval else 'train'} {name} {len(data)} ".encode(errors="surrogateescape") + data
+            )
             size += len(data)
             read = read_weak_list if kind == "weak" else read_strong_list
             lists.append(read(data, path, in_eval, kind))
@@ -194,7 +197,11 @@ class _Columns:
 
     def __init__(self, table: pa.Table, where: str) -> None:
         self.table, self.where = table, where
-        self.names = {name.strip().lower(): place for place, name in reversed(list(enumerate(table.column_names)))}
+        names = [name.strip().lower() for name in table.column_names]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"{where} has the columns {repeated} more than once; keep one of each")
+        self.names = {name: place for place, name in enumerate(names)}
 
     def get(self, names: Iterable[str], needed: bool = True) -> pa.Array | None:
         """Texts of the first of these columns that is there, without blanks around them."""
@@ -259,14 +266,15 @@ def _read_csv(data: bytes, where: str) -> pa.Table:
         bad.append(row)
         return "skip"
 
+    with errors_in(where):
+        refuse_zero_bytes(data)
+    separator = "\t" if b"\t" in header else ","
     try:
-        columns = [name.strip() for name in header.decode().strip().split("\t" if b"\t" in header else ",")]
+        columns = [name.strip() for name in header.decode().strip().split(separator)]
         table = pa.csv.read_csv(
             pa.py_buffer(data),
             read_options=pa.csv.ReadOptions(use_threads=False, block_size=1 << 24),
-            parse_options=pa.csv.ParseOptions(
-                delimiter="\t" if b"\t" in header else ",", ignore_empty_lines=False, invalid_row_handler=note
-            ),
+            parse_options=pa.csv.ParseOptions(delimiter=separator, ignore_empty_lines=False, invalid_row_handler=note),
             convert_options=pa.csv.ConvertOptions(
                 column_types=dict.fromkeys([name.strip('"') for name in columns], pa.string()),
                 null_values=[],
@@ -274,11 +282,15 @@ def _read_csv(data: bytes, where: str) -> pa.Table:
             ),
         )
     except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise ValueError(f"{where} is no table of texts: {str(error).splitlines()[0]}") from None
+        why = damaged_line(data, separator, header.count(separator.encode()) + 1, 0) or str(error).splitlines()[0]
+        raise ValueError(f"{where} is no table of texts: {why}") from None
     if bad:
         cells, expected = bad[0].actual_columns, bad[0].expected_columns
         raise ValueError(f"{where} line {bad[0].number}: {cells} cells, where the header has {expected}")
-    return table.cast(pa.schema([(name, pa.string()) for name in table.column_names]))
+    texts = table.cast(pa.schema([(name, pa.string()) for name in table.column_names]))
+    with errors_in(where):
+        refuse_line_breaks(texts, 2)
+    return texts
 
 
 def _read(kind: str, path: str) -> bytes:
