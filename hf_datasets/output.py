@@ -183,9 +183,8 @@ class Bucket:
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove files, if they are there."""
-        urls = [self.where(name) for name in names]
-        if urls:
-            self._file_system().rm(urls)
+        for name in list(names):
+            self._file_system().rm_file(self.where(name))  # `rm` takes [ ] * ? of the location for a pattern
 
     @contextlib.contextmanager
     def only_one(self, folder: str) -> Iterator[None]:

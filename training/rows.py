@@ -116,10 +116,10 @@ def shards_on_s3(arguments: RunArguments) -> tuple[str, dict[str, list[S3Object]
     listed = S3FileManager.shared().list_objects(prefix)
     shards = {}
     for entry in chosen[0]["data_files"]:
-        pattern = f"{prefix}/{entry['path']}"
-        shards[entry["split"]] = [file for file in listed if fnmatch.fnmatchcase(file.url, pattern)]
+        below = {file.url.removeprefix(f"{prefix}/"): file for file in listed}  # a prefix may hold [ ] * ? itself
+        shards[entry["split"]] = [file for name, file in below.items() if fnmatch.fnmatchcase(name, entry["path"])]
         if not shards[entry["split"]]:
-            raise ValueError(f"{pattern}: nothing is there; prepare the data again")
+            raise ValueError(f"{prefix}/{entry['path']}: nothing is there; prepare the data again")
     return chosen[0]["config_name"], shards
 
 
