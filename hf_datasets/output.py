@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
-from system.storage import S3FileManager, is_remote
+from system.storage import S3FileManager, is_remote, refuse_web_address
 
 TEMPORARY = ".tmp"  # ends the hidden names of files that are being written
 
@@ -198,12 +198,13 @@ class Bucket:
 Place = Folder | Bucket
 
 
-def place(location: str | Path) -> Place:
+def place(location: str | Path, option: str = "--output_dir") -> Place:
     """Where a path or s3:// URL leads to."""
+    refuse_web_address(option, str(location))
     if not is_remote(str(location)):
         return Folder(location)
     if not str(location).startswith("s3://"):
-        raise ValueError(f"--output_dir {location}: it takes a folder or an s3:// URL")
+        raise ValueError(f"{option} {location}: it takes a folder or an s3:// URL")
     return Bucket(str(location))
 
 

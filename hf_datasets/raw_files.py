@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from system.storage import S3FileManager, S3Object, is_remote
+from system.storage import S3FileManager, S3Object, is_remote, refuse_web_address
 
 SYNTHETIC_MARKER = "SYNTHETIC"  # a file of this name beside a corpus's tables: nobody was recorded
 HASH_THREADS = 8
@@ -44,6 +44,7 @@ class RawFolder:
     def open(cls, raw_dir: str | Path, meant: str, option: str = "--raw_dir") -> "RawFolder":
         """List a folder or URL; ValueError when there is none. `meant` says which folder to give as `option`."""
         location = str(raw_dir)
+        refuse_web_address(option, location)
         if is_remote(location):
             location = location.rstrip("/")
             return cls(location, *_list_remote(location, option))

@@ -36,6 +36,7 @@ from system.storage_remote import (
     check_options,
     is_remote,
     parse_s3_url,
+    refuse_web_address,
     s3fs_arguments,
 )
 
@@ -48,6 +49,7 @@ __all__ = [
     "is_remote",
     "list_objects",
     "parse_s3_url",
+    "refuse_web_address",
     "s3_download",
 ]
 

@@ -17,7 +17,7 @@ from datasets import load_dataset_builder
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import hf_hub_download
 
-from system.storage import S3FileManager, S3Object, is_remote
+from system.storage import S3FileManager, S3Object, is_remote, refuse_web_address
 from training.settings import RunArguments
 from training.streaming import GIGABYTE, stream_rows
 from training.task import DataRecord
@@ -70,7 +70,8 @@ def load_rows(
 
 
 def check_folder(name: str) -> None:
-    """Refuse a misspelt folder, which would be looked for on the Hub, slowly; and a file."""
+    """Refuse a misspelt folder, which would be looked for on the Hub, slowly; a file; and a web address."""
+    refuse_web_address("dataset", name)
     folder = Path(name)
     if not is_remote(name) and not folder.exists() and folder.parent.name and folder.parent.is_dir():
         found = ", ".join(sorted(str(card.parent) for card in folder.parent.glob("*/README.md")))

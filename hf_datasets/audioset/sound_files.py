@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from system.storage import S3FileManager, S3Object, is_remote
+from system.storage import S3FileManager, S3Object, is_remote, refuse_web_address
 
 from ..raw_files import RawFolder, escaped, is_text
 
@@ -68,6 +68,7 @@ class Inventory:
 
 def list_sounds(location: str, meant: str, option: str) -> Inventory:
     """List a folder or URL; ValueError when there is none. Hidden files are left out."""
+    refuse_web_address(option, location)
     if is_remote(location):
         return _list_remote(location.rstrip("/"), option)
     if not Path(location).is_dir():
