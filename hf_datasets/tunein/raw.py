@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from system.storage import is_remote
+from system.storage import is_remote, scratch_folder
 
 from ..csv_tables import MEND, errors_in, fit_row, parse_number, read_columns, read_rows, split_header
 from ..defects import make_defect
@@ -105,7 +105,7 @@ def read_tree(raw_dir: str | Path) -> RawTree:
     """Read the tables and vectors; batches of sounds are read later, but for the first, which tells their widths."""
     location = str(raw_dir) if is_remote(str(raw_dir)) else str(Path(raw_dir).absolute())
     root = RawFolder.open(location, MEANT).below("")
-    aside = Path(tempfile.mkdtemp(prefix="feltsound-vectors-"))
+    aside = Path(tempfile.mkdtemp(prefix="vectors-", dir=scratch_folder()))
     try:
         tree = _read_tree(root, aside)
     except BaseException:

@@ -24,7 +24,7 @@ def test_vectors_wait_on_the_disk_and_go_with_who_reads_the_tree(tmp_path, monke
     tree = small_tree()
     tree.text["5"] = np.zeros((1, 3), np.float32)  # of another width
     builder = TuneinBuilder(raw_dir=tree.write(tmp_path / "raw"), cache_dir=str(tmp_path / "cache"))
-    (folder,) = tmp_path.glob("feltsound-vectors-*")
+    (folder,) = tmp_path.glob("feltsound-scratch-*/*/vectors-*")
     assert sorted(path.stat().st_size for path in folder.iterdir()) == [4 * (6 * WIDTH + 3), 4 * 7 * WIDTH]
     (batch,) = (batch for batch in builder.tree.batches if "12" in batch.ids)
     held = builder.tree.vectors["text"].take(batch.places["text"])
@@ -35,7 +35,7 @@ def test_vectors_wait_on_the_disk_and_go_with_who_reads_the_tree(tmp_path, monke
     (tmp_path / "raw" / "labels.csv").write_text("creative_id\n12\n")
     with pytest.raises(ValueError, match="lacks the column"):
         TuneinBuilder(raw_dir=tmp_path / "raw", cache_dir=str(tmp_path / "cache"))
-    assert not list(tmp_path.glob("feltsound-vectors-*"))
+    assert not list(tmp_path.glob("feltsound-scratch-*/*/vectors-*"))
 
 
 def test_labels_without_ids_are_those_of_the_video_file_in_its_order(tmp_path):
