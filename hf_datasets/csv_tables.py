@@ -21,7 +21,7 @@ from .defects import make_defect
 from .raw_files import RawFolder
 
 MISSING = ("", "nan", "na", "n/a", "null", "none")  # cells that say "no number", in any case
-MEND = "look for a quote that is not closed"
+QUOTE_HINT = "look for a quote that is not closed"
 Row = tuple[int, list[str]]  # its line, and its cells
 
 
@@ -73,11 +73,11 @@ def read_rows(
     try:
         for cells in reader:
             if reader.line_num > line and not line_breaks:
-                raise ValueError(f"line {line}: a cell goes on in the next line; {MEND}")
+                raise ValueError(f"line {line}: a cell continues in the next line; {QUOTE_HINT}")
             rows.append((line, cells))
             line = reader.line_num + 1
     except csv.Error as error:
-        raise ValueError(f"line {line}: {error}; {MEND}") from None
+        raise ValueError(f"line {line}: {error}; {QUOTE_HINT}") from None
     return rows
 
 
@@ -100,7 +100,7 @@ def refuse_zero_bytes(data: bytes) -> None:
 
 
 def split_header(rows: list[Row]) -> tuple[list[str], list[Row]]:
-    """The first line that is not empty, as written but for empty cells at its end, and the rows below.
+    """The first line that is not empty, as written, without empty cells at its end, and the rows below.
 
     Their cells are without blanks around them; empty lines are left out.
     """
@@ -130,7 +130,9 @@ def refuse_line_breaks(table: pa.Table, first_line: int) -> None:
         if pa.types.is_string(column.type):
             merged = pc.match_substring(column, "\n").to_numpy()
             if merged.any():
-                raise ValueError(f"line {np.argmax(merged) + first_line}: a cell goes on in the next line; {MEND}")
+                raise ValueError(
+                    f"line {np.argmax(merged) + first_line}: a cell continues in the next line; {QUOTE_HINT}"
+                )
 
 
 def damaged_line(data: bytes, separator: str, width: int, skipped: int, numbers: tuple[int, ...] = ()) -> str | None:
@@ -144,7 +146,7 @@ def damaged_line(data: bytes, separator: str, width: int, skipped: int, numbers:
         except UnicodeDecodeError:
             return f"line {number} is not UTF-8 text; save the file as UTF-8"
         if line.count(b'"') % 2:
-            return f"line {number}: {MEND}"
+            return f"line {number}: {QUOTE_HINT}"
         if line.strip() and len(cells) != width:
             return f"line {number}: {len(cells)} cells where {width} should be"
         for place in numbers if line.strip() else ():

@@ -214,7 +214,7 @@ def place(location: str | Path, option: str = "--output_dir") -> Place:
     if not is_remote(str(location)):
         return Folder(location)
     if not str(location).startswith("s3://"):
-        raise ValueError(f"{option} {location}: it takes a folder or an s3:// URL")
+        raise ValueError(f"{option}={location}: this is no place to write to. Give a folder or an s3:// URL.")
     return Bucket(str(location))
 
 

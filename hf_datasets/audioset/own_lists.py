@@ -27,7 +27,7 @@ import pyarrow.csv
 
 from system.storage import S3FileManager, is_remote
 
-from ..csv_tables import damaged_line, errors_in, refuse_line_breaks, refuse_zero_bytes
+from ..csv_tables import decode_text, errors_in, read_rows, refuse_line_breaks, split_header
 from .sound_files import NAME, SUFFIXES
 from .table_formats import PRESENCE, read_weak_texts
 
@@ -197,11 +197,7 @@ class _Columns:
 
     def __init__(self, table: pa.Table, where: str) -> None:
         self.table, self.where = table, where
-        names = [name.strip().lower() for name in table.column_names]
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            raise ValueError(f"{where} has the columns {repeated} more than once; keep one of each")
-        self.names = {name: place for place, name in enumerate(names)}
+        self.names = {name.lower(): place for place, name in enumerate(table.column_names)}
 
     def get(self, names: Iterable[str], needed: bool = True) -> pa.Array | None:
         """Texts of the first of these columns that is there, without blanks around them."""
@@ -248,8 +244,8 @@ class _Columns:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
-    except ValueError:
+        pa.scalar(text).cast(pa.float64())
+    except pa.ArrowInvalid:
         return False
     return True
 
@@ -257,40 +253,42 @@ def _is_number(text: str) -> bool:
 def _read_csv(data: bytes, where: str) -> pa.Table:
     """A table of texts; the separator is a tab where the header has one."""
     data = data.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
-    header, _, rows = data.partition(b"\n")
-    if header and not rows.strip():
+    header, _, below = data.partition(b"\n")
+    if header and not below.strip():
         raise ValueError(f"{where} has no rows below its header")
+    separator = "\t" if b"\t" in header else ","
+    with errors_in(where):
+        decode_text(data)
+        rows = read_rows(header, separator)
+        split_header(rows)  # refuses two columns of one name
+    names = [name.strip() for name in rows[0][1]] if rows else []
+    if not any(names):
+        raise ValueError(f"{where} is no table of texts: line 1 has no names of columns")
     bad: list = []
 
     def note(row: pa.csv.InvalidRow) -> str:
         bad.append(row)
         return "skip"
 
-    with errors_in(where):
-        refuse_zero_bytes(data)
-    separator = "\t" if b"\t" in header else ","
     try:
-        columns = [name.strip() for name in header.decode().strip().split(separator)]
         table = pa.csv.read_csv(
             pa.py_buffer(data),
-            read_options=pa.csv.ReadOptions(use_threads=False, block_size=1 << 24),
+            read_options=pa.csv.ReadOptions(use_threads=False, block_size=1 << 24, column_names=names, skip_rows=1),
             parse_options=pa.csv.ParseOptions(delimiter=separator, ignore_empty_lines=False, invalid_row_handler=note),
             convert_options=pa.csv.ConvertOptions(
-                column_types=dict.fromkeys([name.strip('"') for name in columns], pa.string()),
+                column_types=dict.fromkeys(names, pa.string()),
                 null_values=[],
                 strings_can_be_null=False,
             ),
         )
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        why = damaged_line(data, separator, header.count(separator.encode()) + 1, 0) or str(error).splitlines()[0]
-        raise ValueError(f"{where} is no table of texts: {why}") from None
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{where} is no table of texts: {str(error).splitlines()[0]}") from None
     if bad:
         cells, expected = bad[0].actual_columns, bad[0].expected_columns
         raise ValueError(f"{where} line {bad[0].number}: {cells} cells, where the header has {expected}")
-    texts = table.cast(pa.schema([(name, pa.string()) for name in table.column_names]))
     with errors_in(where):
-        refuse_line_breaks(texts, 2)
-    return texts
+        refuse_line_breaks(table, 2)
+    return table
 
 
 def _read(kind: str, path: str) -> bytes:

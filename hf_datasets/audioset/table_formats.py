@@ -34,9 +34,10 @@ def read_labels(data: bytes, where: str) -> Labels:
         text = decode_text(data)
     if text.startswith("index,"):
         header, rows = read_columns(text, where, ("index", "mid", "display_name"))
+        names = [name.strip().lower() for name in header]
         pairs = []
         for number, (line, cells) in enumerate(rows):
-            row = dict(zip(header, cells, strict=True))
+            row = dict(zip(names, cells, strict=True))
             if row["index"] != str(number):
                 raise ValueError(f"{where} line {line}: index {row['index']} where {number} should be")
             pairs.append((row["mid"], row["display_name"]))
@@ -120,6 +121,7 @@ def read_strong(data: bytes, where: str) -> pa.Table:
     try:
         table = pa.csv.read_csv(
             pa.py_buffer(data.removeprefix(b"\xef\xbb\xbf")),
+            read_options=pa.csv.ReadOptions(column_names=header, skip_rows=1),
             parse_options=pa.csv.ParseOptions(delimiter="\t", quote_char=False),
             convert_options=pa.csv.ConvertOptions(
                 column_types=dict.fromkeys(("segment_id", "label", "present"), pa.string())
@@ -133,7 +135,7 @@ def read_strong(data: bytes, where: str) -> pa.Table:
         raise ValueError(f"{where} {why}") from None
     # from the right: ids hold `_` themselves
     parts = pc.extract_regex(
-        table["segment_id"], r"^(?P<ytid>[A-Za-z0-9_-]{11})_(?P<clip_start_ms>\d+)$"
+        table["segment_id"], r"^(?P<ytid>[A-Za-z0-9_-]{11})_(?P<clip_start_ms>\d{1,12})$"
     ).combine_chunks()
     if parts.null_count:
         row = int(np.flatnonzero(parts.is_null().to_numpy(zero_copy_only=False))[0])

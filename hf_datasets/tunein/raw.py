@@ -27,7 +27,7 @@ import numpy as np
 
 from system.storage import is_remote, scratch_folder
 
-from ..csv_tables import MEND, errors_in, fit_row, parse_number, read_columns, read_rows, split_header
+from ..csv_tables import QUOTE_HINT, errors_in, fit_row, parse_number, read_columns, read_rows, split_header
 from ..defects import make_defect
 from ..raw_files import SYNTHETIC_MARKER, RawFolder
 from .pickle_machine import LegacyPickleError
@@ -181,7 +181,7 @@ def parse_ids(cell: str, place: str = "a cell") -> list[str]:
     """
     text = ARRAY.sub("", cell)
     if "\n" in text and not LIST.fullmatch(text):
-        raise ValueError(f"{place}: a cell that is no list goes on in the next line; {MEND}")
+        raise ValueError(f"{place}: a cell that is no list continues in the next line; {QUOTE_HINT}")
     ids = [name for name in BETWEEN.split(text) if name]
     if "..." in ids:
         raise ValueError(f"{place}: a list of ids was cut short (...) when it was printed; write all of its ids")

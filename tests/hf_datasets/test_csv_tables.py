@@ -21,7 +21,7 @@ from tests.helpers import prepared_data
 
 WHERE = "table.csv"
 ROWS = 6
-DAMAGED = 4  # line of the file, whatever comes before the rows
+DAMAGED = 4  # a line of each file, after its header
 VOCABULARY = Labels(("/m/a", "/m/b"), ("A", "B"))
 
 
@@ -126,6 +126,32 @@ def test_a_damaged_line_is_refused_by_its_number(name, damage):
     with pytest.raises(ValueError, match=rf"line {DAMAGED}\b") as refused:
         read(b"".join(table))
     assert "\n" not in str(refused.value)
+
+
+SIGNS = [
+    b'"', b'"\n"', b",", b"\t", b"\n", b"\r", b"\0", b"\x0b", b"\xff", b"\xc3", b"\xef\xbb\xbf", b"\xe2\x80\xa8",
+    b" ", b"_", b"=", b"-", b"[", b"...", b"nan", b"inf", b"1e999", b"9" * 20,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_with_any_damage_is_read_or_refused_in_one_line(name):
+    table, _, read = TABLES[name]
+    random = np.random.default_rng(0)
+    refused = 0
+    for _ in range(400):
+        data = bytearray(b"".join(table))
+        for _ in range(random.integers(1, 4)):
+            place = random.integers(len(data) + 1)
+            cut = random.integers(0, 4) if random.random() < 0.3 else 0
+            data[place : place + cut] = SIGNS[random.integers(len(SIGNS))]
+        try:
+            read(bytes(data))
+        except ValueError as error:
+            assert type(error) is ValueError
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > 40
 
 
 HEADED = [name for name in TABLES if name not in ("folder", "folder, tabs", "pmemo, eda", "audioset, names")]

@@ -43,7 +43,7 @@ def options(name: str, raw: Path) -> list[str]:
 
 
 def add_odd_files(name: str, raw: Path) -> int:
-    """Put files with such names at the top and beside the sounds; how many."""
+    """Put files with such names at the top and next to the sounds; how many."""
     root = next(iter(sorted(path for path in raw.iterdir() if path.is_dir())), raw) if name != "folder" else raw
     places = [root / "audio"] if name == "audioset" else [root]
     wanted = PLACES.get(name, ("",))[-1]

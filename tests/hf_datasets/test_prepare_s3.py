@@ -166,9 +166,7 @@ def test_wrong_addresses_are_one_line(s3, tmp_path):
     assert "there is no bucket 'none'" in complaint(
         main, "pmemo", "--raw_dir", raw, "--output_dir", "s3://none/prepared"
     )
-    assert "it takes a folder or an s3:// URL" in complaint(
-        main, "pmemo", "--raw_dir", raw, "--output_dir", "ftp://x/y"
-    )
+    assert "Give a folder or an s3:// URL" in complaint(main, "pmemo", "--raw_dir", raw, "--output_dir", "ftp://x/y")
     assert "looks like a secret" in complaint(main, "pmemo", "--raw_dir", raw, "--s3", "secret=x")
 
 

@@ -124,7 +124,7 @@ def test_a_list_that_does_not_fit_is_refused_with_its_line(text, message):
 def test_negatives_need_a_label_and_text_has_to_be_text():
     with pytest.raises(ValueError, match="needs one of label, event_label"):
         read_strong_list(b"segment_id\tstart\tend\nx\t0\t1\n", "list.tsv", kind="neg_strong")
-    with pytest.raises(ValueError, match="list.csv is no table of texts: line 2 is not UTF-8"):
+    with pytest.raises(ValueError, match="list.csv line 2 is not UTF-8"):
         read_weak_list(b"ytid,labels\n\xff\xfe,x\n", "list.csv")
 
 

@@ -118,7 +118,7 @@ def test_times_that_go_backwards_are_noted_within_a_dialogue_alone():
         ({"Sentiment": "2"}, r"line 2: Sentiment is '2'; it takes one of negative, neutral, positive"),
         ({"Dialogue_ID": "x"}, r"line 2: Dialogue_ID is 'x'; it takes a whole number"),
         ({"Episode": ""}, r"line 2: Episode is ''; it takes a whole number"),
-        ({"Speaker": "a\nb"}, r"train_sent_emo.csv line 2: a cell goes on in the next line"),
+        ({"Speaker": "a\nb"}, r"train_sent_emo.csv line 2: a cell continues in the next line"),
     ],
 )
 def test_a_cell_that_cannot_be_meant_is_an_error_that_names_its_line(cells, said):

@@ -1,4 +1,4 @@
-"""What a table or an own list puts into eval is tested on and never trained on, for every mix of tables and lists."""
+"""Clips that a table or an own list puts into eval are tested on and never trained on, in every mix of both."""
 
 import itertools
 import json
