@@ -136,7 +136,7 @@ _OF_CREATIVES = (
 )
 _OF_FILES = (DefectKind("name_not_utf8", "", "a file whose name is not UTF-8; it is left out, rename it"),)
 SIGNAL_DEFECTS = tuple(kind.name for kind in _OF_SIGNALS + _OF_FILES)  # of data sets of sounds and skin conductance
-CLIP_DEFECTS = tuple(kind.name for kind in _OF_CLIPS + _OF_FILES)  # of data sets of clips that are told by an id
+CLIP_DEFECTS = tuple(kind.name for kind in _OF_CLIPS + _OF_FILES)  # of data sets of clips that an id names
 UTTERANCE_DEFECTS = tuple(kind.name for kind in _OF_UTTERANCES + _OF_FILES)  # of data sets of utterances with clips
 CREATIVE_DEFECTS = tuple(kind.name for kind in _OF_CREATIVES + _OF_FILES)  # of data sets of stored embeddings
 KINDS: dict[str, DefectKind] = {

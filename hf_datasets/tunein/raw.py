@@ -206,7 +206,7 @@ def read_index(data: bytes, where: str) -> dict[int, list[str]]:
 def read_labels(
     data: bytes, where: str, video_order: list[str]
 ) -> tuple[dict[str, float | None], dict[str, list[dict]]]:
-    """The target of each declared creative, None where there is none, and what is wrong with the rows.
+    """The target of each declared creative, None for an empty cell, and what is wrong with the rows.
 
     A damaged line is refused, see csv_tables: without its creative, the data set would look whole.
     """
