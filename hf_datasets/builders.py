@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from system.storage import scratch_folder
+
 from .base_builder import Builder
 
 HERE = Path(__file__).resolve().parent
@@ -54,5 +56,5 @@ def open_builder(name: str, raw_dir: str | Path, **options: Any) -> Iterator[Bui
                 else f"{name} has no such option"
             )
             raise ValueError(f"--{option} {value}: {why}; leave it out")
-    with tempfile.TemporaryDirectory() as cache:
+    with tempfile.TemporaryDirectory(dir=scratch_folder()) as cache:
         yield kind(raw_dir=raw_dir, cache_dir=cache, **given)

@@ -134,11 +134,14 @@ _OF_CREATIVES = (
     DefectKind("undeclared_ids", "ids", "ids of a file that labels.csv does not have; they are left out"),
     DefectKind("batch_not_indexed", "", "a batch of sounds beyond the last row of the index; it is left out"),
 )
-SIGNAL_DEFECTS = tuple(kind.name for kind in _OF_SIGNALS)  # of data sets of sounds and skin conductance
-CLIP_DEFECTS = tuple(kind.name for kind in _OF_CLIPS)  # of data sets of clips that are told by an id
-UTTERANCE_DEFECTS = tuple(kind.name for kind in _OF_UTTERANCES)  # of data sets of utterances with clips
-CREATIVE_DEFECTS = tuple(kind.name for kind in _OF_CREATIVES)  # of data sets of stored embeddings
-KINDS: dict[str, DefectKind] = {kind.name: kind for kind in _OF_SIGNALS + _OF_CLIPS + _OF_UTTERANCES + _OF_CREATIVES}
+_OF_FILES = (DefectKind("name_not_utf8", "", "a file whose name is not UTF-8; it is left out, rename it"),)
+SIGNAL_DEFECTS = tuple(kind.name for kind in _OF_SIGNALS + _OF_FILES)  # of data sets of sounds and skin conductance
+CLIP_DEFECTS = tuple(kind.name for kind in _OF_CLIPS + _OF_FILES)  # of data sets of clips that an id names
+UTTERANCE_DEFECTS = tuple(kind.name for kind in _OF_UTTERANCES + _OF_FILES)  # of data sets of utterances with clips
+CREATIVE_DEFECTS = tuple(kind.name for kind in _OF_CREATIVES + _OF_FILES)  # of data sets of stored embeddings
+KINDS: dict[str, DefectKind] = {
+    kind.name: kind for kind in _OF_SIGNALS + _OF_CLIPS + _OF_UTTERANCES + _OF_CREATIVES + _OF_FILES
+}
 
 
 def make_defect(what: str, how_much: float | None = None, listener: str | None = None, detail: str = "") -> dict:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -12,9 +13,10 @@ from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
-from system.storage import S3FileManager, is_remote
+from system.storage import S3FileManager, is_remote, refuse_web_address, scratch_folder
 
 TEMPORARY = ".tmp"  # ends the hidden names of files that are being written
+UNFINISHED = re.compile(rf"\..+\.\d+{re.escape(TEMPORARY)}")  # the whole of such a name
 
 
 class WriteError(OSError):
@@ -55,7 +57,8 @@ class Folder:
         inside = self.path / folder
         if not inside.is_dir():
             return {}
-        return {f"{folder}/{path.name}": path.stat().st_size for path in inside.iterdir() if path.is_file()}
+        files = [path for path in inside.iterdir() if path.is_file()]
+        return {path.relative_to(self.path).as_posix(): path.stat().st_size for path in files}
 
     def digests(self, folder: str) -> dict[str, str]:
         """Names, with the folder's, and MD5 of the files in one folder in it."""
@@ -100,6 +103,10 @@ class Folder:
         for name in list(names):
             (self.path / name).unlink(missing_ok=True)
 
+    def remove_unfinished(self, folder: str) -> None:
+        """Remove what killed writers have left in one folder in it, "" for itself."""
+        self.remove(name for name in self.sizes(folder) if UNFINISHED.fullmatch(Path(name).name))
+
     @contextlib.contextmanager
     def only_one(self, folder: str) -> Iterator[None]:
         """Two writers of one folder take turns; the lock goes with its process, also when that is killed."""
@@ -110,7 +117,7 @@ class Folder:
             print(f"another prepare is writing to {self.path / folder}; waiting for it", file=sys.stderr)
             lock.acquire()
         try:
-            self.remove(name for name in self.sizes(folder) if name.endswith(TEMPORARY))
+            self.remove_unfinished(folder)
             yield
         finally:
             lock.release()
@@ -172,7 +179,7 @@ class Bucket:
 
     def write(self, name: str, write: Callable[[BinaryIO], None]) -> None:
         """Call `write` with a file of this machine and upload it when it is complete; WriteError otherwise."""
-        with tempfile.NamedTemporaryFile() as file:
+        with tempfile.NamedTemporaryFile(dir=scratch_folder()) as file:
             try:
                 write(file)
                 file.flush()
@@ -183,9 +190,11 @@ class Bucket:
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove files, if they are there."""
-        urls = [self.where(name) for name in names]
-        if urls:
-            self._file_system().rm(urls)
+        for name in list(names):
+            self._file_system().rm_file(self.where(name))  # `rm` takes [ ] * ? of the location for a pattern
+
+    def remove_unfinished(self, folder: str) -> None:
+        """Nothing: an upload that was cut off leaves no object."""
 
     @contextlib.contextmanager
     def only_one(self, folder: str) -> Iterator[None]:
@@ -199,12 +208,13 @@ class Bucket:
 Place = Folder | Bucket
 
 
-def place(location: str | Path) -> Place:
+def place(location: str | Path, option: str = "--output_dir") -> Place:
     """Where a path or s3:// URL leads to."""
+    refuse_web_address(option, str(location))
     if not is_remote(str(location)):
         return Folder(location)
     if not str(location).startswith("s3://"):
-        raise ValueError(f"--output_dir {location}: it takes a folder or an s3:// URL")
+        raise ValueError(f"{option}={location}: this is no place to write to. Give a folder or an s3:// URL.")
     return Bucket(str(location))
 
 

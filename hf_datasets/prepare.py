@@ -82,6 +82,7 @@ def prepare(
     with open_builder(name, raw_dir, **options) as builder:
         output.make("data")
         with output.only_one("data"):
+            output.remove_unfinished("")
             _hide_unfinished(output)
             shards = _plan_shards(builder)
             found = [("", defect) for defect in builder.raw_defects]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from system.storage import S3FileManager, S3Object, is_remote
+from system.storage import S3FileManager, S3Object, is_remote, refuse_web_address
 
 SYNTHETIC_MARKER = "SYNTHETIC"  # a file of this name beside a corpus's tables: nobody was recorded
 HASH_THREADS = 8
@@ -24,7 +24,10 @@ class FetchError(Exception):
 
 
 class RawFolder:
-    """The files below one folder or URL, by their path in it, sorted; `hidden` ones are left out of `files`."""
+    """The files below one folder or URL, by their path in it, sorted.
+
+    Left out of `files` are `hidden` ones and those whose names are no text: `odd_names`, as `escaped` writes them.
+    """
 
     def __init__(
         self,
@@ -32,28 +35,35 @@ class RawFolder:
         files: dict[str, S3Object | None],
         unreadable: Iterable[OSError] = (),
         hidden: Iterable[str] = (),
+        odd_names: Iterable[str] = (),
     ) -> None:
         self.location, self.files = location, files
-        self.unreadable, self.hidden = list(unreadable), sorted(hidden)
+        self.unreadable, self.hidden, self.odd_names = list(unreadable), sorted(hidden), list(odd_names)
 
     @classmethod
     def open(cls, raw_dir: str | Path, meant: str, option: str = "--raw_dir") -> "RawFolder":
         """List a folder or URL; ValueError when there is none. `meant` says which folder to give as `option`."""
         location = str(raw_dir)
+        refuse_web_address(option, location)
         if is_remote(location):
             location = location.rstrip("/")
             return cls(location, *_list_remote(location, option))
         if not Path(location).is_dir():
             what = "is a file; unpack it and give the" if Path(location).exists() else "does not exist; give the"
             raise ValueError(f"{option} {location} {what} {meant}")
+        if not is_text(location):
+            raise ValueError(f"{option} {escaped(location)}: the path is not UTF-8; rename the folder")
         unreadable: list[OSError] = []
         names = []
         for here, folders, found in os.walk(location, onerror=unreadable.append):
             folders[:] = [name for name in folders if not name.startswith(".")]
             names += [os.path.join(here, name) for name in found]
         relative = sorted(Path(path).relative_to(location).as_posix() for path in names)
-        seen = dict.fromkeys(name for name in relative if not is_hidden(name))
-        return cls(location, seen, unreadable, [name for name in relative if name not in seen])
+        odd = [name for name in relative if not is_text(name)]
+        texts = [name for name in relative if is_text(name)]
+        seen = dict.fromkeys(name for name in texts if not is_hidden(name))
+        hidden = [name for name in texts if name not in seen]
+        return cls(location, seen, unreadable, hidden, [escaped(name) for name in odd if not is_hidden(name)])
 
     def below(self, folder: str) -> "RawFolder":
         """One of the folders in it ("" for itself), whose every folder has to be readable."""
@@ -63,11 +73,13 @@ class RawFolder:
                 raise error
         prefix = f"{folder}/" if folder else ""
         inside = {name[len(prefix) :]: file for name, file in self.files.items() if name.startswith(prefix)}
-        return RawFolder(location, inside)
+        return RawFolder(location, inside, odd_names=self.odd_names)
 
     def only(self, names: Iterable[str]) -> "RawFolder":
         """The same with fewer files, to be sent to a worker."""
-        return RawFolder(self.location, {name: self.files[name] for name in sorted(set(names))})
+        return RawFolder(
+            self.location, {name: self.files[name] for name in sorted(set(names))}, odd_names=self.odd_names
+        )
 
     def names(self, folder: str) -> list[str]:
         """The files below one of the folders in it."""
@@ -121,6 +133,20 @@ class RawFolder:
         with ThreadPoolExecutor(HASH_THREADS) as pool:
             entries = list(pool.map(entry, sorted(set(names))))
         return hashlib.blake2b(json.dumps(entries).encode(), digest_size=16).hexdigest(), sum(e[1] for e in entries)
+
+
+def is_text(name: str) -> bool:
+    """Whether the name of a file is UTF-8, as all that is stored has to be; an old zip may hold others."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def escaped(name: str) -> str:
+    """A file's name with its bytes that are not UTF-8 as in caf\\xe9.mp3."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def is_hidden(name: str) -> bool:

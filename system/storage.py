@@ -36,6 +36,7 @@ from system.storage_remote import (
     check_options,
     is_remote,
     parse_s3_url,
+    refuse_web_address,
     s3fs_arguments,
 )
 
@@ -48,12 +49,14 @@ __all__ = [
     "is_remote",
     "list_objects",
     "parse_s3_url",
+    "refuse_web_address",
     "s3_download",
+    "scratch_folder",
 ]
 
 MAX_BYTES = 8 << 30  # of local copies
 MIN_FREE_BYTES = 1 << 28  # that are left on the disk
-FOLDER = "feltsound-files-"
+FOLDER, SCRATCH = "feltsound-files-", "feltsound-scratch-"
 
 
 class S3FileManager:
@@ -100,7 +103,7 @@ class S3FileManager:
         self.max_bytes, self.options = max_bytes, self.settings["storage_options"]
         self.persistent = cache_dir is not None
         self.owner = None if self.persistent else os.getpid()
-        self.root = Path(cache_dir) if cache_dir is not None else _own_folder()
+        self.root = Path(cache_dir) if cache_dir is not None else _own_folder(FOLDER)
         self.cache = FileCache(self.root, max_bytes, min_free_bytes, durable=self.persistent)
         self._start_process()
         _managers.add(self)
@@ -245,9 +248,17 @@ def _local(path: str | os.PathLike) -> Path:
     return Path(path)
 
 
-def _own_folder() -> Path:
+def scratch_folder() -> Path:
+    """This process's folder for temporary files, which goes with it; a killed one's goes with the next process."""
+    key = os.getpid(), tempfile.gettempdir()
+    if key not in _scratch:
+        _scratch[key] = _own_folder(SCRATCH)
+    return _scratch[key]
+
+
+def _own_folder(name: str) -> Path:
     """A new folder of this process, after those of processes that are no longer there were removed."""
-    base = Path(tempfile.gettempdir()) / f"{FOLDER}{os.getuid()}"
+    base = Path(tempfile.gettempdir()) / f"{name}{os.getuid()}"
     base.mkdir(mode=0o700, exist_ok=True)
     for folder in base.iterdir():
         lock = try_lock_folder(folder) if (folder / "owner.lock").exists() else None
@@ -280,8 +291,12 @@ def _close_all() -> None:
     for manager in list(_managers):
         if manager.owner == os.getpid():
             manager.close()
+    for (process, _), folder in _scratch.items():
+        if process == os.getpid():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 _managers: weakref.WeakSet[S3FileManager] = weakref.WeakSet()
+_scratch: dict[tuple[int, str], Path] = {}  # by process, as a forked one has another, and place
 _owned_locks: list[int] = []  # held until this process and its forked workers end
 os.register_at_fork(after_in_child=_restart_after_fork)

@@ -60,6 +60,17 @@ def is_remote(path: str) -> bool:
     return "://" in str(path)
 
 
+def refuse_web_address(key: str, location: str) -> None:
+    """ValueError where a folder is given as http(s)://, which cannot be listed; it names no password or signature."""
+    scheme, _, rest = location.partition("://")
+    if scheme.lower() in ("http", "https"):
+        host = rest.partition("/")[0].rpartition("@")[2]
+        raise ValueError(
+            f"{key}={scheme}://{host}/...: a web server does not list its files. Download them and give their folder, "
+            "or give an s3:// URL."
+        )
+
+
 def parse_s3_url(url: str) -> tuple[str, str]:
     """Bucket and key, which keeps blanks, `+`, `#`, `?`, `%` and what is not ASCII; ValueError for anything else."""
     match = re.fullmatch(r"s3://([^/]+)/(.+)", url, re.DOTALL)

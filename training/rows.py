@@ -17,7 +17,7 @@ from datasets import load_dataset_builder
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import hf_hub_download
 
-from system.storage import S3FileManager, S3Object, is_remote
+from system.storage import S3FileManager, S3Object, is_remote, refuse_web_address
 from training.settings import RunArguments
 from training.streaming import GIGABYTE, stream_rows
 from training.task import DataRecord
@@ -70,7 +70,8 @@ def load_rows(
 
 
 def check_folder(name: str) -> None:
-    """Refuse a misspelt folder, which would be looked for on the Hub, slowly; and a file."""
+    """Refuse a misspelt folder, which would be looked for on the Hub, slowly; a file; and a web address."""
+    refuse_web_address("dataset", name)
     folder = Path(name)
     if not is_remote(name) and not folder.exists() and folder.parent.name and folder.parent.is_dir():
         found = ", ".join(sorted(str(card.parent) for card in folder.parent.glob("*/README.md")))
@@ -116,10 +117,10 @@ def shards_on_s3(arguments: RunArguments) -> tuple[str, dict[str, list[S3Object]
     listed = S3FileManager.shared().list_objects(prefix)
     shards = {}
     for entry in chosen[0]["data_files"]:
-        pattern = f"{prefix}/{entry['path']}"
-        shards[entry["split"]] = [file for file in listed if fnmatch.fnmatchcase(file.url, pattern)]
+        below = {file.url.removeprefix(f"{prefix}/"): file for file in listed}  # a prefix may hold [ ] * ? itself
+        shards[entry["split"]] = [file for name, file in below.items() if fnmatch.fnmatchcase(name, entry["path"])]
         if not shards[entry["split"]]:
-            raise ValueError(f"{pattern}: nothing is there; prepare the data again")
+            raise ValueError(f"{prefix}/{entry['path']}: nothing is there; prepare the data again")
     return chosen[0]["config_name"], shards
 
 

@@ -114,7 +114,7 @@ def join_clips(
     sources = _number_clips(weak, strong, own)
     in_eval = _settle_sides(sources)
     count, defects = len(sources.ids), ClipDefects()
-    subset, part = _settle_subsets(sources)
+    subset, part = _settle_subsets(sources, in_eval)
     start, end = _settle_excerpts(sources)
     events, disputed = _join_events(sources, start, labels, meant, target, defects)
     _note_late_events(events, end - start, defects)
@@ -202,11 +202,12 @@ def _named(sources: _Sources, clips: np.ndarray) -> str:
     return ", ".join(sources.ids.take(pa.array(clips[:NAMED])).to_pylist())
 
 
-def _settle_subsets(sources: _Sources) -> tuple[np.ndarray, np.ndarray]:
-    """Positions in SUBSETS (clips,) and parts of the unbalanced table (clips,), -1 for none."""
-    subset, part = np.full(len(sources.ids), LIST, np.int8), np.full(len(sources.ids), -1, np.int16)
-    for table, clips in sources.strong:
-        subset[clips] = EVAL if table.in_eval else LIST
+def _settle_subsets(sources: _Sources, in_eval: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions in SUBSETS (clips,), and parts of the unbalanced table (clips,), -1 for none.
+
+    Training takes its test side by the subset alone, so that all clips of the eval split have the subset `eval`.
+    """
+    subset, part = np.where(in_eval, EVAL, LIST).astype(np.int8), np.full(len(in_eval), -1, np.int16)
     for table, clips in sources.weak:
         subset[clips] = table.subset
         if SUBSETS[table.subset] == "unbalanced_train":

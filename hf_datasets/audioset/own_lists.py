@@ -27,6 +27,7 @@ import pyarrow.csv
 
 from system.storage import S3FileManager, is_remote
 
+from ..csv_tables import decode_text, errors_in, read_rows, refuse_line_breaks, split_header
 from .sound_files import NAME, SUFFIXES
 from .table_formats import PRESENCE, read_weak_texts
 
@@ -100,9 +101,11 @@ def read_lists(paths: dict[str, list[str]]) -> OwnLists:
         for path in paths.get(kind, []):
             data = _read(kind, path)
             name = PurePosixPath(path).name
-            digest.update(f"{kind} {name} {len(data)} ".encode() + data)
-            size += len(data)
             in_eval = bool(IN_EVAL.search(PurePosixPath(name).stem.lower()))
+            digest.update(
+                f"{kind} {'eval' if in_eval else 'train'} {name} {len(data)} ".encode(errors="surrogateescape") + data
+            )
+            size += len(data)
             read = read_weak_list if kind == "weak" else read_strong_list
             lists.append(read(data, path, in_eval, kind))
     return OwnLists(lists, [path for kind in KINDS for path in paths.get(kind, [])], digest.hexdigest(), size)
@@ -194,7 +197,7 @@ class _Columns:
 
     def __init__(self, table: pa.Table, where: str) -> None:
         self.table, self.where = table, where
-        self.names = {name.strip().lower(): place for place, name in reversed(list(enumerate(table.column_names)))}
+        self.names = {name.lower(): place for place, name in enumerate(table.column_names)}
 
     def get(self, names: Iterable[str], needed: bool = True) -> pa.Array | None:
         """Texts of the first of these columns that is there, without blanks around them."""
@@ -241,8 +244,8 @@ class _Columns:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
-    except ValueError:
+        pa.scalar(text).cast(pa.float64())
+    except pa.ArrowInvalid:
         return False
     return True
 
@@ -250,9 +253,17 @@ def _is_number(text: str) -> bool:
 def _read_csv(data: bytes, where: str) -> pa.Table:
     """A table of texts; the separator is a tab where the header has one."""
     data = data.removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
-    header, _, rows = data.partition(b"\n")
-    if header and not rows.strip():
+    header, _, below = data.partition(b"\n")
+    if header and not below.strip():
         raise ValueError(f"{where} has no rows below its header")
+    separator = "\t" if b"\t" in header else ","
+    with errors_in(where):
+        decode_text(data)
+        rows = read_rows(header, separator)
+        split_header(rows)  # refuses two columns of one name
+    names = [name.strip() for name in rows[0][1]] if rows else []
+    if not any(names):
+        raise ValueError(f"{where} is no table of texts: line 1 has no names of columns")
     bad: list = []
 
     def note(row: pa.csv.InvalidRow) -> str:
@@ -260,25 +271,24 @@ def _read_csv(data: bytes, where: str) -> pa.Table:
         return "skip"
 
     try:
-        columns = [name.strip() for name in header.decode().strip().split("\t" if b"\t" in header else ",")]
         table = pa.csv.read_csv(
             pa.py_buffer(data),
-            read_options=pa.csv.ReadOptions(use_threads=False, block_size=1 << 24),
-            parse_options=pa.csv.ParseOptions(
-                delimiter="\t" if b"\t" in header else ",", ignore_empty_lines=False, invalid_row_handler=note
-            ),
+            read_options=pa.csv.ReadOptions(use_threads=False, block_size=1 << 24, column_names=names, skip_rows=1),
+            parse_options=pa.csv.ParseOptions(delimiter=separator, ignore_empty_lines=False, invalid_row_handler=note),
             convert_options=pa.csv.ConvertOptions(
-                column_types=dict.fromkeys([name.strip('"') for name in columns], pa.string()),
+                column_types=dict.fromkeys(names, pa.string()),
                 null_values=[],
                 strings_can_be_null=False,
             ),
         )
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+    except pa.ArrowInvalid as error:
         raise ValueError(f"{where} is no table of texts: {str(error).splitlines()[0]}") from None
     if bad:
         cells, expected = bad[0].actual_columns, bad[0].expected_columns
         raise ValueError(f"{where} line {bad[0].number}: {cells} cells, where the header has {expected}")
-    return table.cast(pa.schema([(name, pa.string()) for name in table.column_names]))
+    with errors_in(where):
+        refuse_line_breaks(table, 2)
+    return table
 
 
 def _read(kind: str, path: str) -> bytes:

@@ -19,9 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from system.storage import S3FileManager, S3Object, is_remote
+from system.storage import S3FileManager, S3Object, is_remote, refuse_web_address
 
-from ..raw_files import RawFolder
+from ..raw_files import RawFolder, escaped, is_text
 
 SUFFIXES = ("wav", "flac", "ogg", "opus", "mp3")  # in order of preference: a wav is read fastest, an mp3 lost most
 SMALLEST = 44  # bytes, of a wav's header alone
@@ -41,7 +41,7 @@ class Inventory:
     folder: np.ndarray  # (files,) int32, position in `folders`
     names: pa.Array  # (files,) strings
     sizes: np.ndarray  # (files,) int64, bytes; FOLDER for a folder of such a name
-    others: RawFolder
+    others: RawFolder  # which has the odd names of the sounds too
 
     def __len__(self) -> int:
         return len(self.names)
@@ -68,13 +68,17 @@ class Inventory:
 
 def list_sounds(location: str, meant: str, option: str) -> Inventory:
     """List a folder or URL; ValueError when there is none. Hidden files are left out."""
+    refuse_web_address(option, location)
     if is_remote(location):
         return _list_remote(location.rstrip("/"), option)
     if not Path(location).is_dir():
         what = "is a file; give the" if Path(location).exists() else "does not exist; give the"
         raise ValueError(f"{option} {location} {what} {meant}")
+    if not is_text(location):
+        raise ValueError(f"{option} {escaped(location)}: the path is not UTF-8; rename the folder")
     found: dict[str, tuple[list[str], list[int]]] = {}
     others: list[str] = []
+    odd: list[str] = []
     coming, seen = [""], set()
     while coming:
         listing = _list_folder(location, coming.pop())
@@ -82,9 +86,12 @@ def list_sounds(location: str, meant: str, option: str) -> Inventory:
             seen.add(listing.inode)
             found[listing.folder] = listing.names, listing.sizes
             others += listing.others
+            odd += listing.odd_names
             coming += listing.folders
     location = location.rstrip("/") or "/"
-    return _sorted_inventory(location, found, RawFolder(location, dict.fromkeys(sorted(others))))
+    return _sorted_inventory(
+        location, found, RawFolder(location, dict.fromkeys(sorted(others)), odd_names=sorted(odd))
+    )
 
 
 @dataclass(frozen=True)
@@ -97,18 +104,21 @@ class _Listing:
     sizes: list[int]
     others: list[str]
     folders: list[str]
+    odd_names: list[str]  # escaped
 
 
 def _list_folder(location: str, folder: str) -> _Listing:
     at = os.path.join(location, folder)
     status = os.stat(at)
-    listing = _Listing(folder, (status.st_dev, status.st_ino), [], [], [], [])
+    listing = _Listing(folder, (status.st_dev, status.st_ino), [], [], [], [], [])
     with os.scandir(at) as entries:
         for entry in entries:
             name = entry.name
             if name[0] == ".":
                 continue
-            if name[name.rfind(".") + 1 :].lower() in SUFFIXES:
+            if not is_text(name):
+                listing.odd_names.append(escaped(f"{folder}{name}"))
+            elif name[name.rfind(".") + 1 :].lower() in SUFFIXES:
                 listing.names.append(name)
                 listing.sizes.append(_size(entry))
             elif entry.is_dir():

@@ -10,8 +10,6 @@ Times of weak rows are seconds of the video; those of strong rows are seconds of
 which may begin with `-` and hold `_`. Whatever does not fit is a ValueError with its line.
 """
 
-import csv
-import io
 import re
 
 import numpy as np
@@ -20,6 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from media.audioset import Labels, id_uniforms
+
+from ..csv_tables import damaged_line, decode_text, errors_in, read_columns, refuse_line_breaks, refuse_zero_bytes
 
 YTID = r"^[A-Za-z0-9_-]{11}$"
 PART_HEADER = b"empty"
@@ -30,19 +30,23 @@ PRESENCE = ("PRESENT", "NOT_PRESENT")
 
 def read_labels(data: bytes, where: str) -> Labels:
     """`class_labels_indices.csv`, or `mid_to_display_name.tsv`, which has no header and tabs."""
-    text = data.decode("utf-8-sig")
+    with errors_in(where):
+        text = decode_text(data)
     if text.startswith("index,"):
-        rows = list(csv.DictReader(io.StringIO(text)))
-        wrong = [number for number, row in enumerate(rows) if row["index"] != str(number)]
-        if wrong:
-            raise ValueError(
-                f"{where} line {wrong[0] + 2}: index {rows[wrong[0]]['index']} where {wrong[0]} should be"
-            )
-        pairs = [(row["mid"], row["display_name"]) for row in rows]
+        header, rows = read_columns(text, where, ("index", "mid", "display_name"))
+        names = [name.strip().lower() for name in header]
+        pairs = []
+        for number, (line, cells) in enumerate(rows):
+            row = dict(zip(names, cells, strict=True))
+            if row["index"] != str(number):
+                raise ValueError(f"{where} line {line}: index {row['index']} where {number} should be")
+            pairs.append((row["mid"], row["display_name"]))
     else:
-        pairs = [tuple(line.split("\t", 1)) for line in text.splitlines() if line]
-        if any(len(pair) != 2 for pair in pairs):
-            raise ValueError(f"{where}: every line should be a MID, a tab and a name")
+        lines = [(number, line.split("\t")) for number, line in enumerate(text.splitlines(), start=1) if line]
+        wrong = next((number for number, cells in lines if len(cells) != 2), None)
+        if wrong:
+            raise ValueError(f"{where} line {wrong}: every line should be a MID, a tab and a name")
+        pairs = [tuple(cells) for _, cells in lines]
     mids, names = zip(*pairs, strict=True)
     if len(set(mids)) != len(mids):
         raise ValueError(f"{where}: a MID comes twice")
@@ -69,6 +73,8 @@ def read_weak(data: bytes, labels: Labels, where: str) -> pa.Table:
 def read_weak_texts(data: bytes, where: str) -> tuple[pa.Table, int]:
     """As `read_weak`, with labels as they are written (list of string); and how many lines come before the rows."""
     announced, skipped, begin = _read_head(data, where)
+    with errors_in(where):
+        refuse_zero_bytes(data)
     if not re.compile(rb"\S").search(data, begin):
         raise ValueError(f"{where} has no rows below its header")
     rows = pa.py_buffer(data.replace(b", ", b"\t")).slice(len(data[:begin].replace(b", ", b"\t")))
@@ -89,7 +95,10 @@ def read_weak_texts(data: bytes, where: str) -> tuple[pa.Table, int]:
             ),
         ).combine_chunks()
     except pa.ArrowInvalid as error:
-        raise ValueError(f'{where}: {str(error).splitlines()[0]}; rows are YTID, start, end, "mid,mid"') from None
+        why = damaged_line(data, ", ", 4, skipped, (1, 2)) or str(error).splitlines()[0]
+        raise ValueError(f'{where} {why}; rows are YTID, start, end, "mid,mid"') from None
+    with errors_in(where):
+        refuse_line_breaks(table, skipped + 1)
     _check_rows(table, where, skipped)
     lists = pc.split_pattern(table["labels"].combine_chunks(), ",")
     _check_counts(announced, table, lists.values, where)
@@ -100,13 +109,19 @@ def read_strong(data: bytes, where: str) -> pa.Table:
     """A table of strong labels: ytid, clip_start_ms (of the excerpt in the video), start_seconds and end_seconds (of
     the event in the excerpt), label (MID), present (true without that column).
     """
-    header = data[: data.find(b"\n") + 1 or len(data)].decode("utf-8-sig").strip().split("\t")
+    with errors_in(where):
+        refuse_zero_bytes(data)
+        if b'"' in data:  # no cell needs one
+            line = data.count(b"\n", 0, data.index(b'"')) + 1
+            raise ValueError(f"line {line} holds a quote; take it out")
+        header = decode_text(data[: data.find(b"\n") + 1 or len(data)]).strip().split("\t")
     needed = ["segment_id", "start_time_seconds", "end_time_seconds", "label"]
     if header[:4] != needed or header[4:] not in ([], ["present"]):
         raise ValueError(f"{where}: the header is {header}; it should be {needed}, and `present` in framed tables")
     try:
         table = pa.csv.read_csv(
             pa.py_buffer(data.removeprefix(b"\xef\xbb\xbf")),
+            read_options=pa.csv.ReadOptions(column_names=header, skip_rows=1),
             parse_options=pa.csv.ParseOptions(delimiter="\t", quote_char=False),
             convert_options=pa.csv.ConvertOptions(
                 column_types=dict.fromkeys(("segment_id", "label", "present"), pa.string())
@@ -116,10 +131,11 @@ def read_strong(data: bytes, where: str) -> pa.Table:
             ),
         ).combine_chunks()
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{where}: {str(error).splitlines()[0]}") from None
+        why = damaged_line(data, "\t", len(header), 1, (1, 2)) or str(error).splitlines()[0]
+        raise ValueError(f"{where} {why}") from None
     # from the right: ids hold `_` themselves
     parts = pc.extract_regex(
-        table["segment_id"], r"^(?P<ytid>[A-Za-z0-9_-]{11})_(?P<clip_start_ms>\d+)$"
+        table["segment_id"], r"^(?P<ytid>[A-Za-z0-9_-]{11})_(?P<clip_start_ms>\d{1,12})$"
     ).combine_chunks()
     if parts.null_count:
         row = int(np.flatnonzero(parts.is_null().to_numpy(zero_copy_only=False))[0])

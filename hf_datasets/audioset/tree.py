@@ -76,6 +76,8 @@ def read_tree(
         files = pa.nulls(len(clips.table), pa.list_(pa.string()))
     else:
         files = _find_files(clips, sounds, defects)
+    odd_names = dict.fromkeys(here.others.odd_names + ([] if sounds is None else sounds.others.odd_names))
+    defects += [make_defect("name_not_utf8", detail=name) for name in odd_names]
     markers = [path for path in here.others.files if PurePosixPath(path).name == SYNTHETIC_MARKER]
     location = None if sounds is None else sounds.location
     remote = location is not None and is_remote(location)

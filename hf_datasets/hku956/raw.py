@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from ..csv_tables import MISSING, parse_number, read_table
+from ..csv_tables import MISSING, decode_text, parse_number, read_table
 from ..defects import make_defect
 from ..raw_files import SYNTHETIC_MARKER, RawFolder
 
@@ -116,13 +116,12 @@ def read_signal(data: bytes) -> tuple[np.ndarray, float | None, list[str]]:
 
     An empty file has no values. ValueError when it is no text, or has several columns.
     """
-    try:
-        lines = data.decode("utf-8-sig").strip().splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"is not text (byte {error.start})") from None
+    lines = decode_text(data).strip().splitlines()
     if any("," in line.strip().strip(",") for line in lines[:2]):
         raise ValueError(f"has several columns ({lines[0][:40]!r}), where one value a line should be")
     try:
+        if b"_" in data:
+            raise ValueError("numpy takes 1_0 for 10")
         values, texts = np.array(lines, dtype=np.float64), []
     except ValueError:
         values, texts = _parse_slowly(lines)

@@ -1,10 +1,9 @@
 """MELD's tables: text in any of the encodings that copies have, a row an utterance, and what is odd about each."""
 
-import csv
-import io
 import re
 from dataclasses import dataclass, field
 
+from ..csv_tables import read_columns
 from ..defects import make_defect
 
 SPLITS = ("train", "dev", "test")
@@ -111,7 +110,8 @@ def decode_table(data: bytes, where: str) -> tuple[str, list[dict]]:
     Older copies of MELD hold the byte 0x92 where an apostrophe should be, or the character U+0092.
     """
     if b"\0" in data:
-        raise ValueError(f"{where} holds zero bytes: it is no UTF-8 text; save it again as UTF-8")
+        line = data.count(b"\n", 0, data.index(b"\0")) + 1
+        raise ValueError(f"{where} line {line} holds zero bytes: it is no UTF-8 text; save it again as UTF-8")
     name = where.rsplit("/", 1)[-1]
     lines, first, others, controls = [], None, 0, 0
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
@@ -148,26 +148,9 @@ def clock_text(seconds: float) -> str:
 
 def _read_cells(text: str, where: str) -> list[tuple[int, dict[str, str]]]:
     """(line, cells by their column's name in lower case) of each row that is not empty."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows = []
-    try:
-        header = [name.strip().lower() for name in next(reader, [])]
-        lacking = [name for name in COLUMNS if name.lower() not in header]
-        if lacking:
-            raise ValueError(f"{where} lacks the columns {lacking}; it has {header} (cut at commas)")
-        for cells in reader:
-            cells = [cell.strip() for cell in cells]
-            if not any(cells):
-                continue
-            if len(cells) < len(header) or any(cells[len(header) :]) or any("\n" in cell for cell in cells):
-                raise ValueError(
-                    f"{where} line {reader.line_num}: {len(cells)} cells under {len(header)} names, from "
-                    f"{','.join(cells)[:40]!r} on; mend its commas and quotes"
-                )
-            rows.append((reader.line_num, dict(zip(header, cells, strict=False))))
-    except csv.Error as error:
-        raise ValueError(f"{where} line {reader.line_num}: {error}; look for a quote that is not closed") from None
-    return rows
+    header, rows = read_columns(text, where, COLUMNS)
+    names = [name.strip().lower() for name in header]
+    return [(line, dict(zip(names, cells, strict=True))) for line, cells in rows if any(cells)]
 
 
 def _whole(cells: dict[str, str], column: str, place: str) -> int:

@@ -10,7 +10,6 @@ Names of columns are compared without blanks around them and without case. Nothi
 what is odd is noted as a defect, what cannot be understood at all raises a ValueError that names the file.
 """
 
-import csv
 import io
 import math
 import re
@@ -22,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from ..csv_tables import blank_defects, parse_number, read_table
+from ..csv_tables import blank_defects, fit_row, parse_number, read_rows, read_table
 from ..defects import make_defect
 from ..raw_files import SYNTHETIC_MARKER, RawFolder
 
@@ -120,13 +119,11 @@ def read_eda(data: bytes) -> tuple[list[str], np.ndarray, list[dict]]:
 
     Raises ValueError when the text is not a table of equally long rows under a header.
     """
-    head, newline, body = data.partition(b"\n")
-    try:
-        names = next(csv.reader([head.decode("utf-8-sig").strip("\r")]), [])
-    except UnicodeDecodeError:
-        raise ValueError("the header is not text") from None
-    except csv.Error as error:
-        raise ValueError(f"the header is no line of csv ({error})") from None
+    head, _, body = data.partition(b"\n")
+    rows = read_rows(head)
+    names = rows[0][1] if rows else []
+    if len(rows) > 1:
+        raise ValueError("line 1 ends in a carriage return alone; save the file with the line ends of Unix or Windows")
     if len(names) < 2:
         raise ValueError(f"{len(names)} columns, where time and listeners should be, separated by commas")
     if not names[0].strip().lower().startswith("time"):
@@ -134,7 +131,7 @@ def read_eda(data: bytes) -> tuple[list[str], np.ndarray, list[dict]]:
     if not body.strip():
         raise ValueError("no rows below the header")
     defects = blank_defects(names, "")
-    columns, text_cells = _parse_numbers(body, len(names))
+    columns, text_cells = _parse_numbers(data, len(names))
     stripped = [name.strip() for name in names]
     for name, cells in zip(stripped, text_cells, strict=True):
         if cells:
@@ -142,35 +139,30 @@ def read_eda(data: bytes) -> tuple[list[str], np.ndarray, list[dict]]:
     return stripped[1:], columns, defects
 
 
-def _parse_numbers(body: bytes, width: int) -> tuple[np.ndarray, list[list[str]]]:
-    def parse(kind: pa.DataType) -> pa.Table:
+def _parse_numbers(data: bytes, width: int) -> tuple[np.ndarray, list[list[str]]]:
+    """The numbers below a header (rows, width), and the cells of each column that hold text."""
+    try:
+        if b'"' in data:
+            raise pa.ArrowInvalid("quotes may join lines, which pyarrow does not say")
         names = [str(i) for i in range(width)]
-        return pa.csv.read_csv(
-            io.BytesIO(body),
-            read_options=pa.csv.ReadOptions(column_names=names, use_threads=False),
+        table = pa.csv.read_csv(
+            io.BytesIO(data),
+            read_options=pa.csv.ReadOptions(column_names=names, skip_rows=1, use_threads=False),
             convert_options=pa.csv.ConvertOptions(
-                column_types=dict.fromkeys(names, kind), null_values=["", "NaN", "nan", "NA", "null"]
+                column_types=dict.fromkeys(names, pa.float64()), null_values=["", "NaN", "nan", "NA", "null"]
             ),
         )
-
-    try:
-        table = parse(pa.float64())
         return np.column_stack([column.to_numpy() for column in table.columns]), [[]] * width
     except pa.ArrowInvalid:
         pass  # text somewhere, or rows of different lengths: the slow way tells which
-    try:
-        table = parse(pa.string())
-    except pa.ArrowInvalid as error:
-        raise ValueError(str(error).splitlines()[0]) from None
-    columns, text_cells = np.full((table.num_rows, width), np.nan), []
-    for i, column in enumerate(table.columns):
-        texts = []
-        for row, cell in enumerate(column.to_pylist()):
+    rows = [fit_row(line, cells, width) for line, cells in read_rows(data)[1:] if cells]
+    columns, text_cells = np.full((len(rows), width), np.nan), [[] for _ in range(width)]
+    for number, cells in enumerate(rows):
+        for place, cell in enumerate(cells):
             try:
-                columns[row, i] = parse_number(cell)
+                columns[number, place] = parse_number(cell)
             except ValueError:
-                texts.append(cell)
-        text_cells.append(texts)
+                text_cells[place].append(cell)
     return columns, text_cells
 
 

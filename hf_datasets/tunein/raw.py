@@ -11,8 +11,6 @@ Everything is joined by whole ids, compared as text without blanks around it, fr
 are put in the order of the batches that hold their sounds, so that each batch is read once.
 """
 
-import csv
-import io
 import math
 import os
 import re
@@ -27,9 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from system.storage import is_remote
+from system.storage import is_remote, scratch_folder
 
-from ..csv_tables import parse_number
+from ..csv_tables import QUOTE_HINT, errors_in, fit_row, parse_number, read_columns, read_rows, split_header
 from ..defects import make_defect
 from ..raw_files import SYNTHETIC_MARKER, RawFolder
 from .pickle_machine import LegacyPickleError
@@ -45,6 +43,7 @@ SILENT = 64  # creatives without a batch that are taken together, about as many 
 NAMED = 3  # ids named where many are counted
 MEANT = "folder that holds labels.csv, sound_indexes.csv, the embeddings and audio_embeddings/"
 BETWEEN = re.compile(r"[\s,;\[\](){}'\"]+")
+LIST = re.compile(r"\s*\[[^\[\]]*\]\s*")
 ARRAY = re.compile(r"^\s*array\(|,\s*dtype=[\w<>|']+\)\s*$")
 
 Drop = tuple[str, str, str, int | None]  # id, modality, reason, batch of what is left out
@@ -106,7 +105,7 @@ def read_tree(raw_dir: str | Path) -> RawTree:
     """Read the tables and vectors; batches of sounds are read later, but for the first, which tells their widths."""
     location = str(raw_dir) if is_remote(str(raw_dir)) else str(Path(raw_dir).absolute())
     root = RawFolder.open(location, MEANT).below("")
-    aside = Path(tempfile.mkdtemp(prefix="feltsound-vectors-"))
+    aside = Path(tempfile.mkdtemp(prefix="vectors-", dir=scratch_folder()))
     try:
         tree = _read_tree(root, aside)
     except BaseException:
@@ -173,39 +172,48 @@ def as_id(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value).strip()
 
 
-def parse_ids(cell: str) -> list[str]:
+def parse_ids(cell: str, place: str = "a cell") -> list[str]:
     """The ids in a cell: a list's or array's text, or ids with commas or blanks between them; each whole.
+
+    A list alone may have line breaks, as numpy prints a long one; other lines are rows that a stray quote has joined.
 
     parse_ids("['12', '112']") == parse_ids("12,112") == parse_ids("[12 112]") == ["12", "112"]
     """
-    ids = [name for name in BETWEEN.split(ARRAY.sub("", cell)) if name]
+    text = ARRAY.sub("", cell)
+    if "\n" in text and not LIST.fullmatch(text):
+        raise ValueError(f"{place}: a cell that is no list continues in the next line; {QUOTE_HINT}")
+    ids = [name for name in BETWEEN.split(text) if name]
     if "..." in ids:
-        raise ValueError("a list of ids was cut short (...) when it was printed; write all of its ids")
+        raise ValueError(f"{place}: a list of ids was cut short (...) when it was printed; write all of its ids")
     return ids
 
 
 def read_index(data: bytes, where: str) -> dict[int, list[str]]:
-    """The ids in each batch by its number, from 1."""
-    header, rows = _read_csv(data, where)
-    if "index" not in header:
-        raise ValueError(f"{where} lacks the column 'index'; it has {header}")
-    place = header.index("index")
+    """The ids in each batch by its number, from 1; ValueError with the line for what is damaged, see csv_tables."""
     found = {}
-    for number, row in enumerate(rows, start=1):
-        # ids of an only column that nobody quoted are cells of their own
-        cell = ",".join(row) if len(header) == 1 else "".join(row[place : place + 1])
-        try:
-            found[number] = parse_ids(cell)
-        except ValueError as error:
-            raise ValueError(f"{where} row {number}: {error}") from None
+    with errors_in(where):
+        header, rows = split_header(read_rows(data, line_breaks=True))
+        names = [name.strip() for name in header]
+        if "index" not in names:
+            raise ValueError(f"lacks the column 'index'; it has {names}")
+        for number, (line, row) in enumerate(rows, start=1):
+            # ids of an only column that nobody quoted are cells of their own
+            cell = ",".join(row) if len(names) == 1 else fit_row(line, row, len(names))[names.index("index")]
+            found[number] = parse_ids(cell, f"line {line}")
     return found
 
 
 def read_labels(
     data: bytes, where: str, video_order: list[str]
 ) -> tuple[dict[str, float | None], dict[str, list[dict]]]:
-    """The target of each declared creative, None where there is none, and what is wrong with the rows."""
-    header, rows = _read_csv(data, where)
+    """The target of each declared creative, None for an empty cell, and what is wrong with the rows.
+
+    A damaged line is refused, see csv_tables: without its creative, the data set would look whole.
+    """
+    header, rows = read_columns(data, where)
+    if not header:
+        raise ValueError(f"{where} is empty")
+    header = [name.strip() for name in header]
     if TARGET not in header:
         raise ValueError(f"{where} lacks the column {TARGET!r}; it has {header}")
     named = next((header.index(name) for name in ID_COLUMNS if name in header), None)
@@ -217,16 +225,15 @@ def read_labels(
     targets: dict[str, float | None] = {}
     defects: dict[str, list[dict]] = {}
     again: Counter[str] = Counter()
-    for i, row in enumerate(rows):
-        cells = row + [""] * (len(header) - len(row))
+    for i, (line, cells) in enumerate(rows):
         name = video_order[i] if named is None else as_id(cells[named])
         if not name:
-            raise ValueError(f"{where} row {i + 1} has no id; give it one or take it out")
+            raise ValueError(f"{where} line {line} has no id; give it one or take it out")
         cell = cells[header.index(TARGET)]
         try:
             target = parse_number(cell)
         except ValueError:
-            raise ValueError(f"{where} row {i + 1}: {TARGET} is {cell[:40]!r}, which is no number") from None
+            raise ValueError(f"{where} line {line}: {TARGET} is {cell[:40]!r}, which is no number") from None
         if name in targets:
             again[name] += 1
             continue
@@ -236,17 +243,6 @@ def read_labels(
     for name, count in again.items():
         defects.setdefault(name, []).append(make_defect("duplicate_id", count, detail="target: labels.csv"))
     return targets, defects
-
-
-def _read_csv(data: bytes, where: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows; a line without anything is no row, as everywhere, but one with an empty quoted cell is."""
-    try:
-        rows = [row for row in csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=None)) if row]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{where} cannot be read as a UTF-8 csv table: {error}; save it again as one") from None
-    if not rows:
-        raise ValueError(f"{where} is empty")
-    return [name.strip() for name in rows[0]], rows[1:]
 
 
 def load_columns(data: bytes, where: str, columns: tuple[str, ...]) -> list[list[Any]]:

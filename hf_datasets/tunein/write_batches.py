@@ -78,7 +78,7 @@ class Settings:
 def write_batches(data_dir: str | Path, output_dir: str | Path, settings: Settings | None = None) -> dict[str, Any]:
     """Write the batches and the manifest, which is returned; ValueError for bad input."""
     settings = settings or Settings()
-    files = data_files(place(data_dir))
+    files = data_files(place(data_dir, "--data_dir"))
     output = place(output_dir)
     output.make(FOLDER)
     with output.only_one(FOLDER):

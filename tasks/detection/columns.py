@@ -3,7 +3,7 @@
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -75,6 +75,20 @@ class ClipColumns:
     def in_subset(self, name: str) -> np.ndarray:
         """Rows (R,) bool of one subset."""
         return self.subset == (self.subsets.index(name) if name in self.subsets else -1)
+
+    def labelled_by_events(self) -> "ClipColumns":
+        """The same columns, where rows without weak labels have those of their events if all of these are known."""
+        without = self.strong & (np.diff(self.edges) == 0)
+        which = self.present & without[self.event_rows]
+        if not which.any():
+            return self
+        pairs = np.stack([self.event_rows[which], self.event_codes[which].astype(np.int32)])
+        rows, codes = np.unique(pairs, axis=1)
+        rows = np.concatenate([np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self.edges)), rows])
+        order = np.argsort(rows, kind="stable")
+        codes = np.concatenate([self.codes, codes.astype(np.int16)])[order]
+        edges = np.concatenate(([0], np.cumsum(np.bincount(rows, minlength=len(self))))).astype(np.int32)
+        return replace(self, codes=codes, edges=edges)
 
     def blocks(self) -> Iterator[tuple[slice, slice]]:
         """Some rows after the other, and the pairs of them and their labels: small arrays stay near the processor."""

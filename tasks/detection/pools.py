@@ -5,7 +5,8 @@ otherwise: neither the target nor a label under which it may be heard stands in 
 the frames that people checked, and neither of these for another row with its id.
 
 A clip whose events are known serves as strong negatives, event by event, and as a weak negative too, from anywhere in
-it: what lies between its events is no worse a negative, and a small data set of strong labels alone has both pools.
+it: what lies between its events is no worse a negative. One without weak labels has those of its events, so that a
+small data set of strong labels alone has both pools.
 """
 
 import functools
@@ -199,20 +200,21 @@ def build_pools(
     clips = ClipColumns.of(table)
     roles = ClipRoles.of(clips, *find_codes(labels, ontology, settings), settings)
     clean, events = roles.train & ~roles.target & ~roles.near, clips.drawable_events()
-    labelled = clean & (np.diff(clips.edges) > 0)
+    sounds = clips.labelled_by_events()
+    labelled = clean & (np.diff(sounds.edges) > 0)
     kept, trim = thin(clips, labelled & clips.in_subset("unbalanced_train") & ~clips.strong, labels, settings)
 
     positives = _positives(clips, roles, events, settings)
     strong = event_items(clips, events & (clean & clips.strong)[clips.event_rows], Kind.STRONG)
     first = len(positives) + len(strong)
-    weak, *members = weak_clips(clips, labelled & kept, first)
+    weak, *members = weak_clips(sounds, labelled & kept, first)
     checked = checked_runs(clips, roles.train, roles.targets, clip_seconds)
     parts = {Kind.POSITIVE: positives, Kind.STRONG: strong, Kind.WEAK: weak, Kind.EXPLICIT: checked}
     edges = np.cumsum([0, *map(len, parts.values())])
     numbers = {kind: np.arange(edges[kind], edges[kind + 1], dtype=np.int32) for kind in parts}
 
     rules = roles.rules(clips) | {
-        "no weak label: no weak negative": _count(clean & ~labelled),
+        "no label: no weak negative": _count(clean & ~labelled),
         f"the commonest sounds, thinned ({settings.head_trim})": _count(labelled & ~kept),
         "events after the end of their file: not these events": _count(
             roles.train & clips.with_events(clips.event_start >= clips.seconds[clips.event_rows])

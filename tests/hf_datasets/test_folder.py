@@ -258,7 +258,7 @@ def test_a_table_that_is_not_understood_is_one_line(mine, capsys, text, expected
 
 def test_text_in_another_encoding_is_refused_with_its_line(mine, capsys):
     (mine / "metadata.csv").write_bytes((HEADER + ROWS[0] + "a.wav,a2.csv,Jörg,5\n").encode("latin-1"))
-    assert "metadata.csv: line 3 is not UTF-8 text; save the file as" in problems(mine, capsys)
+    assert "metadata.csv: line 3 is not UTF-8 text" in problems(mine, capsys)
     (mine / "metadata.csv").write_bytes((HEADER + ROWS[0]).encode("utf-16-le"))
     assert "zero bytes" in problems(mine, capsys)
 
@@ -410,7 +410,7 @@ def test_what_is_no_plain_number_is_refused(cell):
         read_number(cell)
 
 
-@given(st.lists(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5), min_size=2)))
+@given(st.lists(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0\r\n"), max_size=5), min_size=2)))
 def test_quoted_cells_come_back_with_the_line_they_begin_in(table):
     text, lines = io.StringIO(newline=""), []
     writer = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n")

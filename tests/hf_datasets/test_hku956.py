@@ -19,9 +19,10 @@ from tests.helpers import prepared_data
 from tests.helpers.prepared_data import kinds
 
 SHORT = {"seconds": (15.0, 18.0), "num_participants": 4, "listeners_a_song": 3}
-NOT_HKU = {  # kinds that only other data sets can have
+NOT_HKU = {  # kinds that only other data sets can have, and one of all that test_odd_names.py makes
     "missing_dynamic_annotation", "missing_annotation_file", "clip_shorter_than_annotation",
     "chorus_duration_mismatch", "irregular_time", "duplicate_listener", "duplicate_metadata_row",
+    "name_not_utf8",
 }  # fmt: skip
 
 

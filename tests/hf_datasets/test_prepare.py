@@ -297,7 +297,7 @@ def twice(root: Path) -> None:
         (with_eda_file, "EDA is a file; it should be the folder"),
         (with_chorus_file, "chorus is a file; it should be a folder"),
         (without_column, r"metadata.csv lacks the columns \['fileName'\]; it has \['musicId', 'title'\]"),
-        (in_another_encoding, "metadata.csv is not UTF-8 text"),
+        (in_another_encoding, "metadata.csv line 2 is not UTF-8 text"),
         (twice, "holds several trees .*; give one of them"),
     ],
 )

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from hf_datasets.builders import HERE, builder_class, data_set_names
+from hf_datasets.output import place
 from hf_datasets.prepare import main
 from system.storage import S3FileManager
 from tests.helpers.prepared_data import complaint, contents
@@ -79,6 +80,7 @@ def test_a_tree_on_s3_gives_the_same_bytes_as_in_a_folder_wherever_they_go(name,
 RUN = """
 import sys
 from hf_datasets.builders import builder_class
+from hf_datasets.output import place
 from hf_datasets.prepare import main
 builder_class(sys.argv[1]).SHARD_INPUTS = 2
 main(sys.argv[1:])
@@ -115,6 +117,16 @@ def test_a_killed_run_on_s3_goes_on_and_ends_with_the_same_bytes(name, to_s3, s3
     s3.proxy.latency = 0
     subprocess.run(command, check=True, cwd=HERE.parent)
     assert there() == contents(tmp_path / "local")
+
+
+def test_a_prefix_with_signs_of_patterns_loses_its_own_files_alone(s3):
+    for prefix in ("s3://corpora/odd [x]", "s3://corpora/odd x", "s3://corpora/odd ?"):
+        for name in ("data/old.parquet", "data/new.parquet"):
+            s3.put(f"{prefix}/{name}", b"rows")
+    for prefix in ("s3://corpora/odd [x]", "s3://corpora/odd ?"):
+        place(prefix).remove(["data/old.parquet"])
+    left = {f"odd {part}/data/{name}.parquet" for part in "[x] ? x".split() for name in ("old", "new")}
+    assert set(s3.contents("s3://corpora")) == left - {"odd [x]/data/old.parquet", "odd ?/data/old.parquet"}
 
 
 def test_a_changed_object_gives_another_digest(s3, tmp_path):
@@ -154,9 +166,7 @@ def test_wrong_addresses_are_one_line(s3, tmp_path):
     assert "there is no bucket 'none'" in complaint(
         main, "pmemo", "--raw_dir", raw, "--output_dir", "s3://none/prepared"
     )
-    assert "it takes a folder or an s3:// URL" in complaint(
-        main, "pmemo", "--raw_dir", raw, "--output_dir", "ftp://x/y"
-    )
+    assert "Give a folder or an s3:// URL" in complaint(main, "pmemo", "--raw_dir", raw, "--output_dir", "ftp://x/y")
     assert "looks like a secret" in complaint(main, "pmemo", "--raw_dir", raw, "--s3", "secret=x")
 
 

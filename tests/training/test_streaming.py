@@ -108,6 +108,21 @@ def trainer_of(run: Run, rows: datasets.Dataset, resumed: bool = False) -> tuple
     return build_trainer(run, model, None, data), data
 
 
+# Where the data lie
+
+
+@pytest.mark.parametrize("prefix", ["s3://lab/odd out+%20[x]", "s3://lab/what?/*"])
+@pytest.mark.parametrize("streaming", ["false", "true"])
+def test_a_prefix_with_signs_of_patterns_is_read_as_it_is(lab, creatives, prefix, streaming, monkeypatch, tmp_path):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    upload(lab, prefix, {"train": [creatives.select(range(40, 80)), creatives.select(range(40))]})
+    run = parse_run([CONFIG, "--dataset", prefix, "--streaming", streaming, *SMALL])
+    use_storage(run.arguments)
+    rows, record = load_rows(run.arguments, run.task.columns, run.task.streamed)
+    assert list(rows["creative_id"]) == creatives["creative_id"][40:80] + creatives["creative_id"][:40]
+    assert sorted(record.files) == [f"train-0000{number}-of-00002.parquet" for number in range(2)]
+
+
 # The plan
 
 

@@ -142,7 +142,7 @@ STRONG = "segment_id\tstart_time_seconds\tend_time_seconds\tlabel"
         (f"{STRONG}\n--EnKcYsPas_210000\t1\t0.5\t/m/x\n", "line 2: it lasts from 1.0 to 0.5 s"),
         (f"{STRONG}\n--EnKcYsPas\t1\t2\t/m/x\n", "line 2: segment_id '--EnKcYsPas' is not"),
         (f"{STRONG}\tpresent\n--EnKcYsPas_0\t1\t2\t/m/x\tMAYBE\n", "present is 'MAYBE'"),
-        (f"{STRONG}\n--EnKcYsPas_0\tone\t2\t/m/x\n", "strong.tsv: "),
+        (f"{STRONG}\n--EnKcYsPas_0\tone\t2\t/m/x\n", "strong.tsv line 2: 'one' is not a number"),
     ],
 )
 def test_a_strong_table_that_does_not_fit_is_refused_with_its_line(text, message):

@@ -20,7 +20,7 @@ from tests.helpers.prepared_data import complaint, kinds
 from tests.helpers.raw_trees.meld import CLIP, build, make_tree, raw_kinds
 from tests.helpers.s3_server import serve_s3
 
-RAW_DEFECTS = {"split_missing", "split_count", "no_clips"}  # those of trees that are not whole
+RAW_DEFECTS = {"split_missing", "split_count", "no_clips", "name_not_utf8"}  # those of trees that are not whole
 
 
 # Every defect by its rule

@@ -24,7 +24,7 @@ def test_vectors_wait_on_the_disk_and_go_with_who_reads_the_tree(tmp_path, monke
     tree = small_tree()
     tree.text["5"] = np.zeros((1, 3), np.float32)  # of another width
     builder = TuneinBuilder(raw_dir=tree.write(tmp_path / "raw"), cache_dir=str(tmp_path / "cache"))
-    (folder,) = tmp_path.glob("feltsound-vectors-*")
+    (folder,) = tmp_path.glob("feltsound-scratch-*/*/vectors-*")
     assert sorted(path.stat().st_size for path in folder.iterdir()) == [4 * (6 * WIDTH + 3), 4 * 7 * WIDTH]
     (batch,) = (batch for batch in builder.tree.batches if "12" in batch.ids)
     held = builder.tree.vectors["text"].take(batch.places["text"])
@@ -35,7 +35,7 @@ def test_vectors_wait_on_the_disk_and_go_with_who_reads_the_tree(tmp_path, monke
     (tmp_path / "raw" / "labels.csv").write_text("creative_id\n12\n")
     with pytest.raises(ValueError, match="lacks the column"):
         TuneinBuilder(raw_dir=tmp_path / "raw", cache_dir=str(tmp_path / "cache"))
-    assert not list(tmp_path.glob("feltsound-vectors-*"))
+    assert not list(tmp_path.glob("feltsound-scratch-*/*/vectors-*"))
 
 
 def test_labels_without_ids_are_those_of_the_video_file_in_its_order(tmp_path):
@@ -60,7 +60,7 @@ def test_every_kind_of_defect_is_found_and_every_embedding_is_in_a_row_or_in_the
     rows = rows_of(damaged)
     found = {defect["what"] for row in rows for defect in row["defects"]}
     raw = {line.split(",")[2] for line in (damaged / "defects.csv").read_text().splitlines()[1:]} - found
-    assert found | raw | {"batch_unreadable", "batch_not_indexed"} == set(TuneinBuilder.DEFECTS)
+    assert found | raw | {"batch_unreadable", "batch_not_indexed", "name_not_utf8"} == set(TuneinBuilder.DEFECTS)
     lines = missed(damaged)
     named = {(name, kind) for name, kind, reason, _ in lines if reason not in ("duplicate_id",)}
     for row in rows:
@@ -114,7 +114,7 @@ def test_the_index_is_read_in_all_its_forms(text, expected):
 
 
 def test_an_index_that_was_cut_short_is_refused():
-    with pytest.raises(ValueError, match=r"row 1: a list of ids was cut short"):
+    with pytest.raises(ValueError, match=r"sound_indexes.csv line 2: a list of ids was cut short"):
         read_index(b"index\n\"['1' '2' ... '9']\"\n", "sound_indexes.csv")
 
 
@@ -127,8 +127,8 @@ def test_an_id_is_the_same_in_every_type(value):
     "text, said",
     [
         ("creative_id,x\n1,2\n", "lacks the column 'attention_data_completed'"),
-        ("creative_id,attention_data_completed\n1,high\n", "row 1: attention_data_completed is 'high'"),
-        ("creative_id,attention_data_completed\n,2\n", "row 1 has no id"),
+        ("creative_id,attention_data_completed\n1,high\n", "labels.csv line 2: attention_data_completed is 'high'"),
+        ("creative_id,attention_data_completed\n,2\n", "labels.csv line 2 has no id"),
         ("", "is empty"),
     ],
 )

@@ -130,7 +130,7 @@ def test_half_of_the_clips_that_cry_lack_the_weak_label_and_are_no_negatives():
         "the target is no weak label, but an event: no negative": 2,
         "another row of the id has the target: no negative": 1,
         "a label under which the target may be heard: neither positive nor negative": 1,
-        "no weak label: no weak negative": 0,
+        "no label: no weak negative": 0,
         "the commonest sounds, thinned (none)": 0,
         "events after the end of their file: not these events": 0,
     }
@@ -346,7 +346,8 @@ def test_no_table_whatsoever_lets_a_target_into_the_negatives_or_a_clip_onto_two
             assert (label, start) in times
             assert start < end <= (rows[row]["audio_seconds"] or np.inf)
         elif kind == Kind.WEAK:
-            assert label in rows[row]["labels"]
+            named = rows[row]["labels"] or {e["label"] for e in rows[row]["events"] if e["present"]}
+            assert label in named
             assert np.isnan(start)
     options = replace(PLAIN, validation_fraction=fraction, positives=wanted)
     assert build_pools(table_of(rows, "int16"), LABELS, ONTOLOGY, options, 1.0).digest == pools.digest
@@ -409,14 +410,28 @@ def test_settings_that_mean_nothing_are_refused(options, message):
             "no strong negatives, but strong_share is 0.25.*prepare the data with strong tables|or set strong_share 0",
         ),
         (
-            [clip("a", [BABY]), clip("b", [], [(DOG, 0.0, 1.0)]), clip("c", [DOG], audio=False)],
+            [clip("a", [BABY]), clip("b"), clip("c", [DOG], audio=False)],
             "no weak negatives, but weak_share is 0.5. Of 3 clips, .*no usable audio: 1;.*or set weak_share 0",
         ),
     ],
 )
 def test_a_batch_that_needs_what_is_not_there_says_how_it_came_to_that(rows, message):
+    shares = SamplerSettings(strong_share=0) if "weak" in message else SamplerSettings()
     with pytest.raises(ValueError, match=message):
-        TwoTierBatchSampler.from_pools(pools_of(rows), SamplerSettings(), 8, seed=0)
+        TwoTierBatchSampler.from_pools(pools_of(rows), shares, 8, seed=0)
+
+
+def test_strong_labels_alone_give_weak_negatives_too():
+    rows = [
+        clip("cry", [], [(BABY, 0.0, 1.0)]),
+        clip("dog", [], [(RAIN, 0.0, 1.0), (DOG, 1.0, 2.0), (RAIN, 3.0, 4.0)]),
+    ]
+    rows += [clip("told", [DOG], [(RAIN, 0.0, 1.0)]), clip("framed", [], [(SPEECH, 0.0, 1.0)], strong=False)]
+    pools = pools_of(rows)
+    weak = pools.weak
+    assert names_of(rows, pools.items.take(weak.items)) == ["dog", "dog", "told"]
+    assert weak.labels.tolist() == [DOG, RAIN, DOG]
+    assert TwoTierBatchSampler.from_pools(pools, SamplerSettings(), 8, seed=0).composition == [2, 2, 4]
 
 
 def test_a_share_of_0_needs_no_pool():

@@ -1,0 +1,86 @@
+"""A raw file whose name is not UTF-8 is counted by its escaped name, and all else is prepared as without it."""
+
+import csv
+import importlib
+import os
+from pathlib import Path
+
+import pytest
+
+from hf_datasets.prepare import main
+from tests.helpers import prepared_data
+
+ODD = os.fsdecode(b"caf\xe9.mp3")  # é of Latin-1, as an old zip has it
+ESCAPED = "caf\\xe9.mp3"
+SMALL = {
+    "folder": {"num_songs": 2, "num_listeners": 2, "seconds": (10.0, 10.5)},
+    "pmemo": {"num_songs": 2, "num_listeners": 2, "seconds": (10.0, 10.5), "defects": "none"},
+    "hku956": {
+        "num_songs": 2,
+        "num_participants": 2,
+        "listeners_a_song": 2,
+        "seconds": (10.0, 10.5),
+        "defects": "none",
+    },
+    "meld": {"num_train": 8, "num_dev": 4, "num_test": 4, "defects": "none"},
+    "audioset": {"num_train": 12, "num_eval": 6, "defects": "none", "suffix": ".wav"},
+    "tunein": {"num_creatives": 8, "defects": "none"},
+}
+PLACES = {
+    "pmemo": ("", "chorus"),
+    "hku956": ("", "audio"),
+    "meld": ("", "train_splits"),
+    "audioset": ("", "eval_segments"),
+}
+
+
+def options(name: str, raw: Path) -> list[str]:
+    """Where the raw files are, as arguments of the program."""
+    if name == "audioset":
+        root = raw / "AudioSet"
+        return ["--raw_dir", str(root / "metadata"), "--audio_root", str(root / "audio")]
+    return ["--raw_dir", str(raw)]
+
+
+def add_odd_files(name: str, raw: Path) -> int:
+    """Put files with such names at the top and next to the sounds; how many."""
+    root = next(iter(sorted(path for path in raw.iterdir() if path.is_dir())), raw) if name != "folder" else raw
+    places = [root / "audio"] if name == "audioset" else [root]
+    wanted = PLACES.get(name, ("",))[-1]
+    places += [path for path in root.rglob(wanted) if path.is_dir()][:1] if wanted else []
+    assert len(places) == 1 + (name in PLACES)
+    for place in places:
+        (place / ODD).write_bytes(b"no sound")
+    return len(places)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_file_whose_name_is_not_utf8_is_counted_and_the_rest_is_prepared(name, tmp_path, capsys):
+    raw, plain, odd = (tmp_path / part for part in ("raw", "plain", "odd"))
+    importlib.import_module(f"hf_datasets.{name}.synthesize").synthesize(raw, **SMALL[name])
+    main([name, *options(name, raw), "--output_dir", str(plain)])
+    count = add_odd_files(name, raw)
+    capsys.readouterr()
+    main([name, *options(name, raw), "--output_dir", str(odd)])
+    prepared = capsys.readouterr().out
+    assert f"{count:>7}      1  name_not_utf8" in prepared
+    with open(odd / "defects.csv", newline="") as file:
+        found = [row["detail"] for row in csv.DictReader(file) if row["what"] == "name_not_utf8"]
+    assert len(found) == count
+    assert all(detail.endswith(ESCAPED) for detail in found)
+    written, expected = prepared_data.contents(odd), prepared_data.contents(plain)
+    assert {path: data for path, data in written.items() if path.startswith("data/")} == {
+        path: data for path, data in expected.items() if path.startswith("data/")
+    }
+    with pytest.raises(SystemExit) as stopped:
+        main([name, *options(name, raw), "--check_only"])
+    assert stopped.value.code == 0
+    assert f"{count:>7}      1  name_not_utf8" in capsys.readouterr().out
+
+
+def test_a_raw_folder_whose_path_is_not_utf8_is_refused_in_one_line(tmp_path):
+    raw = tmp_path / os.fsdecode(b"caf\xe9")
+    raw.mkdir()
+    for name in SMALL:
+        said = prepared_data.complaint(main, name, "--raw_dir", raw, "--output_dir", tmp_path / "out")
+        assert "caf\\xe9: the path is not UTF-8" in said
