@@ -42,6 +42,8 @@ def parse_number(cell: str | None) -> float:
     """The number in a cell, NaN for a cell that says there is none; ValueError for text."""
     if cell is None or cell.strip().lower() in MISSING:
         return math.nan
+    if "_" in cell:  # which float() skips
+        raise ValueError(f"{cell!r} is no number")
     return float(cell)
 
 

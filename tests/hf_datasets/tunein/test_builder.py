@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from hf_datasets.prepare import main as prepare_main
 from hf_datasets.tunein.builder import TuneinBuilder
-from hf_datasets.tunein.raw import MODALITIES, as_id, parse_ids, read_index, read_labels
+from hf_datasets.tunein.raw import MODALITIES, parse_ids, read_index, read_labels
 from hf_datasets.tunein.synthesize import LAYOUTS, dump, index_cell
+from hf_datasets.tunein.unpickling import as_id
 from tests.helpers.prepared_data import complaint
 from tests.helpers.raw_trees.tunein import WIDTH, assert_right, missed, prepare, rows_of, small_tree, vector
 
@@ -25,7 +26,10 @@ def test_vectors_wait_on_the_disk_and_go_with_who_reads_the_tree(tmp_path, monke
     tree.text["5"] = np.zeros((1, 3), np.float32)  # of another width
     builder = TuneinBuilder(raw_dir=tree.write(tmp_path / "raw"), cache_dir=str(tmp_path / "cache"))
     (folder,) = tmp_path.glob("feltsound-vectors-*")
-    assert sorted(path.stat().st_size for path in folder.iterdir()) == [4 * (6 * WIDTH + 3), 4 * 7 * WIDTH]
+    assert sorted(path.stat().st_size for path in folder.iterdir()) == [
+        128 + 4 * (6 * WIDTH + 3),  # the header of a .npy file, and the numbers
+        128 + 4 * 7 * WIDTH,
+    ]
     (batch,) = (batch for batch in builder.tree.batches if "12" in batch.ids)
     held = builder.tree.vectors["text"].take(batch.places["text"])
     assert [found.tolist() for found in held] == [vector(name, "text")[0].tolist() for name in batch.ids]
