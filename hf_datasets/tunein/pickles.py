@@ -14,7 +14,7 @@ import numpy as np
 from . import unpickling
 from .unpickling import most_seconds
 
-PATIENCE = 12  # seconds of waiting for each second of processor time, on a busy machine
+PATIENCE = 24  # seconds of waiting for each second of processor time, on a busy machine
 REMEDY = "Save it again as a dict of lists that hold numbers, text and numpy arrays"
 # One thread, and freed memory goes back: it waits most of the time.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
@@ -53,7 +53,8 @@ class _Child:
             process = self.process
             if process is None or process.poll() is not None:
                 process = self.process = _start()
-            assert process.stdin is not None and process.stdout is not None
+            assert process.stdin is not None
+            assert process.stdout is not None
             watch = threading.Timer(PATIENCE * limit, process.kill)
             watch.start()
             try:

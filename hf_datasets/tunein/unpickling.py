@@ -344,9 +344,11 @@ def read_columns(path: str, ids: str, columns: dict[str, str]) -> dict:
         value = load(file)
     most = most_bytes(os.path.getsize(path))
     names = [ids, *columns]
-    if not isinstance(value, dict) or not all(_is_list(value.get(name)) for name in names):
-        found = list(value) if isinstance(value, dict) else type(value).__name__
-        raise Refused(f"holds {str(found)[:100]}, not lists {names}")
+    if not isinstance(value, dict):
+        raise Refused(f"holds {type(value).__name__}, not a dict of lists {names}")
+    lacking = [name for name in names if not _is_list(value.get(name))]
+    if lacking:
+        raise Refused(f"has no lists {lacking}; it holds {str(list(value))[:100]}")
     lengths = [len(value[name]) for name in names]
     if len(set(lengths)) > 1:
         raise Refused(f"its lists {names} have {lengths} entries, which belong together")
@@ -427,7 +429,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program that started it decides
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for line in sys.stdin:
-        print(answer_to(**json.loads(line)), flush=True)
+        sys.stdout.write(answer_to(**json.loads(line)) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
