@@ -114,13 +114,17 @@ def naive(raw: str, output: str) -> None:
         )
 
 
-def resident(process: int) -> int:
+def resident(process: int, parent: bytes = b"") -> int:
     """KiB in memory of a process and its children; pages that they share count for each."""
     total = 0
     with contextlib.suppress(OSError):  # it has just ended
-        total = int(Path(f"/proc/{process}/statm").read_text().split()[1]) * PAGE
-        for children in Path(f"/proc/{process}/task").glob("*/children"):
-            total += sum(resident(int(child)) for child in children.read_text().split())
+        folder = Path(f"/proc/{process}")
+        command = (folder / "cmdline").read_bytes()
+        if command == parent:  # it has not begun its own program, and still runs in the memory of its parent
+            return 0
+        total = int((folder / "statm").read_text().split()[1]) * PAGE
+        for children in (folder / "task").glob("*/children"):
+            total += sum(resident(int(child), command) for child in children.read_text().split())
     return total
 
 

@@ -31,7 +31,7 @@ from ..csv_tables import parse_number
 from ..defects import located, make_defect
 from ..raw_files import SYNTHETIC_MARKER, RawFolder
 from .pickles import Entry, map_numbers, read_columns
-from .unpickling import as_id
+from .unpickling import TEMPORARY, as_id
 
 TABLES = ("sound_indexes.csv", "rf_video_embeddings.pkl", "labels.csv", "rf_text_embeddings.pkl")  # as they are read
 BATCH_NAME = re.compile(r"embedding_batch_(\d{1,9})\.pkl")
@@ -103,7 +103,7 @@ class SoundFile:
     def read(cls, root: RawFolder, name: str) -> "SoundFile":
         """Read one file below the root."""
         size = 0
-        with tempfile.TemporaryDirectory(prefix="feltsound-sounds-") as folder:
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY) as folder:
             targets = {column: Path(folder, f"{column}.npy") for column in SOUNDS.values()}
             try:
                 with root.local(name) as path:
@@ -128,7 +128,7 @@ def read_tree(raw_dir: str | Path) -> RawTree:
     """Read the tables and vectors; batches of sounds are read later, but for the first, which tells their widths."""
     location = str(raw_dir) if is_remote(str(raw_dir)) else str(Path(raw_dir).absolute())
     root = RawFolder.open(location, MEANT).below("")
-    aside = Path(tempfile.mkdtemp(prefix="feltsound-vectors-"))
+    aside = Path(tempfile.mkdtemp(prefix=TEMPORARY))
     try:
         tree = _read_tree(root, aside)
     except BaseException:

@@ -23,6 +23,7 @@ from hf_datasets.tunein import pickles
 from hf_datasets.tunein.pickles import LegacyPickleError, map_numbers
 from hf_datasets.tunein.unpickling import load
 from tests.conftest import REPOSITORY
+from tests.helpers.raw_trees.tunein import small_tree
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 OPERATIONS = sorted(ord(op.code) for op in pickletools.opcodes)
@@ -266,13 +267,13 @@ def test_several_threads_get_their_own_answers(tmp_path):
         value = {"id": [number], "e": [np.full((1, number + 1), number, "f4")]}
         (tmp_path / f"{number}.pkl").write_bytes(pickle.dumps(value))
 
-    def read(number: int) -> tuple[list[str], list[float]]:
-        target = tmp_path / f"{number}.npy"
-        ids, _ = pickles.read_columns(tmp_path / f"{number}.pkl", "x", "id", {"e": target})
+    def read(task: int) -> tuple[list[str], list[float]]:
+        target = tmp_path / f"{task}.npy"
+        ids, _ = pickles.read_columns(tmp_path / f"{task % 8}.pkl", "x", "id", {"e": target})
         return ids, map_numbers(target).tolist()
 
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(read, [*range(8)] * 5))
+        found = list(pool.map(read, range(40)))
     assert found == [([str(n)], [float(n)] * (n + 1)) for n in range(8)] * 5
 
 
@@ -291,23 +292,25 @@ def test_a_forked_process_asks_a_child_of_its_own(read, tmp_path):
 
 PARENT = """
 import sys, time
-from pathlib import Path
-from hf_datasets.tunein import pickles
-pickles.read_columns(Path(sys.argv[1]), "x", "id", {"e": Path(sys.argv[1] + ".npy")})
+from hf_datasets.tunein import pickles, raw
+tree = raw.read_tree(sys.argv[1])
 print(pickles._child.process.pid, flush=True)
 time.sleep(600)
 """
 
 
 @pytest.mark.slow
-def test_the_child_ends_with_its_parent_also_when_that_is_killed(tmp_path):
-    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"id": ["a"], "e": [[1.0]]}))
-    command = [sys.executable, "-c", PARENT, str(tmp_path / "x.pkl")]
-    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as parent:
+def test_child_and_temporary_files_go_with_their_parent_also_when_that_is_killed(tmp_path):
+    raw = small_tree().write(tmp_path / "raw")
+    command = [sys.executable, "-c", PARENT, str(raw)]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, env=environment) as parent:
         child = Path("/proc", parent.stdout.readline().strip())
         assert "unpickling.py" in (child / "cmdline").read_text()
+        assert list(tmp_path.glob("feltsound-vectors-*/*.npy"))
         parent.send_signal(signal.SIGKILL)
     end = time.monotonic() + 60
     while child.exists() and "unpickling.py" in (child / "cmdline").read_text():
         assert time.monotonic() < end
         time.sleep(0.05)
+    assert not list(tmp_path.glob("feltsound-*"))
