@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..raw_files import FetchError
 from . import unpickling
 from .unpickling import most_seconds
 
@@ -103,6 +104,10 @@ def read_columns(
     """
     targets = {column: str(target) for column, target in columns.items()}
     answer = _child.ask({"path": str(path), "ids": ids, "columns": targets}, path.stat().st_size)
+    if "failed" in answer:
+        raise FetchError(
+            f"{answer['failed']}: {name} cannot be read. Free space there, or set TMPDIR to another folder"
+        )
     if "refused" in answer:
         raise LegacyPickleError(f"{name}: {answer['refused']}. {REMEDY}")
     return answer["ids"], {column: _entries(found) for column, found in answer["columns"].items()}

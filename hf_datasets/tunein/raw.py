@@ -110,7 +110,8 @@ class SoundFile:
                     size = path.stat().st_size
                     ids, columns = read_columns(path, name, "id", targets)
             except (ValueError, OSError) as error:
-                return cls(why=located(name, error), size=size)
+                why = located(name, error).encode("utf-8", "backslashreplace").decode()
+                return cls(why=why, size=size)
             entries = {kind: columns[column] for kind, column in SOUNDS.items()}
             return cls(ids, entries, {kind: map_numbers(targets[column]) for kind, column in SOUNDS.items()})
 

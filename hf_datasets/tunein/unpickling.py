@@ -179,10 +179,6 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> 
     return np.lib.stride_tricks.as_strided(storage[offset:], shape, steps, writeable=False)
 
 
-def _parameter(tensor: Any, *rest: Any) -> Any:
-    return tensor
-
-
 def _storage(content: Any) -> np.ndarray:
     """The numbers, (n,), of one storage that torch.save wrote in its older format: five pickles, then the bytes."""
     if type(content) is not bytes:
@@ -230,7 +226,7 @@ ALLOWED |= {
     ("_codecs", "encode"): Function("encode", _encode),
     ("torch._utils", "_rebuild_tensor_v2"): Function("_rebuild_tensor_v2", _tensor),
     ("torch._utils", "_rebuild_tensor"): Function("_rebuild_tensor", _tensor),
-    ("torch._utils", "_rebuild_parameter"): Function("_rebuild_parameter", _parameter),
+    ("torch._utils", "_rebuild_parameter"): Function("_rebuild_parameter", lambda tensor, *rest: tensor),
     ("torch.storage", "_load_from_bytes"): Function("_load_from_bytes", _storage),
     ("torch.storage", "UntypedStorage"): Function("ByteStorage"),
     ("torch", "Size"): Function("Size", _of_items(tuple)),
@@ -354,7 +350,8 @@ def read_columns(path: str, ids: str, columns: dict[str, str]) -> dict:
     lengths = [len(value[name]) for name in names]
     if len(set(lengths)) > 1:
         raise Refused(f"its lists {names} have {lengths} entries, which belong together")
-    answer: dict[str, Any] = {"ids": [as_id(each) for each in _listed(value[ids])], "columns": {}}
+    held = value[ids].tolist() if isinstance(value[ids], np.ndarray) else value[ids]
+    answer: dict[str, Any] = {"ids": [as_id(each) for each in held], "columns": {}}
     for name, target in columns.items():
         parts, entries = [], []
         for each in value.pop(name):
@@ -375,16 +372,15 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, list | tuple) or isinstance(value, np.ndarray) and value.ndim > 0
 
 
-def _listed(ids: Any) -> Any:
-    return ids.tolist() if isinstance(ids, np.ndarray) else ids
-
-
 def _save(path: str, parts: list[np.ndarray]) -> None:
     shape = (sum(part.size for part in parts),)
-    with open(path, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-        for part in parts:
-            file.write(np.ascontiguousarray(part, "<f4").data)
+    try:
+        with open(path, "wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+            for part in parts:
+                file.write(np.ascontiguousarray(part, "<f4").data)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None  # a full disk: nothing is wrong with the pickle
 
 
 # Limits
@@ -393,37 +389,41 @@ def _save(path: str, parts: list[np.ndarray]) -> None:
 @contextlib.contextmanager
 def limited(size: int) -> Iterator[None]:
     """Take no more memory and processor time than a file of this size may: MemoryError, or the process is killed."""
-    memory, most_memory = resource.getrlimit(resource.RLIMIT_AS)
-    seconds, most_time = resource.getrlimit(resource.RLIMIT_CPU)
+    limits = {resource.RLIMIT_CPU: math.ceil(time.process_time()) + most_seconds(size)}
     if sys.platform == "linux":  # others do not say how much is in use, or keep no limit
         with open("/proc/self/statm") as file:
             used = int(file.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + most_bytes(size), most_memory))
-    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time()) + most_seconds(size), most_time))
+        limits[resource.RLIMIT_AS] = used + most_bytes(size)
+    before = {kind: resource.getrlimit(kind) for kind in limits}
+    for kind, limit in limits.items():
+        _, hard = before[kind]
+        resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_AS, (memory, most_memory))
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, most_time))
+        for kind, both in before.items():
+            resource.setrlimit(kind, both)
 
 
 def answer_to(path: str, ids: str, columns: dict[str, str]) -> str:
-    """The columns of one file as JSON, or why it is refused."""
-    with open(path, "rb") as file:
-        if file.read(4) == ZIP:
-            import torch  # noqa: F401  before the memory is limited: it takes more than most files
-    size = os.path.getsize(path)
+    """The columns of one file as JSON, or why it is refused, or why the answer could not be written."""
+    kind, size = "refused", 0
     try:
+        with open(path, "rb") as file:
+            if file.read(4) == ZIP:
+                import torch  # noqa: F401  before the memory is limited: it takes more than most files
+        size = os.path.getsize(path)
         with limited(size):
             return json.dumps(read_columns(path, ids, columns))
     except Refused as error:
-        refused = str(error)
+        said = str(error)
     except MemoryError:
-        refused = f"its values would take more than {most_bytes(size):,} bytes of memory"
+        said = f"its values would take more than {most_bytes(size):,} bytes of memory"
+    except OSError as error:
+        kind, said = "refused" if error.filename in (None, path) else "failed", str(error)
     except Exception as error:  # the many errors that a damaged pickle can raise
-        said = " ".join(str(error).split())[:200]
-        refused = f"is damaged or no pickle ({type(error).__name__}: {said})"
-    return json.dumps({"refused": refused.encode("ascii", "backslashreplace").decode()})
+        said = f"is damaged or no pickle ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+    return json.dumps({kind: said.encode("ascii", "backslashreplace").decode()})
 
 
 def main() -> None:

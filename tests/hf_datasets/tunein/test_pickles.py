@@ -19,6 +19,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hf_datasets.raw_files import FetchError
 from hf_datasets.tunein import pickles
 from hf_datasets.tunein.pickles import LegacyPickleError, map_numbers
 from hf_datasets.tunein.unpickling import load
@@ -260,6 +261,32 @@ def test_texts_of_very_different_lengths_take_no_memory_for_the_longest(read):
     assert isinstance(found[0], str)
     assert found[0] == "not_numbers"
     assert found[1].tolist() == [[1.0]]
+
+
+def test_a_full_disk_is_not_the_fault_of_the_pickle(tmp_path):
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"id": ["a"], "e": [[1.0]]}))
+    for target in (Path("/dev/full"), tmp_path / "no folder" / "e.npy"):
+        with pytest.raises(FetchError, match=re.escape(str(target))):
+            pickles.read_columns(tmp_path / "x.pkl", "x", "id", {"e": target})
+    with pytest.raises(LegacyPickleError, match=r"^x: .*Is a directory"):
+        pickles.read_columns(tmp_path, "x", "id", {"e": tmp_path / "e.npy"})
+
+
+@pytest.mark.slow
+def test_limits_of_the_program_itself_are_kept(tmp_path):
+    """A hard limit that is lower than that of a file is taken; none is raised."""
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"id": ["a"], "e": [[1.0]]}))
+    script = """
+import resource, sys
+from pathlib import Path
+for kind, most in ((resource.RLIMIT_AS, 4 << 30), (resource.RLIMIT_CPU, 600)):
+    resource.setrlimit(kind, (most, most))
+from hf_datasets.tunein import pickles
+print(pickles.read_columns(Path(sys.argv[1]), "x", "id", {"e": Path(sys.argv[1] + ".npy")})[0])
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "x.pkl")]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout == "['a']\n"
 
 
 def test_several_threads_get_their_own_answers(tmp_path):
