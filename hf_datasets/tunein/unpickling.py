@@ -105,7 +105,7 @@ class DType:
 
 
 class Array(np.ndarray):
-    """An array, which gets its content later: exactly the bytes that there are, or as many values."""
+    """An array, which gets its content later: exactly as many bytes or values as its shape has."""
 
     __slots__ = ()
 
@@ -265,7 +265,7 @@ def load(file: BinaryIO) -> Any:
     file.seek(0)
     value = Unpickler(file).load()
     if file.read(1):
-        raise Refused("goes on after its end")
+        raise Refused("continues after its end")
     return value
 
 
@@ -292,7 +292,7 @@ def as_id(value: Any) -> str:
     if isinstance(value, bytes | bytearray):
         value = value.decode("utf-8", "backslashreplace")
     if isinstance(value, int) and value.bit_length() > 10_000:
-        value = hex(value)  # as Python writes no such number in tens
+        value = hex(value)  # Python does not write a number of this length in tens
     if not isinstance(value, str | int | float | complex | None):
         value = f"<{type(value).__name__}>"
     return str(value).encode("utf-8", "backslashreplace").decode().strip()
@@ -411,7 +411,7 @@ def answer_to(path: str, ids: str, columns: dict[str, str]) -> str:
     try:
         with open(path, "rb") as file:
             if file.read(4) == ZIP:
-                import torch  # noqa: F401  before the memory is limited: it takes more than most files
+                import torch  # noqa: F401  before the memory is limited: its import takes more than most files
         size = os.path.getsize(path)
         with limited(size):
             return json.dumps(read_columns(path, ids, columns))

@@ -217,7 +217,7 @@ def test_an_archive_of_torch_has_columns_too_and_imports_torch_only_then(read, t
     def in_memory() -> str:
         return Path(f"/proc/{pickles._child.process.pid}/maps").read_text()
 
-    if pickles._child.process:  # one without torch, whatever was read before
+    if pickles._child.process:  # one without torch, also if an archive was read before
         pickles._child.process.kill()
         pickles._child.process.wait()
     read(pickle.dumps({"id": [12], "e": [torch.ones(2)]}))
