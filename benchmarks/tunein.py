@@ -34,7 +34,9 @@ TEXT, VIDEO, SOUND = 384, 512, 256  # numbers a vector, or a frame
 FEWEST, MOST = 2, 30  # frames of a sound
 BATCH_SIZE, LATENCY = 16, 0.03  # s
 STREAMED, STREAMED_BATCHES = 5_500, 80  # creatives, some 200 MB in 10 shards
-MEGABYTE = 2**10  # in the KiB that the kernel counts
+MEGABYTE = 2**10  # in KiB
+PAGE = os.sysconf("SC_PAGE_SIZE") // 2**10  # KiB
+SAMPLED = 0.01  # s
 
 
 def make_raw(folder: Path, count: int, batches: int) -> None:
@@ -112,16 +114,31 @@ def naive(raw: str, output: str) -> None:
         )
 
 
+def resident(process: int, parent: bytes = b"") -> int:
+    """KiB in memory of a process and its children; pages that they share count for each."""
+    total = 0
+    with contextlib.suppress(OSError):  # it has just ended
+        folder = Path(f"/proc/{process}")
+        command = (folder / "cmdline").read_bytes()
+        if command == parent:  # it has not begun its own program, and still runs in the memory of its parent
+            return 0
+        total = int((folder / "statm").read_text().split()[1]) * PAGE
+        for children in (folder / "task").glob("*/children"):
+            total += sum(resident(int(child), command) for child in children.read_text().split())
+    return total
+
+
 def run(*command: str) -> float:
-    """Run a module of ours; returns its largest resident memory, in MiB."""
+    """Run a module of ours; returns the most memory in MiB that it and its children have at one time."""
     words = [sys.executable, "-m", *command]
-    with open(os.devnull, "w") as silence:
-        streams = [(os.POSIX_SPAWN_DUP2, silence.fileno(), 1), (os.POSIX_SPAWN_DUP2, silence.fileno(), 2)]
-        child = os.posix_spawn(sys.executable, words, os.environ, file_actions=streams)
-        _, status, usage = os.wait4(child, 0)
-    if status:
+    child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    peak = 0
+    while child.poll() is None:
+        peak = max(peak, resident(child.pid))
+        time.sleep(SAMPLED)
+    if child.returncode:
         raise RuntimeError(f"{' '.join(words)} failed; run it to see why")
-    return usage.ru_maxrss / MEGABYTE
+    return peak / MEGABYTE
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ Every read of raw data goes through here. Nothing is listed twice: what a builde
 ETag of each remote file, so that they read what was listed or fail, and need one request a file.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -98,6 +99,20 @@ class RawFolder:
             return S3FileManager.shared().read_bytes(file)
         except OSError as error:
             raise FetchError(f"{error}; finished work is kept, run this again when it can be read") from error
+
+    @contextlib.contextmanager
+    def local(self, name: str) -> Iterator[Path]:
+        """A file on this machine with the content of one file, inside the block."""
+        file = self.files[name]
+        if file is None:
+            yield Path(self.location, name)
+            return
+        with contextlib.ExitStack() as held:
+            try:
+                path = held.enter_context(S3FileManager.shared().lease(file))
+            except OSError as error:
+                raise FetchError(f"{error}; finished work is kept, run this again when it can be read") from error
+            yield path
 
     def ahead(self, rows: list, names_of: Callable[[object], Iterable[str | None]]) -> Iterator:
         """The rows in turn, the files of the next ones on their way while one is worked on."""

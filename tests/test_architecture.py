@@ -25,7 +25,6 @@ MOST_LINES, MANY_LINES = 700, 450  # per file: the limit, and the size that need
 MOST_FILES, MANY_FILES = 32, 20  # Python files per folder
 ANY_NUMBER_OF_FILES = ("modeling", "benchmarks")  # modeling is flat because only flat modules load from the Hub
 REASONS: dict[str, str] = {
-    "hf_datasets/tunein/pickle_machine.py": "one interpreter of one format, which a reader follows from top to bottom",
     "tasks/detection": "two-tier sampling, mining and windows over time are parts that no other task has",
     "tests/evaluation/test_detection_metrics.py": "every metric of detection against its definition",
     "tests/hf_datasets/test_pmemo.py": "every defect of the published files, one test each",

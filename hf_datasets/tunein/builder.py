@@ -7,6 +7,7 @@ and the batch after it; of the vectors of text and video one file at a time, and
 
 import csv
 import io
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,9 +19,9 @@ from datasets import Features, List, Value
 from datasets.builder import Key
 
 from ..base_builder import Builder
-from ..defects import CREATIVE_DEFECTS, DEFECTS_COLUMN, located, make_defect
+from ..defects import CREATIVE_DEFECTS, DEFECTS_COLUMN, make_defect
 from ..raw_files import AHEAD, RawFolder
-from ..shards import RowReader
+from ..shards import RowReader, one_ahead
 from .raw import (
     MODALITIES,
     SOUNDS,
@@ -28,10 +29,8 @@ from .raw import (
     Batch,
     Drop,
     RawTree,
+    SoundFile,
     VectorFile,
-    as_frames,
-    as_id,
-    load_columns,
     read_tree,
 )
 
@@ -94,11 +93,15 @@ class TuneinBuilder(Builder):
         synthetic: bool,
         order: tuple[str, ...],
     ) -> Iterator[tuple[Key, pa.Table]]:
-        for i, batch in enumerate(batches):
-            if batch.file:  # the next segment's, too, come while this one is written
-                place = order.index(batch.file)
-                root.fetch(order[place : place + AHEAD + 1])
-            yield Key(0, i), read_batch(batch, root, vectors, widths, synthetic)
+        def read(batch: Batch) -> SoundFile | None:
+            if batch.file is None:
+                return None
+            place = order.index(batch.file)
+            root.fetch(order[place : place + AHEAD + 1])  # the files of the next segment, too
+            return SoundFile.read(root, batch.file)
+
+        for i, sounds in enumerate(one_ahead(map(read, batches))):
+            yield Key(0, i), make_rows(batches[i], sounds, vectors, widths, synthetic)
 
     def lists(self, rows: RowReader) -> tuple[dict[str, str | bytes], str]:
         """missed_embeddings.csv, a line for each embedding that no row has; and how many rows have which."""
@@ -119,12 +122,12 @@ class TuneinBuilder(Builder):
         return {"missed_embeddings.csv": text.getvalue()}, f"{total:,} creatives; with {said}"
 
 
-def read_batch(
-    batch: Batch, root: RawFolder, vectors: dict[str, VectorFile], widths: dict[str, int], synthetic: bool
+def make_rows(
+    batch: Batch, file: SoundFile | None, vectors: dict[str, VectorFile], widths: dict[str, int], synthetic: bool
 ) -> pa.Table:
-    """The rows of the creatives whose sounds lie in one file, which is read once."""
+    """The rows of the creatives whose sounds are in one file."""
     defects = [list(found) for found in batch.defects]
-    sounds = _read_sounds(batch, root, widths, defects)
+    sounds = _find_sounds(batch, file, widths, defects)
     count = len(batch.ids)
     columns: dict[str, pa.Array] = {
         "creative_id": pa.array(batch.ids, pa.string()),
@@ -143,45 +146,40 @@ def read_batch(
     return pa.Table.from_arrays([columns[name] for name in SCHEMA.names], schema=SCHEMA)
 
 
-def _read_sounds(
-    batch: Batch, root: RawFolder, widths: dict[str, int], defects: list[list[dict]]
+def _find_sounds(
+    batch: Batch, file: SoundFile | None, widths: dict[str, int], defects: list[list[dict]]
 ) -> dict[str, list[np.ndarray | None]]:
     """The frames of each creative by modality, None where there are none; every reason goes to its `defects`."""
     found: dict[str, list[np.ndarray | None]] = {kind: [None] * len(batch.ids) for kind in SOUNDS}
     what, size, detail = "not_in_index" if batch.number is None else "batch_missing", None, ""
-    entries: dict[str, int] = {}
-    columns: list[list] = []
-    if batch.file is not None:
-        data = b""
-        try:
-            data = root.read(batch.file)
-            ids, *columns = load_columns(data, batch.file, ("id", *SOUNDS.values()))
-            what = "not_in_batch"
-            entries = _places(ids, batch, defects)
-        except (ValueError, OSError) as error:
-            what, size, detail = "batch_unreadable", len(data), f": {located(batch.file, error)}"
+    places: dict[str, int] = {}
+    if file is not None and file.why:
+        what, size, detail = "batch_unreadable", file.size, f": {file.why}"
+    elif file is not None:
+        what = "not_in_batch"
+        places = _places(file.ids, batch, defects)
     for row, name in enumerate(batch.ids):
-        place = entries.get(name)
-        if place is None:
+        place = places.get(name)
+        if file is None or place is None:
             defects[row] += [make_defect(what, size, detail=kind + detail) for kind in SOUNDS]
             continue
-        for kind, column in zip(SOUNDS, columns, strict=True):
-            frames = as_frames(column[place], kind, defects[row])
-            column[place] = None
-            if frames is not None and frames.shape[1] != widths[kind]:
-                defects[row].append(make_defect("other_width", frames.shape[1], detail=kind))
-                frames = None
-            found[kind][row] = frames
+        for kind in SOUNDS:
+            entry = file.entries[kind][place]
+            if entry.what:
+                defects[row].append(make_defect(entry.what, entry.how_much, detail=kind))
+            elif entry.width != widths[kind]:
+                defects[row].append(make_defect("other_width", entry.width, detail=kind))
+            else:
+                found[kind][row] = entry.numbers(file.numbers[kind]).reshape(entry.frames, entry.width)
     return found
 
 
-def _places(ids: list, batch: Batch, defects: list[list[dict]]) -> dict[str, int]:
+def _places(ids: list[str], batch: Batch, defects: list[list[dict]]) -> dict[str, int]:
     """Where each id stands in the lists of its batch, the first time."""
     places: dict[str, int] = {}
     rows = {name: row for row, name in enumerate(batch.ids)}
     again: dict[str, int] = {}
-    for place, value in enumerate(ids):
-        name = as_id(value)
+    for place, name in enumerate(ids):
         if name in places:
             again[name] = again.get(name, 0) + 1
         places.setdefault(name, place)
@@ -190,7 +188,7 @@ def _places(ids: list, batch: Batch, defects: list[list[dict]]) -> dict[str, int
             defects[rows[name]] += [make_defect("duplicate_id", count, detail=kind) for kind in SOUNDS]
     strangers = [name for name in places if name not in batch.listed]
     if strangers:
-        defects[0].append(make_defect("strangers_in_batch", len(strangers), detail=" ".join(strangers)))
+        defects[0].append(make_defect("strangers_in_batch", len(strangers), detail=shlex.join(strangers)))
     # of another batch by the index: it would have two sounds
     return {name: place for name, place in places.items() if name in batch.listed}
 
@@ -210,7 +208,7 @@ def _missed(table: pa.Table) -> Iterator[Drop]:
         for defect in row["defects"]:
             what, detail = defect["what"], defect["detail"]
             if what == "strangers_in_batch":
-                yield from ((name, kind, what, row["batch"]) for name in detail.split() for kind in SOUNDS)
+                yield from ((name, kind, what, row["batch"]) for name in shlex.split(detail) for kind in SOUNDS)
             elif what == "target_missing":
                 yield row["creative_id"], "target", what, None
             elif what in REASONS:

@@ -1,84 +1,129 @@
-"""Read the pickles of TuneIn without running anything in them."""
+"""Read the columns of TuneIn's pickles, which are opened in a child process; see unpickling.py."""
 
+import json
 import os
-from collections import OrderedDict
+import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-from .pickle_machine import BASE_BYTES, DEEPEST, PLAIN, TAKEN, TIMES, ZIP, Budget, LegacyPickleError, Machine, Meaning
-from .torch_storages import read_storage, read_zip
+from ..raw_files import FetchError
+from . import unpickling
+from .unpickling import most_seconds
+
+PATIENCE = 24  # seconds of waiting for each second of processor time, on a busy machine
+REMEDY = "Save it again as a dict of lists that hold numbers, text and numpy arrays"
+# One thread, and freed memory goes back: it waits most of the time.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+ENVIRONMENT |= {"MALLOC_TRIM_THRESHOLD_": str(4 << 20), "MALLOC_MMAP_THRESHOLD_": str(4 << 20)}
 
 
-def load_legacy_pickle(
-    source: bytes | str | os.PathLike, name: str | None = None, max_bytes: int | None = None
-) -> Any:
-    """The value in a pickle (or in a file that torch.save wrote); tensors and storages as numpy arrays.
+class LegacyPickleError(ValueError):
+    """A pickle that is damaged, too big, or holds something other than data; one line that names the file."""
 
-    Arrays may be read-only, not aligned, and views of the pickle, which is then in memory as long as one of them;
-    `np.array` makes a new one. `name` is what errors call it; `max_bytes` is the most memory that its values may take
-    (bytes, an upper estimate), None for 32 MiB and 32 times the pickle's own size.
+
+class Entry(NamedTuple):
+    """One entry of a column: frames of one width, or the defect that it has."""
+
+    start: int  # of its numbers in the column's file
+    frames: int
+    width: int
+    what: str = ""
+    how_much: float | None = None
+
+    def numbers(self, column: np.ndarray) -> np.ndarray:
+        """Its numbers, flat, out of those of the column."""
+        return column[self.start : self.start + self.frames * self.width]
+
+
+class _Child:
+    """The process that reads pickles, started when the first file comes; another one follows one that ended."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.process: subprocess.Popen | None = None
+
+    def ask(self, question: dict, size: int) -> dict:
+        """Send a question about a file of this size, and return the answer."""
+        limit = most_seconds(size)
+        with self.lock:
+            process = self.process
+            if process is None or process.poll() is not None:
+                process = self.process = _start()
+            assert process.stdin is not None
+            assert process.stdout is not None
+            watch = threading.Timer(PATIENCE * limit, process.kill)
+            watch.start()
+            try:
+                process.stdin.write(json.dumps(question) + "\n")
+                process.stdin.flush()
+                line = process.stdout.readline()
+            except BrokenPipeError:
+                line = ""
+            except BaseException:
+                process.kill()  # its answer would be taken for that of the next question
+                raise
+            finally:
+                watch.cancel()
+            if line.endswith("\n"):
+                return json.loads(line)
+            code = process.wait()
+        if code == -signal.SIGXCPU:
+            return {"refused": f"its values would take more than {limit} s of processor time"}
+        return {"refused": f"its values would take more time or memory than there is (its reader ended with {code})"}
+
+
+def _start() -> subprocess.Popen:
+    # -P keeps our modules from being taken for those of libraries. Ctrl-C is for this process, not for the child.
+    words = [sys.executable, "-P", unpickling.__file__]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    return subprocess.Popen(words, **pipes, text=True, env=os.environ | ENVIRONMENT, process_group=0)
+
+
+_child = _Child()
+
+
+def _forget() -> None:
+    global _child
+    _child = _Child()
+
+
+os.register_at_fork(after_in_child=_forget)  # a forked process asks a child of its own
+
+
+def read_columns(
+    path: Path, name: str, ids: str, columns: dict[str, Path]
+) -> tuple[list[str], dict[str, list[Entry]]]:
+    """The ids in a pickled dict, and the entries of its columns, whose numbers go into a .npy file each.
+
+    LegacyPickleError says why a file cannot be used; `name` is how it calls the file.
     """
-    data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    name = name or ("the pickle" if isinstance(source, bytes) else str(source))
-    budget = Budget(BASE_BYTES + TIMES * len(data) if max_bytes is None else max_bytes)
-    try:
-        if data.startswith(ZIP):
-            value = read_zip(data, budget)
+    targets = {column: str(target) for column, target in columns.items()}
+    answer = _child.ask({"path": str(path), "ids": ids, "columns": targets}, path.stat().st_size)
+    if "failed" in answer:
+        raise FetchError(
+            f"{answer['failed']}: {name} cannot be read. Free space there, or set TMPDIR to another folder"
+        )
+    if "refused" in answer:
+        raise LegacyPickleError(f"{name}: {answer['refused']}. {REMEDY}")
+    return answer["ids"], {column: _entries(found) for column, found in answer["columns"].items()}
+
+
+def _entries(found: list[list]) -> list[Entry]:
+    entries, start = [], 0
+    for first, second in found:
+        if isinstance(first, str):
+            entries.append(Entry(start, 0, 0, first, second))
         else:
-            machine = Machine(data, budget, read_storage=read_storage)
-            value = machine.run()
-            if machine.at != len(data):
-                raise LegacyPickleError(f"goes on for {len(data) - machine.at} bytes after its end")
-        check_tree(value, budget)
-    except LegacyPickleError as error:
-        raise LegacyPickleError(f"{name}: {error}; a pickle may hold {TAKEN}; write its data anew as these") from None
-    except Exception as error:  # whatever a damaged program leads to; it is the machine's own code that stumbles
-        said = " ".join(str(error).split())[:200]
-        raise LegacyPickleError(
-            f"{name}: is damaged or no pickle ({type(error).__name__}: {said}); a pickle may hold {TAKEN}; get it anew"
-        ) from None
-    return value
+            entries.append(Entry(start, first, second))
+            start += first * second
+    return entries
 
 
-def check_tree(value: Any, budget: Budget) -> None:
-    """Refuse what is no data, holds itself, or is far bigger to walk through than it is in memory."""
-    sizes: dict[int, int] = {}
-    inside: set[int] = set()
-
-    def walk(value: Any) -> int:
-        kind = type(value)
-        if kind in PLAIN:
-            return 1
-        if kind is np.ndarray and not value.dtype.hasobject:
-            return 1
-        identity = id(value)
-        if identity in sizes:
-            return sizes[identity]
-        if identity in inside:
-            raise LegacyPickleError(f"has a {kind.__name__} that holds itself")
-        if len(inside) >= DEEPEST:
-            raise LegacyPickleError(f"has containers more than {DEEPEST} deep in one another")
-        if kind in (list, tuple, set, frozenset):
-            items = value
-        elif kind in (dict, OrderedDict):
-            items = value.values()
-        elif kind is np.ndarray:
-            items = value.ravel().tolist()
-        elif kind is bytearray or isinstance(value, np.generic) and kind is not np.void:
-            return 1
-        else:
-            word = value.word if kind is Meaning else kind.__name__
-            raise LegacyPickleError(f"holds {word} itself, which is no data")
-        inside.add(identity)
-        total = 1
-        for item in items:
-            total += 1 if type(item) in PLAIN else walk(item)
-            if 8 * total > budget.limit:
-                raise LegacyPickleError("holds one list many times over: walked through, it would not end")
-        inside.discard(identity)
-        sizes[identity] = total
-        return total
-
-    walk(value)
+def map_numbers(path: Path) -> np.ndarray:
+    """The numbers of a column, (n,) float32; they stay where they are until they are used."""
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))

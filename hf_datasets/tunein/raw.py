@@ -12,7 +12,6 @@ are put in the order of the batches that hold their sounds, so that each batch i
 """
 
 import math
-import os
 import re
 import shutil
 import tempfile
@@ -21,17 +20,16 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from system.storage import is_remote, scratch_folder
 
 from ..csv_tables import QUOTE_HINT, errors_in, fit_row, parse_number, read_columns, read_rows, split_header
-from ..defects import make_defect
+from ..defects import located, make_defect
 from ..raw_files import SYNTHETIC_MARKER, RawFolder
-from .pickle_machine import LegacyPickleError
-from .pickles import load_legacy_pickle
+from .pickles import Entry, map_numbers, unpickle_columns
+from .unpickling import as_id
 
 TABLES = ("sound_indexes.csv", "rf_video_embeddings.pkl", "labels.csv", "rf_text_embeddings.pkl")  # as they are read
 BATCH_NAME = re.compile(r"embedding_batch_(\d{1,9})\.pkl")
@@ -86,10 +84,35 @@ class VectorFile:
 
     def take(self, places: Iterable[int | None]) -> list[np.ndarray | None]:
         """The vectors at these places, each (width,) float32; None where there is no place."""
-        size = 4 * self.width
-        with open(self.path, "rb") as file:
-            found = [None if place is None else os.pread(file.fileno(), size, place) for place in places]
-        return [None if data is None else np.frombuffer(data, np.float32).reshape(self.width) for data in found]
+        numbers = map_numbers(self.path)
+        return [None if place is None else numbers[place : place + self.width] for place in places]
+
+
+@dataclass
+class SoundFile:
+    """A batch of sounds, whose numbers are mapped; without ids where it cannot be read, and `why`."""
+
+    ids: list[str] = field(default_factory=list)
+    entries: dict[str, list[Entry]] = field(default_factory=dict)  # by modality, one for each id
+    numbers: dict[str, np.ndarray] = field(default_factory=dict)  # by modality, of all entries
+    why: str = ""
+    size: int = 0  # bytes
+
+    @classmethod
+    def read(cls, root: RawFolder, name: str) -> "SoundFile":
+        """Read one file below the root."""
+        size = 0
+        with tempfile.TemporaryDirectory(prefix="sounds-", dir=scratch_folder()) as folder:
+            targets = {column: Path(folder, f"{column}.npy") for column in SOUNDS.values()}
+            try:
+                with root.local(name) as path:
+                    size = path.stat().st_size
+                    ids, columns = unpickle_columns(path, name, "id", targets)
+            except (ValueError, OSError) as error:
+                why = located(name, error).encode("utf-8", "backslashreplace").decode()
+                return cls(why=why, size=size)
+            entries = {kind: columns[column] for kind, column in SOUNDS.items()}
+            return cls(ids, entries, {kind: map_numbers(targets[column]) for kind, column in SOUNDS.items()})
 
 
 @dataclass
@@ -162,14 +185,6 @@ def _find_batches(root: RawFolder) -> dict[int, str]:
                 )
             files[int(match[1])] = name
     return dict(sorted(files.items()))
-
-
-def as_id(value: Any) -> str:
-    """An id as text: 12, 12.0, numpy's 12 and ' 12 ' are the same one."""
-    value = value.item() if isinstance(value, np.generic) else value
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return value.decode() if isinstance(value, bytes) else str(value).strip()
 
 
 def parse_ids(cell: str, place: str = "a cell") -> list[str]:
@@ -245,77 +260,37 @@ def read_labels(
     return targets, defects
 
 
-def load_columns(data: bytes, where: str, columns: tuple[str, ...]) -> list[list[Any]]:
-    """These columns of a pickled dict, all of one length; LegacyPickleError where they are not there."""
-    value = load_legacy_pickle(data, where)
-    if not isinstance(value, dict) or any(
-        not isinstance(value.get(name), list | tuple | np.ndarray) for name in columns
-    ):
-        found = list(value) if isinstance(value, dict) else type(value).__name__
-        raise LegacyPickleError(
-            f"{where}: holds {str(found)[:100]}, not lists {list(columns)}; write it as such a dict"
-        )
-    lengths = [len(value[name]) for name in columns]
-    if len(set(lengths)) > 1:
-        raise LegacyPickleError(f"{where}: its lists {list(columns)} have {lengths} entries; they belong together")
-    return [list(value[name]) for name in columns]
-
-
 def read_entries(root: RawFolder, name: str, kind: str, folder: Path) -> Entries:
     """Put the vectors of one file into a plain one in `folder`, each flat; usable are those of the usual width."""
-    ids, values = load_columns(root.read(name), root.where(name), ("creative_id", "embeddings"))
+    target = folder / f"{kind}.npy"
+    with root.local(name) as path:
+        ids, columns = unpickle_columns(path, root.where(name), "creative_id", {"embeddings": target})
     defects: dict[str, list[dict]] = {}
     again: Counter[str] = Counter()
-    places: dict[str, int] = {}
-    lengths: dict[str, int] = {}
-    with open(folder / f"{kind}.float32", "wb") as file:
-        for own, value in zip(map(as_id, ids), values, strict=True):
-            if own in defects:
-                again[own] += 1
-                continue
-            defects[own] = []
-            found = as_numbers(value, kind, defects[own])
-            if found is not None:
-                places[own], lengths[own] = file.tell(), found.size
-                file.write(found.tobytes())
+    found: dict[str, Entry] = {}
+    for own, entry in zip(ids, columns["embeddings"], strict=True):
+        if own in defects:
+            again[own] += 1
+            continue
+        defects[own] = []
+        if entry.what:
+            defects[own].append(make_defect(entry.what, entry.how_much, detail=kind))
+        else:
+            found[own] = entry
     for own, count in again.items():
         defects[own].append(make_defect("duplicate_id", count, detail=kind))
-    widths = Counter(lengths.values())
-    width = max(widths, key=lambda width: (widths[width], width)) if widths else 0
-    for own in [own for own, length in lengths.items() if length != width]:
+    lengths = {own: entry.frames * entry.width for own, entry in found.items()}
+    width = _usual(lengths.values())
+    places = {own: entry.start for own, entry in found.items() if lengths[own] == width}
+    for own in found.keys() - places.keys():
         defects[own].append(make_defect("other_width", lengths[own], detail=kind))
-        del places[own]
-    return Entries(VectorFile(Path(file.name), width), places, defects)
+    return Entries(VectorFile(target, width), places, defects)
 
 
-def as_numbers(value: Any, kind: str, defects: list[dict]) -> np.ndarray | None:
-    """An entry as float32; None, and why in `defects`, where it cannot be used. `kind` is its modality."""
-    try:
-        found = np.asarray(value)
-    except ValueError:  # lists of several lengths
-        found = np.asarray(None)
-    if value is None or found.size == 0:
-        defects.append(make_defect("empty_embedding", detail=kind))
-        return None
-    if found.dtype.kind not in "iuf" or not isinstance(value, list | tuple | np.ndarray):
-        defects.append(make_defect("not_numbers", detail=kind))
-        return None
-    if found.dtype != np.float32:
-        with np.errstate(over="ignore"):  # it is infinite then, and not used
-            found = found.astype(np.float32)
-    finite = np.isfinite(found)
-    if finite.all():
-        return found
-    defects.append(make_defect("not_finite", found.size - finite.sum(), detail=kind))
-    return None
-
-
-def as_frames(value: Any, kind: str, defects: list[dict]) -> np.ndarray | None:
-    """A sound's entry, (frames, width): the first axis is time, further ones make up the width."""
-    found = as_numbers(value, kind, defects)
-    if found is None:
-        return None
-    return found.reshape(1, -1) if found.ndim < 2 else found.reshape(len(found), -1)
+def _usual(widths: Iterable[int]) -> int:
+    """The most frequent width, of several the greatest; 0 if there is none."""
+    counts = Counter(widths)
+    return max(counts, key=lambda width: (counts[width], width), default=0)
 
 
 def _cut(
@@ -370,14 +345,9 @@ def _sound_widths(root: RawFolder, batches: Iterable[Batch]) -> dict[str, int]:
     for batch in batches:
         if batch.file is None or len(widths) == len(SOUNDS):
             continue
-        try:
-            _, *columns = load_columns(root.read(batch.file), batch.file, ("id", *SOUNDS.values()))
-        except (ValueError, OSError):  # its rows say so
-            continue
-        for kind, column in zip(SOUNDS, columns, strict=True):
-            found = Counter(frames.shape[1] for value in column if (frames := as_frames(value, kind, [])) is not None)
-            if found:
-                widths.setdefault(kind, max(found, key=lambda width: (found[width], width)))
+        for kind, entries in SoundFile.read(root, batch.file).entries.items():
+            if found := _usual(entry.width for entry in entries if not entry.what):
+                widths.setdefault(kind, found)
     return widths
 
 

@@ -1,9 +1,12 @@
 """Prepared trees of TuneIn, and a store."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from hf_datasets.tunein.pickles import map_numbers, read_columns
 from hf_datasets.tunein.synthesize import synthesize
 from system.storage import S3FileManager
 from tests.helpers.raw_trees.tunein import WIDTH, prepare, small_tree
@@ -34,3 +37,16 @@ def s3(monkeypatch):
         yield server
         if S3FileManager.live():
             S3FileManager.live().close()
+
+
+@pytest.fixture
+def read(tmp_path) -> Callable[[bytes], tuple[list[str], list[np.ndarray | str]]]:
+    """Ids and entries of a pickle {"id": ..., "e": ...}, read by the child: numbers (frames, width), or the defect."""
+
+    def read(data: bytes, name: str = "x.pkl") -> tuple[list[str], list[np.ndarray | str]]:
+        (tmp_path / "x.pkl").write_bytes(data)
+        ids, columns = read_columns(tmp_path / "x.pkl", name, "id", {"e": tmp_path / "e.npy"})
+        numbers = map_numbers(tmp_path / "e.npy")
+        return ids, [e.what or e.numbers(numbers).reshape(e.frames, e.width) for e in columns["e"]]
+
+    return read

@@ -1,5 +1,6 @@
 """TuneIn from raw files to rows: modalities are joined by id, and nothing is lost without a word."""
 
+import csv
 import gc
 import pickle
 import re
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 
 from hf_datasets.prepare import main as prepare_main
 from hf_datasets.tunein.builder import TuneinBuilder
-from hf_datasets.tunein.raw import MODALITIES, as_id, parse_ids, read_index, read_labels
+from hf_datasets.tunein.raw import MODALITIES, SOUNDS, TARGET, parse_ids, read_index, read_labels
 from hf_datasets.tunein.synthesize import LAYOUTS, dump, index_cell
+from hf_datasets.tunein.unpickling import as_id
 from tests.helpers.prepared_data import complaint
 from tests.helpers.raw_trees.tunein import WIDTH, assert_right, missed, prepare, rows_of, small_tree, vector
 
@@ -25,7 +27,10 @@ def test_vectors_wait_on_the_disk_and_go_with_who_reads_the_tree(tmp_path, monke
     tree.text["5"] = np.zeros((1, 3), np.float32)  # of another width
     builder = TuneinBuilder(raw_dir=tree.write(tmp_path / "raw"), cache_dir=str(tmp_path / "cache"))
     (folder,) = tmp_path.glob("feltsound-scratch-*/*/vectors-*")
-    assert sorted(path.stat().st_size for path in folder.iterdir()) == [4 * (6 * WIDTH + 3), 4 * 7 * WIDTH]
+    assert sorted(path.stat().st_size for path in folder.iterdir()) == [
+        128 + 4 * (6 * WIDTH + 3),  # the header of a .npy file, and the numbers
+        128 + 4 * 7 * WIDTH,
+    ]
     (batch,) = (batch for batch in builder.tree.batches if "12" in batch.ids)
     held = builder.tree.vectors["text"].take(batch.places["text"])
     assert [found.tolist() for found in held] == [vector(name, "text")[0].tolist() for name in batch.ids]
@@ -167,3 +172,71 @@ def test_a_tree_in_pickles_of_each_protocol_gives_the_same_rows(built, tmp_path)
             dump(path, pickle.loads(path.read_bytes()), protocol)
         assert prepare(raw, tmp_path / str(protocol)) == rows_of(built)
         shutil.rmtree(tmp_path / str(protocol))
+
+
+def odd_columns() -> dict[str, dict]:
+    """Batches of sounds that cannot be used as a whole, by what is odd in them."""
+    frames = [np.ones((1, WIDTH), np.float32)] * 4
+    return {
+        "no axes": {"id": np.array("1"), "audio": np.array(1.0), "backaudio": np.array(1.0)},
+        "ids beyond Unicode": {"id": np.frombuffer(b"\xff" * 32, "U2"), "audio": frames, "backaudio": frames},
+        "one column": {"id": ["1"]},
+    }
+
+
+@pytest.mark.parametrize("name", odd_columns())
+def test_a_batch_that_cannot_be_used_is_counted_and_the_others_are_rows(name, tmp_path):
+    raw = small_tree().write(tmp_path / "raw")
+    dump(raw / "audio_embeddings" / "embedding_batch_1.pkl", odd_columns()[name], 4)
+    said = complaint(prepare_main, "tunein", "--raw_dir", raw, "--output_dir", tmp_path / "out")
+    assert "embedding_batch_1.pkl" in said
+    rows = {row["creative_id"]: row for row in prepare(raw, tmp_path / "kept", "--keep_unreadable")}
+    assert {name for name, row in rows.items() if row["has_audio"]} == {"1", "7", "12", "2"}
+    unreadable = [line[0] for line in missed(tmp_path / "kept") if line[2] == "batch_unreadable"]
+    assert sorted(unreadable) == sorted(["1120", "112", "5"] * 2)
+
+
+def test_one_odd_id_is_escaped_and_counted_and_all_else_is_a_row(tmp_path):
+    tree = small_tree()
+    odd = {b"\xff": r"\xff", "\udce9": r"\udce9", 10**5000: hex(10**5000), "c1\nx  y'z": "c1\nx  y'z"}
+    for name in odd:
+        for column, value in zip(tree.sounds[0].values(), (name, np.ones((1, WIDTH)), []), strict=True):
+            column.append(value)
+    tree.text |= {name: np.ones((1, WIDTH)) for name in odd}
+    rows = prepare(tree.write(tmp_path / "raw"), tmp_path / "out")
+    assert len(rows) == 7
+    for row in rows:
+        assert_right(row)
+        assert row["has_text"]
+        assert row["has_audio"]
+    with open(tmp_path / "out" / "missed_embeddings.csv", newline="") as file:
+        lines = list(csv.reader(file))[1:]
+    strangers = [line for line in lines if line[2] == "strangers_in_batch"]
+    assert strangers == [[name, kind, "strangers_in_batch", "1"] for name in odd.values() for kind in SOUNDS]
+    assert [line[0] for line in lines if line[2] == "undeclared_ids"] == [*odd.values()]
+    assert "strangers_in_batch,4.0" in (tmp_path / "out" / "defects.csv").read_text().replace(",,", ",")
+
+
+def test_an_entry_of_texts_is_not_numbers_and_all_else_is_a_row(tmp_path):
+    tree = small_tree()
+    texts = ["x" * 1_000_000] + [""] * 4000
+    tree.sounds[0]["audio"][1] = texts
+    tree.text["12"] = texts
+    rows = {row["creative_id"]: row for row in prepare(tree.write(tmp_path / "raw"), tmp_path / "out")}
+    assert missed(tmp_path / "out") == [["112", "audio", "not_numbers", "1"], ["12", "text", "not_numbers", ""]]
+    assert [name for name, row in rows.items() if not row["has_audio"]] == ["112"]
+    assert [name for name, row in rows.items() if not row["has_text"]] == ["12"]
+
+
+@pytest.mark.parametrize(
+    "read, text, said",
+    [
+        (read_labels, "creative_id,creative_id,attention_data_completed\n1,2,3\n", "'creative_id'"),
+        (read_labels, "creative_id,attention_data_completed,attention_data_completed\n1,2,3\n", f"'{TARGET}'"),
+        (read_labels, f"creative_id,{TARGET}\n1,1_0\n", "'1_0'"),
+        (lambda *arguments: read_index(*arguments[:2]), "index,index\n1,2\n", "'index'"),
+    ],
+)
+def test_a_table_with_a_column_twice_or_a_number_with_an_underscore_is_refused(read, text, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        read(text.encode(), "labels.csv", [])

@@ -1,6 +1,7 @@
 """The fourteen defects of TuneIn's older code, each excluded."""
 
 import os
+import pickle
 import re
 from pathlib import Path
 
@@ -11,7 +12,6 @@ import pytest
 
 from hf_datasets.prepare import main as prepare_main
 from hf_datasets.tunein import write_batches as module
-from hf_datasets.tunein.pickles import load_legacy_pickle
 from hf_datasets.tunein.raw import MODALITIES, parse_ids
 from hf_datasets.tunein.synthesize import dump
 from hf_datasets.tunein.write_batches import Settings, write_batches
@@ -116,10 +116,14 @@ def test_defect_8_each_batch_of_sounds_is_read_once(tmp_path, monkeypatch):
 
     raw = small_tree().write(tmp_path / "raw")
     read = []
-    load = builder.load_columns
-    monkeypatch.setattr(
-        builder, "load_columns", lambda data, name, columns: read.append(name) or load(data, name, columns)
-    )
+
+    class Noted(builder.SoundFile):
+        @classmethod
+        def read(cls, root, name):
+            read.append(name)
+            return super().read(root, name)
+
+    monkeypatch.setattr(builder, "SoundFile", Noted)
     prepare(raw, tmp_path / "out")
     assert read == [f"audio_embeddings/embedding_batch_{number}.pkl" for number in (1, 2)]
 
@@ -137,6 +141,8 @@ def test_defect_10_no_keys_are_taken_and_no_pickle_runs(tmp_path):
     for file in (REPOSITORY / "hf_datasets" / "tunein").glob("*.py"):
         source = file.read_text()
         assert not re.search(r"access_key|secret|pickle\.load\b|pickle\.loads|torch\.load|read_pickle", source), file
+        if file.name != "unpickling.py":  # which is the child
+            assert not re.search(r"Unpickler|import torch", source), file
     raw = small_tree().write(tmp_path / "raw")
     marker = tmp_path / "ran"
 
@@ -145,14 +151,14 @@ def test_defect_10_no_keys_are_taken_and_no_pickle_runs(tmp_path):
             return os.system, (f"touch {marker}",)
 
     for name in ("audio_embeddings/embedding_batch_2.pkl", "rf_text_embeddings.pkl"):
-        value = load_legacy_pickle(raw / name)
+        value = pickle.loads((raw / name).read_bytes())
         dump(raw / name, {**value, "x": Hostile()}, 4)
         said = complaint(prepare_main, "tunein", "--raw_dir", raw, "--output_dir", tmp_path / "out")
         assert Path(name).name in said
         assert "asks for 'posix.system'" in said
         assert not marker.exists()
         assert not (tmp_path / "out" / "defects.csv").exists()
-    dump(raw / "rf_text_embeddings.pkl", load_legacy_pickle(raw / "rf_video_embeddings.pkl"), 4)
+    (raw / "rf_text_embeddings.pkl").write_bytes((raw / "rf_video_embeddings.pkl").read_bytes())
     rows = prepare(raw, tmp_path / "kept", "--keep_unreadable")
     assert [row["has_audio"] for row in rows] == [True] * 3 + [False] * 4
     assert not marker.exists()

@@ -1,22 +1,33 @@
-"""Old pickles: data come out as they went in."""
+"""Pickles that are data: values come out as they went in, and columns as ids and float32."""
 
 import io
+import os
 import pickle
 import pickletools
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hf_datasets.tunein import pickle_machine as legacy_pickle
-from hf_datasets.tunein.pickle_machine import OPERATIONS, LegacyPickleError, Machine
-from hf_datasets.tunein.pickles import load_legacy_pickle
+from hf_datasets.raw_files import FetchError
+from hf_datasets.tunein import pickles
+from hf_datasets.tunein.pickles import LegacyPickleError, map_numbers
+from hf_datasets.tunein.unpickling import load
+from tests.conftest import REPOSITORY
+from tests.helpers.raw_trees.tunein import small_tree
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
+OPERATIONS = sorted(ord(op.code) for op in pickletools.opcodes)
 ARRAYS = {
     "float32": np.arange(6, dtype="f4").reshape(2, 3),
     "big endian": np.arange(6, dtype=">f8").reshape(2, 3),
@@ -33,10 +44,17 @@ ARRAYS = {
 }
 
 
+def loaded(data: bytes) -> object:
+    """The value of a pickle that is our own, which needs no child."""
+    return load(io.BytesIO(data))
+
+
 def same(a: object, b: object) -> bool:
     """Whether two values are equal in type and content, arrays in them included; NaN is NaN."""
-    if isinstance(a, np.ndarray | np.generic):
-        return type(a) is type(b) and a.dtype == b.dtype and a.shape == b.shape and a.tolist() == b.tolist()
+    if isinstance(a, np.ndarray):
+        return isinstance(b, np.ndarray) and a.dtype == b.dtype and a.shape == b.shape and same(a.tolist(), b.tolist())
+    if isinstance(a, np.generic):
+        return type(a) is type(b) and a.dtype == b.dtype and a.tobytes() == b.tobytes()
     if type(a) is not type(b):
         return False
     if isinstance(a, dict):
@@ -49,7 +67,8 @@ def same(a: object, b: object) -> bool:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("name", ARRAYS)
 def test_numpy_arrays_come_out_as_they_went_in(name, protocol):
-    assert same(load_legacy_pickle(pickle.dumps([ARRAYS[name]] * 2, protocol)), [ARRAYS[name]] * 2)
+    data = pickle.dumps([ARRAYS[name]] * 2, protocol)
+    assert same(loaded(data), pickle.loads(data))  # which makes big-endian numbers native, up to protocol 4
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -64,8 +83,8 @@ def test_arrays_of_either_numpy_generation_and_their_scalars(protocol):
         other = b"\x80" + bytes([protocol]) + other[11:]  # without the frame, whose length is another
     assert other != data
     assert b"_core" not in other
-    assert same(load_legacy_pickle(data), value)
-    assert same(load_legacy_pickle(other), value)
+    assert same(loaded(data), value)
+    assert same(loaded(other), value)
 
 
 def test_an_array_that_python_2_pickled():
@@ -73,7 +92,7 @@ def test_an_array_that_python_2_pickled():
         b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR(I1\n(I2\ntcnumpy\ndtype\n(S'f4'\nI0\nI1\n"
         b"tR(I3\nS'<'\nNNNI-1\nI-1\nI0\ntbI00\nS'\\x00\\x00\\x80?\\x00\\x00\\x00@'\ntb."
     )
-    assert same(load_legacy_pickle(data), np.array([1, 2], "f4"))
+    assert same(loaded(data), np.array([1, 2], "f4"))
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -89,22 +108,13 @@ def test_torch_tensors_and_storages_come_out_as_numpy_arrays(protocol):
         "empty": torch.zeros(0, 3),
         "parameter": torch.nn.Parameter(torch.ones(2)),
     }
-    loaded = load_legacy_pickle(pickle.dumps(tensors, protocol))
+    found = loaded(pickle.dumps(tensors, protocol))
     for name, tensor in tensors.items():
-        assert same(loaded[name], tensor.detach().numpy().copy()), name
+        assert same(found[name], tensor.detach().numpy().copy()), name
     half = torch.tensor([1.5, -2, 3e38]).to(torch.bfloat16)
-    assert same(load_legacy_pickle(pickle.dumps(half, protocol)), half.float().numpy())
-    storage = load_legacy_pickle(pickle.dumps(base.untyped_storage(), protocol))
+    assert same(loaded(pickle.dumps(half, protocol)), half.float().numpy())
+    storage = loaded(pickle.dumps(base.untyped_storage(), protocol))
     assert storage.tobytes() == base.numpy().tobytes()
-
-
-def test_a_file_of_torch_save_and_that_torch_would_not_have_read_a_plain_pickle(tmp_path):
-    value = {"ids": ["12"], "embeddings": [torch.arange(6.0).reshape(2, 3), torch.ones(2, dtype=torch.bfloat16)]}
-    torch.save(value, tmp_path / "x.pt")
-    loaded = load_legacy_pickle(tmp_path / "x.pt")
-    assert same(loaded, {"ids": ["12"], "embeddings": [np.arange(6, dtype="f4").reshape(2, 3), np.ones(2, "f4")]})
-    with pytest.raises(pickle.UnpicklingError):
-        torch.load(io.BytesIO(pickle.dumps(value)), weights_only=True)
 
 
 MANY_ARRAYS = pickle.dumps(
@@ -119,54 +129,10 @@ MANY_ARRAYS = pickle.dumps(
 )
 
 
-def outcome(data: bytes) -> object:
-    """What a pickle gives, or that it is refused."""
-    try:
-        return load_legacy_pickle(data)
-    except LegacyPickleError:
-        return LegacyPickleError
-
-
-def test_arrays_that_are_taken_whole_are_what_their_operations_make(monkeypatch):
-    whole = load_legacy_pickle(MANY_ARRAYS)
+def test_a_file_with_many_arrays_of_all_kinds_is_what_pickle_makes_of_it():
+    whole = loaded(MANY_ARRAYS)
     assert whole["same"][0] is whole["same"][2]
     assert same(whole, pickle.loads(MANY_ARRAYS))
-    taken = []
-    take = Machine.whole_array
-    monkeypatch.setattr(Machine, "whole_array", lambda machine: taken.append(take(machine)) or taken[-1])
-    load_legacy_pickle(MANY_ARRAYS)
-    assert sum(taken) >= 25, "most arrays should be taken whole, or this tests nothing"
-    monkeypatch.setattr(legacy_pickle, "ARRAY", re.compile(b"(?!)"))
-    assert same(load_legacy_pickle(MANY_ARRAYS), whole)
-
-
-@settings(max_examples=400)
-@given(st.data())
-def test_a_damaged_array_is_refused_or_the_same_whether_it_is_taken_whole_or_not(data):
-    damaged = bytearray(pickle.dumps([np.full((2, 200), i, "f4") for i in range(4)]))
-    heads = [at for at, code in enumerate(damaged) if code in b"hK\x94\x85\x86\x87R(\x89Btb"]
-    for _ in range(data.draw(st.integers(1, 3))):
-        damaged[data.draw(st.sampled_from(heads))] = data.draw(st.integers(0, 255))
-    with pytest.MonkeyPatch.context() as patched:
-        whole = outcome(bytes(damaged))
-        patched.setattr(legacy_pickle, "ARRAY", re.compile(b"(?!)"))
-        assert same(outcome(bytes(damaged)), whole)
-
-
-def test_the_content_of_an_array_is_not_copied_and_cannot_be_had_by_itself():
-    data = pickle.dumps([np.zeros((2, 300), "f4")] * 2)
-    (array, _) = load_legacy_pickle(data)
-    root = array
-    while isinstance(root, np.ndarray):
-        root = root.base
-    assert isinstance(root, memoryview)
-    assert root.obj is data
-    assert not array.flags.writeable
-    data = pickle.dumps(np.zeros((2, 300), "f4"))
-    codes = [code.name for code, _, _ in pickletools.genops(data)]
-    place = codes[: codes.index("BINBYTES")].count("MEMOIZE")  # of the content in the memo
-    with pytest.raises(LegacyPickleError, match="holds memoryview itself"):
-        load_legacy_pickle(data[:-1] + b"h" + bytes([place]) + b"\x86.")
 
 
 SCALARS = (
@@ -194,14 +160,184 @@ VALUES = st.recursive(
 
 @given(VALUES, st.sampled_from(PROTOCOLS))
 def test_every_value_that_is_taken_comes_out_as_it_went_in(value, protocol):
-    assert same(load_legacy_pickle(pickle.dumps(value, protocol)), value)
+    assert same(loaded(pickle.dumps(value, protocol)), value)
 
 
-@settings(max_examples=300)
-@given(st.binary(max_size=200) | st.lists(st.sampled_from(sorted(OPERATIONS)), max_size=60).map(bytes))
-def test_no_bytes_lead_to_another_error(data):
-    try:
-        load_legacy_pickle(data + b".")
-    except LegacyPickleError as error:
-        assert "\n" not in str(error)
-        assert "a pickle may hold" in str(error)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=200) | st.lists(st.sampled_from(OPERATIONS), max_size=60).map(bytes))
+def test_no_bytes_lead_to_another_error(read, data):
+    with pytest.raises(LegacyPickleError, match=r"^x\.pkl: ") as refused:
+        read(data + b".")
+    assert "\n" not in str(refused.value)
+
+
+# Columns
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_columns_are_ids_as_text_and_numbers_as_float32(read, protocol):
+    frames = np.arange(6, dtype="f4").reshape(2, 3)
+    values = {
+        "float32": (frames, frames),
+        "big endian": (frames.astype(">f8"), frames),
+        "fortran": (np.asfortranarray(frames), frames),
+        "ints": (np.arange(3), [[0, 1, 2]]),
+        "list": ([0.5, 1], [[0.5, 1]]),
+        "lists": ([[0.25, 1], [2, 3]], [[0.25, 1], [2, 3]]),
+        "arrays in a list": ([np.float32(3), 4], [[3, 4]]),
+        "more axes": (np.arange(8).reshape(2, 2, 2), [[0, 1, 2, 3], [4, 5, 6, 7]]),
+        "tensor": (torch.arange(6.0).reshape(3, 2).t(), [[0, 2, 4], [1, 3, 5]]),
+        "a number": (np.array(0.5), [[0.5]]),
+        "none": (None, "empty_embedding"),
+        "nothing": ([], "empty_embedding"),
+        "no frames": (np.empty((0, 384), "f4"), "empty_embedding"),
+        "text": ("noise", "not_numbers"),
+        "lists of two lengths": ([[1], [2, 3]], "not_numbers"),
+        "one number": (0.5, "not_numbers"),
+        "truths": ([True], "not_numbers"),
+        "complex": ([1j], "not_numbers"),
+        "a dict": ({"a": 1}, "not_numbers"),
+        "objects": (np.array([1.0], object), "not_numbers"),
+        "a number too large": ([1 << 80, 0.5, 10**400], "not_numbers"),
+        "infinite": ([1.0, np.inf], "not_finite"),
+        "infinite as float32": ([1e300], "not_finite"),
+    }
+    given_values = [value for value, _ in values.values()]
+    ids, found = read(pickle.dumps({"id": [*values], "e": given_values}, protocol))
+    assert ids == [*values]
+    for name, entry, (_, expected) in zip(values, found, values.values(), strict=True):
+        if isinstance(expected, str):
+            assert str(entry) == expected, name
+        else:
+            assert entry.dtype == np.float32, name
+            np.testing.assert_array_equal(entry, np.float32(expected), name)
+
+
+def test_an_archive_of_torch_has_columns_too_and_imports_torch_only_then(read, tmp_path):
+    def in_memory() -> str:
+        return Path(f"/proc/{pickles._child.process.pid}/maps").read_text()
+
+    if pickles._child.process:  # one without torch, also if an archive was read before
+        pickles._child.process.kill()
+        pickles._child.process.wait()
+    read(pickle.dumps({"id": [12], "e": [torch.ones(2)]}))
+    assert "numpy" in in_memory()
+    assert not re.search("torch|arrow", in_memory())
+    tensors = [torch.arange(6.0).reshape(2, 3), torch.ones(2, dtype=torch.bfloat16)]
+    torch.save({"id": ["12", 5], "e": tensors}, tmp_path / "x.pt")
+    ids, found = read((tmp_path / "x.pt").read_bytes())
+    assert ids == ["12", "5"]
+    assert [entry.tolist() for entry in found] == [[[0, 1, 2], [3, 4, 5]], [[1, 1]]]
+    assert "libtorch" in in_memory()
+
+
+def test_odd_ids_are_escaped_and_the_others_are_read(read):
+    odd = [b"\xff", "\udce9", 10**5000, None, [1], float("nan"), "a\nb", " 12 ", b"12", 12.0]
+    ids, found = read(pickle.dumps({"id": odd, "e": [[1.0]] * len(odd)}))
+    assert ids == [r"\xff", r"\udce9", hex(10**5000), "None", "<list>", "nan", "a\nb", "12", "12", "12"]
+    assert len(found) == len(odd)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"id": np.array("x"), "e": np.array(1.0)},
+        {"id": np.frombuffer(b"\xff" * 32, "U2"), "e": [[1.0]] * 4},
+        {"id": ["a"], "e": []},
+        {"id": "a", "e": [1]},
+        {"id": ["a"]},
+        ["a"],
+    ],
+    ids=["no axes", "beyond Unicode", "two lengths", "no list", "one column", "no dict"],
+)
+def test_what_is_no_dict_of_lists_is_refused_by_the_name_of_its_file(read, value):
+    with pytest.raises(LegacyPickleError, match=r"^raw/y\.pkl: ") as refused:
+        read(pickle.dumps(value), "raw/y.pkl")
+    assert "\n" not in str(refused.value)
+
+
+def test_texts_of_very_different_lengths_take_no_memory_for_the_longest(read):
+    ids, found = read(pickle.dumps({"id": ["a", "b"], "e": [["x" * 1_000_000] + [""] * 4000, [1.0]]}))
+    assert isinstance(found[0], str)
+    assert found[0] == "not_numbers"
+    assert found[1].tolist() == [[1.0]]
+
+
+def test_a_full_disk_is_not_the_fault_of_the_pickle(tmp_path):
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"id": ["a"], "e": [[1.0]]}))
+    for target in (Path("/dev/full"), tmp_path / "no folder" / "e.npy"):
+        with pytest.raises(FetchError, match=re.escape(str(target))):
+            pickles.read_columns(tmp_path / "x.pkl", "x", "id", {"e": target})
+    with pytest.raises(LegacyPickleError, match=r"^x: .*Is a directory"):
+        pickles.read_columns(tmp_path, "x", "id", {"e": tmp_path / "e.npy"})
+
+
+@pytest.mark.slow
+def test_limits_of_the_program_itself_are_kept(tmp_path):
+    """A hard limit that is lower than that of a file is taken; none is raised."""
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"id": ["a"], "e": [[1.0]]}))
+    script = """
+import resource, sys
+from pathlib import Path
+for kind, most in ((resource.RLIMIT_AS, 4 << 30), (resource.RLIMIT_CPU, 600)):
+    resource.setrlimit(kind, (most, most))
+from hf_datasets.tunein import pickles
+print(pickles.read_columns(Path(sys.argv[1]), "x", "id", {"e": Path(sys.argv[1] + ".npy")})[0])
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "x.pkl")]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout == "['a']\n"
+
+
+def test_several_threads_get_their_own_answers(tmp_path):
+    for number in range(8):
+        value = {"id": [number], "e": [np.full((1, number + 1), number, "f4")]}
+        (tmp_path / f"{number}.pkl").write_bytes(pickle.dumps(value))
+
+    def read(task: int) -> tuple[list[str], list[float]]:
+        target = tmp_path / f"{task}.npy"
+        ids, _ = pickles.read_columns(tmp_path / f"{task % 8}.pkl", "x", "id", {"e": target})
+        return ids, map_numbers(target).tolist()
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(read, range(40)))
+    assert found == [([str(n)], [float(n)] * (n + 1)) for n in range(8)] * 5
+
+
+def test_a_forked_process_asks_a_child_of_its_own(read, tmp_path):
+    data = pickle.dumps({"id": ["a"], "e": [[1.0]]})
+    read(data)
+    own = pickles._child.process.pid
+    pid = os.fork()
+    if pid == 0:
+        read(data)
+        os._exit(int(pickles._child.process.pid == own))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    read(data)
+    assert pickles._child.process.pid == own
+
+
+PARENT = """
+import sys, time
+from hf_datasets.tunein import pickles, raw
+tree = raw.read_tree(sys.argv[1])
+print(pickles._child.process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_child_and_temporary_files_go_with_their_parent_also_when_that_is_killed(tmp_path):
+    raw = small_tree().write(tmp_path / "raw")
+    command = [sys.executable, "-c", PARENT, str(raw)]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        child = Path("/proc", parent.stdout.readline().strip())
+        assert "unpickling.py" in (child / "cmdline").read_text()
+        assert list(tmp_path.glob("feltsound-vectors-*/*.npy"))
+        parent.send_signal(signal.SIGKILL)
+    end = time.monotonic() + 60
+    while child.exists() and "unpickling.py" in (child / "cmdline").read_text():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert not list(tmp_path.glob("feltsound-*"))
