@@ -11,8 +11,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from system.process import end_imports_quietly, one_line_errors
+
+if __name__ == "__main__":
+    end_imports_quietly()
+
 from launch.run import load_task
-from training.command_line import one_line_errors
 from training.prediction import check_outputs, find_sounds, load_model
 from training.run_folder import read_record
 

@@ -4,6 +4,7 @@ import collections
 import itertools
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -146,6 +147,7 @@ def map_in_processes(
 
 def _start_worker(files: S3FileManager | None) -> None:
     """Use the parent's local copies of remote files, and end when it does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent alone ends them
     give_back_freed_memory()
     S3FileManager.adopt(files)
     parent = multiprocessing.parent_process()

@@ -18,6 +18,7 @@ from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import hf_hub_download
 
 from system.storage import S3FileManager, S3Object, is_remote
+from system.text import mask_secrets
 from training.settings import RunArguments
 from training.streaming import GIGABYTE, stream_rows
 from training.task import DataRecord
@@ -66,7 +67,7 @@ def load_rows(
             rows.config_name,
         )
     files = sorted(PurePath(file).name for file in files)
-    return rows, DataRecord(name, str(rows.config_name), files, len(rows), synthetic)
+    return rows, DataRecord(mask_secrets(name), str(rows.config_name), files, len(rows), synthetic)
 
 
 def check_folder(name: str) -> None:
