@@ -69,7 +69,7 @@ def run(*arguments: object) -> None:
 def complaint(*arguments: object) -> str:
     """Return the one line that a failing run ends with."""
     message = prepared_data.complaint(main, "pmemo", *arguments)
-    assert message.startswith("prepare pmemo: ")
+    assert message.startswith("prepare: ")
     return message
 
 
@@ -196,12 +196,15 @@ def test_a_run_waits_for_another_one_on_the_same_folder(small, output):
     assert (output / ".huggingface.yaml").exists()
 
 
-def test_an_interrupted_run_says_how_to_go_on(small, output, monkeypatch):
+def test_an_interrupted_run_says_how_to_go_on(small, output, monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(prepare_module, "write_shard", interrupt)
-    assert "stopped; finished work is kept, run this again" in complaint("--raw_dir", small, "--output_dir", output)
+    with pytest.raises(SystemExit) as ended:
+        run("--raw_dir", small, "--output_dir", output)
+    assert ended.value.code == 130
+    assert "finished work is kept" in capsys.readouterr().err
 
 
 def test_preparing_again_writes_nothing_new(small, output):
