@@ -1,6 +1,7 @@
 """Parquet files that are whole or not there: same rows, same bytes, however many processes write them."""
 
 import collections
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -137,12 +138,23 @@ def map_in_processes(
     with ProcessPoolExecutor(
         min(num_proc, len(jobs)), mp_context=context, initializer=_start_worker, initargs=(S3FileManager.live(),)
     ) as pool:
-        futures = {pool.submit(function, *job): i for i, job in enumerate(jobs)}
         try:
+            with _interrupts_later():  # half a start would leave a worker that nobody waits for
+                futures = {pool.submit(function, *job): i for i, job in enumerate(jobs)}
             for future in as_completed(futures):
                 yield futures.pop(future), future.result()  # popped: a result is held no longer than needed
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Keep Ctrl-C for the end of the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(files: S3FileManager | None) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 import logging
 import os
 import signal
@@ -80,7 +81,9 @@ def one_line_errors(program: str = "", stopped: str = "stopped") -> Iterator[Non
     with contextlib.redirect_stderr(cast(TextIO, MaskedStream(sys.stderr))):
         try:
             yield
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
+            traceback.clear_frames(error.__traceback__)
+            gc.collect()  # closes progress bars, which would write after the last line
             sys.stderr.write(f"{program}: {stopped}\n")
             raise SystemExit(INTERRUPTED) from None
         except SystemExit as error:

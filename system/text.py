@@ -10,13 +10,14 @@ TOKEN = re.compile(
     r"\b(AKIA|ASIA)[A-Z0-9]{12,}|\bHFAK\w{4,}|\bhf_[A-Za-z0-9]{20,}|\bgh[pousr]_[A-Za-z0-9]{20,}"
     r"|\bgithub_pat_\w{20,}|\bsk-[A-Za-z0-9_-]{20,}"
 )
-# User and password before the host of a URL; the password may hold `/`, unless it looks like a port.
-USER = re.compile(r"(?<=://)(?:[^\s/?#]+|[^\s/?#:@]+:(?!\d*[/?#])\S+)(?=@)")
+# User and password before the host of a URL, of which `Path` leaves one slash; the password may hold `/`, unless it
+# looks like a port.
+USER = re.compile(r"(\w:/{1,2})(?:[^\s/?#]+|[^\s/?#:@]+:(?!\d*[/?#])\S+)@")
 PRIVATE_KEY = re.compile("-----BEGIN [A-Z ]*PRIVATE KEY")
 # The value of a parameter of a URL, or of an entry in quotes, whose name says that it is secret.
 VALUE = re.compile(
     r"((?:signature|credentials?|tokens?|secret|passw(?:or)?d|pwd|api[-_]?key|access[-_]?key(?:[-_]?id)?"
-    r"|(?<![^\W\d_])sig)(?:=[\"']?|[\"']\s*:\s*[\"']))[^\s&;#\"'<>]+",
+    r"|(?<![^\W\d_])sig)(?:=[\"']?|[\"']\s*:\s*[\"']))[^\s&;#\"'<>]+?(?=:?(?:[\s&;#\"'<>]|$))",
     re.IGNORECASE,
 )
 DEEPEST = 5  # times that a URL may be percent-encoded
@@ -34,7 +35,7 @@ def holds_secret(text: str) -> bool:
 
 
 def _mask(text: str) -> str:
-    return TOKEN.sub(MASK, VALUE.sub(rf"\1{MASK}", USER.sub(MASK, text)))
+    return TOKEN.sub(MASK, VALUE.sub(rf"\1{MASK}", USER.sub(rf"\1{MASK}@", text)))
 
 
 def _mask_encoded(word: str) -> str:

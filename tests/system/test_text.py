@@ -2,6 +2,7 @@
 
 import csv
 import io
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -43,6 +44,7 @@ def test_a_password_in_a_url_is_masked_whatever_it_holds(text: str, times_encode
     for _ in range(times_encoded):
         url = quote(url, safe="")
     assert SECRET not in mask_secrets(f"{url}: no such object")
+    assert SECRET not in mask_secrets(f"{Path(url)}: no such folder")
 
 
 @pytest.mark.parametrize("key", KEYS)
