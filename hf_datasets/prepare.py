@@ -281,7 +281,7 @@ def _parse_options(pairs: list[str]) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line; bad input ends in one line on stderr and exit code 1."""
-    with one_line_errors("prepare", "stopped; finished work is kept, run this again to go on"):
+    with one_line_errors("prepare", "stopped. Finished work is kept: run this again to continue."):
         try:
             _run(_parse(arguments))
         except FetchError as error:

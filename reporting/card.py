@@ -35,7 +35,7 @@ def plain(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """A name or a command as inline code of Markdown, whatever backticks it has."""
+    """A name or a command as inline code of Markdown, also with backticks in it."""
     text = " ".join(text.split())
     ticks = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
     blank = " " if "`" in text else ""

@@ -1,4 +1,4 @@
-"""Settings of a process: the memory that malloc keeps, and an end in one line, whatever ends it."""
+"""Settings of a process: the memory that malloc keeps, and an end in one line for every error."""
 
 import contextlib
 import ctypes
@@ -71,7 +71,7 @@ def end_imports_quietly() -> None:
 def one_line_errors(program: str = "", stopped: str = "stopped") -> Iterator[None]:
     """End a program with one line, in which no secret is; FELTSOUND_TRACEBACK=1 shows where the error arose.
 
-    SIGTERM and Ctrl-C end it after its clean-up, with 143 and 130; `stopped` says what the latter leaves. Logged
+    SIGTERM and Ctrl-C end it after its clean-up, with 143 and 130; `stopped` says what Ctrl-C leaves. Logged
     messages, and what libraries write to stderr, hold no secret either.
     """
     program = program or Path(sys.argv[0]).name

@@ -303,7 +303,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--missing", metavar="HOW", default=Settings.missing, help=f"embeddings not there: {', '.join(POLICIES)}"
     )
     parser.add_argument("--seed", type=int, default=Settings.seed, help="of the noise that `random` is")
-    with one_line_errors("write_batches", "stopped; finished batches are kept, run this again to go on"):
+    with one_line_errors("write_batches", "stopped. Finished batches are kept: run this again to continue."):
         args = parser.parse_args(arguments)
         settings = Settings(args.batch_size, args.segment_size, args.missing, args.seed)
         manifest = write_batches(args.data_dir, args.output_dir, settings)

@@ -215,7 +215,7 @@ def test_an_interrupted_run_says_how_to_go_on(small, output, monkeypatch, capsys
     with pytest.raises(SystemExit) as ended:
         run("--raw_dir", small, "--output_dir", output)
     assert ended.value.code == 130
-    assert "finished work is kept" in capsys.readouterr().err
+    assert "prepare: stopped. Finished work is kept" in capsys.readouterr().err
 
 
 def test_preparing_again_writes_nothing_new(small, output):

@@ -20,7 +20,7 @@ CONFIG = "configs/eda_tcn.json"
 SECRET = "Zx9qSECRETq9xZ"
 QUERY = "&".join(f"{name}={SECRET}" for name in ("X-Amz-Signature", "X-Amz-Credential", "X-Amz-Security-Token", "sig"))
 URL = f"https://user:{SECRET}@127.0.0.1:9/x?{QUERY}"
-# What a program takes beyond one URL after the other; `entry` is started by SageMaker alone.
+# Arguments of single programs, in addition to those that all get; `entry` is started by SageMaker alone.
 COMMANDS = {
     "run_train": [
         [CONFIG, "--dataset", URL], [CONFIG, "--model_name_or_path", URL], [CONFIG, "--s3.endpoint_url", URL],

@@ -1,4 +1,4 @@
-"""The table of predictions: whole or not there, whatever the names and the content of the recordings."""
+"""The table of predictions: whole or not there, for all names and contents of recordings."""
 
 import csv
 import os
