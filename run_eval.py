@@ -7,9 +7,13 @@ python run_eval.py outputs/eda_tcn hf_datasets/pmemo --dataset_config sample_nul
 import sys
 from dataclasses import asdict
 
+from system.process import end_imports_quietly, one_line_errors
+
+if __name__ == "__main__":
+    end_imports_quietly()
+
 from launch.scoring import describe_scores, parse_eval, save_scores, saved_run
 from training.build import build_trainer, set_up_process
-from training.command_line import one_line_errors
 from training.prediction import load_model
 from training.rows import load_rows
 from training.run_folder import read_record

@@ -11,8 +11,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from system.process import end_imports_quietly, one_line_errors
+
+if __name__ == "__main__":
+    end_imports_quietly()
+
 from launch.run import load_task
-from training.command_line import one_line_errors
+from system.text import printable
 from training.prediction import check_outputs, find_sounds, load_model
 from training.run_folder import read_record
 
@@ -58,10 +63,10 @@ def main(argv: list[str]) -> None:
     model, extractor = load_model(arguments.model, arguments.device, task)
     found = task.predict(model, extractor, sounds, arguments)
     if found.predictions:
-        print(f"{len(found.predictions)} recordings, {found.summary}\nwritten: {arguments.output}")
+        print(f"{len(found.predictions)} recordings, {found.summary}\nwritten: {printable(arguments.output)}")
     if found.predictions and arguments.plot:
         task.plot_predictions(found.predictions, arguments.plot)
-        print(f"plot: {arguments.plot}")
+        print(f"plot: {printable(arguments.plot)}")
     if found.unreadable:
         reasons = "; ".join(found.unreadable)
         raise ValueError(f"{len(found.unreadable)} of {len(sounds)} recordings have no prediction: {reasons}")

@@ -8,11 +8,15 @@ Add --dry_run to see the request, --spot for spare capacity, --wait to follow it
 import json
 import sys
 
+from system.process import end_imports_quietly, one_line_errors
+
+if __name__ == "__main__":
+    end_imports_quietly()
+
 from launch.sagemaker.archive import pack_code
 from launch.sagemaker.follow import connect, fetch_model, follow, submit
 from launch.sagemaker.job import REPOSITORY, build_request, check_reaches_container, data_of, parse_job
 from launch.sagemaker.limits import check_request
-from training.command_line import one_line_errors
 
 
 def main(argv: list[str]) -> None:

@@ -8,9 +8,13 @@ python run_study.py configs/eda_tcn.json --leave_one_listener_out --normalisatio
 
 import sys
 
+from system.process import end_imports_quietly, one_line_errors
+
+if __name__ == "__main__":
+    end_imports_quietly()
+
 from launch.study import begin_study, collect, parse_study, plan, run_cells
 from reporting.study import study_files, study_table
-from training.command_line import one_line_errors
 from training.run_folder import write_pages
 
 

@@ -7,11 +7,15 @@ accelerate launch run_train.py configs/eda_tcn.json --learning_rate 3e-4
 import sys
 from dataclasses import asdict
 
+from system.process import end_imports_quietly, one_line_errors
+
+if __name__ == "__main__":
+    end_imports_quietly()
+
 from launch.pages import run_pages
 from launch.run import parse_run
 from launch.sharing import check_hub, destination, push_run
 from training.build import build_model, build_trainer, set_up_process
-from training.command_line import one_line_errors
 from training.rows import load_rows
 from training.run_folder import begin_run, checkpoint_to_resume, describe_run, run_records, save_run
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from reporting.plots import DPI, OTHERS, WIDTH, png
+from system.process import one_line_errors
 
 # Report -> its figures, column by column.
 FIGURES = {
@@ -87,11 +88,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("folders", type=Path, nargs="+", help="Folders of runs or studies of the synthetic samples.")
     parser.add_argument("--output_dir", type=Path, required=True, help="Where the pictures go, one a kind of report.")
     arguments = parser.parse_args(argv)
-    try:
-        print(*(write_picture(folder, arguments.output_dir) for folder in arguments.folders), sep="\n")
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"benchmarks.pictures: {' '.join(str(error).split())}") from error
+    print(*(write_picture(folder, arguments.output_dir) for folder in arguments.folders), sep="\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with one_line_errors("benchmarks.pictures"):
+        main(sys.argv[1:])

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from datasets import List, Value
 
+from system.text import safe_row
+
 # The column of a row that says what was found.
 DEFECTS_COLUMN = List(
     {
@@ -159,7 +161,7 @@ def defects_csv(rows: Iterable[tuple[str, dict]], row: str = "song") -> str:
     for song, defect in rows:
         how_much = "" if defect["how_much"] is None else repr(defect["how_much"])
         listener = defect["listener"] or ""
-        writer.writerow([song, listener, defect["what"], how_much, defect["unit"], defect["detail"]])
+        writer.writerow(safe_row([song, listener, defect["what"], how_much, defect["unit"], defect["detail"]]))
     return text.getvalue()
 
 

@@ -27,9 +27,10 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from system.process import give_back_freed_memory
+from system.process import end_imports_quietly, give_back_freed_memory
 
 if __name__ == "__main__":
+    end_imports_quietly()
     give_back_freed_memory()  # before Arrow is imported
 
 import pyarrow as pa
@@ -37,7 +38,7 @@ import pyarrow.parquet as pq
 import yaml
 from tqdm import tqdm
 
-from system.process import exit_on_sigterm
+from system.process import one_line_errors
 from system.storage import OPTIONS, S3FileManager, check_options
 
 from .base_builder import Builder
@@ -281,31 +282,32 @@ def _parse_options(pairs: list[str]) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line; bad input ends in one line on stderr and exit code 1."""
-    args = _parse(arguments)
-    try:
-        if args.s3 or args.cache_dir:
-            S3FileManager.shared(storage_options=_parse_options(args.s3), cache_dir=args.cache_dir)
-        if args.rebuild_samples:
-            check_arguments(args.name, 1)
-            return rebuild_samples(args.name)
-        options = {option: getattr(args, option) for option in BUILDER_OPTIONS}
-        if args.check_only:
-            found = check(args.name, args.raw_dir, args.num_proc, **options)
-            print(defects_table(found), *_refused(found), sep="\n")
-            sys.exit(int(bool(_refused(found))))
-        found, said = prepare(args.name, args.raw_dir, args.output_dir, args.num_proc, args.keep_unreadable, **options)
-        print(*filter(None, (defects_table(found), said)), sep="\n")
-    except (ValueError, OSError, FetchError) as error:
-        sys.exit(f"prepare {args.name}: {' '.join(str(error).split())}")
-    except KeyboardInterrupt:
-        sys.exit(f"prepare {args.name}: stopped; finished work is kept, run this again to go on")
-    except BrokenProcessPool:
-        sys.exit(
-            f"prepare {args.name}: a worker process was killed (out of memory?); finished work is kept, "
-            "run this again with a smaller --num_proc"
-        )
+    with one_line_errors("prepare", "stopped. Finished work is kept: run this again to continue."):
+        try:
+            _run(_parse(arguments))
+        except FetchError as error:
+            raise ValueError(str(error)) from error
+        except BrokenProcessPool as error:
+            raise ValueError(
+                "a worker process was killed (out of memory?); finished work is kept, run this again with a smaller "
+                "--num_proc"
+            ) from error
+
+
+def _run(args: argparse.Namespace) -> None:
+    if args.s3 or args.cache_dir:
+        S3FileManager.shared(storage_options=_parse_options(args.s3), cache_dir=args.cache_dir)
+    if args.rebuild_samples:
+        check_arguments(args.name, 1)
+        return rebuild_samples(args.name)
+    options = {option: getattr(args, option) for option in BUILDER_OPTIONS}
+    if args.check_only:
+        found = check(args.name, args.raw_dir, args.num_proc, **options)
+        print(defects_table(found), *_refused(found), sep="\n")
+        sys.exit(int(bool(_refused(found))))
+    found, said = prepare(args.name, args.raw_dir, args.output_dir, args.num_proc, args.keep_unreadable, **options)
+    print(*filter(None, (defects_table(found), said)), sep="\n")
 
 
 if __name__ == "__main__":
-    exit_on_sigterm()
     main()

@@ -13,7 +13,6 @@ Whether data may be redistributed stands in each builder: `REDISTRIBUTION` is No
 
 import argparse
 import fnmatch
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import yaml
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from system.hub import told_by_hub
+from system.process import one_line_errors
 
 from .base_builder import Builder
 from .builders import HERE, builder_class, data_set_names
@@ -129,10 +129,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--i_have_the_right", action="store_true", help="push also what its licence does not allow everybody to share"
     )
-    try:
+    with one_line_errors("push_dataset"):
         print(f"pushed: {push_dataset(**vars(parser.parse_args(argv)))}")
-    except (ValueError, OSError) as error:
-        sys.exit(f"push_dataset: {' '.join(str(error).split())}")
 
 
 if __name__ == "__main__":

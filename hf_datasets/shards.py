@@ -1,9 +1,11 @@
 """Parquet files that are whole or not there: same rows, same bytes, however many processes write them."""
 
 import collections
+import contextlib
 import itertools
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -136,16 +138,28 @@ def map_in_processes(
     with ProcessPoolExecutor(
         min(num_proc, len(jobs)), mp_context=context, initializer=_start_worker, initargs=(S3FileManager.live(),)
     ) as pool:
-        futures = {pool.submit(function, *job): i for i, job in enumerate(jobs)}
         try:
+            with _interrupts_later():  # half a start would leave a worker that nobody waits for
+                futures = {pool.submit(function, *job): i for i, job in enumerate(jobs)}
             for future in as_completed(futures):
                 yield futures.pop(future), future.result()  # popped: a result is held no longer than needed
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextlib.contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Keep Ctrl-C for the end of the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(files: S3FileManager | None) -> None:
     """Use the parent's local copies of remote files, and end when it does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent alone ends them
     give_back_freed_memory()
     S3FileManager.adopt(files)
     parent = multiprocessing.parent_process()

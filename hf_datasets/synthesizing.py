@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from system.process import one_line_errors
+
 HELP = {
     "num_songs": "number of songs",
     "num_listeners": "number of listeners, who all hear every song",
@@ -43,12 +45,10 @@ def run_synthesizer(
         elif parameter.annotation is bool:
             settings = {"choices": ("yes", "no"), "default": "yes" if default else "no"}
         parser.add_argument(f"--{option}", help=texts[option], **settings)
-    options = vars(parser.parse_args(arguments))
-    options |= {key: options[key] == "yes" for key, value in parameters.items() if value.annotation is bool}
-    try:
+    with one_line_errors(parser.prog):
+        options = vars(parser.parse_args(arguments))
+        options |= {key: options[key] == "yes" for key, value in parameters.items() if value.annotation is bool}
         print(synthesize(**options))
-    except (ValueError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
 
 
 def write_csv(path: Path, rows: Iterable[Iterable]) -> None:

@@ -15,13 +15,13 @@ import pyarrow as pa
 
 from launch.run import parse_run
 from media.audioset import Labels
+from system.process import one_line_errors
 from tasks.detection.data import clip_pools
 from tasks.detection.items import KIND_NAMES
 from tasks.detection.pools import ClipPools
 from tasks.detection.sampler import TwoTierBatchSampler
 from tasks.detection.task import DetectionTask
 from tasks.detection.trainer import STATE_FILE, read_state
-from training.command_line import one_line_errors
 from training.rows import load_rows, use_storage
 
 

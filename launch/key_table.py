@@ -12,6 +12,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from launch.run import load_task, setting_groups, with_tasks
+from system.process import one_line_errors
 from tasks import TASKS
 from training.settings import RunArguments, RunTrainingArguments
 
@@ -49,4 +50,5 @@ def write_key_table(readme: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_key_table(Path(sys.argv[1] if len(sys.argv) > 1 else "README.md"))
+    with one_line_errors():
+        write_key_table(Path(sys.argv[1] if len(sys.argv) > 1 else "README.md"))

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from launch.run import load_task
-from training.command_line import one_line_errors
+from system.process import one_line_errors
 from training.run_folder import write_pages
 from training.task import Task
 

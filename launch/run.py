@@ -1,6 +1,7 @@
 """Turn a command line into a run: look up its task, merge config file and flags, and check them."""
 
 import importlib
+import math
 import typing
 from collections.abc import Iterable
 from dataclasses import replace
@@ -69,7 +70,20 @@ def build_run(config: dict[str, Any], place: str, rest: list[str]) -> Run:
         training.resume_from_checkpoint = {"true": "true", "false": None}.get(wanted.lower(), wanted)
     push_to_hub, training.push_to_hub = training.push_to_hub, False
     settings = task.settings(**dict(zip(groups, task_settings, strict=True)))
-    return Run(Path(str(training.output_dir)).name, arguments, training, task, settings, push_to_hub)
+    run = Run(Path(str(training.output_dir)).name, arguments, training, task, settings, push_to_hub)
+    check_finite(run.resolved())
+    return run
+
+
+def check_finite(values: dict[str, Any]) -> None:
+    """Refuse NaN and infinite numbers, which JSON cannot record, by the name of their key."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            check_finite({f"{key}.{name}": inner for name, inner in value.items()})
+        elif isinstance(value, list):
+            check_finite({f"{key}[{place}]": inner for place, inner in enumerate(value)})
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{key}={value}: not a finite number. Give one, or leave the key out.")
 
 
 def check_streaming(arguments: RunArguments, task: Task) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from system.hub import told_by_hub
-from training.command_line import one_line_errors
+from system.process import one_line_errors
 from training.task import Run
 
 # What is on the way to a model, or local to the machine, stays out of a repository on the Hub; so does what shows the

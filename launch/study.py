@@ -20,6 +20,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from launch.run import load_task, parse_run
+from system.text import masked
 from tasks import TASKS
 from training.rows import load_rows, use_storage
 from training.run_folder import write_json
@@ -154,7 +155,7 @@ def begin_study(study: Study, cells: Sequence[Cell]) -> None:
         "config": json.loads(Path(study.config).read_text(encoding="utf-8")),
         "cells": [asdict(c) for c in cells],
     }
-    record = json.loads(json.dumps(record))
+    record = masked(json.loads(json.dumps(record)))
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
         for key in record:

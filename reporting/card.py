@@ -4,6 +4,7 @@ python -m reporting.card outputs/eda_tcn    makes card, report and figures of a 
 """
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,24 @@ SCORED_ONCE = (
     "The test side was scored once, by the model that was kept. This is one run with one seed; how far others would "
     "be from it is not told."
 )
+
+
+def plain(text: str) -> str:
+    """A name as it is, in Markdown: no markup, no link, one line, one cell of a table."""
+    return re.sub(r"([\\`*<>|~]|\](?=[(\[:]))", r"\\\1", " ".join(text.split()))
+
+
+def code(text: str) -> str:
+    """A name or a command as inline code of Markdown, also with backticks in it."""
+    text = " ".join(text.split())
+    ticks = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
+    blank = " " if "`" in text else ""
+    return f"{ticks}{blank}{text}{blank}{ticks}"
+
+
+def string(text: str) -> str:
+    """A name as a string of Python."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def score_cell(score: dict[str, Any], decimals: int = 3) -> str:
@@ -92,7 +111,7 @@ def data_lines(facts: dict[str, Any]) -> list[str]:
     """Data set, sides and split; what was done about rows that are not whole; and whose terms hold."""
     data = facts["data"]
     return [
-        f"`{data['dataset']}` ({data['config']}). "
+        f"{code(data['dataset'])} ({plain(data['config'])}). "
         + " ".join(f"{name.capitalize()}: {in_words(flat(side))}." for name, side in data["sides"].items())
         + f" SHA-256 of the split `{facts['split']['sha256'][:16]}`.",
         *data.get("policies", []),
@@ -165,7 +184,7 @@ def chosen(training: dict[str, Any]) -> str:
 
 def base(facts: dict[str, Any]) -> str:
     """What a fine-tuned model went on from."""
-    return f" Fine-tuned from `{facts['base']['model']}`." if facts["base"] else ""
+    return f" Fine-tuned from {code(facts['base']['model'])}." if facts["base"] else ""
 
 
 def size(facts: dict[str, Any]) -> str:
@@ -193,9 +212,9 @@ def warnings(facts: dict[str, Any], items: str = "trials") -> list[str]:
     found = [data["split_warning"], data["control"]]
     known = base["test_trials_it_was_trained_on"] if base else 0
     if known is None:
-        found.append(f"what {base['model']} was trained on is not known here: it may have met the test {items}")
+        found.append(f"what {plain(base['model'])} was trained on is not known here: it may have met the test {items}")
     elif known:
-        found.append(f"{known} of the test {items} were in its training data, by way of {base['model']}")
+        found.append(f"{known} of the test {items} were in its training data, by way of {plain(base['model'])}")
     synthetic = [SYNTHETIC_NOTICE] if data["synthetic"] else []
     return [*synthetic, *(f"**WARNING.** {text[0].upper()}{text[1:]}." for text in found if text)]
 

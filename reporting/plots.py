@@ -7,6 +7,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from system.text import printable
+
 MODEL, OTHERS, TRUTH, FAINT = "#1f5fa8", "#8a8f98", "#1b1b1b", "#d9dce1"  # one colour a meaning, in every figure
 THRESHOLD, FALSE = "#b86e00", "#b3261e"  # where a score becomes a yes; a yes that is wrong
 WIDTH = 7.5  # inches; a column of text
@@ -22,7 +24,7 @@ def png(figure: Figure) -> bytes:
 
 def literal(text: str) -> str:
     """Text for a figure as it stands: a $ in a name is no formula."""
-    return text.replace("$", r"\$")
+    return printable(text).replace("$", r"\$")
 
 
 def panels_below_each_other(count: int, height: float = 1.8, sharey: bool = True) -> tuple[Figure, Sequence[Axes]]:

@@ -8,9 +8,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from reporting.card import score_cell
+from reporting.card import plain, score_cell
 from reporting.page import STYLE, images, shown, table
 from reporting.plots import draw_scores, literal, panels_below_each_other
+from system.text import safe_cell
 
 
 def study_files(found: dict[str, Any]) -> dict[str, str | bytes]:
@@ -48,7 +49,7 @@ def comma_separated(rows: Sequence[dict[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]))
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: safe_cell(value) for key, value in row.items()} for row in rows)
     return text.getvalue()
 
 
@@ -103,7 +104,8 @@ def captions(found: dict[str, Any]) -> list[str]:
 def study_table(found: dict[str, Any]) -> str:
     """The table as Markdown, captions below."""
     columns, rows = columns_of(found)
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+    head, *lines = (f"| {' | '.join(row)} |" for row in (columns, *([plain(cell) for cell in row] for row in rows)))
+    lines = [head, "|---" * len(columns) + "|", *lines]
     return "\n".join(lines) + "\n\n" + "\n\n".join(captions(found))
 
 

@@ -17,6 +17,8 @@ from typing import Any, BinaryIO, Protocol
 
 import fsspec
 
+from system.text import TOKEN
+
 # What is known of an object: url, size (bytes), etag (a string that changes when the content does)
 
 
@@ -25,7 +27,6 @@ GLANCE = 0.1  # s between two looks whether to stop
 CONNECT_TIMEOUT, READ_TIMEOUT = 5, 15  # s without an answer or a byte
 OPTIONS = ("profile", "endpoint_url", "region", "anon", "requester_pays", "read_timeout")
 SECRET_NAME = re.compile(r"key|secret|token|passw|credential", re.IGNORECASE)
-SECRET_VALUE = re.compile(r"\b(AKIA|ASIA)[A-Z0-9]{12,}")
 MD5 = re.compile(r"[0-9a-f]{32}")
 AGAIN = {429, 500, 502, 503, 504}  # HTTP statuses that another try may not get
 AGAIN_CODES = {"RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable", "ThrottlingException"}
@@ -82,7 +83,7 @@ def parse_s3_url(url: str) -> tuple[str, str]:
 def check_options(options: dict[str, Any], where: str = "storage options") -> dict[str, Any]:
     """Options of a store as a config may name them: never a secret, whose place is AWS's own chain."""
     for name, value in options.items():
-        if SECRET_NAME.search(name) or (isinstance(value, str) and SECRET_VALUE.search(value)):
+        if SECRET_NAME.search(name) or (isinstance(value, str) and TOKEN.search(value)):
             raise ValueError(
                 f"{where}: {name!r} looks like a secret, which has no place here; set AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY in the environment, name a `profile` of ~/.aws, or give the machine a role"

@@ -1,35 +1,15 @@
 """Read config files and command lines; a key that does not exist is an error that names the nearest one."""
 
 import argparse
-import contextlib
 import difflib
 import json
-import os
-import sys
 import typing
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from transformers import HfArgumentParser
 
-from system.process import exit_on_sigterm
 from training.settings import DICTS, SECRET_KEYS
-
-
-@contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """What a user can cause ends the program with its message alone; FELTSOUND_TRACEBACK=1 shows where it arose."""
-    exit_on_sigterm()
-    try:
-        yield
-    except (ValueError, OSError, ImportError, RuntimeError, TypeError, KeyError) as error:
-        if os.environ.get("FELTSOUND_TRACEBACK"):
-            raise
-        message = " ".join(str(error).split())
-        if not isinstance(error, ValueError):
-            message = f"{type(error).__name__}: {message} (FELTSOUND_TRACEBACK=1 shows where)"
-        raise SystemExit(f"{Path(sys.argv[0]).name}: {message}") from error
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -41,6 +21,12 @@ def read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text (byte {error.start}). Save it again as UTF-8.") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: its objects or lists are nested too deep. Give one object of keys.") from error
+    except ValueError as error:  # an integer of thousands of digits
+        raise ValueError(f"{path}: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path}: expected one JSON object of keys and values, got {type(config).__name__}")
     return config

@@ -6,6 +6,8 @@ from importlib import metadata
 
 INSTALL = "pip install 'torch>=2.11,<2.13' 'torchvision>=0.26,<0.28' 'torchaudio==2.11.0'"
 
+# What the loader, the C library and Python say where a limit leaves them too little memory.
+NO_MEMORY = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory", "can't start new thread")
 TRIPLE = ("torch", "torchaudio", "torchvision")  # in the order in which they are imported
 
 
@@ -19,7 +21,11 @@ def torch_mismatch() -> str | None:
         import torch  # noqa: F401
         import torchaudio  # noqa: F401
         import torchvision  # noqa: F401
-    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+    except (ImportError, OSError, RuntimeError, AttributeError, MemoryError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if any(sign in line for sign in NO_MEMORY)]
+        if lines or isinstance(error, MemoryError):
+            reason = lines[0] if lines else "MemoryError"
+            return f"no memory is left to load torch ({reason}). Raise the limit (ulimit -v), or free memory."
         name = next(name for name in TRIPLE if name not in sys.modules)  # an import that fails leaves nothing there
         found = ", ".join(f"{name} {version(name)}" for name in TRIPLE)
         reason = str(error).strip().splitlines()[0]

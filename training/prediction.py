@@ -1,10 +1,11 @@
 """Load a saved model, find recordings, and write what is predicted for them."""
 
+import contextlib
 import csv
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol, Self, TextIO
 
 import torch
 from safetensors import SafetensorError
@@ -12,6 +13,7 @@ from tqdm import tqdm
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from media.audio import AudioError
+from system.text import printable, safe_row
 from training.task import Task
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
@@ -39,7 +41,7 @@ def find_sounds(paths: Sequence[Path], suffixes: Sequence[str] = SUFFIXES) -> li
     sounds = []
     for path in paths:
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes)
+            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes and not file.is_dir())
             if not found:
                 raise ValueError(f"{path}: no recording in this folder; it is searched for {' '.join(suffixes)}")
             sounds += found
@@ -81,26 +83,34 @@ def write_predictions(
     end, has no rows. Returns the predictions (to draw them) where they are to be kept, else what identifies them, and
     why some sounds have none.
     """
-    draft = path.with_name(path.name + ".part")
     predictions, unreadable = [], []
-    with open(draft, "w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as file:
         writer = csv.writer(file)
         for sound in tqdm(sounds, desc="predicting", unit="sound"):
             start, stretches = file.tell(), []
             try:
                 for part in predict(sound):
                     if not file.tell():
-                        writer.writerow(part.header())
-                    writer.writerows(part.rows())
+                        writer.writerow(safe_row(part.header()))
+                    writer.writerows(map(safe_row, part.rows()))
                     stretches += [part] if keep or not stretches else []
             except AudioError as error:
                 file.seek(start)
                 file.truncate()
-                unreadable.append(str(error))
+                unreadable.append(printable(error))
                 continue
             predictions.append(stretches[0].join(stretches[1:]))
-    if predictions:
-        os.replace(draft, path)
-    else:
-        draft.unlink()
     return predictions, unreadable
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[TextIO]:
+    """A text file to write, which gets its name when it is whole and not empty; else nothing of it stays."""
+    draft = path.with_name(path.name + ".part")
+    try:
+        with open(draft, "w", newline="", encoding="utf-8") as file:
+            yield file
+        if draft.stat().st_size:
+            os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)

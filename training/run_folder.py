@@ -17,6 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from modeling import PIPELINES
 from modeling.configuration_signal import SignalConfig
+from system.text import mask_secrets
 from training.build import OUR_TYPES
 from training.environment import versions
 from training.task import BaseRecord, DataRecord, Evaluation, Run, RunFacts, SplitRecord, TaskData
@@ -73,10 +74,10 @@ def base_record(run: Run, data: TaskData) -> BaseRecord | None:
     if base is None or run.base_config is None:
         return None
     if run.base_config.model_type not in OUR_TYPES:  # nobody here knows what a published model was trained on
-        return BaseRecord(base, None)
+        return BaseRecord(mask_secrets(base), None)
     known = set(read_record(base, "splits.json")["trials"]["train"])
     test = data.split.record()["trials"]["test"]
-    return BaseRecord(base, len(known.intersection(test)))
+    return BaseRecord(mask_secrets(base), len(known.intersection(test)))
 
 
 def split_record(split: SplitRecord) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import pyarrow as pa
 from torch.utils.data import Dataset
 from transformers import AutoConfig, EvalPrediction, PreTrainedConfig, PreTrainedModel
 
+from system.text import masked
 from training.samplers import EpochSampler
 from training.settings import NOT_RECORDED, RunArguments, RunTrainingArguments
 from training.study_runs import StudyTables
@@ -53,13 +54,13 @@ class Run(Generic[SettingsT]):
         return Path(str(self.training.output_dir))
 
     def resolved(self) -> dict[str, Any]:
-        """Return all keys with their values: a config that repeats this run on the same data."""
+        """Return all keys with their values, but secrets: a config that repeats this run on the same data."""
         values = dataclasses.asdict(self.arguments)
         for group in dataclasses.fields(self.settings):  # type: ignore[arg-type]
             values |= dataclasses.asdict(getattr(self.settings, group.name))
         training = self.training.to_dict()
         left_out = {key for key in training if key.endswith("_token") or key in NOT_RECORDED}
-        return values | {key: training[key] for key in sorted(training.keys() - left_out)}
+        return masked(values | {key: training[key] for key in sorted(training.keys() - left_out)})
 
 
 class SplitRecord(Protocol):

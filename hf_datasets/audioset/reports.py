@@ -27,6 +27,7 @@ from media.audioset import (
     label_weights,
     trim_heads,
 )
+from system.text import safe_row
 
 from ..shards import RowReader
 from .sound_files import SUBSETS
@@ -109,7 +110,7 @@ def _read_outcome(tree: Tree, rows: RowReader, pool: ThreadPoolExecutor) -> tupl
             fates[name][clips[of[pc.equal(what, kind).to_numpy(zero_copy_only=False)]]] = True
         table = _csv_table(tree, split, clips, shard, paths, what, defects)
         lines = io.BytesIO()
-        pa.csv.write_csv(table, lines, pa.csv.WriteOptions(include_header=begin == len(shard)))
+        pa.csv.write_csv(_safe(table), lines, pa.csv.WriteOptions(include_header=begin == len(shard)))
         if len(packed) >= HELD:
             packed[-HELD].result()  # so that no more lines are held
         packed.append(pool.submit(gzip.compress, lines.getvalue(), 1, mtime=0))
@@ -158,7 +159,7 @@ def reconciliation_csv(tree: Tree, outcome: Outcome) -> str:
         clips = keys == key
         side, name = divmod(int(key) // 1000, len(names))
         place = ["eval" if side else "train", names[name], key % 1000 - 1 if key % 1000 else ""]
-        writer.writerow([*place, *_counts(tree, outcome, clips)])
+        writer.writerow([*safe_row(place), *_counts(tree, outcome, clips)])
     writer.writerow(["all", "", "", *_counts(tree, outcome, np.ones(len(keys), bool))])
     return text.getvalue()
 
@@ -200,7 +201,7 @@ def classes_csv(tree: Tree, outcome: Outcome, trained: pa.Table) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["mid", "name", *columns])
-    writer.writerows(zip(tree.labels.mids, tree.labels.names, *columns.values(), strict=True))
+    writer.writerows(map(safe_row, zip(tree.labels.mids, tree.labels.names, *columns.values(), strict=True)))
     return text.getvalue()
 
 
@@ -232,8 +233,17 @@ def missing_csv(tree: Tree, outcome: Outcome) -> bytes:
     link = pc.binary_join_element_wise(begin, table["clip_id"], end, seconds, "s", "")
     table = table.append_column("why", pa.array(why)).append_column("link", pc.if_else(official, link, ""))
     file = io.BytesIO()
-    pa.csv.write_csv(table, file)
+    pa.csv.write_csv(_safe(table), file)
     return file.getvalue()
+
+
+def _safe(table: pa.Table) -> pa.Table:
+    """A table for people: text that a spreadsheet would run as a formula gets a `'` before it, as by `safe_cell`."""
+    for place, name in enumerate(table.column_names):
+        if pa.types.is_string(table[name].type):
+            safe = pc.replace_substring_regex(table[name], pattern=r"^([=+\-@\t\r\n])", replacement=r"'\1")
+            table = table.set_column(place, name, safe)
+    return table
 
 
 def describe(tree: Tree, outcome: Outcome) -> str:

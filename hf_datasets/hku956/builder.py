@@ -17,6 +17,8 @@ import pyarrow as pa
 from datasets import Features, List, Value
 from datasets.builder import Key
 
+from system.text import safe_row
+
 from ..base_builder import Builder, RawConfig
 from ..defects import SIGNAL_DEFECTS, located, make_defect
 from ..raw_files import RawFolder
@@ -84,7 +86,7 @@ class Hku956Builder(Builder):
         """Files that `prepare` writes beside defects.csv: the songs without a sound, and where to get it."""
         missing = [(song.song_id, song.link or "") for song in self.tree.songs if song.audio is None]
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([("song_id", "link"), *missing])
+        csv.writer(text, lineterminator="\n").writerows([("song_id", "link"), *map(safe_row, missing)])
         return {"missing_audio.csv": text.getvalue()}, ""
 
     def _split_generators(self, dl_manager: datasets.DownloadManager | None) -> list[datasets.SplitGenerator]:

@@ -17,6 +17,7 @@ from datasets import ClassLabel, Features, Value, Video
 from datasets.builder import Key
 
 from media.video import VideoError, probe_clip
+from system.text import safe_row
 
 from ..base_builder import Builder, RawConfig
 from ..defects import DEFECTS_COLUMN, UTTERANCE_DEFECTS, located, make_defect
@@ -113,7 +114,7 @@ class MeldBuilder(Builder):
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["split", "file", "why"])
-        writer.writerows(self.tree.orphans)
+        writer.writerows(map(safe_row, self.tree.orphans))
         return {"orphan_clips.csv": text.getvalue()}, describe(rows)
 
 

@@ -18,6 +18,8 @@ import pyarrow.compute as pc
 from datasets import Features, List, Value
 from datasets.builder import Key
 
+from system.text import safe_row
+
 from ..base_builder import Builder
 from ..defects import CREATIVE_DEFECTS, DEFECTS_COLUMN, make_defect
 from ..raw_files import AHEAD, RawFolder
@@ -112,12 +114,12 @@ class TuneinBuilder(Builder):
         counts = dict.fromkeys([*MODALITIES, "all four", "a target"], 0)
         total = 0
         for _, table in rows(["creative_id", "batch", "target", *names, "defects"]):
-            writer.writerows(_missed(table))
+            writer.writerows(map(safe_row, _missed(table)))
             has = np.stack([table[name].to_numpy() for name in names])
             found = [*has.sum(1), has.all(0).sum(), len(table) - table["target"].null_count]
             counts = {kind: counts[kind] + int(count) for kind, count in zip(counts, found, strict=True)}
             total += len(table)
-        writer.writerows(self.tree.dropped)
+        writer.writerows(map(safe_row, self.tree.dropped))
         said = ", ".join(f"{kind} {count:,}" for kind, count in counts.items())
         return {"missed_embeddings.csv": text.getvalue()}, f"{total:,} creatives; with {said}"
 

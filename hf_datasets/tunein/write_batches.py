@@ -23,16 +23,16 @@ import fnmatch
 import functools
 import hashlib
 import json
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from system.process import give_back_freed_memory
+from system.process import end_imports_quietly, give_back_freed_memory
 
 if __name__ == "__main__":
+    end_imports_quietly()
     give_back_freed_memory()  # before Arrow is imported
 
 import numpy as np
@@ -41,7 +41,7 @@ import pyarrow.parquet as pq
 import safetensors.numpy
 import yaml
 
-from system.process import exit_on_sigterm
+from system.process import one_line_errors
 from system.storage import S3FileManager
 
 from ..output import Place, place, write_bytes
@@ -303,19 +303,14 @@ def main(arguments: list[str] | None = None) -> None:
         "--missing", metavar="HOW", default=Settings.missing, help=f"embeddings not there: {', '.join(POLICIES)}"
     )
     parser.add_argument("--seed", type=int, default=Settings.seed, help="of the noise that `random` is")
-    args = parser.parse_args(arguments)
-    try:
+    with one_line_errors("write_batches", "stopped. Finished batches are kept: run this again to continue."):
+        args = parser.parse_args(arguments)
         settings = Settings(args.batch_size, args.segment_size, args.missing, args.seed)
         manifest = write_batches(args.data_dir, args.output_dir, settings)
-    except (ValueError, OSError) as error:
-        sys.exit(f"write_batches: {' '.join(str(error).split())}")
-    except KeyboardInterrupt:
-        sys.exit("write_batches: stopped; finished batches are kept, run this again to go on")
     absent = ", ".join(f"{kind} {count:,}" for kind, count in manifest["missing_counts"].items())
     print(f"{manifest['creatives']:,} creatives in {len(manifest['batches']):,} batches; made up: {absent}")
     print(f"{len(manifest['dropped']):,} creatives are in none; {FOLDER}/{MANIFEST} names them")
 
 
 if __name__ == "__main__":
-    exit_on_sigterm()
     main()

@@ -12,6 +12,8 @@ from typing import Any
 
 import botocore.session
 
+from system.text import holds_secret
+
 BUCKET = re.compile(r"(?!\d+\.\d+\.\d+\.\d+$)(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 LONGEST_RUN = 28 * 24 * 3600  # s, of MaxRuntimeInSeconds; the service model says it in words only
 # The option that a member of the request comes from, by how its path begins; the first that fits.
@@ -40,10 +42,6 @@ JAVA_CLASSES = {r"\p{L}": r"\w", r"\p{N}": r"\d", r"\p{Z}": " "}  # of the model
 SECRET_WORDS = {
     "key", "keys", "secret", "secrets", "token", "password", "passwd", "passphrase", "credential", "credentials",
 }  # fmt: skip
-SECRET_VALUE = re.compile(
-    r"\b(AKIA|ASIA)[A-Z0-9]{12,}|\bhf_[A-Za-z0-9]{20,}|\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_\w{20,}"
-    r"|\bsk-[A-Za-z0-9_-]{20,}|-----BEGIN [A-Z ]*PRIVATE KEY|://[^/\s]*:[^/\s]*@"
-)
 
 
 def check_request(request: dict[str, Any]) -> None:
@@ -143,7 +141,7 @@ def check_bucket(name: str) -> None:
 def check_no_secrets(values: dict[str, str], where: str) -> None:
     """Refuse values that look like credentials: a request is shown to everyone who may describe the job."""
     for name, value in values.items():
-        if SECRET_VALUE.search(value):
+        if holds_secret(value):
             raise ValueError(
                 f"{where} {name}: the value looks like a secret, and whoever may describe a job sees it; "
                 "give the job's role what it needs instead"

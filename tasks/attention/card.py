@@ -15,8 +15,10 @@ from reporting.card import (
     eval_result,
     front_matter,
     no_interval,
+    plain,
     rows_line,
     size,
+    string,
     versions,
     warnings,
 )
@@ -118,7 +120,7 @@ def model_card(facts: dict[str, Any]) -> str:
     tags = ["regression", "attention-prediction", "embeddings", *(["multimodal"] if len(modalities) > 1 else [])]
     sections = [
         front_matter(facts, tags, results=eval_results(facts)),
-        f"# {facts['name']}",
+        f"# {plain(facts['name'])}",
         *notices(facts),
         f"Predicts the attention that a creative gets, in {test['unit']}, from stored embeddings of its "
         f"{', '.join(modalities)}{fusion}. Any of these may be missing.",
@@ -159,11 +161,11 @@ def eval_results(facts: dict[str, Any]) -> list[EvalResult]:
 def usage(facts: dict[str, Any]) -> str:
     """How to load the model where nothing of this project is installed."""
     sizes = {name: facts["model"]["embedding_sizes"][name] for name in facts["model"]["modalities"]}
-    return f'''```python
+    return f"""```python
 import torch
 from transformers import AutoModel
 
-folder = "{facts["name"]}"  # this folder, or its name on the Hub
+folder = {string(facts["name"])}  # this folder, or its name on the Hub
 model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
 sizes = {sizes}  # numbers a frame
 batch, frames = {{}}, 5
@@ -173,4 +175,4 @@ for name, size in sizes.items():
 with torch.no_grad():
     predictions = model(**batch).predictions  # (creatives,), in {facts["test"]["unit"]}
 print(predictions.tolist())
-```'''
+```"""

@@ -1,5 +1,6 @@
 """The table of a detector's scores and its card, made from what a run recorded about itself."""
 
+import shlex
 from typing import Any
 
 from huggingface_hub import EvalResult
@@ -9,13 +10,16 @@ from reporting.card import (
     base,
     cell,
     chosen,
+    code,
     configuration,
     eval_result,
     flat,
     front_matter,
     in_words,
     number,
+    plain,
     size,
+    string,
     versions,
     warnings,
 )
@@ -167,7 +171,7 @@ def model_card(facts: dict[str, Any]) -> str:
             "audio-classification",
             eval_results(facts),
         ),
-        f"# {facts['name']}",
+        f"# {plain(facts['name'])}",
         *warnings(facts, "clips"),
         f"Detects {target_names(test)} in sound: a score from 0 to 1 for each "
         f"{facts['model']['detection']['clip_seconds']:g} s.",
@@ -179,7 +183,7 @@ def model_card(facts: dict[str, Any]) -> str:
         "`report.html`, which stays with the run, has more: false alarms by label, timelines of some clips, what was "
         "served in training, and every setting.",
         "## Data",
-        f"`{data['dataset']}` ({data['config']}). "
+        f"{code(data['dataset'])} ({plain(data['config'])}). "
         + " ".join(f"{name.capitalize()}: {in_words(side)}." for name, side in data["sides"].items())
         + f" SHA-256 of the split `{facts['split']['sha256'][:16]}`.",
         f"Clips, and windows that can be drawn: {in_words(flat(data['clips']))}. Clips left out by each rule in turn: "
@@ -228,12 +232,15 @@ def mined(training: dict[str, Any]) -> str:
 
 def usage(facts: dict[str, Any]) -> str:
     """How to load the model where nothing of this project is installed."""
-    return f'''```python
+    sound = '{"array": sound, "sampling_rate": rate}'
+    call = f'pipeline("audio-classification", model={string(facts["name"])}, trust_remote_code=True)({sound})'
+    command = f"python run_predict.py {shlex.quote(facts['name'])} recording.wav"
+    return f"""```python
 import librosa
 import torch
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
-folder = "{facts["name"]}"  # this folder, or its name on the Hub
+folder = {string(facts["name"])}  # this folder, or its name on the Hub
 model = AutoModelForAudioClassification.from_pretrained(folder, trust_remote_code=True).eval()
 extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True)
 settings = model.config.detection  # the length of the windows of training, and the threshold of validation
@@ -245,7 +252,6 @@ with torch.no_grad():
 heard = score >= settings["threshold"]
 ```
 
-In one call, of as long a sound: `pipeline("audio-classification", model="{facts["name"]}", trust_remote_code=True)(
-{{"array": sound, "sampling_rate": rate}})`.
+In one call, of as long a sound: {code(call)}.
 
-Recordings of any length, in a checkout of the project: `python run_predict.py {facts["name"]} recording.wav`.'''
+Recordings of any length, in a checkout of the project: {code(command)}."""

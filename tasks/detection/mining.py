@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from media.audioset import Labels
+from system.text import safe_row
 from tasks.detection.items import Kind
 from tasks.detection.pools import ClipPools
 
@@ -290,17 +291,19 @@ def review_csv(mining: MiningTable, table: pa.Table, labels: Labels) -> str:
         link = YOUTUBE.format(row["clip_id"], int(row["start_seconds"] + inside)) if known else ""
         anywhere = np.isnan(items.start[i])
         writer.writerow(
-            [
-                row["clip_id"],
-                link,
-                "" if anywhere else f"{items.start[i]:.2f}-{items.end[i]:.2f}",
-                f"{found['score'][i]:.4f}",
-                int(found["epochs"][i]),
-                int(found["last_epoch"][i]),
-                "clip" if anywhere else "event",
-                "" if anywhere else labels.names[items.label[i]],
-                "; ".join(labels.names[code] for code in row["labels"] or []),
-            ]
+            safe_row(
+                [
+                    row["clip_id"],
+                    link,
+                    "" if anywhere else f"{items.start[i]:.2f}-{items.end[i]:.2f}",
+                    f"{found['score'][i]:.4f}",
+                    int(found["epochs"][i]),
+                    int(found["last_epoch"][i]),
+                    "clip" if anywhere else "event",
+                    "" if anywhere else labels.names[items.label[i]],
+                    "; ".join(labels.names[code] for code in row["labels"] or []),
+                ]
+            )
         )
     return text.getvalue()
 

@@ -8,12 +8,15 @@ from reporting.card import (
     LICENCE,
     base,
     chosen,
+    code,
     configuration,
     counted,
     eval_result,
     front_matter,
+    plain,
     score_cell,
     size,
+    string,
     versions,
     warnings,
 )
@@ -87,7 +90,7 @@ def model_card(facts: dict[str, Any]) -> str:
     first = list(test["channels"])[:1]  # one picture; the report has the others
     sections = [
         front_matter(facts, ["audio", "skin-conductance", "electrodermal-activity"], results=eval_results(facts)),
-        f"# {facts['name']}",
+        f"# {plain(facts['name'])}",
         *warnings(facts),
         f"Predicts {', '.join(test['channels'])} skin conductance in {test['unit']} from sound, "
         f"{facts['model']['frame_rate']:g} values a second.",
@@ -99,9 +102,9 @@ def model_card(facts: dict[str, Any]) -> str:
         *(f"![{name}: r after detrending, beside baselines and ceiling](figure_scores_{name}.png)" for name in first),
         "`report.html`, which stays with the run, has the learning curves, examples and every setting.",
         "## Data",
-        f"`{data['dataset']}` ({data['config']}): training {counts['train']}, validation {counts['validation']}, "
-        f"test {counts['test']}. Split by {facts['split']['split_by']}, seed {facts['split']['split_seed']}, "
-        f"SHA-256 `{facts['split']['sha256'][:16]}`.",
+        f"{code(data['dataset'])} ({plain(data['config'])}): training {counts['train']}, "
+        f"validation {counts['validation']}, test {counts['test']}. Split by {facts['split']['split_by']}, "
+        f"seed {facts['split']['split_seed']}, SHA-256 `{facts['split']['sha256'][:16]}`.",
         f"Left out: songs: {counted(data['songs_left_out'])}; trials: {counted(data['trials_rejected'])}; "
         f"trials between sides: {data['trials_between_sides']}.",
         LICENCE,
@@ -131,11 +134,12 @@ def eval_results(facts: dict[str, Any]) -> list[EvalResult]:
 
 def usage(facts: dict[str, Any]) -> str:
     """How to load the model where nothing of this project is installed."""
-    return f'''```python
+    call = f'pipeline("audio-to-signal", model={string(facts["name"])}, trust_remote_code=True)("song.mp3")'
+    return f"""```python
 import librosa
 from transformers import AutoFeatureExtractor, AutoModel
 
-folder = "{facts["name"]}"  # this folder, or its name on the Hub
+folder = {string(facts["name"])}  # this folder, or its name on the Hub
 model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
 extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True)
 sound, _ = librosa.load("song.mp3", sr=extractor.sampling_rate)
@@ -145,4 +149,4 @@ scaling = model.config.target_scaling  # of everyone; scaling["listeners"] holds
 values = predictions.detach().numpy() * scaling["scale"] + scaling["offset"]  # in {facts["test"]["unit"]}
 ```
 
-In one call: `pipeline("audio-to-signal", model="{facts["name"]}", trust_remote_code=True)("song.mp3")`.'''
+In one call: {code(call)}."""

@@ -1,5 +1,6 @@
 """The table of a classifier of utterances and its card, made from what a run recorded about itself."""
 
+import shlex
 from typing import Any
 
 from huggingface_hub import EvalResult
@@ -9,15 +10,18 @@ from reporting.card import (
     base,
     cell,
     chosen,
+    code,
     compared_table,
     configuration,
     data_lines,
     eval_result,
     front_matter,
     no_interval,
+    plain,
     rows_line,
     score_cell,
     size,
+    string,
     versions,
     warnings,
 )
@@ -189,7 +193,7 @@ def model_card(facts: dict[str, Any]) -> str:
     pictures = [f"![Confusion matrix of {head}](figure_confusion_{head}.png)" for head in heads]
     sections = [
         front_matter(facts, tags, pipeline, eval_results(facts, pipeline)),
-        f"# {facts['name']}",
+        f"# {plain(facts['name'])}",
         *warnings(facts, "utterances"),
         f"Tells {' and '.join(heads)} of an utterance from {', '.join(modalities)}{fusion}. Any of these may be "
         "missing.",
@@ -242,7 +246,9 @@ def usage(facts: dict[str, Any]) -> str:
     """How to load the model where nothing of this project is installed, and how to judge a clip where it is."""
     modalities = facts["model"]["modalities"]
     text = '--text "What are you doing here?"' if "text" in modalities else ""
-    call = f"python run_predict.py {facts['name']} clip.mp4 {text}".rstrip()
+    call = f"python run_predict.py {shlex.quote(facts['name'])} clip.mp4 {text}".rstrip()
+    pipeline = f'pipeline("clip-to-emotion", model={string(facts["name"])}, trust_remote_code=True)("clip.mp4")'
+    more = ', and `text="..."` next to it' if text else ""
     made, given = [], []
     if "text" in modalities:
         given.append('text=["What are you doing here?"]')
@@ -252,12 +258,12 @@ def usage(facts: dict[str, Any]) -> str:
     if "audio" in modalities:
         made.append("sound = np.zeros(2 * features.sampling_rate, np.float32)  # mono, of the same clip")
         given.append("audio=[sound], sampling_rate=features.sampling_rate")
-    code = [
+    lines = [
         *(["import numpy as np"] if made else []),
         "import torch",
         "from transformers import AutoModelForVideoClassification, AutoProcessor",
         "",
-        f'folder = "{facts["name"]}"  # this folder, or its name on the Hub',
+        f"folder = {string(facts['name'])}  # this folder, or its name on the Hub",
         "model = AutoModelForVideoClassification.from_pretrained(folder, trust_remote_code=True).eval()",
         "processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)",
         *(["features = processor.feature_extractor"] if made else []),
@@ -269,18 +275,17 @@ def usage(facts: dict[str, Any]) -> str:
     ]
     for head in facts["test"]["heads"]:
         scores = f"outputs.{head}_logits[0].softmax(-1).tolist()"
-        code.append(f'print("{head}", dict(zip(model.config.{head}_names, {scores})))')
+        lines.append(f'print("{head}", dict(zip(model.config.{head}_names, {scores})))')
     return "\n".join(
         [
-            f"In a checkout of the project: `{call}` prints what an utterance is taken for.",
+            f"In a checkout of the project: {code(call)} prints what an utterance is taken for.",
             "",
             "Anywhere else:",
             "",
             "```python",
-            *code,
+            *lines,
             "```",
             "",
-            f'In one call, with the path of a clip: `pipeline("clip-to-emotion", model="{facts["name"]}", '
-            'trust_remote_code=True)("clip.mp4")`' + (', and `text="..."` beside it.' if text else "."),
+            f"In one call, with the path of a clip: {code(pipeline)}{more}.",
         ]
     )

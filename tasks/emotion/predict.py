@@ -6,7 +6,6 @@ A clip is one utterance, whose words `--text` gives, or a recording of several, 
 import argparse
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,8 +16,10 @@ from tqdm import tqdm
 
 from media.video import VideoError, probe_clip
 from modeling import FusionForEmotion, FusionProcessor
+from system.text import printable
 from tasks.emotion.items import clip_for, clip_inputs
 from tasks.emotion.subtitles import Utterance, read_utterances
+from training.prediction import whole_file
 from training.task import Predicted
 
 TOP = 3  # classes that are listed per head
@@ -70,13 +71,12 @@ def predict_clips(
             predicted = [predict_utterance(model, processor, clip, utterance) for utterance in utterances]
             predictions.append(ClipPrediction(clip, predicted))
         except VideoError as error:
-            unreadable.append(str(error))
+            unreadable.append(printable(error))
     if predictions:
-        records = [asdict(clip) | {"file": str(clip.file)} for clip in predictions]
+        records = [asdict(clip) | {"file": printable(clip.file)} for clip in predictions]
         text = json.dumps(records, indent=2, ensure_ascii=False, allow_nan=False)
-        draft = arguments.output.with_name(arguments.output.name + ".part")
-        draft.write_text(text + "\n", encoding="utf-8")
-        os.replace(draft, arguments.output)
+        with whole_file(arguments.output) as file:
+            file.write(text + "\n")
     lines = [line_of(utterance) for clip in predictions for utterance in clip.utterances]
     summary = "\n".join([f"{len(lines)} utterances, by {' and '.join(model.config.modalities)}", *lines])
     return Predicted(predictions, unreadable, summary)

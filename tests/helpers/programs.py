@@ -52,6 +52,7 @@ def start(*command: str | Path, said: Path, cwd: Path = REPOSITORY, **environmen
 def become(command: list[str], cwd: str, environment: dict[str, str], streams: list[str]) -> None:
     """Be that program, from the first line of its file."""
     os.setsid()  # a group of its own, which a test may kill
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which is off where the tests run in the background
     multiprocessing.set_start_method(None, force=True)  # the default, for processes that it starts itself
     os.chdir(cwd)
     os.environ.clear()

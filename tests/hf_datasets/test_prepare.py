@@ -1,5 +1,6 @@
 """prepare: nothing half is loadable, the same bytes whatever the processes, every bad input is one line that helps."""
 
+import csv
 import errno
 import os
 import re
@@ -25,6 +26,7 @@ from hf_datasets import prepare as prepare_module
 from hf_datasets import shards
 from hf_datasets.builders import HERE
 from hf_datasets.cards import split_card
+from hf_datasets.defects import defects_csv, make_defect
 from hf_datasets.output import Folder, WriteError
 from hf_datasets.pmemo.builder import PmemoBuilder
 from hf_datasets.pmemo.synthesize import synthesize
@@ -69,7 +71,7 @@ def run(*arguments: object) -> None:
 def complaint(*arguments: object) -> str:
     """Return the one line that a failing run ends with."""
     message = prepared_data.complaint(main, "pmemo", *arguments)
-    assert message.startswith("prepare pmemo: ")
+    assert message.startswith("prepare: ")
     return message
 
 
@@ -121,6 +123,15 @@ def test_a_readme_that_is_no_card_is_left_alone(small, output):
     (output / "README.md").write_text("# My own notes")
     assert "README.md is no data set's card" in complaint("--raw_dir", small, "--output_dir", output)
     assert contents(output) == {"README.md": b"# My own notes"}
+
+
+def test_a_defect_of_an_odd_id_is_a_line_that_no_spreadsheet_runs():
+    defect = make_defect("unexpected_file", detail='=HYPERLINK("http://x")', listener="@SUM(1)")
+    steep = make_defect("steep_slope", how_much=-1.5, listener="-7")
+    lines = list(csv.reader(defects_csv([("+cmd", defect), ("caf\udce9", steep)]).splitlines()))
+    assert lines[1][:2] == ["'+cmd", "'@SUM(1)"]
+    assert lines[1][5] == '\'=HYPERLINK("http://x")'
+    assert lines[2][:4] == ["caf\\udce9", "-7", "steep_slope", "-1.5"]
 
 
 def test_defects_csv_has_a_line_for_every_defect_of_every_row(small, output, load):
@@ -196,12 +207,15 @@ def test_a_run_waits_for_another_one_on_the_same_folder(small, output):
     assert (output / ".huggingface.yaml").exists()
 
 
-def test_an_interrupted_run_says_how_to_go_on(small, output, monkeypatch):
+def test_an_interrupted_run_says_how_to_go_on(small, output, monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(prepare_module, "write_shard", interrupt)
-    assert "stopped; finished work is kept, run this again" in complaint("--raw_dir", small, "--output_dir", output)
+    with pytest.raises(SystemExit) as ended:
+        run("--raw_dir", small, "--output_dir", output)
+    assert ended.value.code == 130
+    assert "prepare: stopped. Finished work is kept" in capsys.readouterr().err
 
 
 def test_preparing_again_writes_nothing_new(small, output):

@@ -182,6 +182,9 @@ def test_the_table_stands_on_trials_and_says_what_a_reader_must_know(tmp_path: P
     assert len(rows) == 3 * 2
     assert {row["who"] for row in rows} == {"model", "time_curve"}
     assert "<td>learning_rate=1</td>" in files["table.html"]
+    hostile = study_files({**found, "rows": [{**row, "setting": "=a|b<img>"} for row in found["rows"]]})
+    assert {row["setting"] for row in csv.DictReader(hostile["table.csv"].splitlines())} == {"'=a|b<img>"}
+    assert "| =a\\|b\\<img\\> |" in hostile["table.md"]
     assert "nan" not in table
 
 

@@ -4,8 +4,11 @@ The slow tests share one short run per task, of its first config that needs noth
 """
 
 import ast
+import csv
 import dataclasses
+import io
 import json
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -17,7 +20,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile
+import yaml
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
 import run_predict
@@ -27,6 +33,7 @@ from launch.run import load_task, parse_run, setting_groups
 from launch.study import collect, parse_study, plan
 from reporting.card import SYNTHETIC_NOTICE
 from reporting.study import study_files
+from system.text import printable
 from tasks import TASKS
 from tests.conftest import REPOSITORY
 from tests.helpers.configs import CONFIGS, LITTLE_SCORED, OF_TASK, SAMPLE
@@ -306,6 +313,58 @@ def test_the_card_of_a_run_has_scores_and_pictures(task: Task, finished: Finishe
     pictures = re.findall(r"!\[[^]]*\]\((.*?)\)", card.text)
     assert pictures
     assert all((finished.folder / name).is_file() for name in pictures)
+
+
+HOSTILE = 'e"><img src=x onerror=alert(2)>`$(id)`\n---\n# ![a](http://b) | c'
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_card_shows_the_name_of_a_run_as_it_is(name: str) -> None:
+    facts, _ = made_up_run(name)
+    facts = json.loads(json.dumps(facts)) | {"name": HOSTILE, "base": {"model": HOSTILE}}
+    facts["base"]["test_trials_it_was_trained_on"] = None
+    facts["data"] |= {"dataset": HOSTILE, "config": HOSTILE}
+    text = load_task(name).model_card(facts)
+    metadata = yaml.safe_load(text.split("\n---\n")[0])
+    assert metadata["license"] == "other"
+    assert [index["name"] for index in metadata.get("model-index", [])] in ([HOSTILE], [])
+    (snippet,) = re.findall(r"```python\n(.*?)\n```", text, re.DOTALL)
+    names = [node.value.value for node in ast.walk(ast.parse(snippet))
+             if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "folder"]  # fmt: skip
+    assert names == [HOSTILE]
+    body = text.split("\n---\n", 1)[1].replace(snippet, "")
+    html = MarkdownIt("commonmark").enable("table").render(body)
+    assert "<img src=x" not in html
+    assert 'href="http://b"' not in html
+    assert 'src="http://b"' not in html
+    assert html.count("<h1>") == 1
+    assert "&lt;img src=x onerror=alert(2)&gt;" in html.split("<h1>")[1].split("</h1>")[0]
+
+
+@pytest.mark.slow
+def test_odd_recordings_cost_no_other_its_prediction(task: Task, finished: Finished, tmp_path: Path) -> None:
+    if not task.suffixes:
+        pytest.skip("takes no recordings")
+    sounds = tmp_path / "sounds"
+    sounds.mkdir()
+    tone = np.sin(np.arange(3 * 16000) / 20).astype(np.float32)
+    names = ["a.wav", "=1+1.wav", os.fsdecode(b"caf\xe9.wav"), "z.wav"]
+    for sound in names:
+        with open(sounds / sound, "wb") as file:
+            soundfile.write(file, tone, 16000, format="WAV")
+    (sounds / "empty.wav").touch()
+    (sounds / os.fsdecode(b"damag\xe9.wav")).write_bytes(b"RIFF" + bytes(range(200)))
+    output, plot = tmp_path / f"out{task.output_suffix}", tmp_path / "out.png"
+    with pytest.raises(ValueError, match="2 of 6 recordings") as ended:
+        run_predict.main([str(finished.folder), str(sounds), "--output", str(output), "--plot", str(plot)])
+    assert "empty.wav" in str(ended.value)
+    assert "damag\\udce9.wav" in str(ended.value)
+    str(ended.value).encode()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["out.png", output.name, "sounds"])
+    text = output.read_text(encoding="utf-8")
+    rows = json.loads(text) if task.output_suffix == ".json" else csv.DictReader(io.StringIO(text))
+    found, readable = {Path(row["file"]).name for row in rows}, {printable(name) for name in names}
+    assert found == readable or (task.name == "detection" and found < readable)  # a sound may have no event
 
 
 @pytest.mark.slow

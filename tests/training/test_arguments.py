@@ -136,6 +136,51 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
         parse_run([str(broken)])
 
 
+@pytest.mark.parametrize(
+    "content",
+    ['{"learning_rate": 1}'.encode("utf-16"), b'{"a": ' + b"[" * 100_000, b'{"learning_rate": ' + b"1" * 5000 + b"}"],
+    ids=["utf-16", "nested", "digits"],
+)
+def test_a_file_that_cannot_be_read_is_named_in_one_line(tmp_path: Path, content: bytes) -> None:
+    broken = tmp_path / "broken.json"
+    broken.write_bytes(content)
+    with pytest.raises(SystemExit) as ended:
+        parse_run([str(broken)])
+    assert str(ended.value).startswith(f"{broken}: ")
+    assert len(str(ended.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        ('{"learning_rate": 1e400}', "learning_rate=inf"),
+        ('{"learning_rate": -Infinity}', "learning_rate=-inf"),
+        ('{"weight_decay": NaN}', "weight_decay=nan"),
+        ('{"model_config": {"dropout": NaN}}', "model_config.dropout=nan"),
+        ('{"feature_config": {"sizes": [1, 1e999]}}', "feature_config.sizes[1]=inf"),
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused_by_its_key(tmp_path: Path, config: str, key: str) -> None:
+    path = tmp_path / "experiment.json"
+    path.write_text(config)
+    with pytest.raises(SystemExit, match=re.escape(f"{path}: {key}: ")):
+        parse_run([str(path)])
+
+
+def test_a_number_on_the_command_line_is_checked_too() -> None:
+    with pytest.raises(SystemExit, match="learning_rate=nan"):
+        parse_run(["configs/eda_tcn.json", "--learning_rate", "nan"])
+
+
+def test_a_run_records_no_secret_of_a_url(tmp_path: Path) -> None:
+    url = "https://user:hush@host/x?X-Amz-Signature=hush&part=1"
+    run = parse_run(["--output_dir", str(tmp_path), "--dataset", url, "--run_name", url])
+    assert run.arguments.dataset == url
+    record = run.resolved()
+    assert "hush" not in json.dumps(record)
+    assert record["dataset"] == "https://***@host/x?X-Amz-Signature=***&part=1"
+
+
 def test_an_unknown_key_inside_model_config_names_the_nearest() -> None:
     arguments = RunArguments(model_config={"num_chanels": 8})
     with pytest.raises(ValueError, match=r"'model_config.num_chanels'; did you mean 'model_config.num_channels'"):
@@ -180,6 +225,11 @@ def test_optimizers_of_the_seed_are_reachable(tmp_path: Path, optim: str, kind: 
 def test_a_config_may_say_how_s3_is_reached_but_never_hold_a_secret() -> None:
     run = parse_run(["configs/eda_tcn.json", "--s3.profile", "lab", "--s3.endpoint_url", "http://here"])
     assert run.arguments.s3 == {"profile": "lab", "endpoint_url": "http://here"}
-    for wrong in (["--s3.secret_key", "x"], ["--s3.profile", "AKIAABCDEFGHIJKLMNOP"], ["--s3.endpoint", "x"]):
+    for wrong in (
+        ["--s3.secret_key", "x"],
+        ["--s3.profile", "AKIAABCDEFGHIJKLMNOP"],
+        ["--s3.profile", "HFAKabcdefgh"],
+        ["--s3.endpoint", "x"],
+    ):
         with pytest.raises((SystemExit, ValueError), match="s3: .*(looks like a secret|it takes profile)"):
             parse_run(["configs/eda_tcn.json", *wrong])

@@ -51,6 +51,7 @@ from tests.helpers.sagemaker_jobs import metrics, request_of
         (["--environment", "AWS_SECRET_ACCESS_KEY=x"], "--environment AWS_SECRET_ACCESS_KEY is a secret by its name"),
         (["--environment", "WANDB_API_KEY=x"], "--environment WANDB_API_KEY is a secret by its name"),
         (["--environment", "NOTE=AKIAIOSFODNN7EXAMPLE"], "--environment NOTE: the value looks like a secret"),
+        (["--environment", "NOTE=HFAKiosfodnn7"], "--environment NOTE: the value looks like a secret"),
         (["--environment", "PROXY=http://me:pass@proxy"], "--environment PROXY: the value looks like a secret"),
         (["--hub_token", "x"], "--hub_token is a secret"),
         (["--run_name", "hf_" + "a" * 30], "setting run_name: the value looks like a secret"),

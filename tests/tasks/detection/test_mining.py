@@ -305,7 +305,7 @@ def test_suspects_are_listed_for_people_to_hear():
             "kind": "clip", "event": "", "labels": "Speech, other; Dog",
         },
         {
-            "clip_id": f"-_clip{row:05d}", "link": f"https://www.youtube.com/watch?v=-_clip{row:05d}&t=30s",
+            "clip_id": f"'-_clip{row:05d}", "link": f"https://www.youtube.com/watch?v=-_clip{row:05d}&t=30s",
             "file_seconds": "0.30-0.50", "score": "0.9700", "epochs": "1", "last_epoch": "0", "kind": "event",
             "event": "Speech, other", "labels": "Speech, other; Dog",
         },

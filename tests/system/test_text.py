@@ -1,0 +1,94 @@
+"""Text for people: no secret, no formula, always encodable."""
+
+import csv
+import io
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from system.text import holds_secret, mask_secrets, masked, printable, safe_cell
+
+SECRET = "Zx9qSECRETq9xZ"
+NAMES = (
+    "X-Amz-Signature", "X-Amz-Credential", "X-Amz-Security-Token", "X-Goog-Signature", "AWSAccessKeyId", "Signature",
+    "sig", "token", "access_token", "password", "api_key",
+)  # fmt: skip
+KEYS = (
+    f"HFAK{SECRET}", "AKIAABCDEFGHIJKLMNOP", "ASIAABCDEFGHIJKLMNOP", f"hf_{SECRET}abcdefgh", f"ghp_{SECRET}abcdefgh"
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("times_encoded", range(4))
+@pytest.mark.parametrize("name", NAMES)
+def test_a_signature_in_a_url_is_masked_and_the_rest_stays(name: str, times_encoded: int) -> None:
+    url = f"https://host/data.parquet?versionId=7&{name}={SECRET}&part=2"
+    for _ in range(times_encoded):
+        url = quote(url, safe="")
+    text = mask_secrets(f"dataset = '{url}': not there")
+    assert SECRET not in text
+    assert "host" in text
+    assert "part=2" in text
+    assert text.endswith("': not there")
+
+
+PASSWORD = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="/"), max_size=8)
+
+
+@given(PASSWORD, st.integers(0, 3))
+def test_a_password_in_a_url_is_masked_whatever_it_holds(text: str, times_encoded: int) -> None:
+    password = quote(f"{SECRET}{text}", safe="") if set(text) & set("?#") else f"{SECRET}{text}"
+    url = f"s3://user:{password}@host/key"
+    for _ in range(times_encoded):
+        url = quote(url, safe="")
+    assert SECRET not in mask_secrets(f"{url}: no such object")
+    assert SECRET not in mask_secrets(f"{Path(url)}: no such folder")
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_an_access_key_is_a_secret_wherever_it_stands(key: str) -> None:
+    assert holds_secret(key)
+    assert key not in mask_secrets(f"run_name={key}: too long")
+    assert masked({"a": [{"b": key}], "n": 1}) == {"a": [{"b": "***"}], "n": 1}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "s3://bucket/songs/100%25 of a@b.wav?x=1", "hf_datasets/pmemo: no such folder", "--s3 a: it takes key=value",
+        "learning_rate=nan: not a number", "num_threads=3 design=5", "HFA", "https://host:8080/path?design=4",
+        "user@host.org: unknown",
+    ],
+)  # fmt: skip
+def test_a_text_without_a_secret_stays_as_it_is(text: str) -> None:
+    assert mask_secrets(text) == text
+    assert not holds_secret(text)
+
+
+@pytest.mark.parametrize("begin", "=+-@\t\r\n")
+def test_text_that_a_spreadsheet_would_run_does_not_begin_a_cell(begin: str) -> None:
+    assert safe_cell(f"{begin}cmd|' /C calc'!A0") == f"'{begin}cmd|' /C calc'!A0"
+
+
+@given(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False)))
+def test_a_number_stays_a_number(value: float) -> None:
+    assert safe_cell(value) is value
+    assert float(safe_cell(repr(value))) == value
+
+
+@given(st.text(st.characters(codec=None), max_size=12))
+def test_every_cell_can_be_written_and_none_is_run(text: str) -> None:
+    file = io.StringIO(newline="")
+    csv.writer(file).writerow([safe_cell(text), "end"])
+    read, end = next(csv.reader(io.StringIO(file.getvalue().encode().decode(), newline="")))
+    assert end == "end"
+    assert read in (printable(text), f"'{printable(text)}")
+    assert not read.startswith(("=", "@", "\t", "\r", "\n"))
+    assert not read.startswith(("+", "-")) or float(read) is not None
+
+
+def test_a_name_that_is_not_utf8_is_escaped() -> None:
+    assert printable("caf\udce9.wav") == "caf\\udce9.wav"
+    assert printable("café.wav") == "café.wav"
