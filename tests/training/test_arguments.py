@@ -69,7 +69,13 @@ def test_the_best_checkpoint_is_not_the_worst(tmp_path: Path, metric: str, bette
 
 def test_what_one_writes_in_json_one_may_write_on_the_command_line(tmp_path: Path) -> None:
     run = parse(
-        tmp_path, {"resume_from_checkpoint": True, "held_out_listener": 100101, "split_by": "leave_one_listener_out"}
+        tmp_path,
+        {
+            "resume_from_checkpoint": True,
+            "held_out_listener": 100101,
+            "split_by": "leave_one_listener_out",
+            "normalisation_scope": "global",
+        },
     )
     assert run.training.resume_from_checkpoint == "true"
     assert run.settings.split.held_out_listener == "100101"
