@@ -132,9 +132,16 @@ def sides_of(ids: Iterable[str], settings: SplitSettings, kind: str) -> dict[str
     """The side of each id, as an index into SIDES; `kind` is what the ids are of, for people."""
     if not settings.folds:
         return {each: side_of(each, settings) for each in set(ids)}
+    ranked = in_order_of_hashes(ids, settings.split_seed)
+    if len(ranked) < settings.folds:
+        raise ValueError(
+            f"folds={settings.folds}: the data can be divided into {len(ranked)} at most, one {kind} each. Take "
+            "fewer folds, or more data."
+        )
     sides = {0: SIDES.index("test"), 1: SIDES.index("validation")}
-    fold_of = {each: int(id_hash(each, settings.split_seed) * settings.folds) for each in ids}
-    return {each: sides.get((fold - settings.fold) % settings.folds, 0) for each, fold in fold_of.items()}
+    fold_of_rank = np.arange(len(ranked)) * settings.folds // len(ranked)
+    ahead_of_test = (fold_of_rank - settings.fold) % settings.folds
+    return {each: sides.get(int(ahead), 0) for each, ahead in zip(ranked, ahead_of_test, strict=True)}
 
 
 def leave_one_out(ids: Iterable[str], settings: SplitSettings, held_out: str) -> dict[str, int]:

@@ -20,7 +20,7 @@ from evaluation.confusion import DialogueResamples
 from evaluation.detection import average_precision, roc_auc
 from evaluation.intervals import bootstrap, tail_of
 from evaluation.regression import drawn_weights, scores_of
-from evaluation.splits import Split
+from evaluation.splits import SIDES, Split
 from launch.run import parse_run
 from launch.study import Study, begin_study, collect, parse_setting, parse_study, plan, run_cells
 from reporting.study import study_files, study_table
@@ -119,19 +119,25 @@ def few_songs(folder: Path, songs: int) -> str:
     return str(folder)
 
 
-def test_names_of_songs_make_names_of_folders(tmp_path: Path) -> None:
-    parts = {
-        cell.part
-        for cell in plan(make_study(tmp_path, "--dataset", few_songs(tmp_path / "data", 3), "--leave_one_song_out"))
-    }
+def test_three_songs_make_three_folds_and_no_more(tmp_path: Path) -> None:
+    data = ["--dataset", few_songs(tmp_path / "data", 3)]
+    cells = plan(make_study(tmp_path, *data, "--folds", "3"))
+    splits = [run_split(*cell.arguments) for cell in cells]
+    assert len(cells) == 3
+    assert all(len({split.trials[i].rpartition("/")[0].rpartition("/")[0] for i in split.indices(side)}) == 1
+               for split in splits for side in SIDES)  # fmt: skip
+    with pytest.raises(ValueError, match="fold0-seed0: folds=4: .* 3 at most"):
+        plan(make_study(tmp_path, *data, "--folds", "4"))
+    parts = {cell.part for cell in plan(make_study(tmp_path, *data, "--leave_one_song_out"))}
     assert len(parts) == 3
     assert "songrock%2F1" in parts
 
 
 def test_a_fold_that_cannot_be_run_ends_the_study_before_its_first_run(tmp_path: Path) -> None:
-    three = make_study(tmp_path, "--dataset", few_songs(tmp_path / "three", 3), "--folds", "3")
-    with pytest.raises(ValueError, match="^fold.-seed0: .*leaves .*without a trial"):
-        plan(three)
+    data = ["--dataset", few_songs(tmp_path / "data", 6), "--split_by", "song_listener", "--normalisation_scope"]
+    study = make_study(tmp_path, *data, "global", "--folds", "6", "--seeds", "7", "--split_seed", "1")
+    with pytest.raises(ValueError, match="^fold2-seed7: .*leaves validation without a trial"):
+        plan(study)
     two = ["--dataset", few_songs(tmp_path / "two", 2), "--leave_one_song_out"]
     with pytest.raises(ValueError, match="^song.*-seed0: .*leaves train without a trial"):
         plan(make_study(tmp_path, *two))
