@@ -156,7 +156,7 @@ def tables_of(study: Study) -> StudyTables:
 
 
 def parts_of(study: Study) -> list[tuple[str, tuple[str, ...]]]:
-    """Name and arguments of each division of the data; names fit for folders, whatever the ids."""
+    """Name and arguments of each division of the data; names fit for folders."""
     if study.folds:
         return [(f"fold{fold}", ("--folds", str(study.folds), "--fold", str(fold))) for fold in range(study.folds)]
     if study.leave_out:

@@ -27,8 +27,8 @@ class StrictConfig(PreTrainedConfig):
         for key in sorted(kwargs.keys() - OF_TRANSFORMERS - OF_TRAINING):
             known = sorted({each.name for each in fields(self)} | self.attribute_map.keys())
             near = difflib.get_close_matches(key, known, n=1)
-            remedy = f"did you mean {near[0]!r}?" if near else f"Take one of {', '.join(known)}."
-            raise ValueError(f"{kind}: {key}={kwargs[key]!r}: there is no such setting. {remedy}")
+            remedy = f"Did you mean {near[0]!r}?" if near else f"Must be one of {', '.join(known)}."
+            raise ValueError(f"{kind}: {key}={kwargs[key]!r}: unknown setting. {remedy}")
         check_sizes(kind, {"num_labels": kwargs.get("num_labels") or 1}, MOST)
         super().__post_init__(**kwargs)
 
