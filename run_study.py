@@ -1,9 +1,10 @@
-"""One config over seeds, folds, listeners or settings: runs, resumes, and one table with intervals.
+"""One config over seeds, folds, songs, listeners or settings: runs, resumes, and one table with intervals.
 
 python run_study.py configs/eda_tcn.json --seeds 0 1 2 --folds 5
 python run_study.py configs/eda_tcn.json --set learning_rate=1e-3,3e-4 --output_dir outputs/y
 python run_study.py configs/baby_cry.json --seeds 0 1 2
 python run_study.py configs/eda_tcn.json --leave_one_listener_out --normalisation_scope global --output_dir outputs/x
+python run_study.py configs/eda_tcn.json --leave_one_song_out --output_dir outputs/songs
 """
 
 import sys

@@ -24,6 +24,7 @@ from evaluation.confusion import (
 )
 from evaluation.intervals import Interval
 from evaluation.text_baselines import seen_in_training, tfidf_predictions
+from evaluation.verdict import is_above_zero
 
 BINS = 15  # of confidence, for the calibration error
 DECIDING = "weighted_f1"  # the score of the verdict
@@ -31,7 +32,7 @@ SUM_TOLERANCE = 1e-3  # the sum of probabilities in half precision may differ fr
 PAIRS_SHOWN = 10  # of an emotion and a sentiment that contradict each other
 RULE = (
     "better than a baseline is a model whose weighted F1 less the baseline's has an interval above 0, both on the "
-    "same resamples of dialogues"
+    "same resamples of dialogues; where all resamples agree, an exact test over dialogues takes its place"
 )
 MELD_RULE = {
     "anger": {"negative"},
@@ -363,9 +364,8 @@ def f1_of(names: list[str], confusion: np.ndarray) -> dict[str, float]:
 
 def decide(baselines: Mapping[str, Comparison]) -> BaselineVerdict:
     """Say which baselines the model beats, by the intervals of the differences."""
-    lows = {who: baseline.difference[DECIDING].low for who, baseline in baselines.items()}
-    beaten = [who for who, low in lows.items() if low is not None and low > 0]
-    return BaselineVerdict(beaten, [who for who in lows if who not in beaten], DECIDING, RULE)
+    beaten = [who for who, baseline in baselines.items() if is_above_zero(baseline.difference[DECIDING])]
+    return BaselineVerdict(beaten, [who for who in baselines if who not in beaten], DECIDING, RULE)
 
 
 def calibration(probabilities: np.ndarray, targets: np.ndarray) -> Calibration:

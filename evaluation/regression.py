@@ -16,6 +16,7 @@ import numpy as np
 
 from evaluation.intervals import Interval, interval_of
 from evaluation.masked import ROUNDING
+from evaluation.verdict import is_above_zero
 
 SAMPLES = 1000  # of the bootstrap
 CELLS = 2_000_000  # weights that are held at once: 16 MB per array
@@ -28,7 +29,8 @@ DECIDING = "r2"
 DIFFERENCE = "how much better the model is: its score less the other's, for errors the other's less its own"
 RULE = (
     "better than a baseline is a model whose R2 less the baseline's has an interval above 0, both on the same "
-    f"resamples of creatives, of which there are {FEWEST} or more"
+    f"resamples of creatives, of which there are {FEWEST} or more; where all resamples agree, an exact test over "
+    "creatives takes its place"
 )
 MATTERS = (
     "a modality matters to this model if its R2 less that without the modality has an interval above 0, both on the "
@@ -365,11 +367,6 @@ def undefined_scores(targets: np.ndarray, predictions: np.ndarray) -> dict[str, 
     return dict.fromkeys(("spearman", "pearson"), "all predictions are equal") if constant[1] else {}
 
 
-def is_above_zero(difference: Interval, rows: int) -> bool:
-    """Tell whether an interval is above 0, over enough rows to say so."""
-    return rows >= FEWEST and difference.low is not None and difference.low > 0
-
-
 def removal_of(modality: str, modalities: Sequence[str], ablated: Mapping[str, Comparison]) -> str | None:
     """Return the ablation without a modality; of two modalities, that of the other one alone."""
     names = [f"without {modality}"]
@@ -382,7 +379,10 @@ def judge_modalities(modalities: Sequence[str], ablated: Mapping[str, Comparison
     """Find the modalities whose removal costs the model some of its deciding score."""
     removals = {name: removal_of(name, modalities, ablated) for name in modalities}
     lost = {name: ablated[removal].difference for name, removal in removals.items() if removal}
-    costs = {name: [score for score in MORE_IS_BETTER if is_above_zero(of[score], rows)] for name, of in lost.items()}
+    costs = {
+        name: [score for score in MORE_IS_BETTER if rows >= FEWEST and is_above_zero(of[score])]
+        for name, of in lost.items()
+    }
     matter = [name for name, scores in costs.items() if DECIDING in scores]
     matter.sort(key=lambda name: -cast(float, lost[name][DECIDING].mean))
     return ModalityFindings(
@@ -398,7 +398,7 @@ def judge_modalities(modalities: Sequence[str], ablated: Mapping[str, Comparison
 
 def judge_baselines(compared: Mapping[str, Comparison], rows: int) -> BaselineVerdict:
     """Find the baselines that the model beats, and say so in a line."""
-    beaten = [name for name, found in compared.items() if is_above_zero(found.difference[DECIDING], rows)]
+    beaten = [name for name, found in compared.items() if rows >= FEWEST and is_above_zero(found.difference[DECIDING])]
     unbeaten = [name for name in compared if name not in beaten]
     few = f" (creatives: {rows}, fewer than {FEWEST})" if rows < FEWEST else ""
     worse = f"not shown to be better than {join_names(unbeaten)}{few}"

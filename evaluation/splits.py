@@ -7,14 +7,16 @@ themselves, which puts every song and every listener on all sides. It is there t
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
 SIDES = ("train", "validation", "test")
 DROPPED = -1  # a trial whose song and listener fall on different sides
-SPLIT_BY = ("song", "artist", "listener", "song_listener", "leave_one_listener_out", "random_pairs")
+LEAVE_ONE_OUT = {"leave_one_song_out": "song", "leave_one_listener_out": "listener"}  # rule -> what it holds out
+SPLIT_BY = ("song", "artist", "listener", "song_listener", *LEAVE_ONE_OUT, "random_pairs")
+FEWEST_FOLDS = 3  # a test, a validation, and one to train on
 
 LEAK_WARNING = (
     "split_by random_pairs puts the same songs and the same listeners into training and test: "
@@ -30,8 +32,12 @@ class SplitSettings:
     split_seed: int = field(default=0, metadata={"help": "Seed of the split; the sides of all ids follow from it."})
     validation_fraction: float = field(default=0.15, metadata={"help": "Share of ids that checkpoints are chosen on."})
     test_fraction: float = field(default=0.15, metadata={"help": "Share of ids that is scored once, at the end."})
-    folds: int = field(default=0, metadata={"help": "k of k-fold, in place of the fractions; 0 for none, else >= 3."})
+    folds: int = field(
+        default=0,
+        metadata={"help": "k of k-fold, in place of the fractions: k equal parts of the ids, 3 or more; 0: none."},
+    )
     fold: int = field(default=0, metadata={"help": "The fold that is the test; the next one is the validation."})
+    held_out_song: str | None = field(default=None, metadata={"help": "The test song of split_by leave_one_song_out."})
     held_out_listener: str | None = field(
         default=None, metadata={"help": "The test listener of split_by leave_one_listener_out."}
     )
@@ -44,18 +50,20 @@ class SplitSettings:
                 f"validation_fraction = {self.validation_fraction} and test_fraction = {self.test_fraction} "
                 "must be 0 or more and leave something to train on (together below 1)"
             )
-        if self.folds and not (self.folds >= 3 and 0 <= self.fold < self.folds):
+        if self.folds and not (self.folds >= FEWEST_FOLDS and 0 <= self.fold < self.folds):
             raise ValueError(
-                f"folds = {self.folds}, fold = {self.fold}: folds must be 3 or more (train, validation, test) "
-                "and fold from 0 to folds - 1"
+                f"folds = {self.folds}, fold = {self.fold}: folds must be {FEWEST_FOLDS} or more (train, validation, "
+                "test) and fold from 0 to folds - 1"
             )
-        if self.folds and self.split_by == "leave_one_listener_out":
-            raise ValueError("folds do not go with split_by leave_one_listener_out: its test is one listener")
-        if (self.split_by == "leave_one_listener_out") != (self.held_out_listener is not None):
-            raise ValueError(
-                f"split_by = {self.split_by!r} with held_out_listener = {self.held_out_listener!r}: "
-                "leave_one_listener_out needs a held_out_listener, and only it takes one"
-            )
+        if self.folds and self.split_by in LEAVE_ONE_OUT:
+            raise ValueError(f"folds={self.folds}: split_by {self.split_by} has no folds. Take 0.")
+        for rule, kind in LEAVE_ONE_OUT.items():
+            key, held_out = f"held_out_{kind}", getattr(self, f"held_out_{kind}")
+            if (self.split_by == rule) != (held_out is not None):
+                raise ValueError(
+                    f"split_by = {self.split_by!r} with {key} = {held_out!r}: {rule} needs a {key}, and only it "
+                    "takes one"
+                )
 
     @property
     def held_out_fraction(self) -> float:
@@ -87,7 +95,7 @@ class Split:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def record(self) -> dict:
-        """What is saved beside a model: settings, hash and the trials of each side."""
+        """What is saved with a model: settings, hash and the trials of each side."""
         members = {side: [self.trials[i] for i in self.indices(side)] for side in SIDES}
         return {
             "settings": asdict(self.settings),
@@ -113,14 +121,42 @@ def id_hash(identifier: str, seed: int) -> float:
 
 
 def side_of(identifier: str, settings: SplitSettings) -> int:
-    """The side of one id, as an index into SIDES."""
+    """The side of one id by the fractions, as an index into SIDES."""
     position = id_hash(identifier, settings.split_seed)
-    if settings.folds:
-        ahead_of_test = (int(position * settings.folds) - settings.fold) % settings.folds
-        return {0: SIDES.index("test"), 1: SIDES.index("validation")}.get(ahead_of_test, SIDES.index("train"))
     if position < settings.test_fraction:
         return SIDES.index("test")
     return SIDES.index("validation" if position < settings.held_out_fraction else "train")
+
+
+def sides_of(ids: Iterable[str], settings: SplitSettings, kind: str) -> dict[str, int]:
+    """The side of each id, as an index into SIDES; `kind` is what the ids are of, for people."""
+    if not settings.folds:
+        return {each: side_of(each, settings) for each in set(ids)}
+    ranked = in_order_of_hashes(ids, settings.split_seed)
+    if len(ranked) < settings.folds:
+        raise ValueError(
+            f"folds={settings.folds}: the data can be divided into {len(ranked)} at most, one {kind} each. Take "
+            "fewer folds, or more data."
+        )
+    sides = {0: SIDES.index("test"), 1: SIDES.index("validation")}
+    fold_of_rank = np.arange(len(ranked)) * settings.folds // len(ranked)
+    ahead_of_test = (fold_of_rank - settings.fold) % settings.folds
+    return {each: sides.get(int(ahead), 0) for each, ahead in zip(ranked, ahead_of_test, strict=True)}
+
+
+def leave_one_out(ids: Iterable[str], settings: SplitSettings, held_out: str) -> dict[str, int]:
+    """The side of each id: one is the test, and hashes below the fraction are the validation, or the lowest one."""
+    others = [each for each in in_order_of_hashes(ids, settings.split_seed) if each != held_out]
+    wanted = settings.validation_fraction
+    below = sum(id_hash(each, settings.split_seed) < wanted for each in others)
+    validation = others[: max(below, wanted > 0)]
+    sides = dict.fromkeys(others, SIDES.index("train")) | dict.fromkeys(validation, SIDES.index("validation"))
+    return sides | {held_out: SIDES.index("test")}
+
+
+def in_order_of_hashes(ids: Iterable[str], seed: int) -> list[str]:
+    """Return each id once, the lowest hash first."""
+    return sorted(set(ids), key=lambda each: (id_hash(each, seed), each))
 
 
 def split_trials(
@@ -132,56 +168,35 @@ def split_trials(
 ) -> Split:
     """Put every trial on a side. The four columns are parallel, one entry a trial.
 
-    A song without an artist counts as an artist of its own. Under `leave_one_listener_out` the test is the
-    listener held out, and the others are divided between training and validation by listener; where chance puts none
-    of few listeners into the validation, the one with the lowest hash goes there.
+    A song without an artist counts as an artist of its own. Under `leave_one_song_out` and `leave_one_listener_out`
+    the test is what is held out, and the others of its kind are divided between training and validation; where chance
+    puts none of few into the validation, the one with the lowest hash goes there.
     """
     names = tuple("/".join(parts) for parts in zip(songs, listeners, trials, strict=True))
     duplicates = len(names) - len(set(names))
     if duplicates:
         raise ValueError(f"{duplicates} trials share song, listener and trial number; make them unique in the builder")
-    if settings.split_by == "leave_one_listener_out" and settings.held_out_listener not in set(listeners):
-        raise ValueError(
-            f"held_out_listener = {settings.held_out_listener!r} has no trial; "
-            f"the data has {len(set(listeners))} listeners, among them {', '.join(sorted(set(listeners))[:5])}"
-        )
-
     # The kind stands before the id: a song and a listener of the same name are different ids.
-    def song_side(i: int) -> int:
-        return side_of(f"song:{songs[i]}", settings)
-
-    def listener_side(i: int) -> int:
-        return side_of(f"listener:{listeners[i]}", settings)
-
-    def artist_side(i: int) -> int:
-        artist = " ".join((artists[i] or "").casefold().split())
-        return side_of(f"artist:{artist}", settings) if artist else song_side(i)
-
-    def both_sides(i: int) -> int:
-        return song_side(i) if song_side(i) == listener_side(i) else DROPPED
-
-    def place(listener: str) -> float:
-        return id_hash(f"listener:{listener}", settings.split_seed)
-
-    lowest = min((place(who) for who in set(listeners) - {settings.held_out_listener}), default=0.0)
-
-    def held_out_side(i: int) -> int:
-        if listeners[i] == settings.held_out_listener:
-            return SIDES.index("test")
-        wanted = settings.validation_fraction
-        validation = place(listeners[i]) < wanted or (wanted > 0 and place(listeners[i]) == lowest)
-        return SIDES.index("validation" if validation else "train")
-
-    def pair_side(i: int) -> int:
-        return side_of(f"pair:{names[i]}", settings)
-
-    rule = {
-        "song": song_side,
-        "artist": artist_side,
-        "listener": listener_side,
-        "song_listener": both_sides,
-        "leave_one_listener_out": held_out_side,
-        "random_pairs": pair_side,
-    }[settings.split_by]
-    sides = np.fromiter((rule(i) for i in range(len(names))), dtype=np.int8, count=len(names))
+    ids = {
+        "song": [f"song:{song}" for song in songs],
+        "listener": [f"listener:{listener}" for listener in listeners],
+        "pair": [f"pair:{name}" for name in names],
+    }
+    spelt = [" ".join((artist or "").casefold().split()) for artist in artists]
+    ids["artist"] = [f"artist:{artist}" if artist else song for artist, song in zip(spelt, ids["song"], strict=True)]
+    if kind := LEAVE_ONE_OUT.get(settings.split_by):
+        held_out = getattr(settings, f"held_out_{kind}")
+        known = sorted(set({"song": songs, "listener": listeners}[kind]))
+        if held_out not in known:
+            raise ValueError(
+                f"held_out_{kind} = {held_out!r} has no trial; the data has {len(known)} {kind}s, among them "
+                f"{', '.join(known[:5])}"
+            )
+        rules = {kind: leave_one_out(ids[kind], settings, f"{kind}:{held_out}")}
+    else:
+        several = {"song_listener": ("song", "listener"), "random_pairs": ("pair",)}
+        kinds = several.get(settings.split_by, (settings.split_by,))
+        rules = {kind: sides_of(ids[kind], settings, kind) for kind in kinds}
+    found = np.array([[rule[each] for each in ids[kind]] for kind, rule in rules.items()], dtype=np.int8)  # (kinds, N)
+    sides = np.where((found == found[0]).all(axis=0), found[0], DROPPED).astype(np.int8)
     return Split(settings=settings, trials=names, sides=sides)

@@ -56,7 +56,8 @@ def saved_run(arguments: argparse.Namespace) -> Run:
             raise ValueError(f"--explain: a model of task {record['task']!r} has no explanations; leave it out")
         task_keys["explain"] = True
     if arguments.side == "all" and "split_by" in keys:
-        task_keys |= {"split_by": "song", "held_out_listener": None}  # nothing is divided
+        nothing_divided = {"split_by": "song", "folds": 0, "held_out_song": None, "held_out_listener": None}
+        task_keys |= {key: value for key, value in nothing_divided.items() if key in keys}
     config = arguments.dataset_config or "default"
     name = "-".join(["eval", Path(arguments.model).name, Path(arguments.dataset).name, config, arguments.side])
     output_dir = Path(arguments.output_dir or Path("outputs") / name)

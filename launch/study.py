@@ -14,20 +14,25 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import datasets
 import numpy as np
-import pyarrow as pa
 from tqdm import tqdm
 
+from evaluation.splits import FEWEST_FOLDS, LEAVE_ONE_OUT
 from launch.run import load_task, parse_run
 from system.text import masked
 from tasks import TASKS
 from training.rows import load_rows, use_storage
 from training.run_folder import write_json
 from training.study_runs import Cell, FinishedRun, StudyTables
+from training.task import Run
 
 RUN_TRAIN = Path(__file__).resolve().parent.parent / "run_train.py"
-OF_THE_STUDY = ("seed", "folds", "fold", "held_out_listener", "output_dir", "resume_from_checkpoint")
+OF_THE_STUDY = (
+    "seed", "folds", "fold", "held_out_song", "held_out_listener", "output_dir", "resume_from_checkpoint",
+)  # fmt: skip
 AS_CONFIGURED = "as configured"
 
 
@@ -39,7 +44,7 @@ class Study:
     folder: Path
     seeds: tuple[int, ...]
     folds: int  # 0: none
-    leave_one_listener_out: bool
+    leave_out: str | None  # "song" or "listener": one run each
     settings: tuple[tuple[str, tuple[str, ...]], ...]  # key and its values
     passed_on: tuple[str, ...]  # further arguments of every run
     launcher: str
@@ -50,22 +55,30 @@ def parse_study(argv: list[str]) -> Study:
     """The command line of run_study.py; what it does not know goes to every run."""
     parser = argparse.ArgumentParser(
         prog="run_study.py",
-        description="Run one config over seeds, folds, listeners or settings. Other --key value go to every run.",
+        description="Run one config over seeds, folds, songs, listeners or settings. Other keys go to all runs.",
         allow_abbrev=False,
     )
     parser.add_argument("config", help="A config such as configs/eda_tcn.json.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="Seeds of weights and order; one split.")
     parser.add_argument("--folds", type=int, default=0, help="k-fold: every song is in the test of one fold.")
-    parser.add_argument("--leave_one_listener_out", action="store_true", help="One run a listener, who is its test.")
+    parser.add_argument("--leave_one_song_out", action="store_true", help="One run for each song, which is its test.")
+    parser.add_argument(
+        "--leave_one_listener_out", action="store_true", help="One run for each listener, who is its test."
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=A,B", help="Values to compare; repeatable.")
     parser.add_argument("--output_dir", default=None, help="Folder of the study; None is outputs/study-<config>.")
     parser.add_argument("--launcher", default=sys.executable, help='Starts each run, e.g. "accelerate launch".')
     parser.add_argument("--dry_run", action="store_true", help="Print the runs and stop.")
     known, passed_on = parser.parse_known_args(argv)
-    if known.folds and known.leave_one_listener_out:
-        raise ValueError("--folds and --leave_one_listener_out are two ways to divide the data; choose one")
-    if known.folds and known.folds < 3:
-        raise ValueError(f"--folds {known.folds}: it takes 3 or more (a test, a validation, and some to train on)")
+    left_out = [kind for rule, kind in LEAVE_ONE_OUT.items() if getattr(known, rule)]
+    if len(left_out) + bool(known.folds) > 1:
+        raise ValueError(
+            "--folds, --leave_one_song_out and --leave_one_listener_out are ways to divide the data; choose one"
+        )
+    if known.folds and known.folds < FEWEST_FOLDS:
+        raise ValueError(
+            f"--folds {known.folds}: it takes {FEWEST_FOLDS} or more (a test, a validation, and some to train on)"
+        )
     if len(set(known.seeds)) < len(known.seeds):
         raise ValueError(f"--seeds {known.seeds} names a seed twice")
     folder = Path(known.output_dir or Path("outputs") / f"study-{Path(known.config).stem}")
@@ -75,7 +88,7 @@ def parse_study(argv: list[str]) -> Study:
         folder,
         tuple(known.seeds),
         known.folds,
-        known.leave_one_listener_out,
+        next(iter(left_out), None),
         settings,
         tuple(passed_on),
         known.launcher,
@@ -89,7 +102,7 @@ def parse_setting(text: str) -> tuple[str, tuple[str, ...]]:
     if not equals or not key:
         raise ValueError(f"--set {text!r}: expected key=value,value, such as learning_rate=1e-3,3e-4")
     if key in OF_THE_STUDY:
-        raise ValueError(f"--set {key}: the study sets it itself; see --seeds, --folds and --leave_one_listener_out")
+        raise ValueError(f"--set {key}: the study sets it itself; see --seeds, --folds and --leave_one_..._out")
     parts, depth = [""], 0
     for letter in values:
         depth += (letter in "[{") - (letter in "]}")
@@ -104,19 +117,34 @@ def parse_setting(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def plan(study: Study) -> list[Cell]:
-    """Every run, its settings checked before the first begins."""
+    """Every run, its settings and its division of the data checked before the first begins."""
     tables_of(study)
+    parts = parts_of(study)
     chosen = list(itertools.product(*([(key, value) for value in values] for key, values in study.settings)))
     cells = []
     for number, pairs in enumerate(chosen):
         setting = ", ".join(f"{key}={value}" for key, value in pairs) or AS_CONFIGURED
         arguments = [*study.passed_on, *(token for key, value in pairs for token in (f"--{key}", value))]
-        for (part, division), seed in itertools.product(parts_of(study), study.seeds):
+        for (part, division), seed in itertools.product(parts, study.seeds):
             name = "-".join(filter(None, [f"setting{number}" if study.settings else "", part, f"seed{seed}"]))
             folder = ("--output_dir", str(study.folder / name))
             cells.append(Cell(name, setting, seed, part, (*arguments, *division, "--seed", str(seed), *folder)))
-        parse_run([study.config, *cells[-1].arguments])  # a wrong key ends the study here, with one line
+        check_divisions(study, cells[-len(parts) * len(study.seeds) :: len(study.seeds)])
     return cells
+
+
+def check_divisions(study: Study, cells: Sequence[Cell]) -> None:
+    """Refuse settings of which one cannot be run: a wrong key, or a part of the data that leaves a side empty."""
+    rows = None
+    for cell in cells:
+        run = parse_run([study.config, *cell.arguments])
+        if not cell.part:
+            continue
+        try:
+            rows = rows_of(run) if rows is None else rows
+            run.task.check_split(rows, run)
+        except ValueError as error:
+            raise ValueError(f"{cell.name}: {error}") from error
 
 
 def tables_of(study: Study) -> StudyTables:
@@ -129,23 +157,21 @@ def tables_of(study: Study) -> StudyTables:
 
 
 def parts_of(study: Study) -> list[tuple[str, tuple[str, ...]]]:
-    """Name and arguments of each division of the data."""
+    """Name and arguments of each division of the data; names fit for folders."""
     if study.folds:
         return [(f"fold{fold}", ("--folds", str(study.folds), "--fold", str(fold))) for fold in range(study.folds)]
-    if study.leave_one_listener_out:
-        held_out = ("--split_by", "leave_one_listener_out", "--held_out_listener")
-        return [(f"listener{listener}", (*held_out, listener)) for listener in listeners_of(study)]
+    if study.leave_out:
+        asked = ("--split_by", f"leave_one_{study.leave_out}_out", f"--held_out_{study.leave_out}")
+        run = parse_run([study.config, *study.passed_on, *asked, "any"])  # a task may not know these keys
+        ids = run.task.ids_of(rows_of(run), run, study.leave_out)
+        return [(f"{study.leave_out}{quote(name, safe='')}", (*asked, name)) for name in ids]
     return [("", ())]
 
 
-def listeners_of(study: Study) -> list[str]:
-    """Everyone with a trial in the data set that the config names."""
-    asked = ("--split_by", "leave_one_listener_out", "--held_out_listener", "anyone")  # a task may know no listeners
-    run = parse_run([study.config, *study.passed_on, *asked])
+def rows_of(run: Run) -> datasets.Dataset:
+    """The rows of the data set that a run names."""
     use_storage(run.arguments)
-    rows = load_rows(run.arguments, run.task.columns)[0].with_format("arrow")
-    trials = pa.chunked_array(rows.data.column("trials")).combine_chunks().flatten()
-    return sorted(trials.field("listener").unique().to_pylist())
+    return load_rows(run.arguments, run.task.columns)[0]
 
 
 def begin_study(study: Study, cells: Sequence[Cell]) -> None:

@@ -2,6 +2,8 @@
 
 from transformers import CONFIG_MAPPING, AutoConfig, BertConfig, PreTrainedConfig
 
+from .configuration_strict import MOST, MOST_LAYERS, MOST_WORDS, StrictConfig, check_sizes
+
 MODALITIES = ("text", "video", "audio")  # those that are encoded from what was recorded
 INPUTS = {  # modality -> its input and the mask of it
     "text": ("input_ids", "attention_mask"),
@@ -12,10 +14,11 @@ FUSIONS = ("concat", "gated", "attention")
 TEXT_POOLINGS = ("pooler", "mean")
 EMBEDDING_POOLINGS = ("mean", "attention")
 REGRESSION_LOSSES = ("mse", "huber")
+TEXT_SIZES = ("vocab_size", "max_position_embeddings", "hidden_size", "intermediate_size", "num_hidden_layers")
 VIDEO_ENCODERS = {"r3d_18": 512, "small": 64}  # name -> numbers that it makes of a clip
 
 
-class FusionConfig(PreTrainedConfig):
+class FusionConfig(StrictConfig):
     """Which modalities there are, what encodes them, how they are fused, and what is said of them.
 
     Args:
@@ -104,9 +107,15 @@ class FusionConfig(PreTrainedConfig):
         unknown = [name for name in self.modalities if name not in known]
         if unknown or not self.modalities or len(set(self.modalities)) < len(self.modalities):
             raise ValueError(f"FusionConfig: modalities={self.modalities} must name one or more of {known}")
-        for name, size in self.embedding_sizes.items():
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise ValueError(f"FusionConfig: embedding_sizes.{name}={size!r} must be a whole number of 1 or more")
+        names = ("num_mel_bins", "hidden_size", "fusion_size", "head_size")
+        sizes = {f"embedding_sizes.{name}": size for name, size in self.embedding_sizes.items()}
+        sizes |= {name: getattr(self, name) for name in names}
+        check_sizes("FusionConfig", sizes, MOST)
+        text = {f"text_config.{name}": size for name, size in self.text_sizes.items()}
+        for name, size in text.items():
+            if size > 0:  # some encoders say -1 for no limit
+                check_sizes("FusionConfig", {name: size}, MOST_LAYERS if "layers" in name else MOST_WORDS)
+        self.check_weights(sizes | text)
         for name, choices in (
             ("text_pooling", TEXT_POOLINGS), ("video_encoder", tuple(VIDEO_ENCODERS)), ("fusion", FUSIONS),
             ("embedding_pooling", EMBEDDING_POOLINGS), ("regression_loss", REGRESSION_LOSSES),
@@ -115,10 +124,6 @@ class FusionConfig(PreTrainedConfig):
                 raise ValueError(
                     f"FusionConfig: {name}={getattr(self, name)!r} is unknown; take one of {list(choices)}"
                 )
-        for name in ("num_mel_bins", "hidden_size", "fusion_size", "head_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"FusionConfig: {name}={value!r} must be a whole number of 1 or more")
         for name in ("branch_dropout", "fusion_dropout", "head_dropout", "modality_dropout", "label_smoothing"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
@@ -137,6 +142,22 @@ class FusionConfig(PreTrainedConfig):
                 raise ValueError(f"FusionConfig: {name}={getattr(self, name)!r} must be above 0")
         if self.emotion_share == self.sentiment_share == 0:
             raise ValueError("FusionConfig: emotion_share and sentiment_share are both 0: nothing would be learnt")
+
+    @property
+    def text_sizes(self) -> dict[str, int]:
+        """The sizes that the text encoder's memory grows with; 0 for those that it does not have."""
+        sizes = {name: getattr(self.text_config, name, None) for name in TEXT_SIZES}
+        return {name: size if isinstance(size, int) else 0 for name, size in sizes.items()}
+
+    @property
+    def weights(self) -> int:
+        """Of the text encoder, of the convolutions over the spectrogram, and of all projections."""
+        words, places, text, inner, layers = self.text_sizes.values()
+        encoder = text * (words + places + layers * (4 * text + 2 * inner))
+        wide = 2 * self.num_mel_bins if "audio" in self.encoded else 0
+        branches = self.hidden_size * (sum(self.embedding_sizes.values()) + text + wide)
+        fused = self.hidden_size * (4 * self.hidden_size + len(self.modalities) * self.fusion_size)
+        return encoder + 5 * wide**2 + branches + fused + self.fusion_size * self.head_size
 
     @property
     def encoded(self) -> list[str]:

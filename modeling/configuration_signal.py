@@ -2,12 +2,11 @@
 
 import math
 
-from transformers import PreTrainedConfig
-
+from .configuration_strict import MOST, MOST_LAYERS, StrictConfig, check_sizes
 from .layers import NORMS, POOLINGS, check_loss
 
 
-class SignalConfig(PreTrainedConfig):
+class SignalConfig(StrictConfig):
     """Settings of the head, the loss and the time grid; a model's own config adds its sizes.
 
     What concerns loss and target is for signals. A model for labels reads `pooling`, and what all configs of
@@ -29,6 +28,7 @@ class SignalConfig(PreTrainedConfig):
     """
 
     sizes = ("input_size", "output_size", "kernel_size")  # a model adds its own: whole numbers of 1 or more
+    depths = ()  # those of a model that count layers
 
     kernel_size: int = 3
     causal: bool = False
@@ -52,10 +52,12 @@ class SignalConfig(PreTrainedConfig):
     def check(self) -> None:
         """Refuse what cannot be built, in one line that names the setting, what came and what is taken."""
         kind, own = type(self).__name__, self.attribute_map
-        for name in self.sizes:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{kind}: {own.get(name, name)}={value!r} must be a whole number of 1 or more")
+        sizes, depths = (
+            {own.get(name, name): getattr(self, name) for name in names} for names in (self.sizes, self.depths)
+        )
+        check_sizes(kind, sizes, MOST)
+        check_sizes(kind, depths, MOST_LAYERS)
+        self.check_weights(sizes | depths)
         for name in ("dropout", "huber_delta", "frame_rate"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):

@@ -17,13 +17,20 @@ class TcnConfig(SignalConfig):
     """
 
     model_type = "tcn"
-    sizes = (*SignalConfig.sizes, "num_blocks", "num_channels")
+    sizes = (*SignalConfig.sizes, "num_channels")
+    depths = ("num_blocks",)
 
     input_size: int = 80
     output_size: int = 1
     num_blocks: int = 6
     num_channels: int = 64
     dropout: float = 0.1
+
+    @property
+    def weights(self) -> int:
+        """Of two convolutions a block, and of what comes first and last."""
+        within = 2 * self.num_blocks * self.kernel_size * self.num_channels
+        return self.num_channels * (within + self.kernel_size * self.input_size + self.output_size)
 
     @property
     def receptive_field(self) -> int:

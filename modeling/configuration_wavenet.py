@@ -24,14 +24,8 @@ class WavenetConfig(SignalConfig):
 
     model_type = "wavenet"
     attribute_map = {"input_size": "input_channels", "output_size": "output_channels", "dropout": "dropout_rate"}
-    sizes = (
-        *SignalConfig.sizes,
-        "num_stacks",
-        "num_layers_per_stack",
-        "residual_channels",
-        "skip_channels",
-        "dilation_base",
-    )
+    sizes = (*SignalConfig.sizes, "residual_channels", "skip_channels", "dilation_base")
+    depths = ("num_stacks", "num_layers_per_stack")
 
     input_channels: int = 80
     output_channels: int = 1
@@ -48,6 +42,14 @@ class WavenetConfig(SignalConfig):
         super().check()
         if not isinstance(self.use_bias, bool):
             raise ValueError(f"WavenetConfig: use_bias={self.use_bias!r} must be true or false")
+
+    @property
+    def weights(self) -> int:
+        """Of a gate and two projections a layer, and of what comes first and last."""
+        residual, skip = self.residual_channels, self.skip_channels
+        layer = residual * (2 * self.kernel_size * residual + residual + skip)
+        ends = self.input_size * residual + skip * (skip + self.output_size)
+        return self.num_stacks * self.num_layers_per_stack * layer + ends
 
     @property
     def dilations(self) -> list[int]:

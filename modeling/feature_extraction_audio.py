@@ -27,6 +27,7 @@ MEL_NORMS = ("slaney", None)
 POOLINGS = ("centered", "past")
 HUB_KEYS = ("feature_extractor_type", "processor_class", "auto_map")  # what the Hub writes into the JSON beside ours
 CHANNELS = 8  # at most this many numbers a row: taken for (samples, channels), not for clips of a few samples
+LONGEST_WINDOW = 2**20  # samples of one spectrum: 22 s at 48 kHz
 
 
 class AudioFeatureExtractor(FeatureExtractionMixin):
@@ -130,6 +131,13 @@ class AudioFeatureExtractor(FeatureExtractionMixin):
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} = {getattr(self, name)!r}: give one of {', '.join(map(repr, choices))}")
+        if self.n_fft > LONGEST_WINDOW:
+            raise ValueError(f"n_fft = {self.n_fft}: give at most {LONGEST_WINDOW} samples")
+        if self.num_mel_bins > self.n_fft // 2 + 1:
+            raise ValueError(
+                f"num_mel_bins = {self.num_mel_bins}: n_fft = {self.n_fft} has {self.n_fft // 2 + 1} frequencies, and "
+                "each band needs one; lower num_mel_bins or raise n_fft"
+            )
         if self.n_fft % 2:
             raise ValueError(f"n_fft = {self.n_fft}: give an even number, so that a window has a middle")
         if self.hop_length > self.n_fft:

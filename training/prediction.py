@@ -58,9 +58,9 @@ def load_model(name: str, device: str, task: Task) -> tuple[PreTrainedModel, Fea
         raise ValueError(f"{name}: no such folder, and not a name on the Hub (user/model)")
     try:
         model = task.auto_model.from_pretrained(name).to(torch.device(device)).eval()
-    except (RuntimeError, SafetensorError) as error:
+        return model, None if task.auto_extractor is None else task.auto_extractor.from_pretrained(name)
+    except (RuntimeError, SafetensorError, ValueError) as error:
         raise ValueError(f"{name} on device {device!r}: {error}") from error
-    return model, None if task.auto_extractor is None else task.auto_extractor.from_pretrained(name)
 
 
 def check_outputs(table: Path | None, plot: Path | None) -> None:

@@ -15,7 +15,7 @@ class Cell:
     name: str
     setting: str
     seed: int
-    part: str  # the fold or the listener that is held out; "" for the split of the config
+    part: str  # the fold, song or listener that is held out; "" for the split of the config
     arguments: tuple[str, ...]
 
 

@@ -247,6 +247,13 @@ class Task(ABC, Generic[SettingsT, DataT]):
     ) -> dict[str, str | bytes]:
         """Return report.html and its figures by file name, from metrics.json, run_config.json and the predictions."""
 
+    def ids_of(self, rows: datasets.Dataset, run: Run[SettingsT], kind: str) -> list[str]:
+        """Return the ids of a kind, "song" or "listener", that a study can hold out one by one."""
+        raise ValueError(f"task={self.name}: a study of it leaves no {kind} out.")
+
+    def check_split(self, rows: datasets.Dataset, run: Run[SettingsT]) -> None:
+        """Refuse a division that leaves a side empty; a study of folds asks for all of them before its first run."""
+
     def initialise(self, model: PreTrainedModel, data: DataT, new: bool, resumed: bool) -> None:
         """Give a new model what it takes from the data, such as the scaling of its inputs.
 

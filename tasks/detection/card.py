@@ -5,6 +5,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
+from evaluation.verdict import SURE
 from reporting.card import (
     LICENCE,
     base,
@@ -50,7 +51,8 @@ SCORES_EXPLAINED = (
 )
 RULE = (
     "better than a baseline is a model whose interval of average precision lies above that of the baseline, or above "
-    "its mean where that has no interval"
+    "its mean where that has no interval; where all resamples of the model agree, one whose one-sided permutation p "
+    f"against the baseline is below {SURE:.3g}"
 )
 LIMITS = (
     "AudioSet's labels are weak: they say that a sound is somewhere in a clip, and many sounds that are there have no "
@@ -100,11 +102,14 @@ def verdict_line(test: dict[str, Any]) -> str:
     if not rivals:
         return f"**Verdict: compared with nothing** ({said})."
     said += "; " + ", ".join(f"{who} {cell(score, 3)}" for who, score in rivals.items())
-    if found["low"] is None:
-        reason = f"{said}; no interval: {found['reason']}"
-        return f"**Verdict: not shown to be better than {' and '.join(rivals)}** ({reason})."
-    bounds = {who: score["mean"] if score["high"] is None else score["high"] for who, score in rivals.items()}
-    unbeaten = [who for who, bound in bounds.items() if found["low"] <= bound]
+    p = test.get("permutation_p") or {}  # records of older versions have none
+    if found["low"] is not None:
+        bounds = {who: score["mean"] if score["high"] is None else score["high"] for who, score in rivals.items()}
+        unbeaten = [who for who, bound in bounds.items() if found["low"] <= bound]
+    else:
+        said += f"; no interval: {found['reason']}"
+        said += "".join(f"; permutation p against {who} {p[who]:.2g}" for who in rivals if who in p)
+        unbeaten = [who for who in rivals if not p.get(who, 1.0) < SURE]
     if unbeaten:
         return f"**Verdict: not shown to be better than {' and '.join(unbeaten)}** ({said})."
     return f"**Verdict: better than {' and '.join(rivals)}** ({said})."

@@ -11,6 +11,7 @@ from scipy.special import expit
 from evaluation.detection import RECALL, bootstrap_clips, precision_recall_curve, threshold_for
 from evaluation.events import alarm_peaks, confusers, detect_events, event_counts
 from evaluation.intervals import Interval
+from evaluation.verdict import p_against, p_against_chance
 from media.audioset import Labels
 from tasks.detection.eval_windows import ClipWindows
 
@@ -212,6 +213,7 @@ class ClipResults:
     threshold: Threshold
     scores: dict[str, Interval]
     baselines: dict[str, dict[str, Interval] | dict[str, Expectation]]
+    permutation_p: dict[str, float]  # by baseline; empty unless all resamples of average precision agree
     false_alarms_at_recall: FalseAlarms
     curve: Curve
     baseline_curves: dict[str, Curve]
@@ -255,6 +257,7 @@ def assess(
         threshold=Threshold(threshold, rule, chosen_on),
         scores=scores,
         baselines={"chance": chance(positives / len(ids)), "loudness": loud},
+        permutation_p=permutation_p(scores["average_precision"], test, loudness[0]),
         false_alarms_at_recall=FalseAlarms(RECALL, at_recall.mean),
         curve=curve(test),
         baseline_curves={"loudness": curve(loudness[0])},
@@ -263,6 +266,16 @@ def assess(
         timelines=timelines(test, found, ids),
     )
     return results, found
+
+
+def permutation_p(found: Interval, test: ClipScores, loudness: ClipScores) -> dict[str, float]:
+    """Return how often chance would do as well as the model, where all resamples of its average precision agree."""
+    if found.low is not None or not found.samples:
+        return {}
+    return {
+        "chance": p_against_chance(test.clip_scores, test.targets),
+        "loudness": p_against(test.clip_scores, loudness.clip_scores, test.targets),
+    }
 
 
 def chance(share: float) -> dict[str, Expectation]:

@@ -80,13 +80,11 @@ def prepare(
     saved: dict[str, Any] | None = None,
 ) -> EdaData:
     """Features, split and scaling; `saved` is the record of a finished run, whose scaling is then kept."""
-    settings, split_settings = run.settings.target, run.settings.split
+    settings = run.settings.target
     with run.training.main_process_first(desc="features"):
         tables = make_tables(rows, extractor, settings, run.arguments.preprocessing_processes)
-    trials = tables.trials.select_columns(["song_id", "listener", "trial", "artist"])[:]
-    split = split_trials(trials["song_id"], trials["listener"], trials["trial"], trials["artist"], split_settings)
+    split = divide(tables.trials, run.settings.split)
     if saved is None:
-        check_scaling_scope(settings, split_settings)
         check_sides(split)
         scaling = training_scaling(tables, split, settings)
     else:
@@ -103,6 +101,12 @@ def prepare(
     data = EdaData(tables, split, scaling, sides, mean, settings.frame_rate, explain, control)
     log_what_was_kept(data)
     return data
+
+
+def divide(trials: datasets.Dataset, settings: SplitSettings) -> Split:
+    """Return the side of each trial."""
+    columns = trials.select_columns(["song_id", "listener", "trial", "artist"])[:]
+    return split_trials(columns["song_id"], columns["listener"], columns["trial"], columns["artist"], settings)
 
 
 def window_frames(seconds: float, frame_rate: float) -> int:
@@ -140,16 +144,6 @@ def log_what_was_kept(data: EdaData) -> None:
     for key in ("control", "split_warning", "listeners_scaled_by_everyone"):
         if record[key]:
             logger.warning("%s: %s", key.replace("_", " "), record[key])
-
-
-def check_scaling_scope(settings: EdaSettings, split_settings: SplitSettings) -> None:
-    """Refuse statistics that a test listener cannot have."""
-    unseen = split_settings.split_by in ("listener", "song_listener", "leave_one_listener_out")
-    if settings.normalisation_scope == "listener" and unseen:
-        raise ValueError(
-            f"normalisation_scope listener with split_by {split_settings.split_by}: the listeners of the test have no "
-            "training trials to take statistics from; use normalisation_scope global or trial"
-        )
 
 
 def check_sides(split: Split) -> None:

@@ -59,36 +59,56 @@ def make_tables(
     rows: datasets.Dataset, extractor: AudioFeatureExtractor, settings: EdaSettings, processes: int
 ) -> SignalTables:
     """Make features of every readable song, and targets of every trial that the quality rules keep."""
-    defects = [[defect["what"] for defect in song] for song in rows["defects"]]
-    with_sound = [row for row, kinds in enumerate(defects) if not set(kinds) & set(NO_SOUND)]
-    usable = rows.select(with_sound)
-    common = {"remove_columns": rows.column_names, "num_proc": processes if processes > 1 else None, "batched": True}
-    songs = usable.map(
+    trials, counts = make_trials(rows, settings, processes)
+    songs = rows.select(songs_with_sound(rows)).map(
         make_features,
         batch_size=SONGS_PER_BATCH,
         fn_kwargs={"feature_settings": extractor_settings(extractor), "made_by": made_by()},
         features=song_columns(extractor),
         desc="audio features",
-        **common,
+        **of_each_map(rows, processes),
     )
-    processed = usable.map(
+    return SignalTables(songs, trials, settings.channels, counts)
+
+
+def make_trials(
+    rows: datasets.Dataset, settings: EdaSettings, processes: int
+) -> tuple[datasets.Dataset, dict[str, Any]]:
+    """Make the targets of every trial that the quality rules keep, and count what was left out."""
+    with_sound = songs_with_sound(rows)
+    processed = rows.select(with_sound).map(
         process_trials,
         batch_size=1,
         with_indices=True,
         fn_kwargs={"settings": asdict(settings), "made_by": made_by()},
         features=trial_columns(settings),
         desc="skin conductance",
-        **common,
+        **of_each_map(rows, processes),
     )
     kept = [row for row, reason in enumerate(processed["rejected"]) if reason is None]
     trials = processed.select(kept).flatten_indices()
-    counts = count_what_was_left_out(rows, defects, set(with_sound), processed, trials)
+    counts = count_what_was_left_out(rows, set(with_sound), processed, trials)
     if not len(trials):
         raise ValueError(
             f"no usable trial in {len(rows)} songs: left out {counts['songs_left_out']}, rejected "
             f"{counts['trials_rejected']}; see `python -m hf_datasets.prepare <name> --check_only`"
         )
-    return SignalTables(songs, trials, settings.channels, counts)
+    return trials, counts
+
+
+def of_each_map(rows: datasets.Dataset, processes: int) -> dict[str, Any]:
+    """Return the arguments that both tables are made with."""
+    return {"remove_columns": rows.column_names, "num_proc": processes if processes > 1 else None, "batched": True}
+
+
+def defects_of(rows: datasets.Dataset) -> list[list[str]]:
+    """Return the kinds of defects of each song."""
+    return [[defect["what"] for defect in song] for song in rows["defects"]]
+
+
+def songs_with_sound(rows: datasets.Dataset) -> list[int]:
+    """Return the rows whose sound can be read."""
+    return [row for row, kinds in enumerate(defects_of(rows)) if not set(kinds) & set(NO_SOUND)]
 
 
 def song_columns(extractor: AudioFeatureExtractor) -> datasets.Features:
@@ -112,14 +132,14 @@ def trial_columns(settings: EdaSettings) -> datasets.Features:
 
 def count_what_was_left_out(
     rows: datasets.Dataset,
-    defects: list[list[str]],
     with_sound: set[int],
     processed: datasets.Dataset,
     trials: datasets.Dataset,
 ) -> dict[str, Any]:
     """Every song and trial of the data set is in one of these counts; what is missing is logged."""
     listeners = [len(song) for song in rows["trials"]]
-    silent = [kind for row, kinds in enumerate(defects) if row not in with_sound for kind in kinds if kind in NO_SOUND]
+    defects = enumerate(defects_of(rows))
+    silent = [kind for row, kinds in defects if row not in with_sound for kind in kinds if kind in NO_SOUND]
     without_trial = [row for row in with_sound if not listeners[row]]
     rejected = [reason for reason in processed["rejected"] if reason is not None]
     counts = {

@@ -41,3 +41,12 @@ class EdaTaskSettings:
     trials: TrialSettings
     split: SplitSettings
     report: ReportSettings
+
+    def __post_init__(self) -> None:
+        """Refuse statistics that a test listener cannot have."""
+        unseen = self.split.split_by in ("listener", "song_listener", "leave_one_listener_out")
+        if self.target.normalisation_scope == "listener" and unseen:
+            raise ValueError(
+                f"normalisation_scope=listener: with split_by {self.split.split_by} the listeners of the test have no "
+                "training trials to take statistics from. Use normalisation_scope global or trial."
+            )

@@ -17,9 +17,9 @@ from modeling.layers import warn_if_receptive_field_exceeds
 from modeling.modeling_signal import SignalRegressionModel
 from tasks.eda import card, report, study
 from tasks.eda.collator import SignalCollator
-from tasks.eda.data import EdaData, prepare
+from tasks.eda.data import EdaData, check_sides, divide, prepare
 from tasks.eda.evaluate import evaluate
-from tasks.eda.items import array_column
+from tasks.eda.items import array_column, make_trials
 from tasks.eda.plots import plot_predictions
 from tasks.eda.predict import predict
 from tasks.eda.records import EdaDataRecord
@@ -61,6 +61,16 @@ class EdaTask(Task[EdaTaskSettings, EdaData]):
         saved: dict[str, Any] | None = None,
     ) -> EdaData:
         return prepare(rows, extractor, run, saved)
+
+    def ids_of(self, rows: datasets.Dataset, run: Run[EdaTaskSettings], kind: str) -> list[str]:
+        return sorted(set(self.trials_of(rows, run)[{"song": "song_id"}.get(kind, kind)]))
+
+    def check_split(self, rows: datasets.Dataset, run: Run[EdaTaskSettings]) -> None:
+        check_sides(divide(self.trials_of(rows, run), run.settings.split))
+
+    def trials_of(self, rows: datasets.Dataset, run: Run[EdaTaskSettings]) -> datasets.Dataset:
+        """Return the trials that the quality rules keep, from the cache where an earlier run made them."""
+        return make_trials(rows, run.settings.target, run.arguments.preprocessing_processes)[0]
 
     def model_settings(
         self, data: EdaData, extractor: AudioFeatureExtractor, run: Run[EdaTaskSettings]

@@ -25,6 +25,18 @@ def test_no_effect_is_an_answer() -> None:
     assert len(results.verdict.missing) >= 1
 
 
+def test_a_perfect_prediction_is_an_effect_though_no_resample_differs() -> None:
+    results = make_assessment(noise=0.0)
+    assert results.model["pearson"].low == pytest.approx(1)
+    assert results.verdict.verdict == "effect"
+
+
+def test_the_opposite_of_what_happens_is_no_effect() -> None:
+    results = make_assessment(coupling=-1.0, noise=0.0)
+    assert results.model["pearson"].mean == pytest.approx(-1)
+    assert results.verdict.verdict == "no effect"
+
+
 @pytest.mark.parametrize(
     ("changes", "missing"),
     [

@@ -379,3 +379,21 @@ def test_the_examples_of_the_card_run(name: str, monkeypatch: pytest.MonkeyPatch
     result = result_of_card(name, monkeypatch)
     assert next(iter(result)) == name
     assert result["rows"] == 4
+
+
+@pytest.mark.parametrize(
+    ("dialogues", "answers", "unbeaten"),
+    [
+        (6, [0, 1], []),  # perfect, and all dialogues alike: no resample differs
+        (5, [0, 1], ["majority", "dealt"]),  # by chance alone all five agree in one case of 32
+        (40, [0, 1], []),
+        (1, [0, 1], ["majority", "dealt"]),
+        (40, [1, 0], ["majority", "dealt"]),  # the worst
+        (40, [0, 0], ["majority", "dealt"]),  # constant
+    ],
+)
+def test_verdicts_at_both_extremes(dialogues: int, answers: list[int], unbeaten: list[str]) -> None:
+    test = side({"mood": [0, 1] * dialogues}, dialogues=[f"d{row // 2}" for row in range(2 * dialogues)])
+    given = {"mood": certain(answers * dialogues, 2)}
+    head = assess({"mood": ["a", "b"]}, side({"mood": [0, 0, 1]}), test, given, {}).heads["mood"]
+    assert head.verdict.unbeaten == unbeaten

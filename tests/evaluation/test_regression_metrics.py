@@ -1,6 +1,7 @@
 """Scores of one number per creative: SciPy's and scikit-learn's, by hand, and intervals that hold the truth."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -255,7 +256,8 @@ def test_of_two_modalities_the_other_alone_tells_what_removal_costs() -> None:
 
 def test_the_verdict_names_each_baseline_that_is_not_beaten() -> None:
     def compared(low: float | None) -> Comparison:
-        return Comparison({}, {"r2": Interval(0.1, low, 0.2, {"creatives": 50}, 200, 50, 0)})
+        bounds = (low, 0.2, {"creatives": 50}, 200) if low is not None else (None, None, {"creatives": 50}, 0)
+        return Comparison({}, {"r2": Interval(0.1, *bounds, 50, 0)})
 
     baselines = {"mean": compared(0.05), "ridge on text": compared(-0.01), "ridge on all": compared(None)}
     found = judge_baselines(baselines, rows=50)
@@ -368,3 +370,25 @@ def test_ridge_refuses_sides_that_do_not_fit() -> None:
         ridge(x, y, x, y, x, penalties=(1.0, 0.0))
     with pytest.raises(ValueError, match=r"train_y: \(4, 1\) was given; it takes \(N,\)"):
         ridge(x, y[:, None], x, y, x)
+
+
+@pytest.mark.parametrize(
+    ("rows", "predict", "verdict"),
+    [
+        (12, lambda targets: targets, "better than mean"),  # perfect
+        (6, lambda targets: targets, "better than mean"),
+        (5, lambda targets: targets, "not shown to be better than mean (creatives: 5, fewer than 6)"),
+        (1, lambda targets: targets, "not shown to be better than mean (creatives: 1, fewer than 6)"),
+        (12, lambda targets: -targets, "not shown to be better than mean"),  # the worst
+        (12, lambda targets: np.zeros(len(targets)), "not shown to be better than mean"),  # as the baseline
+        (12, lambda targets: np.full(len(targets), 9.0), "not shown to be better than mean"),
+    ],
+)
+def test_verdicts_at_both_extremes(rows: int, predict: Callable, verdict: str) -> None:
+    targets = np.linspace(-1, 1, rows)
+    found = assessed(targets, predict(targets), baselines={"mean": np.zeros(rows)}).verdict
+    assert found.verdict == verdict
+
+
+def test_constant_targets_show_nothing() -> None:
+    assert assessed(np.ones(12), np.ones(12)).verdict.unbeaten == ["mean"]

@@ -79,6 +79,37 @@ def test_every_song_is_tested_in_exactly_one_fold() -> None:
     assert sorted(tested) == sorted(splits[0].trials)
 
 
+@given(st.integers(3, 40), st.integers(3, 40), st.integers(0, 2**31))
+def test_folds_are_equal_parts_that_test_and_validate_each_song_once(songs: int, folds: int, seed: int) -> None:
+    names = [str(n) for n in range(songs)]
+    if songs < folds:
+        with pytest.raises(ValueError, match=f"folds={folds}: .* {songs} at most, one song each"):
+            split_grid(names, LISTENERS[:1], folds=folds, split_seed=seed)
+        return
+    splits = [split_grid(names, LISTENERS[:1], folds=folds, fold=fold, split_seed=seed) for fold in range(folds)]
+    for side in ("test", "validation"):
+        parts = [[split.trials[i] for i in split.indices(side)] for split in splits]
+        assert sorted(trial for part in parts for trial in part) == sorted(splits[0].trials)
+        assert {len(part) for part in parts} <= {songs // folds, -(-songs // folds)}
+    assert all(len(split.indices("train")) for split in splits)
+
+
+def test_a_song_that_joins_shifts_folds_and_the_hash_shows_it() -> None:
+    before, after = (split_grid(SONGS[:count], LISTENERS[:1], folds=4) for count in (39, 40))
+    assert before.sha256 != after.sha256
+    moved = sum(one != other for one, other in zip(before.sides, after.sides[:39], strict=True))
+    assert 0 < moved < 10  # only those at the borders between parts
+
+
+@pytest.mark.parametrize("songs", [3, 8])
+def test_the_song_left_out_is_the_whole_test(songs: int) -> None:
+    for song in SONGS[:songs]:
+        split = split_grid(SONGS[:songs], LISTENERS, split_by="leave_one_song_out", held_out_song=song)
+        assert {split.trials[i].split("/")[0] for i in split.indices("test")} == {song}
+        assert all(len(split.indices(side)) for side in SIDES)
+        assert all(len(sides) == 1 for sides in sides_of(split, 0).values())
+
+
 def test_random_pairs_leaks_and_says_so() -> None:
     split = split_grid(SONGS, LISTENERS, split_by="random_pairs")
     assert any(len(sides) > 1 for sides in sides_of(split, 0).values())
@@ -131,6 +162,9 @@ def test_the_record_is_json_and_names_every_trial() -> None:
         ({"folds": 5, "fold": 5}, "0 to folds - 1"),
         ({"split_by": "leave_one_listener_out"}, "needs a held_out_listener"),
         ({"held_out_listener": "100001"}, "only it takes one"),
+        ({"split_by": "leave_one_song_out"}, "needs a held_out_song"),
+        ({"split_by": "song", "held_out_song": "1"}, "only it takes one"),
+        ({"split_by": "leave_one_song_out", "held_out_song": "1", "folds": 3}, "has no folds"),
     ],
 )
 def test_settings_that_make_no_split_are_refused(settings: dict, message: str) -> None:
@@ -138,7 +172,9 @@ def test_settings_that_make_no_split_are_refused(settings: dict, message: str) -
         SplitSettings(**settings)
 
 
-def test_an_unknown_listener_is_refused() -> None:
+def test_an_unknown_song_or_listener_is_refused() -> None:
+    with pytest.raises(ValueError, match="'99' has no trial; the data has 40 songs"):
+        split_grid(SONGS, LISTENERS, split_by="leave_one_song_out", held_out_song="99")
     with pytest.raises(ValueError, match="'999999' has no trial"):
         split_grid(SONGS, LISTENERS, split_by="leave_one_listener_out", held_out_listener="999999")
 

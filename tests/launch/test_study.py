@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import load_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,11 +20,15 @@ from evaluation.confusion import DialogueResamples
 from evaluation.detection import average_precision, roc_auc
 from evaluation.intervals import bootstrap, tail_of
 from evaluation.regression import drawn_weights, scores_of
+from evaluation.splits import SIDES, Split
 from launch.run import parse_run
 from launch.study import Study, begin_study, collect, parse_setting, parse_study, plan, run_cells
 from reporting.study import study_files, study_table
 from tasks.detection.task import DetectionTask
+from tasks.eda.data import divide
 from tasks.eda.study import pool
+from tasks.eda.task import EdaTask
+from tests.conftest import REPOSITORY
 from tests.helpers.programs import run
 
 CONFIG, DETECTOR, EMOTIONS = "configs/eda_tcn.json", "configs/baby_cry.json", "configs/meld_sample.json"
@@ -89,6 +94,61 @@ def test_leaving_one_listener_out_is_a_run_for_everyone_in_the_data(tmp_path: Pa
     assert cells[0].arguments[2:6:2] == ("--split_by", "--held_out_listener")
 
 
+def test_leaving_one_song_out_is_a_run_for_each_song_that_can_be_used(tmp_path: Path) -> None:
+    cells = plan(make_study(tmp_path, "--leave_one_song_out"))
+    held_out = [cell.arguments[cell.arguments.index("--held_out_song") + 1] for cell in cells]
+    assert [cell.name for cell in cells] == [f"song{song}-seed0" for song in held_out]
+    everything = run_split(*cells[0].arguments)
+    assert sorted(held_out) == sorted({trial.split("/")[0] for trial in everything.trials})
+
+
+def run_split(*arguments: str) -> Split:
+    """How a run divides the sample."""
+    run = parse_run([CONFIG, *arguments])
+    rows = load_dataset(run.arguments.dataset, run.arguments.dataset_config, split="train")
+    return divide(EdaTask().trials_of(rows, run), run.settings.split)
+
+
+def few_songs(folder: Path, songs: int) -> str:
+    """A data set of the first songs of the sample, as Parquet; one of their names holds a slash."""
+    rows = load_dataset(str(REPOSITORY / "hf_datasets/pmemo"), "sample", split="train")
+    some = pa.table(rows.select(range(songs)).with_format("arrow")[:])
+    names = pa.array(["rock/1", *some["song_id"].to_pylist()[1:]])
+    folder.mkdir()
+    pq.write_table(some.set_column(some.column_names.index("song_id"), "song_id", names), folder / "train.parquet")
+    return str(folder)
+
+
+def test_three_songs_make_three_folds_and_no_more(tmp_path: Path) -> None:
+    data = ["--dataset", few_songs(tmp_path / "data", 3)]
+    cells = plan(make_study(tmp_path, *data, "--folds", "3"))
+    splits = [run_split(*cell.arguments) for cell in cells]
+    assert len(cells) == 3
+    assert all(len({split.trials[i].rpartition("/")[0].rpartition("/")[0] for i in split.indices(side)}) == 1
+               for split in splits for side in SIDES)  # fmt: skip
+    with pytest.raises(ValueError, match="fold0-seed0: folds=4: .* 3 at most"):
+        plan(make_study(tmp_path, *data, "--folds", "4"))
+    parts = {cell.part for cell in plan(make_study(tmp_path, *data, "--leave_one_song_out"))}
+    assert len(parts) == 3
+    assert "songrock%2F1" in parts
+
+
+def test_a_fold_that_cannot_be_run_ends_the_study_before_its_first_run(tmp_path: Path) -> None:
+    data = ["--dataset", few_songs(tmp_path / "data", 6), "--split_by", "song_listener", "--normalisation_scope"]
+    study = make_study(tmp_path, *data, "global", "--folds", "6", "--seeds", "7", "--split_seed", "1")
+    with pytest.raises(ValueError, match="^fold2-seed7: .*leaves validation without a trial"):
+        plan(study)
+    two = ["--dataset", few_songs(tmp_path / "two", 2), "--leave_one_song_out"]
+    with pytest.raises(ValueError, match="^song.*-seed0: .*leaves train without a trial"):
+        plan(make_study(tmp_path, *two))
+
+
+def test_scaling_by_listeners_that_training_never_hears_is_refused_before_data_are_read(tmp_path: Path) -> None:
+    study = make_study(tmp_path, "--leave_one_listener_out", "--dataset", str(tmp_path / "nowhere"))
+    with pytest.raises(SystemExit, match="normalisation_scope=listener"):
+        plan(study)
+
+
 @given(st.lists(st.text("az09.-", min_size=1, max_size=5), min_size=1, max_size=6, unique=True))
 def test_values_of_a_setting_are_what_stands_between_the_commas(values: list[str]) -> None:
     assert parse_setting(f"key={','.join(values)}") == ("key", tuple(values))
@@ -102,6 +162,7 @@ def test_commas_in_brackets_belong_to_the_value() -> None:
     ("arguments", "message"),
     [
         (["--folds", "3", "--leave_one_listener_out"], "choose one"),
+        (["--leave_one_song_out", "--leave_one_listener_out"], "choose one"),
         (["--folds", "2"], "3 or more"),
         (["--seeds", "1", "1"], "names a seed twice"),
         (["--set", "learning_rate"], "expected key=value,value"),

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def failure(tmp_path: Path, config: dict, *rest: str) -> str:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_parses_to_a_model(path: Path) -> None:
     run = parse_run([str(path)])
-    settings = {"input_size": 8, "frame_rate": 4.0}
+    settings: dict[str, Any] = {"input_size": 8, "frame_rate": 4.0} if run.arguments.model_type != "fusion" else {}
     if run.arguments.task == "attention":
         settings["embedding_sizes"] = dict.fromkeys(run.arguments.model_config["modalities"], 8)
     assert build_model(run, settings).num_parameters() > 0
@@ -69,7 +70,13 @@ def test_the_best_checkpoint_is_not_the_worst(tmp_path: Path, metric: str, bette
 
 def test_what_one_writes_in_json_one_may_write_on_the_command_line(tmp_path: Path) -> None:
     run = parse(
-        tmp_path, {"resume_from_checkpoint": True, "held_out_listener": 100101, "split_by": "leave_one_listener_out"}
+        tmp_path,
+        {
+            "resume_from_checkpoint": True,
+            "held_out_listener": 100101,
+            "split_by": "leave_one_listener_out",
+            "normalisation_scope": "global",
+        },
     )
     assert run.training.resume_from_checkpoint == "true"
     assert run.settings.split.held_out_listener == "100101"

@@ -73,6 +73,7 @@ def make_test(random: np.random.Generator) -> dict[str, Any]:
             "chance": {"average_precision": score(0.05, None), "roc_auc": score(0.5, None)},
             "loudness": make_scores(0.2),
         },
+        "permutation_p": {},
         "false_alarms_at_recall": {"recall": 0.9, "per_hour": 14.2},
         "curve": make_curve(random, 3.2),
         "baseline_curves": {"loudness": make_curve(random, 0.8)},

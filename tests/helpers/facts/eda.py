@@ -32,7 +32,7 @@ def make_assessment(songs: int = 10, listeners: int = 6, coupling: float = 1.0, 
     predicted = effect if changes.get("constant") is None else np.full_like(effect, changes["constant"])
     mask = np.ones((len(of), FRAMES), bool)
     mask[list(changes.get("masked", []))] = False
-    targets = coupling * effect[of] + slow(generator, len(of), FRAMES)
+    targets = coupling * effect[of] + changes.get("noise", 1.0) * slow(generator, len(of), FRAMES)
     names = np.array([f"song {n}" for n in of])
     model = Trials(predicted[of], targets, mask, names, np.array([f"{n}" for n in who]), 4.0, "uS")
     curve = np.linspace(0, 1, FRAMES)
