@@ -178,7 +178,9 @@ def test_a_tagged_clip_is_read_as_one_that_was_turned_before(container, tag):
     assert np.abs(read - expected).max() <= 3  # scaling across is not quite scaling down
     with av.open(BytesIO(tagged)) as file:
         of_a_pipeline = scaled(next(file.decode(video=0)), [30, 20])
-    np.testing.assert_array_equal(of_a_pipeline, read_clip(tagged, num_frames=1, seconds=0.01, size=(30, 20)).frames[0])
+    np.testing.assert_array_equal(
+        of_a_pipeline, read_clip(tagged, num_frames=1, seconds=0.01, size=(30, 20)).frames[0]
+    )
 
 
 def test_a_varying_frame_rate_is_sampled_by_time():
