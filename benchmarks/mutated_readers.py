@@ -36,7 +36,7 @@ RATE = 8000  # Hz
 SUBTITLES = {
     "srt": "1\n00:00:01,000 --> 00:00:02,500\nYou <i>came</i>!\n\n2\n00:00:03,000 --> 00:00:04,000\nI did.\n",
     "vtt": "WEBVTT\n\n00:01.000 --> 00:02.500\nYou came &amp; went!\n\n01:00:03.000 --> 01:00:04.000\nI did.\n",
-    "csv": "start,end,text\n1.0,2.5,You came!\n0:03.0,0:04.0,\"I, too.\"\n",
+    "csv": 'start,end,text\n1.0,2.5,You came!\n0:03.0,0:04.0,"I, too."\n',
 }
 
 
@@ -81,7 +81,7 @@ def readers_of_trees(folder: Path) -> list[Reader]:
         Reader(
             "AudioSet tables",
             files(audioset, "*.csv", "*.tsv", "*.json"),
-            lambda path: read_audioset(str(audioset), None, None, (), False, False),
+            lambda path: read_audioset(str(audioset), None, ["Baby cry, infant cry"], {}),
         ),
         Reader("folder's metadata.csv", files(own, "metadata.csv"), lambda path: read_folder(own)),
     ]
@@ -116,7 +116,14 @@ def readers_of_media(folder: Path, trees: Path) -> list[Reader]:
     """Return the readers of sounds and clips."""
     folder.mkdir(parents=True)
     sound = 0.3 * np.sin(np.arange(2 * RATE) / 5)
-    kinds = {"wav": "PCM_16", "flac": "PCM_16", "ogg": "VORBIS", "mp3": "MPEG_LAYER_III", "aiff": "PCM_24", "au": "ULAW"}
+    kinds = {
+        "wav": "PCM_16",
+        "flac": "PCM_16",
+        "ogg": "VORBIS",
+        "mp3": "MPEG_LAYER_III",
+        "aiff": "PCM_24",
+        "au": "ULAW",
+    }
     for kind, subtype in kinds.items():
         soundfile.write(folder / f"sound.{kind}", sound, RATE, subtype, format=kind.upper())
     for clip in files(trees / "meld", "*.mp4")[:3]:
@@ -155,8 +162,7 @@ def readers_of_settings(folder: Path) -> list[Reader]:
     return [
         Reader("subtitles", files(folder, "subtitles.*"), read_utterances),
         Reader("configs of runs", tuple(sorted(folder.glob("*.json"))), run_config, errors=(SystemExit,)),
-        # transformers words these errors
-        Reader("configs of models", tuple(models), model_config, names_file=False, errors=(ValueError, OSError)),
+        Reader("configs of models", tuple(models), model_config, names_file=False),
     ]
 
 
@@ -166,8 +172,11 @@ def run_config(path: Path) -> None:
 
 
 def model_config(path: Path) -> None:
-    """Read the config of a saved model."""
-    AutoConfig.from_pretrained(path.parent)
+    """Read the config of a saved model; transformers words the errors, and programs put them on one line."""
+    try:
+        AutoConfig.from_pretrained(path.parent)
+    except (ValueError, OSError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 def files(folder: Path, *patterns: str) -> tuple[Path, ...]:
