@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from benchmarks.mutated_readers import Reader, all_readers
+from benchmarks.timing import print_value
 
 SLOW = 5.0  # s of work
 HANGS = 60.0  # s after which a case is ended
@@ -224,7 +225,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        attack_all(Path(folder), arguments.seed, arguments.minutes)
+        tallies = attack_all(Path(folder), arguments.seed, arguments.minutes)
+        print_value("bad_endings", sum(len(tally.problems) for tally in tallies.values()), "cases")
 
 
 if __name__ == "__main__":

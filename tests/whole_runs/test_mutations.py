@@ -1,4 +1,4 @@
-"""A damaged file ends in a result or in one line that names it, whatever reads it."""
+"""A damaged file ends in a result or in one line that names it, for every reader."""
 
 from pathlib import Path
 
