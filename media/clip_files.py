@@ -2,11 +2,13 @@
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 import av
+import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
 
@@ -15,6 +17,35 @@ Source = str | Path | bytes | BinaryIO
 # FFmpeg would read a text file as a film of letters, and a playlist as a wish to open what it names.
 CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf,wav,mp3,aac,flac"
 KINDS = "mp4, mov, mkv, webm, avi, mpg, ts or flv"
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """How a stored frame is put upright: x and y swapped or not, then mirrored in y, in x or in both."""
+
+    sideways: bool = False
+    mirror_y: bool = False
+    mirror_x: bool = False
+
+    @classmethod
+    def of(cls, frame: av.VideoFrame) -> "Orientation":
+        """Read a frame's tag, the display matrix; an angle that is no multiple of 90 degrees is rounded to one."""
+        tag = frame.side_data.get("DISPLAYMATRIX")
+        if tag is None:
+            return cls()
+        (x_by_x, y_by_x, _), (x_by_y, y_by_y, _), _ = np.frombuffer(tag, np.int32).reshape(3, 3).tolist()
+        if abs(x_by_y) > abs(x_by_x):
+            return cls(True, y_by_x < 0, x_by_y < 0)
+        return cls(False, y_by_y < 0, x_by_x < 0)
+
+    def swap(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Turn the (height, width) of a stored frame into that of the upright one, or the other way."""
+        return size[::-1] if self.sideways else size
+
+    def turn(self, image: np.ndarray) -> np.ndarray:
+        """Put a stored image (H, W, 3) upright."""
+        image = image.swapaxes(0, 1) if self.sideways else image
+        return image[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1]
 
 
 class VideoError(ValueError):

@@ -11,6 +11,7 @@ has `audio = None`. How it works:
 - A window deep in a long file is reached by one seek to the keyframe before it.
 - A damaged packet is left out, with a logged warning: the picture before it stays, and the sound has a gap there, so
   that what follows keeps its time. A file that is cut off gives what is there.
+- Frames are turned as their file says: a phone stores them as its sensor saw them, with a tag that puts them upright.
 """
 
 import bisect
@@ -25,6 +26,7 @@ from av.container import InputContainer
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from media.clip_files import (
+    Orientation,
     Source,
     VideoError,
     announced_seconds,
@@ -50,10 +52,9 @@ SCALING = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT  # without: a co
 class ClipFacts:
     """What a clip's headers say; None where there is no such stream, or where the headers do not tell."""
 
+    has_video: bool
     video_seconds: float | None
     audio_seconds: float | None
-    width: int | None  # pixels
-    height: int | None  # pixels
     frame_rate: float | None  # Hz, the average
     sampling_rate: int | None  # Hz
     channels: int | None
@@ -70,7 +71,7 @@ class Clip:
 
 
 def probe_clip(source: Source, name: str | None = None) -> ClipFacts:
-    """A clip's lengths, sizes and rates by its headers; nothing is decoded.
+    """A clip's lengths and rates by its headers; nothing is decoded.
 
     `name` is what an error calls the clip: bytes have no other, and a path may be that of a local copy.
     """
@@ -79,10 +80,9 @@ def probe_clip(source: Source, name: str | None = None) -> ClipFacts:
         picture, sound = find_streams(container, where)
         frame_rate = picture and (picture.average_rate or picture.guessed_rate)
         return ClipFacts(
+            has_video=picture is not None,
             video_seconds=picture and announced_seconds(container, picture),
             audio_seconds=sound and announced_seconds(container, sound),
-            width=picture and picture.codec_context.width,
-            height=picture and picture.codec_context.height,
             frame_rate=float(frame_rate) if frame_rate else None,
             sampling_rate=sound and sound.codec_context.sample_rate,
             channels=sound and sound.codec_context.channels,
@@ -111,7 +111,7 @@ def read_clip(
     Args:
         source: a path, a file's bytes, or a binary file object (read from its beginning, left open).
         num_frames: 0 for the sound alone.
-        size: (height, width) to which frames are scaled, bilinear; None keeps the stream's own.
+        size: (height, width) to which upright frames are scaled, bilinear; None keeps their own.
         frame_rate: Hz; None takes the centres of `num_frames` equal parts of the window. With a rate the frames are
             1 / rate apart and in the window's middle; where the window is too short for that, from its beginning on.
         audio_rate: Hz; None for the pictures alone. The channels' mix is scaled so that full scale stays 1.0: stereo
@@ -151,10 +151,7 @@ def read_clip(
             _decode(container, pictures, track, where)
             if seeking and ((pictures and pictures.began_late) or (track and track.began_late)):
                 return None
-            height, width = size or (pictures.size if pictures else (0, 0))
-            frames, mask = np.zeros((num_frames, height, width, 3), np.uint8), np.zeros(num_frames, bool)
-            if pictures:
-                pictures.finish(frames, mask)
+            frames, mask = pictures.finish() if pictures else no_pictures(num_frames, size or (0, 0))
             audio = track.finish() if track else None
         if not mask.any() and (audio is None or not len(audio)):
             raise VideoError(f"{where}: nothing decodes from {start:g} s on; it ends before, or is damaged")
@@ -183,7 +180,7 @@ class _Pictures:
     def __init__(self, stream: av.VideoStream, times: np.ndarray, end: float, size: tuple | None, origin: float):
         self.stream, self.codec, self.origin = stream, stream.codec_context, origin
         self.tick = float(stream.time_base)  # s
-        self.size = size or (self.codec.height, self.codec.width)
+        self.size = size  # (height, width) when upright; None until the first frame tells
         self.codec.thread_count = 1
         self.by_order = stream.container.format.name == "avi"
         self.droppable = self.codec.name in DROPPABLE and not self.by_order
@@ -282,17 +279,24 @@ class _Pictures:
             self.filled += 1
 
     def _convert(self, frame: av.VideoFrame) -> np.ndarray:
-        height, width = self.size
+        orientation = Orientation.of(frame)
+        self.size = self.size or orientation.swap((self.codec.height, self.codec.width))
+        height, width = orientation.swap(self.size)  # as the frame is stored
         small = self.reformatter.reformat(frame, width, height, "rgb24", interpolation=SCALING, threads=1)
-        return small.to_ndarray()
+        return orientation.turn(small.to_ndarray())
 
-    def finish(self, frames: np.ndarray, mask: np.ndarray) -> None:
-        """Fill frames (N, H, W, 3) and mask (N,), both of zeros."""
+    def finish(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return frames (N, H, W, 3) and mask (N,)."""
         self.broken = self.broken or not self.complete  # nothing follows the last frame
         self._settle(math.inf)
-        if self.images:
-            np.stack(self.images, out=frames)
-            mask[:] = self.real
+        if not self.images:
+            return no_pictures(len(self.times), self.size or (self.codec.height, self.codec.width))
+        return np.stack(self.images), np.array(self.real)
+
+
+def no_pictures(count: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return black frames (N, H, W, 3) and their mask (N,), which says that none is real."""
+    return np.zeros((count, *size, 3), np.uint8), np.zeros(count, bool)
 
 
 def _decode(container: InputContainer, pictures: _Pictures | None, track: ClipSound | None, where: str) -> None:

@@ -74,9 +74,17 @@ def chosen_frames(frames: np.ndarray, extractor: Any) -> np.ndarray:
 
 
 def scaled(frame: Any, size: list[int]) -> np.ndarray:
-    """A decoded frame as RGB (height, width, 3), bilinear."""
+    """A decoded frame as RGB (height, width, 3), bilinear, turned upright as its file says."""
     smooth = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT
-    return frame.reformat(size[1], size[0], "rgb24", interpolation=smooth).to_ndarray()
+    tag = frame.side_data.get("DISPLAYMATRIX")
+    matrix = np.eye(3) if tag is None else np.frombuffer(tag, np.int32).reshape(3, 3)
+    (x_by_x, y_by_x), (x_by_y, y_by_y) = matrix[:2, :2].tolist()
+    sideways = abs(x_by_y) > abs(x_by_x)
+    height, width = size[::-1] if sideways else size
+    image = frame.reformat(width, height, "rgb24", interpolation=smooth).to_ndarray()
+    if sideways:
+        image, x_by_x, y_by_y = image.swapaxes(0, 1), x_by_y, y_by_x
+    return image[:: -1 if y_by_y < 0 else 1, :: -1 if x_by_x < 0 else 1]
 
 
 def read_clip(path: Path, extractor: Any, modalities: list[str]) -> dict[str, Any]:

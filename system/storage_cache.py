@@ -1,14 +1,15 @@
 """A folder of downloaded objects that is never larger than its limit, whoever uses it at once.
 
-    objects/3f/3fa9...-524288-d41d8cd9.mp3   by address, size and ETag: name and content appear together, by a rename
-    parts/3fa9...                            being downloaded; as large as the object will be from the start
-    index.lock                               held for the length of a reservation; its text is the bytes in all files
+    objects/3f/3fa9...-524288-9e10...-d41d.mp3   by address, size, MD5 and ETag; comes by a rename, with its content
+    parts/3fa9...                                being downloaded; as large as the object will be from the start
+    index.lock                                   held while bytes are reserved; its text is the bytes in all files
 
 The files themselves are the index. A part is both a reservation and a lock: it gets its full length before its first
 byte, and whoever downloads holds the kernel's lock on it, which ends with the process, also when that is killed; then
 anyone may take the part over or clear it away. Readers hold a shared lock on what they read, and what is locked is not
-evicted. All locks are the kernel's (flock), so threads, workers, ranks and runs on one machine need not know each
-other. Not for network file systems.
+evicted. In a folder that outlives its run, each process compares a copy with its MD5 before the first use. All locks
+are the kernel's (flock), so threads, workers, ranks and runs on one machine need not know each other. Not for network
+file systems.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ EVICT_TO = 0.9  # of the limit: an eviction looks at every file, so it makes roo
 WAIT = 0.01  # s between two looks at what another one holds
 PATIENCE = 60.0  # s that room is waited for
 COUNT_WIDTH = 20  # digits
-ENTRY = re.compile(r"([0-9a-f]{40})-(\d+)-([\w-]+)(\.\w+)?")
+ENTRY = re.compile(r"([0-9a-f]{40})-(\d+)-([0-9a-f]{32})-([\w-]+)(\.\w+)?")
 
 
 class CacheFull(OSError):
@@ -55,6 +56,7 @@ class Entry:
 
     path: Path
     size: int
+    md5: str
     tag: str
 
     def touch(self) -> bool:
@@ -73,6 +75,7 @@ class FileCache:
 
     def __init__(self, root: Path, max_bytes: int, min_free_bytes: int, durable: bool) -> None:
         self.root, self.max_bytes, self.min_free_bytes, self.durable = root, max_bytes, min_free_bytes, durable
+        self.verified: set[Path] = set()  # copies that are as they came; of a fork's parent too
         for folder in ("objects", "parts"):
             (root / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
 
@@ -88,13 +91,33 @@ class FileCache:
             return None  # an older version that is still being read; which one is the newer cannot be told
         for candidate in candidates:
             match = ENTRY.fullmatch(candidate)
-            if match is None or (etag is not None and match[3] != _tag(etag)):
+            if match is None or (etag is not None and match[4] != _tag(etag)):
                 continue
-            entry = Entry(folder / candidate, int(match[2]), match[3])
+            entry = Entry(folder / candidate, int(match[2]), match[3], match[4])
             if entry.touch():
                 return entry
             entry.path.unlink(missing_ok=True)  # its bytes stay counted until the next eviction looks
         return None
+
+    def verify(self, entry: Entry) -> bool | None:
+        """Whether a copy is as it came, read once a process: False when it was not and is removed, None when gone."""
+        if not self.durable or entry.path in self.verified:
+            return True
+        descriptor = self.lease(entry)
+        if descriptor is None:
+            return None
+        try:
+            if digest_of(entry.path) == entry.md5:
+                self.verified.add(entry.path)
+                return True
+            if not _is_at(descriptor, entry.path):
+                return None
+            entry.path.unlink()  # its bytes stay counted until the next eviction looks
+            return False
+        except FileNotFoundError:
+            return None
+        finally:
+            close(descriptor)
 
     def claim(self, address: str) -> Part | None:
         """The right to download an object, or None while another one has it."""
@@ -129,12 +152,13 @@ class FileCache:
                 )
             time.sleep(WAIT)
 
-    def publish(self, part: Part, address: str, size: int, etag: str, suffix: str) -> Entry:
+    def publish(self, part: Part, address: str, size: int, md5: str, etag: str, suffix: str) -> Entry:
         """Give a complete part its name; older versions of the object go."""
         if self.durable:
             os.fdatasync(part.descriptor)
         name = _name(address)
-        entry = Entry(self.root / "objects" / name[:2] / f"{name}-{size}-{_tag(etag)}{suffix}", size, _tag(etag))
+        path = self.root / "objects" / name[:2] / f"{name}-{size}-{md5}-{_tag(etag)}{suffix}"
+        entry = Entry(path, size, md5, _tag(etag))
         entry.path.parent.mkdir(exist_ok=True, mode=0o700)
         with self._locked() as total:
             for older in entry.path.parent.glob(f"{name}-*"):
@@ -142,6 +166,7 @@ class FileCache:
             os.replace(part.path, entry.path)
             self._write_total(total)
         close(part.descriptor)
+        self.verified.add(entry.path)
         return entry
 
     def abandon(self, part: Part) -> None:
@@ -240,6 +265,12 @@ class FileCache:
             os.pwrite(descriptor, f"{max(total, 0):{COUNT_WIDTH}d}".encode(), 0)
         finally:
             close(descriptor)
+
+
+def digest_of(path: Path) -> str:
+    """The MD5 of a file, for comparing contents, not for security."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def try_lock_folder(root: Path) -> int | None:

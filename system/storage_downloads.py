@@ -44,6 +44,7 @@ class Statistics:
     downloads: int = 0
     downloaded_bytes: int = 0
     retries: int = 0
+    damaged_copies: int = 0  # of a kept cache, that were changed there and are fetched again
     waited_seconds: float = 0.0  # in blocking calls
     failed_prefetches: dict[str, str] = field(default_factory=dict)  # why, by URL
 
@@ -109,10 +110,22 @@ class Downloads:
         known = self._known.get(url)
         if known is not None and (etag is None or known[1] == etag) and known[0].touch():
             return known[0]
-        entry = self.cache.lookup(self.address(url), etag)
+        entry = self._lookup(url, etag)
         if entry is not None:
             self._known[url] = entry, entry.tag if etag is None else etag
         return entry
+
+    def _lookup(self, url: str, etag: str | None) -> Entry | None:
+        """Return the cached object if it is as it came."""
+        entry = self.cache.lookup(self.address(url), etag)
+        if entry is None:
+            return None
+        intact = self.cache.verify(entry)
+        if intact is False:
+            with self._lock:
+                self._statistics.damaged_copies += 1
+            logger.warning("%s: its copy %s was changed since it came; it is fetched again", url, entry.path)
+        return entry if intact else None
 
     def get(self, url: str, size: int | None, etag: str | None, timeout: float | None) -> Entry:
         """Return the object when it is in the cache; raise the error of its download."""
@@ -322,7 +335,7 @@ class Downloads:
         address = self.address(job.url)
         pause = 0.001
         while True:
-            entry = self.cache.lookup(address, job.etag)
+            entry = self._lookup(job.url, job.etag)
             if entry is not None:
                 return entry
             part = self.cache.claim(address)
@@ -333,12 +346,12 @@ class Downloads:
             time.sleep(pause)
             pause = min(2 * pause, 0.05)
         try:
-            entry = self.cache.lookup(address, job.etag)  # published just before the claim
+            entry = self._lookup(job.url, job.etag)  # published just before the claim
             if entry is not None:
                 self.cache.abandon(part)
                 return entry
-            etag, size = self._download(job, part)
-            entry = self.cache.publish(part, address, size, etag, _suffix(job.url))
+            etag, size, md5 = self._download(job, part)
+            entry = self.cache.publish(part, address, size, md5, etag, _suffix(job.url))
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 self.cache.abandon(part)
@@ -349,8 +362,8 @@ class Downloads:
             self._statistics.downloaded_bytes += size
         return entry
 
-    def _download(self, job: _Job, part: Part) -> tuple[str, int]:
-        """Fill a part and return ETag and size."""
+    def _download(self, job: _Job, part: Part) -> tuple[str, int, str]:
+        """Fill a part and return ETag, size and MD5."""
         deadline = time.monotonic() + DEADLINE
         received = _Received()
         for attempt in itertools.count(1):
@@ -372,7 +385,7 @@ class Downloads:
                 received.restart()
         raise AssertionError
 
-    def _attempt(self, job: _Job, part: Part, received: _Received) -> tuple[str, int]:
+    def _attempt(self, job: _Job, part: Part, received: _Received) -> tuple[str, int, str]:
         """Ask once for all that is missing and read it to its verified end."""
         body = self.store().open(job.url, job.etag or received.etag, received.length)
         try:
@@ -396,7 +409,7 @@ class Downloads:
         if body.etag_is_md5 and etag_of(received.md5) != body.etag:
             received.restart()
             raise OSError(errno.EIO, "came damaged: its MD5 is not its ETag", job.url)
-        return body.etag, body.size
+        return body.etag, body.size, received.md5.hexdigest()
 
 
 def _time_stamp(entry: Entry) -> int:

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import re
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
@@ -110,6 +111,7 @@ class Store:
         self.options = check_options(options)
         self.connections, self.stopping = connections, stopping
         self._s3: Any = None
+        self._lock = threading.Lock()  # many threads ask for the first object at once
 
     def open(self, url: str, etag: str | None = None, start: int = 0) -> Body:
         """Ask for an object once, from byte `start` on; refused (S3ObjectChanged) when its ETag is not `etag`."""
@@ -178,20 +180,21 @@ class Store:
 
     def s3(self) -> Any:
         """The file system of S3 as these options name it, with one try a request and a connection a worker."""
-        if self._s3 is None:
-            self._s3 = fsspec.filesystem(
-                "s3",
-                skip_instance_cache=True,  # another's instance has another's pool and retries
-                use_listings_cache=False,
-                **s3fs_arguments(self.options),
-                config_kwargs={
-                    "max_pool_connections": self.connections,
-                    "connect_timeout": CONNECT_TIMEOUT,
-                    "read_timeout": self.options.get("read_timeout", READ_TIMEOUT),
-                    "retries": {"mode": "standard", "total_max_attempts": 1},
-                },
-            )
-            self._s3.retries = 1
+        with self._lock:
+            if self._s3 is None:
+                self._s3 = fsspec.filesystem(
+                    "s3",
+                    skip_instance_cache=True,  # another's instance has another's pool and retries
+                    use_listings_cache=False,
+                    **s3fs_arguments(self.options),
+                    config_kwargs={
+                        "max_pool_connections": self.connections,
+                        "connect_timeout": CONNECT_TIMEOUT,
+                        "read_timeout": self.options.get("read_timeout", READ_TIMEOUT),
+                        "retries": {"mode": "standard", "total_max_attempts": 1},
+                    },
+                )
+                self._s3.retries = 1
         return self._s3
 
 

@@ -14,6 +14,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from training.callbacks import EpochOfSampler, StopOnSigterm
 from training.samplers import EpochSampler, PrefetchingSampler
 from training.settings import TORCH_SCHEDULERS, RunTrainingArguments
+from training.workers import sharing_files
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,10 @@ class SignalTrainer(Trainer):
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         """In the order of the data, always: predictions are matched with their trials by position."""
         return SequentialSampler(eval_dataset)
+
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        """As in Trainer, with workers that use this process's remote files. Trainer's name, held by a test."""
+        return sharing_files(super()._get_dataloader(*args, **kwargs))
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LRScheduler:
         """Torch's StepLR and ExponentialLR beside transformers' schedules, with the same warm-up."""

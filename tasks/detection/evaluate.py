@@ -17,6 +17,7 @@ from tasks.detection.records import Composition, Coverage, DetectionResults, Lab
 from tasks.detection.scores import ClipScores, assess, prediction_table
 from tasks.detection.trainer import TargetSoundTrainer
 from training.task import Evaluation
+from training.workers import sharing_files
 
 SUBSTITUTES_NAMED = 100  # bad files that a report lists, the most asked for first
 IN_SAMPLE = "The threshold was chosen on these very clips, which flatters what is measured at it."
@@ -63,7 +64,9 @@ def loudness_of(trainer: Trainer, side: ClipWindows) -> np.ndarray:
         num_workers=args.dataloader_num_workers,
         multiprocessing_context=args.dataloader_multiprocessing_context,
     )
-    batches: list[Any] = [accelerator.gather_for_metrics(batch) for batch in accelerator.prepare(loader)]
+    batches: list[Any] = [
+        accelerator.gather_for_metrics(batch) for batch in sharing_files(accelerator.prepare(loader))
+    ]
     return torch.cat(batches).cpu().numpy().astype(np.float64)
 
 

@@ -28,6 +28,7 @@ from tasks.detection.windows import AudioSetWindows
 from training.samplers import EpochBatchSampler, PrefetchingBatchSampler
 from training.settings import RunTrainingArguments
 from training.trainer import SignalTrainer
+from training.workers import sharing_files
 
 # K steps of an epoch so far, W ranks, B items of a batch
 
@@ -84,7 +85,7 @@ class TargetSoundTrainer(SignalTrainer):
             prefetch_factor=args.dataloader_prefetch_factor,
             multiprocessing_context=args.dataloader_multiprocessing_context,
         )
-        return self.accelerator.prepare(loader)
+        return sharing_files(self.accelerator.prepare(loader))
 
     def num_examples(self, dataloader: DataLoader) -> int:
         """Items of an epoch of all ranks; for other loaders as in Trainer."""

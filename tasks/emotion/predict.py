@@ -101,7 +101,7 @@ def predict_utterance(
     facts = probe_clip(clip)
     start, end, text = utterance.start_seconds, utterance.end_seconds, utterance.text
     lengths = {"video": facts.video_seconds, "audio": facts.audio_seconds}  # s
-    has = {"video": facts.width is not None, "audio": facts.sampling_rate is not None}
+    has = {"video": facts.has_video, "audio": facts.sampling_rate is not None}
     given: dict[str, Any] = {}
     readable = {name for name in wanted & set(has) if has[name] and start < (lengths[name] or math.inf)}
     if not readable and not ("text" in wanted and text and text.strip()):

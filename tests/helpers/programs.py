@@ -22,16 +22,14 @@ from tests.conftest import REPOSITORY
 
 FORKS = multiprocessing.get_context("forkserver")
 # What programs import at their start, and what they import later.
-FORKS.set_forkserver_preload(
-    ["run_train", "run_eval", "run_predict", "run_study", *TASKS.values()]
-    + [
-        "librosa.onset",
-        "sklearn.feature_extraction.text",
-        "sklearn.linear_model",
-        "scipy.stats",
-        "torch.utils.tensorboard",
-    ]
-)
+PRELOADED = ["run_train", "run_eval", "run_predict", "run_study", *TASKS.values()] + [
+    "librosa.onset",
+    "sklearn.feature_extraction.text",
+    "sklearn.linear_model",
+    "scipy.stats",
+    "torch.utils.tensorboard",
+]
+FORKS.set_forkserver_preload(PRELOADED)
 TIMEOUT = 600  # s
 
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from media import video
 from media.audio import read_audio
 from media.video import VideoError, frame_times, probe_clip, read_clip
+from modeling.recordings import scaled
 
 WIDTH, HEIGHT, RATE = 64, 48, 25  # pixels, pixels, Hz
 FIRST_GREY, GREY_STEP = 20, 4
@@ -133,6 +134,53 @@ def test_colours_are_red_green_blue():
     frames = read_clip(make_clip(red), num_frames=2).frames
     assert frames[..., RED].min() > 190
     assert frames[..., BLUE].max() < 40
+
+
+def turned_clip(images: np.ndarray, container: str, **tag) -> bytes:
+    """A lossless clip of images (N, H, W, 3) as a phone held another way would store them."""
+    file = BytesIO()
+    with av.open(file, "w", format=container) as clip:
+        picture = clip.add_stream("libx264rgb", rate=RATE, options={"qp": "0", "g": "25"})
+        picture.height, picture.width, picture.pix_fmt = *images.shape[1:3], "rgb24"
+        if tag:
+            picture.set_display_rotation(**tag)
+        for number, image in enumerate(images):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            frame.time_base, frame.pts = Fraction(1, RATE), number
+            clip.mux(picture.encode(frame))
+        clip.mux(picture.encode(None))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("container", ["mp4", "mov", "matroska"])
+@pytest.mark.parametrize(
+    "tag",
+    [
+        {"degrees": 90}, {"degrees": 180}, {"degrees": 270}, {"degrees": 0, "hflip": True},
+        {"degrees": 0, "vflip": True}, {"degrees": 90, "hflip": True}, {"degrees": 270, "hflip": True},
+    ],
+)  # fmt: skip
+def test_a_tagged_clip_is_read_as_one_that_was_turned_before(container, tag):
+    number, y, x = np.mgrid[:75, :HEIGHT, :WIDTH]
+    images = np.stack([3 * x, 4 * y, 3 * number], axis=-1).astype(np.uint8)
+    upright = np.rot90(images, tag["degrees"] // 90, axes=(1, 2))  # counter-clockwise, as the tag's degrees
+    if "hflip" in tag:
+        upright = upright[:, :, ::-1]
+    if "vflip" in tag:
+        upright = upright[:, ::-1]
+    tagged, turned = turned_clip(images, container, **tag), turned_clip(upright, container)
+    for window in ({"num_frames": 75}, {"num_frames": 4, "start": 2.4, "seconds": 0.3}):  # whole, and by a seek
+        read, expected = (read_clip(clip, size=None, **window).frames for clip in (tagged, turned))
+        np.testing.assert_array_equal(read, expected)
+    np.testing.assert_array_equal(read_clip(tagged, num_frames=75, size=None).frames, upright)
+    read, expected = (read_clip(clip, num_frames=3, size=(30, 20)).frames.astype(int) for clip in (tagged, turned))
+    assert read.shape == (3, 30, 20, 3)
+    assert np.abs(read - expected).max() <= 3  # scaling across is not quite scaling down
+    with av.open(BytesIO(tagged)) as file:
+        of_a_pipeline = scaled(next(file.decode(video=0)), [30, 20])
+    np.testing.assert_array_equal(
+        of_a_pipeline, read_clip(tagged, num_frames=1, seconds=0.01, size=(30, 20)).frames[0]
+    )
 
 
 def test_a_varying_frame_rate_is_sampled_by_time():
@@ -293,7 +341,7 @@ def test_a_cover_is_no_picture(tmp_path):
         frame = av.AudioFrame.from_ndarray(tone(1.0)[None], format="fltp", layout="mono")
         frame.sample_rate, frame.pts = SOUND_RATE, 0
         file.mux([*cover.encode(image), *cover.encode(None), *track.encode(frame), *track.encode(None)])
-    assert probe_clip(path).width is None
+    assert not probe_clip(path).has_video
     assert not read_clip(path, audio_rate=16000).frame_mask.any()
 
 
@@ -313,11 +361,11 @@ def test_path_bytes_and_file_are_the_same(clip, tmp_path):
 
 def test_headers_are_told(clip):
     facts = probe_clip(clip)
-    assert (facts.width, facts.height, facts.frame_rate) == (WIDTH, HEIGHT, RATE)
+    assert (facts.has_video, facts.frame_rate) == (True, RATE)
     assert (facts.sampling_rate, facts.channels) == (SOUND_RATE, 2)
     assert facts.video_seconds == facts.audio_seconds == 2.0
     blind = probe_clip(make_clip(sound=tone(1.0)[None]))
-    assert (blind.video_seconds, blind.width, blind.height, blind.frame_rate) == (None,) * 4
+    assert (blind.has_video, blind.video_seconds, blind.frame_rate) == (False, None, None)
     mute = probe_clip(make_clip(greys(25)))
     assert (mute.audio_seconds, mute.sampling_rate, mute.channels) == (None,) * 3
 

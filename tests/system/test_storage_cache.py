@@ -2,13 +2,16 @@
 
 import errno
 import multiprocessing
+import os
+import pickle
 import time
+from pathlib import Path
 
 import pytest
 
 from system import storage_cache
 from system.storage import S3FileManager, list_objects
-from tests.helpers.stored_files import CONTENT, URL, Watch, fill, left_over
+from tests.helpers.stored_files import CONTENT, GET, URL, Watch, fill, left_over
 
 
 def test_the_limit_is_never_exceeded_and_everything_comes_right(s3, make):
@@ -130,3 +133,57 @@ def test_some_of_the_disk_stays_free(s3, make, monkeypatch):
     files = make(min_free_bytes=1 << 60)
     with pytest.raises(OSError, match="the disk is full"):
         files.download_file(URL)
+
+
+def damage(path: Path) -> None:
+    """Change a byte of a file, and neither its size nor its time stamp."""
+    before, content = path.stat(), bytearray(path.read_bytes())
+    content[7] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("prefetched", [False, True])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_kept_copy_that_was_changed_is_fetched_again(s3, make, tmp_path, parts, prefetched):
+    s3.put("s3://songs/other", b"")
+    content = os.urandom(5 << 20) + CONTENT  # the first part of an upload has 5 MiB or more
+    if parts == 2:  # its ETag is not the MD5 of its content
+        begun = s3.boto.create_multipart_upload(Bucket="songs", Key="a.mp3")
+        names = {"Bucket": "songs", "Key": "a.mp3", "UploadId": begun["UploadId"]}
+        sent = [
+            {"PartNumber": n, "ETag": s3.boto.upload_part(**names, PartNumber=n, Body=body)["ETag"]}
+            for n, body in ((1, content[: 5 << 20]), (2, content[5 << 20 :]))
+        ]
+        s3.boto.complete_multipart_upload(**names, MultipartUpload={"Parts": sent})
+    else:
+        s3.put(URL, content)
+    kept = {"cache_dir": tmp_path / "kept"}
+    first = make(**kept)
+    damage(first.download_file(URL))
+    s3.proxy.forget()
+    again, (listed,) = make(**kept), [file for file in list_objects("s3://songs") if file.url == URL]
+    if prefetched:
+        again.prefetch_files([listed])
+    assert again.read_bytes(listed) == again.read_bytes(URL) == content
+    assert (again.stats().damaged_copies, again.stats().downloads) == (1, 1)
+    assert s3.proxy.count(GET) == 1
+    later = make(**kept)
+    assert later.read_bytes(URL) == content
+    assert (later.stats().damaged_copies, later.stats().downloads, later.stats().hits) == (0, 0, 1)
+
+
+def test_a_kept_copy_is_read_for_its_digest_once_a_process(s3, make, tmp_path, monkeypatch):
+    s3.put(URL, CONTENT)
+    make(cache_dir=tmp_path / "kept").download_file(URL)
+    read, digest = [], storage_cache.digest_of
+    monkeypatch.setattr(storage_cache, "digest_of", lambda path: read.append(path) or digest(path))
+    files = make(cache_dir=tmp_path / "kept")
+    for _ in range(3):
+        assert files.read_bytes(URL) == CONTENT
+    assert len(read) == 1
+    temporary = make()
+    for _ in range(3):
+        temporary.read_bytes(URL)
+    pickle.loads(pickle.dumps(temporary)).read_bytes(URL)
+    assert len(read) == 1

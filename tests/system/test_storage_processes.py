@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from system import storage_cache
+from system import storage_cache, storage_remote
 from system.storage import S3FileManager
 from tests.helpers.s3_server import Delay, Rule
 from tests.helpers.stored_files import CONTENT, URL, fill, start
@@ -60,6 +60,22 @@ def test_asking_from_a_thread_that_downloads_is_refused(s3, make, monkeypatch):
     monkeypatch.setattr(files._downloads, "_fetch", lambda job: fetch(job) and files.download_file("s3://songs/b"))
     with pytest.raises(RuntimeError, match="would wait for itself"):
         files.download_file(URL)
+
+
+def test_threads_that_start_at_once_share_one_client(s3, make, monkeypatch):
+    connect, made = storage_remote.fsspec.filesystem, []
+
+    def connect_slowly(*arguments, **options):
+        made.append(options)
+        time.sleep(0.1)
+        return connect(*arguments, **options)
+
+    contents = fill(s3, 8)
+    monkeypatch.setattr(storage_remote.fsspec, "filesystem", connect_slowly)
+    files = make(max_workers=4)
+    files.prefetch_files(contents)
+    assert {url: files.read_bytes(url) for url in contents} == contents
+    assert len(made) == 1
 
 
 def test_a_timeout_ends_the_wait_and_not_the_download(s3, make):

@@ -1,6 +1,5 @@
 """Data sets that stay on S3: the items, scores and weights of local ones, and who fetches what, and how often."""
 
-import io
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -25,6 +23,7 @@ from tasks.attention.task import TASK as attention
 from tasks.emotion.task import TASK as emotion
 from tests.helpers.attention_rows import SIZES, make_rows, without
 from tests.helpers.programs import end_ranks, start_ranks
+from tests.helpers.remote_runs import upload
 from tests.helpers.s3_server import FakeS3, serve_s3
 from training import streaming
 from training.build import build_model, build_trainer
@@ -59,19 +58,6 @@ def s3(server: FakeS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeS3]:
         S3FileManager.live().close()
 
 
-def upload(s3: FakeS3, prefix: str, shards: dict[str, list[datasets.Dataset]]) -> None:
-    """Put rows there as `prepare` does."""
-    files = [{"split": split, "path": f"data/{split}-*.parquet"} for split in shards]
-    for split, parts in shards.items():
-        for number, part in enumerate(parts):
-            file = io.BytesIO()
-            schema = part.features.arrow_schema
-            pq.write_table(part.with_format("arrow")[:].cast(schema), file, row_group_size=ROWS_A_GROUP)
-            s3.put(f"{prefix}/data/{split}-{number:05d}-of-{len(parts):05d}.parquet", file.getvalue())
-    configs = [{"config_name": "full", "default": True, "data_files": files}]
-    s3.put(f"{prefix}/.huggingface.yaml", yaml.safe_dump({"configs": configs}).encode())
-
-
 @pytest.fixture(scope="module")
 def creatives() -> datasets.Dataset:
     """As many as SHARDS hold, some of which lack something."""
@@ -81,7 +67,7 @@ def creatives() -> datasets.Dataset:
 @pytest.fixture
 def lab(s3: FakeS3, creatives: datasets.Dataset) -> FakeS3:
     """The store with these."""
-    upload(s3, PREFIX, {"train": [creatives.shard(SHARDS, i, contiguous=True) for i in range(SHARDS)]})
+    upload(s3, PREFIX, {"train": [creatives.shard(SHARDS, i, contiguous=True) for i in range(SHARDS)]}, ROWS_A_GROUP)
     s3.proxy.forget()
     return s3
 
@@ -291,7 +277,7 @@ def test_utterances_are_those_of_local_rows_and_only_shards_with_training_rows_a
     s3: FakeS3, utterances: dict[str, datasets.Dataset]
 ) -> None:
     parts = {name: [rows.shard(2, i, contiguous=True) for i in range(2)] for name, rows in utterances.items()}
-    upload(s3, "s3://lab/meld", parts)
+    upload(s3, "s3://lab/meld", parts, ROWS_A_GROUP)
     s3.proxy.forget()
     run, rows = emotion_run()
     processor = emotion.features(run)
@@ -316,7 +302,7 @@ def test_clips_that_lie_beside_the_rows_and_cached_features_are_refused(
         name: rows.map(lambda row: {"clip": {"bytes": None, "path": row["clip"] and "s3://lab/clip.mp4"}})
         for name, rows in utterances.items()
     }
-    upload(s3, "s3://lab/meld", {name: [rows] for name, rows in beside.items()})
+    upload(s3, "s3://lab/meld", {name: [rows] for name, rows in beside.items()}, ROWS_A_GROUP)
     run, rows = emotion_run()
     with pytest.raises(
         ValueError, match="streaming: the rows do not hold their clips.* prepare the data with --embed"
