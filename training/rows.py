@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -15,11 +16,12 @@ import datasets.config
 import yaml
 from datasets import load_dataset_builder
 from datasets.exceptions import DatasetNotFoundError
-from huggingface_hub import hf_hub_download
+from huggingface_hub import HfFileSystem, hf_hub_download
 
 from system.storage import S3FileManager, S3Object, is_remote
+from training.checkpoints import digest_of
 from training.settings import RunArguments
-from training.streaming import GIGABYTE, stream_rows
+from training.streaming import GIGABYTE, READERS, stream_rows
 from training.task import DataRecord
 
 logger = logging.getLogger(__name__)
@@ -65,8 +67,13 @@ def load_rows(
             name,
             rows.config_name,
         )
-    files = sorted(PurePath(file).name for file in files)
-    return rows, DataRecord(name, str(rows.config_name), files, len(rows), synthetic)
+    return rows, DataRecord(name, str(rows.config_name), by_name(files), len(rows), synthetic)
+
+
+def by_name(digests: dict[str, str]) -> dict[str, str]:
+    """Digests by the files' names, which start below the folder that all of them are in."""
+    shared = os.path.commonpath([PurePath(file).parent for file in digests])
+    return {PurePath(file).relative_to(shared).as_posix(): digests[file] for file in sorted(digests)}
 
 
 def check_folder(name: str) -> None:
@@ -79,26 +86,38 @@ def check_folder(name: str) -> None:
         raise ValueError(f"dataset = {name!r} is a file; it takes a folder such as hf_datasets/pmemo, or a Hub name")
 
 
-def streamed_rows(arguments: RunArguments, streamed: Sequence[str]) -> tuple[datasets.Dataset, list[str]]:
-    """Return rows whose `streamed` columns stay on S3, and the files they are in."""
+def streamed_rows(arguments: RunArguments, streamed: Sequence[str]) -> tuple[datasets.Dataset, dict[str, str]]:
+    """Return rows whose `streamed` columns stay on S3, and the digests of their files, which S3 lists as ETags."""
     config, shards = shards_on_s3(arguments)
-    return stream_rows(config, shards, streamed), [file.url for files in shards.values() for file in files]
+    return stream_rows(config, shards, streamed), {file.url: file.etag for files in shards.values() for file in files}
 
 
-def local_rows(arguments: RunArguments) -> tuple[datasets.Dataset, list[str]]:
-    """Return the rows of a folder, a Hub name or an s3:// prefix, whose files are copied, and their files."""
+def local_rows(arguments: RunArguments) -> tuple[datasets.Dataset, dict[str, str]]:
+    """Return the rows of a folder, a Hub name or an s3:// prefix, whose files are copied; and their files' digests."""
     source: dict[str, Any] = {"path": arguments.dataset, "name": arguments.dataset_config}
+    digests: dict[str, str] = {}
     if is_remote(arguments.dataset):
         config, shards = shards_on_s3(arguments)
         prefix = arguments.dataset.rstrip("/")
         paths = {split: copies_of(prefix, files) for split, files in shards.items()}
         source = {"path": "parquet", "name": config, "data_files": paths}
+        digests = {file.url: file.etag for files in shards.values() for file in files}
     builder = load_dataset_builder(**source)
     builder.download_and_prepare()
     splits: Any = builder.as_dataset()
     found: Any = builder.config.data_files
     rows = datasets.concatenate_datasets(list(splits.values()))
-    return rows, [file for files in found.values() for file in files]
+    return rows, digests or digests_of([file for files in found.values() for file in files])
+
+
+def digests_of(files: Sequence[str]) -> dict[str, str]:
+    """The digests of files of this machine or the Hub; the Hub knows those of its own."""
+
+    def digest(file: str) -> str:
+        return HfFileSystem().info(file)["blob_id"] if file.startswith("hf://") else digest_of(Path(file))
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return dict(zip(files, pool.map(digest, files), strict=True))
 
 
 def shards_on_s3(arguments: RunArguments) -> tuple[str, dict[str, list[S3Object]]]:
