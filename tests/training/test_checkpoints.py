@@ -40,6 +40,7 @@ def hold(folder: Path, held: Event) -> None:
         time.sleep(600)
 
 
+@pytest.mark.slow
 def test_one_program_trains_in_a_folder_until_it_is_killed(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     held = FORK.Event()
