@@ -16,15 +16,23 @@ from launch.pages import run_pages
 from launch.run import parse_run
 from launch.sharing import check_hub, destination, push_run
 from training.build import build_model, build_trainer, set_up_process
+from training.checkpoints import only_training
 from training.rows import load_rows
 from training.run_folder import begin_run, checkpoint_to_resume, describe_run, run_records, save_run
+from training.task import Run
 
 
 def main(argv: list[str]) -> None:
-    """One stage a line; what each does stands, and is tested, elsewhere."""
+    """The run that a command line describes, in a folder that is its own meanwhile."""
     run = parse_run(argv)
-    task = run.task
     set_up_process(run)
+    with only_training(run.training):
+        train(run)
+
+
+def train(run: Run) -> None:
+    """One stage a line; each is explained and tested where it is defined."""
+    task = run.task
     checkpoint = checkpoint_to_resume(run)
     check_hub(run)
     rows, source = load_rows(run.arguments, task.columns, task.streamed)

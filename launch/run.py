@@ -69,8 +69,9 @@ def build_run(config: dict[str, Any], place: str, rest: list[str]) -> Run:
         wanted = training.resume_from_checkpoint
         training.resume_from_checkpoint = {"true": "true", "false": None}.get(wanted.lower(), wanted)
     push_to_hub, training.push_to_hub = training.push_to_hub, False
+    token, training.hub_token = training.hub_token, None
     settings = task.settings(**dict(zip(groups, task_settings, strict=True)))
-    run = Run(Path(str(training.output_dir)).name, arguments, training, task, settings, push_to_hub)
+    run = Run(Path(str(training.output_dir)).name, arguments, training, task, settings, push_to_hub, token)
     check_finite(run.resolved())
     return run
 

@@ -17,7 +17,7 @@ from training.task import Run
 # recordings of people: predictions beside their targets, the report and figures of single recordings, and what people
 # are asked to listen to again.
 NOT_SHARED = [
-    "checkpoint-*", "checkpoint-*/**", "runs/**", ".*/**", "predictions.parquet", "report.html", "figure_trials_*",
+    "checkpoint-*", "checkpoint-*/**", "runs/**", ".*", "predictions.parquet", "report.html", "figure_trials_*",
     "figure_timelines*", "figure_predicted*", "review.csv",
 ]  # fmt: skip
 
@@ -32,7 +32,7 @@ def check_hub(run: Run) -> None:
 
 def destination(run: Run) -> tuple[str, bool | None, str | None]:
     """Where a run goes: the name of the repository, whether it is to be private, and whose token says so."""
-    return run.training.hub_model_id or run.name, run.training.hub_private_repo, run.training.hub_token
+    return run.training.hub_model_id or run.name, run.training.hub_private_repo, run.hub_token
 
 
 def push_run(folder: Path, name: str, private: bool | None = None, token: str | None = None) -> str:

@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 from huggingface_hub import hf_hub_download
 from transformers import FeatureExtractionMixin, PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from modeling import PIPELINES
 from modeling.configuration_signal import SignalConfig
 from system.text import mask_secrets
 from training.build import OUR_TYPES
+from training.checkpoints import damage, decided_by_main, last_whole_checkpoint
 from training.environment import versions
 from training.task import BaseRecord, DataRecord, Evaluation, Run, RunFacts, SplitRecord, TaskData
 from training.trainer import SignalTrainer
@@ -86,9 +86,10 @@ def split_record(split: SplitRecord) -> dict[str, Any]:
 
 
 def run_records(run: Run, source: DataRecord, data: TaskData) -> dict[str, dict[str, Any]]:
-    """The settings, with the configuration of the data that was meant, and the split."""
+    """The settings, with the configuration of the data that was meant, the files of the data, and the split."""
     return {
         "run_config.json": run.resolved() | {"dataset_config": source.config},
+        DATA_FILE: {"dataset": source.dataset, "config": source.config, "files": source.files},
         "splits.json": data.split.record(),
     }
 
@@ -157,6 +158,7 @@ def write_pages(folder: Path, pages: dict[str, str | bytes]) -> None:
         os.replace(draft, folder / file)
 
 
+DATA_FILE = "data.json"  # the digests of the files that a run is trained on
 # Keys that may differ when a run goes on, by how they begin: they change where and how fast it runs, not what it does.
 FREE_TO_CHANGE = (
     "output_dir", "num_threads", "preprocessing_processes", "dataloader_", "logging_", "log_", "report_to", "run_name",
@@ -167,10 +169,15 @@ FREE_TO_CHANGE = (
 def checkpoint_to_resume(run: Run) -> str | None:
     """The checkpoint that --resume_from_checkpoint names: a folder, or `true` for the newest whole one.
 
-    A folder with an unfinished run in it is not started over by accident.
+    A folder with an unfinished run in it is not started over by accident. All processes take the main one's choice.
     """
+    return decided_by_main(run.training, lambda: choose_checkpoint(run))
+
+
+def choose_checkpoint(run: Run) -> str | None:
+    """The main process's part of `checkpoint_to_resume`."""
     folder, wanted = run.folder, run.training.resume_from_checkpoint
-    last = last_whole_checkpoint(folder) if folder.is_dir() else None
+    last = last_whole_checkpoint(folder)
     finished = (folder / "metrics.json").exists()
     if wanted is None:
         if last is not None and not finished:
@@ -182,6 +189,10 @@ def checkpoint_to_resume(run: Run) -> str | None:
     if wanted != "true":
         if not (Path(wanted) / "trainer_state.json").is_file():
             raise ValueError(f"resume_from_checkpoint = {wanted!r} is no checkpoint folder; `true` takes the newest")
+        if (problem := damage(Path(wanted))) is not None:
+            raise ValueError(
+                f"resume_from_checkpoint={wanted}: {problem}. Give `true`, which takes the newest whole one."
+            )
         return wanted
     if finished:
         raise ValueError(f"{folder} holds a finished run: there is nothing to resume; name another --output_dir")
@@ -191,29 +202,33 @@ def checkpoint_to_resume(run: Run) -> str | None:
 
 
 def begin_run(run: Run, records: dict[str, dict[str, Any]], checkpoint: str | None) -> None:
-    """Leave the settings and the split in the folder before training; a run that resumes must have the same.
+    """Leave the settings, the data and the split in the folder before training; a run that resumes must have the same.
 
-    `records` are what `run_config.json` and `splits.json` shall hold. An older, finished run makes way.
+    `records` are what the files of these names shall hold. An older, finished run makes way.
     """
+    decided_by_main(run.training, lambda: write_records(run.folder, records, checkpoint))
+
+
+def write_records(folder: Path, records: dict[str, dict[str, Any]], checkpoint: str | None) -> None:
+    """The main process's part of `begin_run`."""
     if checkpoint is not None:
         check_same_run(Path(checkpoint).parent, records)
-    if run.training.process_index:
-        return
-    folder = run.folder
-    if checkpoint is None and folder.is_dir():
+    else:
         for old in folder.glob("checkpoint-*"):
             logger.warning("%s: removing %s of an earlier run", folder, old.name)
             shutil.rmtree(old)
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").unlink(missing_ok=True)
     for name, record in records.items():
         write_json(folder / name, record)
 
 
 def check_same_run(folder: Path, records: dict[str, dict[str, Any]]) -> None:
-    """Refuse to go on from a checkpoint of other settings or another split."""
+    """Refuse a checkpoint of other settings, other data or another split."""
+    check_same_data(folder, records[DATA_FILE])
     try:
-        saved = {name: json.loads((folder / name).read_text(encoding="utf-8")) for name in records}
+        saved = {
+            name: json.loads((folder / name).read_text(encoding="utf-8")) for name in records if name != DATA_FILE
+        }
     except FileNotFoundError as error:
         raise ValueError(
             f"{folder}: no {Path(error.filename).name}; cannot tell what its checkpoint was made with"
@@ -229,23 +244,25 @@ def check_same_run(folder: Path, records: dict[str, dict[str, Any]]) -> None:
         raise ValueError(f"{folder}: the data or the split have changed since the checkpoint; start anew")
 
 
+def check_same_data(folder: Path, now: dict[str, Any]) -> None:
+    """Refuse files of other content; for a run of an older version, which did not note them, only warn."""
+    if not (folder / DATA_FILE).exists():
+        logger.warning("%s: no %s, so nothing shows whether the data are those of its checkpoint", folder, DATA_FILE)
+        return
+    before = json.loads((folder / DATA_FILE).read_text(encoding="utf-8"))["files"]
+    changed = sorted(
+        name for name in before.keys() | now["files"].keys() if before.get(name) != now["files"].get(name)
+    )
+    if changed:
+        more = f" and {len(changed) - 1} more" if changed[1:] else ""
+        raise ValueError(
+            f"dataset={now['dataset']}: {changed[0]}{more} changed since the checkpoint in {folder} was written. Go "
+            "back to the old data, or name another --output_dir."
+        )
+
+
 def write_json(path: Path, record: dict[str, Any]) -> None:
     """Write a record under its name only when it is whole; NaN is refused."""
     draft = path.with_name(f".{path.name}.part")
     draft.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(draft, path)
-
-
-def last_whole_checkpoint(output_dir: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; a killed run may have left half of a later one.
-
-    Trainer writes `trainer_state.json` last, so a checkpoint whose state reads as JSON is whole.
-    """
-    checkpoints = [path for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-[0-9]*") if path.is_dir()]
-    for path in sorted(checkpoints, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
-            continue
-        return path
-    return None

@@ -41,6 +41,7 @@ class Run(Generic[SettingsT]):
     task: "Task[SettingsT, Any]"
     settings: SettingsT  # a dataclass whose fields are dataclasses, whose fields are the task's keys
     push_to_hub: bool  # at the end, by us: Trainer would push every checkpoint, with a card of its own
+    hub_token: str | None = field(default=None, repr=False)  # not in `training`, which Trainer saves
 
     @cached_property
     def base_config(self) -> PreTrainedConfig | None:
@@ -103,7 +104,7 @@ class DataRecord:
 
     dataset: str
     config: str
-    files: list[str]  # their names hold a digest of their rows
+    files: dict[str, str]  # name -> digest of the content
     rows: int
     synthetic: bool
 

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from transformers import EvalPrediction, PreTrainedModel, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from training.callbacks import EpochOfSampler, StopOnSigterm
+from training.checkpoints import note_digest
 from training.samplers import EpochSampler, PrefetchingSampler
 from training.settings import TORCH_SCHEDULERS, RunTrainingArguments
 from training.workers import sharing_files
@@ -101,7 +103,12 @@ class SignalTrainer(Trainer):
         return schedule
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:
-        """As in Trainer, timed: this is where training waits for data."""
+        """As in Trainer, timed: this is where training waits for data.
+
+        A run that was killed after its last step has no batches left; Trainer would take one more step with each try.
+        """
+        if self.state.global_step >= self.state.max_steps:
+            return [], None
         start = time.perf_counter()
         samples = super().get_batch_samples(epoch_iterator, num_batches, device)
         self.data_wait_seconds += time.perf_counter() - start
@@ -119,6 +126,12 @@ class SignalTrainer(Trainer):
         result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         self.stopper.leave(str(self.args.output_dir))
         return result
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in Trainer, with the digest of the weights, so that damage to them is seen when a run resumes."""
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            note_digest(Path(output_dir or str(self.args.output_dir)))
 
     def evaluation_loop(
         self,

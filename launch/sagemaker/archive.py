@@ -8,6 +8,7 @@ import shutil
 import tarfile
 import tempfile
 import tomllib
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -15,6 +16,8 @@ from pathlib import Path, PurePosixPath
 
 ENTRY = "launch/sagemaker/entry.py"
 MAX_BYTES = 100 << 20  # of all files together; code and samples take a fifth
+GZIP_RATIO = 1032  # a byte of gzip holds at most so many
+MOST_AT_ONCE = 1 << 20  # bytes of an archive, its headers included
 # Folders that stay here: what runs made, data and what was prepared from it, what only developers need.
 LEFT_OUT_FOLDERS = (
     "__pycache__",
@@ -100,7 +103,8 @@ def requirements(repository: Path) -> str:
 def unpack_model(archive: Path, folder: Path) -> None:
     """Unpack a model.tar.gz into a new folder, whole or not at all.
 
-    Only plain files and folders below it are written: a link, a device, an absolute path or one with `..` is an error.
+    Only plain files and folders below it are written: a link, a device, a sparse file, an absolute path or one with
+    `..` is an error.
     """
     if folder.exists():
         raise ValueError(f"{folder} is there already; name another folder by --download_to")
@@ -109,12 +113,36 @@ def unpack_model(archive: Path, folder: Path) -> None:
         draft = Path(name) / "model"
         draft.mkdir()
         try:
-            with tarfile.open(archive, "r:gz") as members:
-                for member in members:
-                    write_member(members, member, draft)
-        except (tarfile.TarError, EOFError, gzip.BadGzipFile) as error:
+            write_members(archive, draft)
+        except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(f"{archive.name} is damaged: {error}") from error
         os.replace(draft, folder)
+
+
+class BoundedStream(gzip.GzipFile):
+    """A gzip file of which little is read at once: tarfile reads a header in one go, of any size that it declares."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= MOST_AT_ONCE:
+            raise tarfile.ReadError(f"a header declares {size} bytes")
+        return super().read(size)
+
+
+def write_members(archive: Path, folder: Path) -> None:
+    """Write all members of an archive that is not trusted, and read it to its end, where its checksum is."""
+    room = archive.stat().st_size * GZIP_RATIO
+    with BoundedStream(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as members:
+        for member in members:
+            room -= member.size
+            if room < 0:
+                raise tarfile.ReadError(f"{member.name!r} declares {member.size} bytes, more than gzip can hold there")
+            write_member(members, member, folder)
+        stream.seek(members.offset)
+        rest = stream.read(MOST_AT_ONCE)
+        if len(rest) < tarfile.BLOCKSIZE or any(rest):  # tarfile ends without a word at a header that it cannot read
+            raise tarfile.ReadError("a member cannot be read, or the end is missing")
+        while stream.read(MOST_AT_ONCE):
+            pass
 
 
 def write_member(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
@@ -124,11 +152,11 @@ def write_member(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path
         raise ValueError(f"{member.name!r} in the archive leads out of the folder; nothing was unpacked")
     if member.isdir():
         (folder / path).mkdir(parents=True, exist_ok=True)
-    elif member.isfile():
+    elif member.isfile() and not member.issparse():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         source = archive.extractfile(member)
         assert source is not None  # a file has content
         with source, open(folder / path, "wb") as target:
             shutil.copyfileobj(source, target)
     else:
-        raise ValueError(f"{member.name!r} in the archive is a link or a device; nothing was unpacked")
+        raise ValueError(f"{member.name!r} in the archive is a link, a device or a sparse file; nothing was unpacked")

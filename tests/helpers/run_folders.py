@@ -8,7 +8,7 @@ from typing import Any
 from safetensors.numpy import load_file
 
 OF_EVERY_RUN = {
-    "model.safetensors", "config.json", "metrics.json", "README.md", "run_config.json", "splits.json",
+    "model.safetensors", "config.json", "metrics.json", "README.md", "run_config.json", "data.json", "splits.json",
     "predictions.parquet", "report.html",
 }  # fmt: skip
 
@@ -52,6 +52,6 @@ def assert_complete(folder: Path, said: str, files: set[str], compared: list[str
 def copy_as_interrupted(whole: Path, folder: Path, checkpoint: str) -> None:
     """Make `folder` what `whole` was when it had just written a checkpoint."""
     folder.mkdir()
-    for name in ("run_config.json", "splits.json"):
+    for name in ("run_config.json", "data.json", "splits.json"):
         shutil.copy(whole / name, folder)
     shutil.copytree(whole / checkpoint, folder / checkpoint)

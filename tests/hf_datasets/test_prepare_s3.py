@@ -189,5 +189,5 @@ def test_a_run_reads_prepared_data_from_s3_and_refuses_what_is_unfinished(s3, tm
     for _ in range(2):  # the second time from the copies
         rows, source = load_rows(arguments, eda.columns)
         assert len(rows) == 20
-        assert source.files[0].startswith("train-")
+        assert next(iter(source.files)).startswith("train-")
         assert s3.proxy.count(r"^GET .*parquet") == 1

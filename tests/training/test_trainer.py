@@ -8,7 +8,6 @@ import torch
 from transformers import EarlyStoppingCallback
 
 from tests.helpers.tiny_trainer import tiny_trainer
-from training.run_folder import last_whole_checkpoint
 from training.trainer import SignalTrainer
 
 
@@ -185,17 +184,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, dropout: floa
         assert torch.equal(resumed.model.state_dict()[name], weight), name
 
 
-def test_half_a_checkpoint_is_passed_over(tmp_path: Path) -> None:
-    trainer = tiny_trainer(tmp_path, save_total_limit=None)
-    trainer.train()
-    newest = last_whole_checkpoint(tmp_path)
-    assert newest is not None
-    assert newest.name == "checkpoint-4"
-    state = newest / "trainer_state.json"
-    state.write_text(state.read_text()[:100])
-    assert last_whole_checkpoint(tmp_path).name == "checkpoint-2"
-
-
-def test_a_folder_without_a_checkpoint_has_none(tmp_path: Path) -> None:
-    (tmp_path / "checkpoint-7").mkdir()
-    assert last_whole_checkpoint(tmp_path) is None
+def test_a_run_that_was_killed_after_its_last_step_takes_no_other(tmp_path: Path) -> None:
+    settings = {"max_steps": 10, "per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 5}
+    settings |= {"eval_strategy": "no", "load_best_model_at_end": False, "save_total_limit": None}
+    whole = tiny_trainer(tmp_path / "whole", **settings)
+    whole.train()
+    resumed = tiny_trainer(tmp_path / "resumed", **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-10"))
+    assert resumed.state.global_step == 10
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], weight), name

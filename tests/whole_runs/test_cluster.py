@@ -162,7 +162,7 @@ def test_of_two_processes_the_first_alone_writes_and_makes_features(trained: Tra
         for folder in (trained.folders[2] / "0", trained.folders[2] / "1")
     )
     assert {"metrics.json", "model.safetensors", "predictions.parquet", "README.md"} <= left
-    assert not [name for name in left if "/." in f"/{name}"]  # no draft is left
+    assert [name for name in left if "/." in f"/{name}"] == [".training.lock"]  # no draft is left
     assert others == {f"checkpoint-{STEPS}/rng_state_1.pth"}  # random numbers are each rank's own
     assert trained.noted(2, rank=1)["made"] == 0
     assert record(trained.folders[2] / "0")["training"]["processes"] == 2

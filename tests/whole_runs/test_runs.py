@@ -48,7 +48,7 @@ def test_a_run_leaves_all_that_its_reader_needs(finished: tuple[Path, str]) -> N
     compared = ["| training mean |", "| ridge |", "With the wrong song", "**Verdict: "]
     assert_complete(folder, said, files, compared)
     assert f"card: {folder / 'README.md'}" in said
-    assert not list(folder.glob(".*"))
+    assert [path.name for path in folder.glob(".*")] == [".training.lock"]
     metrics = record(folder)
     splits = json.loads((folder / "splits.json").read_text())
     assert metrics["split"]["sha256"] == splits["sha256"]

@@ -14,7 +14,7 @@ def run_facts(
         "task": task,
         "data": {
             "config": "sample",
-            "files": ["train-0a1b2c-00000-of-00001.parquet"],
+            "files": {"train-0a1b2c-00000-of-00001.parquet": "5e" * 32},
             "synthetic": True,
             "split_warning": None,
             "control": None,

@@ -153,7 +153,7 @@ def make_facts() -> dict[str, Any]:
         name="baby_cry",
         data={
             "dataset": "hf_datasets/audioset",
-            "files": ["train-0a1b2c-00000-of-00001.parquet", "eval-0a1b2c-00000-of-00001.parquet"],
+            "files": {f"{side}-0a1b2c-00000-of-00001.parquet": "5e" * 32 for side in ("train", "eval")},
             "rows": 64_320,
             "clips": {
                 "clips": 64_320, "with_audio": 59_193, "unusable": {"missing": 5112, "empty": 12, "corrupt": 3},

@@ -1,6 +1,7 @@
 """The code that is sent, and the model that comes back."""
 
 import ast
+import gzip
 import io
 import os
 import shutil
@@ -89,10 +90,10 @@ def test_the_entry_script_needs_nothing_installed_and_nothing_beside_it_hides_wh
         (member("a/../../outside"), "leads out of the folder"),
         (member("/tmp/outside"), "leads out of the folder"),
         (member("..\\outside"), "leads out of the folder"),
-        (member("link", tarfile.SYMTYPE, "/etc/passwd"), "is a link or a device"),
-        (member("link", tarfile.LNKTYPE, "../outside"), "is a link or a device"),
-        (member("pipe", tarfile.FIFOTYPE), "is a link or a device"),
-        (member("disk", tarfile.BLKTYPE), "is a link or a device"),
+        (member("link", tarfile.SYMTYPE, "/etc/passwd"), "is a link, a device or a sparse file"),
+        (member("link", tarfile.LNKTYPE, "../outside"), "is a link, a device or a sparse file"),
+        (member("pipe", tarfile.FIFOTYPE), "is a link, a device or a sparse file"),
+        (member("disk", tarfile.BLKTYPE), "is a link, a device or a sparse file"),
     ],
 )
 def test_an_archive_that_leads_elsewhere_leaves_nothing(evil: tarfile.TarInfo, told: str, tmp_path: Path) -> None:
@@ -117,3 +118,78 @@ def test_a_model_is_unpacked_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cut.tar.gz is damaged"):
         unpack_model(tmp_path / "cut.tar.gz", tmp_path / "cut")
     assert not (tmp_path / "cut").exists()
+
+
+def unpacked(archive: Path, content: bytes) -> list[str]:
+    """Unpack an archive of this content, which fails with one line that names it; the files that are there then."""
+    archive.parent.mkdir()
+    archive.write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{archive.name} is damaged: [^\n]*$"):
+        unpack_model(archive, archive.parent / "model")
+    return [path.name for path in archive.parent.rglob("*")]
+
+
+def test_a_flipped_bit_anywhere_is_seen(tmp_path: Path) -> None:
+    """In the weights, which do not compress, and so in values that unpack as well; in the checksum and the size."""
+    members = (member("config.json"), b"{}" * 500), (member("model.safetensors"), os.urandom(200_000))
+    whole = archive_of(tmp_path / "whole.tar.gz", *members).read_bytes()
+    for place in (3000, len(whole) // 2, len(whole) - 8, len(whole) - 1):
+        content = bytearray(whole)
+        content[place] ^= 1
+        assert unpacked(tmp_path / f"at {place}" / "model.tar.gz", bytes(content)) == ["model.tar.gz"]
+
+
+def header(entry: tarfile.TarInfo, size: int) -> bytes:
+    """A member that declares a size."""
+    entry.size = size
+    return entry.tobuf(tarfile.GNU_FORMAT)
+
+
+END = bytes(2 * tarfile.BLOCKSIZE)
+SPARSE = ("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0"), ("GNU.sparse.name", "big"), ("GNU.sparse.realsize", "1")
+
+
+@pytest.mark.parametrize(
+    "tar",
+    [
+        header(member("a"), 40 << 30) + END,  # declares more than there is, and than there can be
+        b"".join(header(member(f"{i}"), 1 << 19) for i in range(9)) + END,  # all together
+        header(member("a"), 3) + b"abc".ljust(512, b"\0") + bytes(512).replace(b"\0", b"\1") + END,  # no header
+        header(member("a"), 3) + b"abc".ljust(512, b"\0"),  # no end
+        header(member("a"), 3000) + b"abc",
+        header(member("././@LongLink", tarfile.GNUTYPE_LONGNAME), 60 << 20) + bytes(60 << 20) + END,
+    ],
+    ids=["40 GB", "many", "a broken header", "no end", "cut", "a name of 60 MB"],
+)
+def test_sizes_and_headers_that_cannot_be_are_refused(tar: bytes, tmp_path: Path) -> None:
+    assert unpacked(tmp_path / "in/model.tar.gz", gzip.compress(tar)) == ["model.tar.gz"]
+
+
+def old_sparse() -> tarfile.TarInfo:
+    """A sparse file as old GNU tar writes it; `sparse_header` gives it its map."""
+    return member("big", tarfile.GNUTYPE_SPARSE)
+
+
+def sparse_header(real_size: int) -> bytes:
+    """A sparse member of no data that declares a size."""
+    block = bytearray(header(old_sparse(), 0))
+    block[386:398], block[398:410] = b"%011o\0" % real_size, b"%011o\0" % 0
+    block[483:495] = b"%011o\0" % real_size
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def test_a_sparse_file_is_refused_in_both_of_its_formats(tmp_path: Path) -> None:
+    new = member("big")
+    new.pax_headers = dict(SPARSE)
+    new.size = 512
+    modern = new.tobuf(tarfile.PAX_FORMAT) + b"1\n0\n1\n".ljust(512, b"\0")
+    for name, tar in (("old", sparse_header(40 << 30)), ("small", sparse_header(100)), ("new", modern)):
+        archive = tmp_path / f"{name}.tar.gz"
+        archive.write_bytes(gzip.compress(tar + END))
+        with tarfile.open(archive) as members:
+            assert members.next().issparse()
+        with pytest.raises(ValueError, match="'big' (in the archive is .* a sparse file|declares)"):
+            unpack_model(archive, tmp_path / "model")
+        assert not (tmp_path / "model").exists()

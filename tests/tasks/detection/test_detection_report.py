@@ -59,8 +59,8 @@ def test_names_are_text_wherever_they_come_from() -> None:
     test, data, training = facts["test"], facts["data"], facts["training"]
     facts["name"] = test["target"][0]["name"] = test["note"] = test["threshold"]["rule"] = SCRIPT
     test["confusers"][0]["name"] = test["timelines"][0]["title"] = f"$ {SCRIPT}"  # a formula that has no end
-    data["dataset"] = data["files"][0] = data["rules"][0]["rule"] = data["trim"][0]["name"] = SCRIPT
-    data["clips"] = {SCRIPT: {SCRIPT: 1}}
+    data["dataset"] = data["rules"][0]["rule"] = data["trim"][0]["name"] = SCRIPT
+    data["files"], data["clips"] = {SCRIPT: "5e"}, {SCRIPT: {SCRIPT: 1}}
     training["coverage"]["never"] = [SCRIPT]
     training["substitutions"][0] |= {"clip_id": SCRIPT, "reason": SCRIPT}
     page = report_files(facts, {"target": [SCRIPT]}, pa.table({}))["report.html"]
