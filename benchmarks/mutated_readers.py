@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
 import hf_datasets.audioset.synthesize
@@ -175,7 +176,7 @@ def model_config(path: Path) -> None:
     """Read the config of a saved model; transformers words the errors, and programs put them on one line."""
     try:
         AutoConfig.from_pretrained(path.parent)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, StrictDataclassError) as error:
         raise ValueError(" ".join(str(error).split())) from error
 
 

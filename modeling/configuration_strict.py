@@ -12,7 +12,8 @@ OF_TRANSFORMERS = {
     "attn_implementation", "_attn_implementation", "experts_implementation", "_commit_hash", "auto_map",
     "custom_pipelines", "tokenizer_class", "per_layer_config",
 }  # fmt: skip
-OF_TRAINING = {"detection"}
+OF_TRAINING = {"detection", "use_cache"}  # Trainer sets the latter
+OF_OLDER_VERSIONS = {"class_names", "class_weights"}  # were always null
 MOST = 65_536  # channels, features, taps or labels of one layer
 MOST_LAYERS = 256
 MOST_WORDS = 2**24  # of a tokenizer
@@ -24,7 +25,7 @@ class StrictConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: object) -> None:
         kind = type(self).__name__
-        for key in sorted(kwargs.keys() - OF_TRANSFORMERS - OF_TRAINING):
+        for key in sorted(kwargs.keys() - OF_TRANSFORMERS - OF_TRAINING - OF_OLDER_VERSIONS):
             known = sorted({each.name for each in fields(self)} | self.attribute_map.keys())
             near = difflib.get_close_matches(key, known, n=1)
             remedy = f"Did you mean {near[0]!r}?" if near else f"Must be one of {', '.join(known)}."

@@ -90,11 +90,18 @@ def one_line_errors(program: str = "", stopped: str = "stopped") -> Iterator[Non
             error.code = one_line(error.code) if isinstance(error.code, str) else error.code
             raise
         except Exception as error:
-            if os.environ.get("FELTSOUND_TRACEBACK") or not isinstance(error, EXPECTED):
+            if os.environ.get("FELTSOUND_TRACEBACK") or not is_expected(error):
                 traceback.print_exc()
                 raise SystemExit(1) from error
             message = one_line(error) if isinstance(error, ValueError) else unexpected(error)
             raise SystemExit(f"{program}: {message}") from error
+
+
+def is_expected(error: Exception) -> bool:
+    """Whether a user can cause an error; transformers checks configs by an error of its own that is no ValueError."""
+    from huggingface_hub.errors import StrictDataclassError  # here, for this module is imported before all libraries
+
+    return isinstance(error, (*EXPECTED, StrictDataclassError))
 
 
 def one_line(said: Any) -> str:

@@ -75,7 +75,7 @@ PARSERS = {
 }
 
 
-class Parsed(Exception):
+class Parsed(BaseException):
     """An argument parser took its command line."""
 
 

@@ -254,9 +254,9 @@ def check_same_data(folder: Path, now: dict[str, Any]) -> None:
         name for name in before.keys() | now["files"].keys() if before.get(name) != now["files"].get(name)
     )
     if changed:
-        more = f" and {len(changed) - 1} more" if changed[1:] else ""
+        named = changed[0] + (f" and {len(changed) - 1} more" if changed[1:] else "")
         raise ValueError(
-            f"dataset={now['dataset']}: {changed[0]}{more} changed since the checkpoint in {folder} was written. Go "
+            f"dataset={now['dataset']}: {named} changed since the checkpoint in {folder} was written. Go "
             "back to the old data, or name another --output_dir."
         )
 

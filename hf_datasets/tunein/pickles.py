@@ -95,7 +95,7 @@ def _forget() -> None:
 os.register_at_fork(after_in_child=_forget)  # a forked process asks a child of its own
 
 
-def read_columns(
+def unpickle_columns(
     path: Path, name: str, ids: str, columns: dict[str, Path]
 ) -> tuple[list[str], dict[str, list[Entry]]]:
     """The ids in a pickled dict, and the entries of its columns, whose numbers go into a .npy file each.

@@ -17,7 +17,6 @@ import os
 import pickle
 import re
 import resource
-import shutil
 import signal
 import sys
 import time
@@ -29,7 +28,6 @@ import numpy as np
 
 BASE_BYTES, TIMES = 64 << 20, 16  # memory that a file may take: so much, and this many times its size
 BASE_SECONDS, BYTES_PER_SECOND = 5, 4 << 20  # of processor time
-TEMPORARY = "feltsound-vectors-"  # the name of a folder that goes with the program that made it begins so
 DEEPEST = 32  # lists in one another
 DTYPE = re.compile(r"b1|[iu][1248]|f[248]|c8|c16|O8?|[SU]\d{1,6}")
 ZIP = b"PK\x03\x04"  # the start of what torch.save writes today
@@ -427,19 +425,13 @@ def answer_to(path: str, ids: str, columns: dict[str, str]) -> str:
 
 
 def main() -> None:
-    """Answer line by line, until the program that asks has ended; then remove what it could not, if it was killed."""
+    """Answer line by line, until the program that asks has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # that program decides
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    folders = set()
     with contextlib.suppress(BrokenPipeError):
         for line in sys.stdin:
-            question = json.loads(line)
-            folders |= {os.path.dirname(target) for target in question["columns"].values()}
-            sys.stdout.write(answer_to(**question) + "\n")
+            sys.stdout.write(answer_to(**json.loads(line)) + "\n")
             sys.stdout.flush()
-    for folder in folders:
-        if os.path.basename(folder).startswith(TEMPORARY):
-            shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)  # without a complaint about an answer that nobody reads
 
 

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification, AutoModelForVideoClassification
 
 from modeling import SIGNAL_CONFIGS, SIGNAL_MODELS, FusionConfig, FusionForEmotion
-from modeling.configuration_strict import MOST, MOST_LAYERS, MOST_WEIGHTS, OF_TRAINING, OF_TRANSFORMERS
+from modeling.configuration_strict import (
+    MOST,
+    MOST_LAYERS,
+    MOST_WEIGHTS,
+    OF_OLDER_VERSIONS,
+    OF_TRAINING,
+    OF_TRANSFORMERS,
+)
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from tasks.emotion.task import TASK
 from tests.helpers.tiny_fusion import tiny_model
@@ -36,7 +43,7 @@ CASES = [(kind, name) for kind in CONFIGS for name in (*WIDTHS[kind], *DEPTHS[ki
 @settings(deadline=None, max_examples=50)
 @given(key=st.from_regex(r"[a-z_]{1,30}", fullmatch=True), value=st.one_of(st.integers(), st.text(), st.none()))
 def test_a_key_is_known_or_refused_by_name(kind: type, key: str, value: Any) -> None:
-    known = set(kind().to_dict()) | set(kind.attribute_map) | OF_TRANSFORMERS | OF_TRAINING
+    known = set(kind().to_dict()) | set(kind.attribute_map) | OF_TRANSFORMERS | OF_TRAINING | OF_OLDER_VERSIONS
     if key in known or key in kind.__dataclass_fields__:
         return
     with pytest.raises(ValueError, match=rf"^{kind.__name__}: {key}=.*unknown setting"):
@@ -54,9 +61,10 @@ def test_what_transformers_and_training_write_is_taken_and_comes_back(kind: type
     config = kind(id2label={0: "a", 1: "b", 2: "c"}, problem_type="multi_label_classification", dtype="float32")
     config.update({"detection": {"threshold": 0.5}})
     config.custom_pipelines = {"one": {"impl": "a.B"}}
+    config.use_cache = False  # as Trainer does
     config.save_pretrained(tmp_path)
     for again in (kind.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path), kind(**config.to_dict())):
-        assert again.to_dict() | {"_name_or_path": ""} == config.to_dict()
+        assert again.to_dict() | {"_name_or_path": "", "use_cache": False} == config.to_dict()
         assert again.detection == {"threshold": 0.5}
     assert kind.from_pretrained(tmp_path, num_labels=5, attn_implementation="eager").num_labels == 5
     given = kind.from_pretrained(tmp_path, output_attentions=False, name_or_path="x")

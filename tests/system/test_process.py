@@ -9,8 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+from transformers import AutoConfig
 
+import modeling  # noqa: F401  (registers our configurations)
 from hf_datasets.folder.synthesize import synthesize
+from system.process import one_line_errors
 from tests.conftest import REPOSITORY
 from tests.helpers.configs import SAMPLE
 from tests.helpers.programs import run, start
@@ -37,10 +40,11 @@ COMMANDS = {
 }  # fmt: skip
 
 
+CHILDREN = ("entry", "unpickling")  # programs that other programs start
 PROGRAMS = sorted(
     ".".join(path.with_suffix("").parts)
     for path in PRODUCT
-    if '__name__ == "__main__"' in (REPOSITORY / path).read_text(encoding="utf-8") and path.stem != "entry"
+    if '__name__ == "__main__"' in (REPOSITORY / path).read_text(encoding="utf-8") and path.stem not in CHILDREN
 )
 
 
@@ -131,3 +135,11 @@ def test_too_little_memory_for_the_imports_is_no_wrong_installation(megabytes: i
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     assert "Install a triple" not in done.stderr
+
+
+def test_a_config_that_transformers_refuses_ends_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "tcn", "pad_token_id": 1e400}')
+    with pytest.raises(SystemExit) as ended, one_line_errors("program"):
+        AutoConfig.from_pretrained(tmp_path)
+    assert str(ended.value).startswith("program: ")
+    assert "\n" not in str(ended.value)

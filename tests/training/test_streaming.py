@@ -101,7 +101,7 @@ def trainer_of(run: Run, rows: datasets.Dataset, resumed: bool = False) -> tuple
 @pytest.mark.parametrize("streaming", ["false", "true"])
 def test_a_prefix_with_signs_of_patterns_is_read_as_it_is(lab, creatives, prefix, streaming, monkeypatch, tmp_path):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    upload(lab, prefix, {"train": [creatives.select(range(40, 80)), creatives.select(range(40))]})
+    upload(lab, prefix, {"train": [creatives.select(range(40, 80)), creatives.select(range(40))]}, ROWS_A_GROUP)
     run = parse_run([CONFIG, "--dataset", prefix, "--streaming", streaming, *SMALL])
     use_storage(run.arguments)
     rows, record = load_rows(run.arguments, run.task.columns, run.task.streamed)

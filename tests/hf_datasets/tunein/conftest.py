@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_datasets.tunein.pickles import map_numbers, read_columns
+from hf_datasets.tunein.pickles import map_numbers, unpickle_columns
 from hf_datasets.tunein.synthesize import synthesize
 from system.storage import S3FileManager
 from tests.helpers.raw_trees.tunein import WIDTH, prepare, small_tree
@@ -45,7 +45,7 @@ def read(tmp_path) -> Callable[[bytes], tuple[list[str], list[np.ndarray | str]]
 
     def read(data: bytes, name: str = "x.pkl") -> tuple[list[str], list[np.ndarray | str]]:
         (tmp_path / "x.pkl").write_bytes(data)
-        ids, columns = read_columns(tmp_path / "x.pkl", name, "id", {"e": tmp_path / "e.npy"})
+        ids, columns = unpickle_columns(tmp_path / "x.pkl", name, "id", {"e": tmp_path / "e.npy"})
         numbers = map_numbers(tmp_path / "e.npy")
         return ids, [e.what or e.numbers(numbers).reshape(e.frames, e.width) for e in columns["e"]]
 

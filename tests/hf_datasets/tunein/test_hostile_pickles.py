@@ -277,4 +277,4 @@ def test_a_list_that_is_held_a_few_times_is_data(read):
 
 def test_a_file_that_is_not_there_is_not_damaged(tmp_path):
     with pytest.raises(FileNotFoundError):
-        pickles.read_columns(tmp_path / "none.pkl", "x", "id", {"e": tmp_path / "e.npy"})
+        pickles.unpickle_columns(tmp_path / "none.pkl", "x", "id", {"e": tmp_path / "e.npy"})

@@ -221,7 +221,7 @@ from pathlib import Path
 from hf_datasets.tunein import pickles
 for path in sys.argv[1:]:
     try:
-        ids, columns = pickles.read_columns(Path(path), path, "id", {"e": Path(path + ".npy")})
+        ids, columns = pickles.unpickle_columns(Path(path), path, "id", {"e": Path(path + ".npy")})
         print(json.dumps([entry.what for entry in columns["e"]]))
     except pickles.LegacyPickleError as error:
         print(error)

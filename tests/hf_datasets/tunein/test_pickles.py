@@ -267,9 +267,9 @@ def test_a_full_disk_is_not_the_fault_of_the_pickle(tmp_path):
     (tmp_path / "x.pkl").write_bytes(pickle.dumps({"id": ["a"], "e": [[1.0]]}))
     for target in (Path("/dev/full"), tmp_path / "no folder" / "e.npy"):
         with pytest.raises(FetchError, match=re.escape(str(target))):
-            pickles.read_columns(tmp_path / "x.pkl", "x", "id", {"e": target})
+            pickles.unpickle_columns(tmp_path / "x.pkl", "x", "id", {"e": target})
     with pytest.raises(LegacyPickleError, match=r"^x: .*Is a directory"):
-        pickles.read_columns(tmp_path, "x", "id", {"e": tmp_path / "e.npy"})
+        pickles.unpickle_columns(tmp_path, "x", "id", {"e": tmp_path / "e.npy"})
 
 
 @pytest.mark.slow
@@ -282,7 +282,7 @@ from pathlib import Path
 for kind, most in ((resource.RLIMIT_AS, 4 << 30), (resource.RLIMIT_CPU, 600)):
     resource.setrlimit(kind, (most, most))
 from hf_datasets.tunein import pickles
-print(pickles.read_columns(Path(sys.argv[1]), "x", "id", {"e": Path(sys.argv[1] + ".npy")})[0])
+print(pickles.unpickle_columns(Path(sys.argv[1]), "x", "id", {"e": Path(sys.argv[1] + ".npy")})[0])
 """
     command = [sys.executable, "-c", script, str(tmp_path / "x.pkl")]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
@@ -296,7 +296,7 @@ def test_several_threads_get_their_own_answers(tmp_path):
 
     def read(task: int) -> tuple[list[str], list[float]]:
         target = tmp_path / f"{task}.npy"
-        ids, _ = pickles.read_columns(tmp_path / f"{task % 8}.pkl", "x", "id", {"e": target})
+        ids, _ = pickles.unpickle_columns(tmp_path / f"{task % 8}.pkl", "x", "id", {"e": target})
         return ids, map_numbers(target).tolist()
 
     with ThreadPoolExecutor(4) as pool:
@@ -327,17 +327,15 @@ time.sleep(600)
 
 
 @pytest.mark.slow
-def test_child_and_temporary_files_go_with_their_parent_also_when_that_is_killed(tmp_path):
+def test_the_child_goes_with_its_parent_also_when_that_is_killed(tmp_path):
     raw = small_tree().write(tmp_path / "raw")
     command = [sys.executable, "-c", PARENT, str(raw)]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, env=environment) as parent:
         child = Path("/proc", parent.stdout.readline().strip())
         assert "unpickling.py" in (child / "cmdline").read_text()
-        assert list(tmp_path.glob("feltsound-vectors-*/*.npy"))
         parent.send_signal(signal.SIGKILL)
     end = time.monotonic() + 60
     while child.exists() and "unpickling.py" in (child / "cmdline").read_text():
         assert time.monotonic() < end
         time.sleep(0.05)
-    assert not list(tmp_path.glob("feltsound-*"))
