@@ -1,27 +1,31 @@
-"""A baby-cry detector on real sound, with hard negatives and without: `python -m benchmarks.esc10 [--full]`.
+"""A detector of real sounds against what a sceptic would run first: `python -m benchmarks.esc10 [--full]`.
 
 Needs ESC-10 (K. J. Piczak; CC0 and CC BY clips), read from FELTSOUND_REAL_DATA or ../shared/data. Its clips of 5 s
 are joined by two into clips of 10 s as an AudioSet tree, with tables in the official formats: each clip holds two
 sounds of different classes, weak labels for both and an event of 5 s each. Some files are missing, stereo at 48 kHz,
 or cut off.
 
-Folds are by recording (Freesound id). One fold is the eval set, the others train and validate; `--full` takes each
-fold in its turn with three seeds, pools the scores of all tests (averaged over seeds), and compares mining with none
-by a paired bootstrap over recordings. Without it: one fold, one seed. Nothing is tuned on what is scored: every
-setting is that of configs/baby_cry.json.
+Folds and groups are by recording (Freesound id) or by author: clips that share a recording (or an author) are one
+group, which is never on two sides. One fold is the eval set, the others train and validate. `--full` takes all
+targets, both groupings, each fold in its turn and three seeds, pools the scores of all tests (averaged over seeds),
+and compares by a paired bootstrap over groups. Without it: one target, one grouping, one fold, one seed.
+
+The target is baby_cry. Everything that is chosen (recipe, augmentation) is chosen on the other targets.
 """
 
 import argparse
 import csv
 import hashlib
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +37,9 @@ from benchmarks.timing import print_value
 from evaluation.detection import average_precision, paired_bootstrap
 
 HERE = Path(__file__).resolve().parent.parent
-TARGET = "Baby cry, infant cry"
+CONFIG = "configs/baby_cry.json"
 CLASSES = {  # category of ESC-10 -> name of AudioSet's label
-    "baby_cry": TARGET,
+    "baby_cry": "Baby cry, infant cry",
     "chainsaw": "Chainsaw",
     "clock_tick": "Tick",
     "dog_bark": "Bark",
@@ -46,12 +50,35 @@ CLASSES = {  # category of ESC-10 -> name of AudioSet's label
     "rooster": "Crowing, cock-a-doodle-doo",
     "sea_waves": "Waves, surf",
 }
+TARGET = "baby_cry"
+TUNING = ("rooster", "person_sneeze", "dog_bark", "clock_tick")  # targets on which settings are chosen
+GROUPINGS = ("recording", "author")
 FOLDS = (1, 2, 3)
 HALF = 5.0  # s
 RATE = 32000  # Hz of the tree's files
 MISSING, CUT_OFF, STEREO = 0.07, 0.02, 0.05  # shares of the training files
 SEEDS = (0, 1, 2)
 RECALL = 0.9  # at which false alarms are compared
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """The files of ESC-10 by fold, and what makes two of them one group."""
+
+    folds: dict[Path, int]
+    groups: dict[str, str]  # stem of a file -> recording or author
+
+    @classmethod
+    def of(cls, esc10: Path, grouping: str) -> "Recordings":
+        """Folds as published, or with all files of an author in the fold that holds most of them."""
+        with open(esc10 / "attribution.csv", newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row["category"] in CLASSES]
+        groups = {Path(row["file"]).stem: row["freesound_id" if grouping == "recording" else "author"] for row in rows}
+        counts: dict[str, Counter[int]] = defaultdict(Counter)
+        for row in rows:
+            counts[groups[Path(row["file"]).stem]][int(row["fold"])] += 1
+        most = {group: max(sorted(found), key=found.__getitem__) for group, found in counts.items()}
+        return cls({esc10 / row["file"]: most[groups[Path(row["file"]).stem]] for row in rows}, groups)
 
 
 def real_data() -> Path:
@@ -87,8 +114,8 @@ def read_half(path: Path) -> np.ndarray:
     return np.tile(sound, -(-wanted // len(sound)))[:wanted]
 
 
-def make_tree(esc10: Path, metadata: Path, folder: Path, eval_fold: int, seed: int = 0) -> dict[str, list[str]]:
-    """Write `folder/meta` and `folder/audio`; both recordings of each clip, that of a cry first."""
+def make_tree(recordings: Recordings, metadata: Path, folder: Path, eval_fold: int, seed: int = 0) -> dict[str, str]:
+    """Write `folder/meta`, `folder/audio` and `folder/groups.csv`; returns the group of each clip."""
     with open(metadata / "class_labels_indices.csv", newline="", encoding="utf-8") as file:
         mids = {row["display_name"]: row["mid"] for row in csv.DictReader(file)}
     meta, audio = folder / "meta", folder / "audio"
@@ -96,16 +123,16 @@ def make_tree(esc10: Path, metadata: Path, folder: Path, eval_fold: int, seed: i
     for name in ("class_labels_indices.csv", "ontology.json", "mid_to_display_name.tsv"):
         (meta / name).symlink_to((metadata / name).resolve())
     generator = np.random.default_rng([seed, eval_fold])
-    recordings, weak, strong = {}, defaultdict(list), defaultdict(list)
+    members: dict[str, list[str]] = {}
+    weak, strong = defaultdict(list), defaultdict(list)
     for fold in FOLDS:
         subset = "eval" if fold == eval_fold else "balanced_train"
         (audio / f"{subset}_segments").mkdir(parents=True, exist_ok=True)
-        files = [file for name in CLASSES for file in (esc10 / name).glob(f"{fold}-*.ogg")]
+        files = [file for file, of in recordings.folds.items() if of == fold]
         for pair in pairs_of(files, generator):
             ytid = clip_id(fold, *(file.stem for file in pair))
             labels = [mids[CLASSES[file.parent.name]] for file in pair]
-            cry_first = sorted(pair, key=lambda file: file.parent.name != "baby_cry")
-            recordings[ytid] = [file.stem.split("-")[1] for file in cry_first]
+            members[ytid] = [recordings.groups[file.stem] for file in pair]
             weak[subset].append((ytid, labels))
             strong[subset] += [(ytid, place * HALF, (place + 1) * HALF, mid) for place, mid in enumerate(labels)]
             sound, rate = np.concatenate([read_half(file) for file in pair]), RATE
@@ -121,7 +148,25 @@ def make_tree(esc10: Path, metadata: Path, folder: Path, eval_fold: int, seed: i
     for subset, rows in weak.items():
         write_weak(meta / f"{subset}_segments.csv", rows)
         write_strong(meta / f"audioset_{subset.removeprefix('balanced_')}_strong.tsv", strong[subset])
-    return recordings
+    groups = joined_groups(members)
+    with open(folder / "groups.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("clip_id", "group"), *groups.items()])
+    return groups
+
+
+def joined_groups(members: dict[str, list[str]]) -> dict[str, str]:
+    """Clips that share a member, directly or through others, are one group, named by the first of its members."""
+    parent: dict[str, str] = {}
+
+    def first(member: str) -> str:
+        while parent.setdefault(member, member) != member:
+            member = parent[member]
+        return member
+
+    for one, other in members.values():
+        low, high = sorted((first(one), first(other)))
+        parent[high] = low
+    return {clip: first(one) for clip, (one, _) in members.items()}
 
 
 def write_weak(path: Path, rows: list[tuple[str, list[str]]]) -> None:
@@ -142,28 +187,76 @@ def write_strong(path: Path, events: list[tuple[str, float, float, str]]) -> Non
     path.write_text("segment_id\tstart_time_seconds\tend_time_seconds\tlabel\n" + "".join(lines))
 
 
-def run(*command: str | Path) -> str:
-    """A command to its end; what it printed."""
-    done = subprocess.run([*map(str, command)], cwd=HERE, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(map(str, command))}\n{done.stdout[-1000:]}{done.stderr[-3000:]}")
-    return done.stdout
-
-
 def prepare_tree(folder: Path) -> Path:
     """The tree as a prepared data set."""
     command = [sys.executable, "-m", "hf_datasets.prepare", "audioset", "--raw_dir", folder / "meta"]
-    run(*command, "--audio_root", folder / "audio", "--output_dir", folder / "data")
+    command += ["--audio_root", folder / "audio", "--group_paths", folder / "groups.csv"]
+    done = subprocess.run(
+        [*map(str, command), "--output_dir", str(folder / "data")], cwd=HERE, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"prepare {folder}\n{done.stdout[-1000:]}{done.stderr[-3000:]}")
     return folder / "data"
 
 
-def train(data: Path, output: Path, *settings: str) -> dict[str, tuple[float, bool]]:
-    """Train on a data set; score and target of each clip of its test."""
-    quiet = ("--report_to", "none", "--disable_tqdm", "true")
-    config = "configs/baby_cry.json"
-    run(sys.executable, "run_train.py", config, "--dataset", data, "--output_dir", output, *quiet, *settings)
-    table = pq.read_table(output / "predictions.parquet").to_pylist()
-    return {row["clip_id"]: (row["score"], row["target"]) for row in table}
+@dataclass(frozen=True)
+class Training:
+    """One training and its test: what is detected, where, and with which seed and settings."""
+
+    target: str
+    data: Path
+    output: Path
+    seed: int
+    settings: tuple[str, ...] = ()
+
+    def arguments(self) -> list[str]:
+        """The command line of run_train.py."""
+        quiet = ["--report_to", "none", "--disable_tqdm", "true", "--seed", str(self.seed)]
+        names = ["--dataset", str(self.data), "--output_dir", str(self.output), "--target", CLASSES[self.target]]
+        return [CONFIG, *names, *quiet, *self.settings]
+
+
+def train(training: Training) -> float:
+    """Train and test in this process, which ends with it; returns seconds."""
+    import run_train
+
+    begin = time.perf_counter()
+    log = training.output.with_suffix(".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        run_train.main(training.arguments())
+    return time.perf_counter() - begin
+
+
+def svm_scores(training: Training) -> dict[str, float]:
+    """Scores of the test's clips by a support vector machine on the windows of the report's MFCC baseline."""
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import SVC
+    from torch.utils.data import DataLoader
+
+    from launch.run import parse_run
+    from tasks.detection.baselines import PlainWindows, WindowDescriptors, plain, training_windows
+    from training.rows import load_rows
+
+    run = parse_run(training.arguments())
+    rows, _ = load_rows(run.arguments, run.task.columns, run.task.streamed)
+    data = run.task.prepare(rows, run.task.features(run), run)
+    describe = WindowDescriptors(run.settings.windows.sampling_rate)
+
+    def descriptors(windows: PlainWindows) -> np.ndarray:
+        return np.concatenate([describe(batch).numpy()[:, 1:] for batch in DataLoader(windows, batch_size=128)])
+
+    wanted = training_windows(data.pools.items)
+    targets = data.pools.items.targets()[[item for item, _ in wanted]]
+    model = make_pipeline(StandardScaler(), SVC(class_weight="balanced"))
+    model.fit(descriptors(PlainWindows(plain(data.train), wanted)), targets)
+    test = data.sides["test"]
+    scores = model.decision_function(descriptors(PlainWindows(test)))
+    ids = rows["clip_id"]
+    return {ids[int(row)]: float(scores[test.clip == place].max()) for place, row in enumerate(test.clips.rows)}
 
 
 def false_alarms_at_recall(scores: np.ndarray, targets: np.ndarray) -> float:
@@ -173,56 +266,105 @@ def false_alarms_at_recall(scores: np.ndarray, targets: np.ndarray) -> float:
     return float((negatives >= threshold).sum() / (len(negatives) * 2 * HALF / 3600))
 
 
+def in_children(function: Callable, trainings: Sequence[Training], processes: int) -> list:
+    """A function of each training, each in a process of its own, forked from this one, which has imported all."""
+    import launch.pages  # noqa: F401  (children that import for themselves take 8 s more)
+    import run_train  # noqa: F401
+    import tasks.detection.task  # noqa: F401
+
+    with multiprocessing.get_context("fork").Pool(processes, maxtasksperchild=1) as pool:
+        return pool.map(function, trainings, chunksize=1)
+
+
 def main() -> None:
     """Train all, pool, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="three folds, three seeds: some 18 trainings")
+    parser.add_argument("--full", action="store_true", help="all targets, both groupings, three folds, three seeds")
+    parser.add_argument("--target", nargs="+", choices=(TARGET, *TUNING), help="by default baby_cry, with --full all")
+    parser.add_argument("--grouping", nargs="+", choices=GROUPINGS, help="by default recording, with --full both")
+    parser.add_argument("--folds", nargs="+", type=int, choices=FOLDS, help="by default 3, with --full all")
+    parser.add_argument("--seeds", nargs="+", type=int, help="by default 0, with --full 0 1 2")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="trainings at a time")
+    parser.add_argument("--output", type=Path, help="a folder for scores.json; none by default")
+    parser.add_argument("settings", nargs="*", help="settings of run_train.py, after --")
     options = parser.parse_args()
     esc10, metadata = real_data() / "esc10", real_data() / "audioset" / "meta"
     if not esc10.is_dir() or not metadata.is_dir():
         raise SystemExit(f"no real data: {esc10} and {metadata} are needed (set FELTSOUND_REAL_DATA)")
-    folds, seeds = (FOLDS, SEEDS) if options.full else (FOLDS[-1:], SEEDS[:1])
-    found: dict[str, dict[str, list[float]]] = {"without mining": defaultdict(list), "with mining": defaultdict(list)}
-    targets, recordings, seconds = {}, {}, []
+    full = options.full
+    targets = options.target or ((TARGET, *TUNING) if full else (TARGET,))
+    folds, seeds = options.folds or (FOLDS if full else FOLDS[-1:]), options.seeds or (SEEDS if full else SEEDS[:1])
+    found = []
     with tempfile.TemporaryDirectory() as name:
-        for fold in folds:
-            folder = Path(name) / f"fold{fold}"
-            recordings |= make_tree(esc10, metadata, folder, fold)
-            data = prepare_tree(folder)
-            for seed in seeds:
-                for kind, scores in found.items():
-                    begin = time.perf_counter()
-                    settings = ("--mining", str(kind == "with mining").lower(), "--seed", str(seed))
-                    output = folder / f"{kind.split()[0]}-{seed}"
-                    for clip, (score, target) in train(data, output, *settings).items():
-                        scores[clip].append(score)
-                        targets[clip] = target
-                    seconds.append(time.perf_counter() - begin)
-                    record = json.loads((output / "metrics.json").read_text())
-                    ap = record["test"]["scores"]["average_precision"]["mean"]
-                    print(f"fold {fold}, seed {seed}, {kind}: AP {ap:.3f}, {seconds[-1]:.0f} s", flush=True)
-    report(found, targets, recordings, seconds)
+        for grouping in options.grouping or (GROUPINGS if full else GROUPINGS[:1]):
+            recordings, groups, data = Recordings.of(esc10, grouping), {}, {}
+            for fold in folds:
+                folder = Path(name) / grouping / f"fold{fold}"
+                groups |= make_tree(recordings, metadata, folder, fold)
+                data[fold] = prepare_tree(folder)
+            for target in targets:
+                trainings = [
+                    Training(target, data[fold], data[fold].parent / f"{target}-{seed}", seed, tuple(options.settings))
+                    for fold in folds
+                    for seed in seeds
+                ]
+                seconds = in_children(train, trainings, options.processes)
+                svm = in_children(svm_scores, trainings[:: len(seeds)], options.processes)
+                found.append(scores_of(target, grouping, trainings, svm, groups) | {"seconds": seconds})
+                report(found[-1])
+    if options.output:
+        options.output.mkdir(parents=True, exist_ok=True)
+        (options.output / "scores.json").write_text(json.dumps(found))
 
 
-def report(found: dict, targets: dict[str, bool], recordings: dict[str, list[str]], seconds: list[float]) -> None:
+def scores_of(
+    target: str, grouping: str, trainings: Sequence[Training], svm: Sequence[dict[str, float]], groups: dict[str, str]
+) -> dict:
+    """The scores of all clips that were tested: of our detector averaged over seeds, and of its rivals."""
+    ours: dict[str, list[float]] = defaultdict(list)
+    rows = {}
+    for training in trainings:
+        for row in pq.read_table(training.output / "predictions.parquet").to_pylist():
+            ours[row["clip_id"]].append(row["score"])
+            rows[row["clip_id"]] = row
+    svm_of = {clip: score for scores in svm for clip, score in scores.items()}
+    clips = sorted(rows)
+    return {
+        "target": target,
+        "grouping": grouping,
+        "clips": clips,
+        "groups": [groups[clip] for clip in clips],
+        "holds_target": [rows[clip]["target"] for clip in clips],
+        "scores": {
+            "ours": [float(np.mean(ours[clip])) for clip in clips],
+            "mfcc_regression": [rows[clip]["mfcc_regression"] for clip in clips],
+            "mfcc_svm": [svm_of[clip] for clip in clips],
+            "loudness": [rows[clip]["loudness"] for clip in clips],
+        },
+        "per_seed": {clip: ours[clip] for clip in clips},
+    }
+
+
+def report(found: dict) -> None:
     """Pooled scores and their differences."""
-    clips = sorted(targets)
-    truth = np.array([targets[clip] for clip in clips])
-    of = [recordings[clip][0] for clip in clips]  # what clips are alike by
-    means = {kind: np.array([np.mean(scores[clip]) for clip in clips]) for kind, scores in found.items()}
-    print(f"\n{len(clips)} clips of {len(set(of))} recordings, {truth.sum()} with a cry; scores averaged over seeds")
-    print(f"{'':16} {'AP':>6} {'false alarms an hour at 90 % recall':>36}")
-    for kind, scores in means.items():
-        print(f"{kind:16} {average_precision(scores, truth):6.3f} {false_alarms_at_recall(scores, truth):36.0f}")
-    without, with_mining = means.values()
-    for name, measure in (("average_precision", average_precision), ("false_alarms_at_90", false_alarms_at_recall)):
-        interval = paired_bootstrap(with_mining, without, truth, of, measure)
-        bounds = interval.reason if interval.low is None else f"[{interval.low:+.3f}, {interval.high:+.3f}]"
-        print(f"{name}, with minus without mining: {interval.mean:+.3f} {bounds}")
-        print_value(f"esc10_{name}_mining", measure(with_mining, truth), "")
-        print_value(f"esc10_{name}_plain", measure(without, truth), "")
-        print_value(f"esc10_{name}_gain", interval.mean, "")
-    print_value("esc10_training_seconds", float(np.median(seconds)), "s")
+    truth = np.array(found["holds_target"], bool)
+    name = f"{found['target']}_{found['grouping']}"
+    print(
+        f"\n{found['target']}, groups by {found['grouping']}: {len(truth)} clips in {len(set(found['groups']))} "
+        f"groups, {truth.sum()} with the target; chance {truth.mean():.3f}"
+    )
+    print(f"{'':18} {'AP':>6} {'false alarms an hour at 90 % recall':>36}   ours minus this")
+    ours = np.array(found["scores"]["ours"])
+    for rival, values in found["scores"].items():
+        scores, gain = np.array(values), ""
+        if rival != "ours":
+            interval = paired_bootstrap(ours, scores, truth, found["groups"], average_precision)
+            bounds = interval.reason if interval.low is None else f"[{interval.low:+.3f}, {interval.high:+.3f}]"
+            gain = f"{interval.mean:+.3f} {bounds}"
+        found_ap, alarms = average_precision(scores, truth), false_alarms_at_recall(scores, truth)
+        print(f"{rival:18} {found_ap:6.3f} {alarms:36.0f}   {gain}", flush=True)
+        print_value(f"esc10_{name}_{rival}", average_precision(scores, truth), "")
+    print_value(f"esc10_{name}_training_seconds", float(np.median(found["seconds"])), "s")
 
 
 if __name__ == "__main__":

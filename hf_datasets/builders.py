@@ -19,6 +19,7 @@ BUILDER_OPTIONS = (
     "pos_strong_paths",
     "neg_strong_paths",
     "weak_paths",
+    "group_paths",
     "check_audio",
     "embed_audio",
     "embed_clips",

@@ -88,6 +88,7 @@ _OF_CLIPS = (
     DefectKind("unclaimed_files", "files", "sound files of one folder that belong to no clip; they are left out"),
     DefectKind("not_opened", "files", "sound files that were found by name and size only"),
     DefectKind("audio_not_given", "", "no sounds were looked for; rows have labels alone"),
+    DefectKind("group_not_given", "rows", "a list has no column group; each clip counts as a recording of its own"),
     DefectKind("missing_table", "", "a table that is not there, and what that means"),
     DefectKind("table_left_out", "", "a table that is there in another form, which is taken"),
     DefectKind("own_label", "labels", "labels of people's own lists that AudioSet does not have"),

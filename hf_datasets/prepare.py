@@ -233,6 +233,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
             f"--{kind}_paths", metavar="FILE", nargs="+", help=f"your own lists of {what}, tsv or csv; see the card"
         )
     parser.add_argument(
+        "--group_paths", metavar="FILE", nargs="+", help="tables of clips and what they are alike by; see the card"
+    )
+    parser.add_argument(
         "--check_audio", metavar="HOW", help="what is opened of each sound: headers, decode or none; None is headers"
     )
     parser.add_argument(

@@ -104,6 +104,9 @@ class RunTrainingArguments(TrainingArguments):
     logging_steps: float = setting(10, "Log each so many optimizer steps.")
     report_to: None | str | list[str] = setting("tensorboard", "Trackers: tensorboard, wandb, mlflow, ..., or none.")
     remove_unused_columns: bool = setting(False, "Leave false: items are not table rows.")
+    dataloader_persistent_workers: bool = setting(
+        True, "Workers, where there are any, stay from epoch to epoch, with what they keep in memory."
+    )
     dataloader_pin_memory: bool = setting(False, "Pinned memory; true helps on a GPU.")
     ddp_find_unused_parameters: bool | None = setting(False, "Leave false: our models use all of their parameters.")
     seed: int = setting(0, "Seed of weights, order, windows and dropout.")
@@ -114,6 +117,7 @@ class RunTrainingArguments(TrainingArguments):
         metric, better = self.metric_for_best_model, self.greater_is_better
         self.lr_scheduler_type = "constant" if scheduler in TORCH_SCHEDULERS else scheduler
         self.optim = "adamw_torch" if optimizer == "adam" else OPTIMIZER_ALIASES.get(optimizer, optimizer)
+        self.dataloader_persistent_workers &= self.dataloader_num_workers > 0  # torch refuses it without workers
         super().__post_init__()
         if scheduler in TORCH_SCHEDULERS:
             self.lr_scheduler_type = scheduler

@@ -200,6 +200,7 @@ class Task(ABC, Generic[SettingsT, DataT]):
     output_suffix: str = ".csv"  # of the predictions
     prediction_options: tuple[str, ...] = ()  # of run_predict.py, in addition to those of all tasks
 
+    simple_baseline: str  # what a sceptic would run first: a key of the baselines in every record of scores
     study: StudyTables | None = None  # combines the scores of several runs; run_study.py needs it
     data_record: type[DataRecord] = DataRecord
     training_record: type[TrainingRecord] = TrainingRecord

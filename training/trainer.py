@@ -157,6 +157,15 @@ class SignalTrainer(Trainer):
         metrics = (output.metrics or {}) | {f"eval_{name}": value for name, value in scores.items()}
         return output._replace(metrics=metrics)
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """As in Trainer, but of equally good checkpoints the latest is the best: small validation sets saturate."""
+        if super()._determine_best_metric(metrics, trial):
+            return True
+        if metrics[f"eval_{str(self.args.metric_for_best_model).removeprefix('eval_')}"] != self.state.best_metric:
+            return False
+        self.state.best_global_step = self.state.global_step
+        return True
+
     def in_order_of_data(self, dataloader: DataLoader, output: EvalLoopOutput) -> EvalLoopOutput:
         """Return predictions in the order of the rows, as they are unless rows were read in another order."""
         return output

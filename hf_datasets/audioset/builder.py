@@ -36,6 +36,7 @@ class AudiosetConfig(RawConfig):
     pos_strong_paths: list[str] | None = None
     neg_strong_paths: list[str] | None = None
     weak_paths: list[str] | None = None
+    group_paths: list[str] | None = None
     check_audio: str = "headers"
     embed_audio: bool = False
 
@@ -65,6 +66,7 @@ class AudiosetBuilder(Builder):
         pos_strong_paths: list[str] | None = None,
         neg_strong_paths: list[str] | None = None,
         weak_paths: list[str] | None = None,
+        group_paths: list[str] | None = None,
         check_audio: str = "headers",
         embed_audio: bool = False,
         hash: str | None = None,
@@ -76,6 +78,7 @@ class AudiosetBuilder(Builder):
             "pos_strong_paths": [str(path) for path in pos_strong_paths or []],
             "neg_strong_paths": [str(path) for path in neg_strong_paths or []],
             "weak_paths": [str(path) for path in weak_paths or []],
+            "group_paths": [str(path) for path in group_paths or []],
             "check_audio": check_audio,
             "embed_audio": embed_audio,
         }
@@ -162,5 +165,6 @@ def make_features(mids: tuple[str, ...]) -> Features:
             "audio_seconds": Value("float32"),
             "defects": DEFECTS_COLUMN,
             "synthetic": Value("bool"),
+            "group": Value("string"),
         }
     )

@@ -1,5 +1,6 @@
 """One table of all clips: what weak tables, strong tables and people's own lists say of each, joined by its id."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -70,7 +71,8 @@ def defect_lists(rows: np.ndarray, defects: pa.StructArray, clips: int) -> pa.Li
 class Clips:
     """All clips: official ones in the order of their tables, then those of lists and of strong tables alone.
 
-    `table` has the columns clip_id, subset, part, start_seconds, end_seconds, labels, events and strongly_labelled.
+    `table` has the columns clip_id, subset, part, start_seconds, end_seconds, labels, events, strongly_labelled and
+    group (null: the clip alone).
     """
 
     table: pa.Table
@@ -104,12 +106,14 @@ def join_clips(
     labels: Labels,
     meant: dict[str, str],
     target: list[str],
+    groups: Sequence[tuple[str, pa.Array, pa.Array]] = (),
 ) -> Clips:
     """One row a clip. An id of the eval split in a table or list of the train split is a ValueError.
 
     Args:
         meant: MID of every label that the lists write.
         target: MIDs that the events of a list of positives have.
+        groups: clips and groups by the place of each table of groups.
     """
     sources = _number_clips(weak, strong, own)
     in_eval = _settle_sides(sources)
@@ -133,6 +137,7 @@ def join_clips(
             "labels": _join_labels(sources, labels, meant),
             "events": events,
             "strongly_labelled": whole & ~disputed,
+            "group": _join_groups(sources, groups),
         }
     )
     return Clips(table, in_eval, subset, part, _named_paths(sources), disputed, defects)
@@ -249,6 +254,27 @@ def _join_labels(sources: _Sources, labels: Labels, meant: dict[str, str]) -> pa
         clip, code = clip[order], code[order]
     offsets = np.concatenate(([0], np.cumsum(np.bincount(clip, minlength=len(sources.ids)))))
     return pa.ListArray.from_arrays(offsets.astype(np.int32), pa.array(code))
+
+
+def _join_groups(sources: _Sources, tables: Sequence[tuple[str, pa.Array, pa.Array]]) -> pa.Array:
+    """The group of each clip, null where no list says one; ValueError where two are said."""
+    said = [(one.where, clips, one.groups) for one, clips in sources.own if one.groups is not None]
+    for where, named, groups in tables:
+        places = pc.index_in(named, value_set=sources.ids)
+        known = places.is_valid()
+        said.append((where, places.filter(known).to_numpy().astype(np.int64), groups.filter(known)))
+    if not said:
+        return pa.nulls(len(sources.ids), pa.string())
+    found = np.full(len(sources.ids), None, object)
+    for where, clips, groups in said:
+        for clip, group in zip(clips.tolist(), groups.to_pylist(), strict=True):
+            if group is not None and found[clip] not in (None, group):
+                name = sources.ids[clip].as_py()
+                raise ValueError(
+                    f"{where}: clip {name} has the groups {found[clip]!r} and {group!r}. Give each clip one group."
+                )
+            found[clip] = found[clip] if group is None else group
+    return pa.array(found, pa.string())
 
 
 def _codes_of(texts: pa.Array, labels: Labels, meant: dict[str, str]) -> np.ndarray:

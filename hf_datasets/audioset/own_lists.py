@@ -9,6 +9,9 @@ A list is a tsv or csv with a header, or an official weak table. Its columns, wh
     presence      present: PRESENT or NOT_PRESENT; without it all are present
     weak labels   positive_labels, labels, label: MIDs with commas between them, or names with semicolons
     excerpt       start_seconds, end_seconds of weak lists: seconds in the video; may be left out
+    group         group: recording, uploader or author; clips of one group are never on two sides; may be left out
+
+A table of groups has the columns clip and group alone.
 
 Lists of positives and of strong negatives hold every event, of the target or of all sounds, in their clips. A list
 with `eval` as a word in its name belongs to the eval split, every other one to train.
@@ -32,6 +35,7 @@ from .sound_files import NAME, SUFFIXES
 from .table_formats import PRESENCE, read_weak_texts
 
 KINDS = ("pos_strong", "neg_strong", "weak")
+GROUP = "group"  # a column, and the kind of a table that holds only that
 FILES = ("filename", "path")
 CLIPS = ("segment_id", "clip_id", "ytid", *FILES)
 STARTS, ENDS = (
@@ -56,6 +60,7 @@ class OwnList:
         texts, label_rows: labels as they are written, and the row of each; empty for a list of positives without.
         event_start, event_end, present: of strong lists.
         framed: whether the list says of each row if the sound is there.
+        groups: recording or author of each row, null for none.
     """
 
     kind: str
@@ -73,6 +78,7 @@ class OwnList:
     event_end: np.ndarray | None = None
     present: np.ndarray | None = None
     framed: bool = False
+    groups: pa.Array | None = None
     first_line: int = 2
 
     def __len__(self) -> int:
@@ -85,9 +91,13 @@ class OwnList:
 
 @dataclass(frozen=True)
 class OwnLists:
-    """All lists, the paths that they were read from, and a digest of their content."""
+    """All lists, the paths that they were read from, and a digest of their content.
+
+    `groups` are clips and groups by the place of each, of tables of groups.
+    """
 
     lists: list[OwnList] = field(default_factory=list)
+    groups: list[tuple[str, pa.Array, pa.Array]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     digest: str = ""
     size: int = 0  # bytes
@@ -96,8 +106,8 @@ class OwnLists:
 def read_lists(paths: dict[str, list[str]]) -> OwnLists:
     """Read the lists of each kind; ValueError with the line for what does not fit."""
     digest = hashlib.blake2b(digest_size=16)
-    lists, size = [], 0
-    for kind in KINDS:
+    lists, groups, size = [], [], 0
+    for kind in (*KINDS, GROUP):
         for path in paths.get(kind, []):
             data = _read(kind, path)
             name = PurePosixPath(path).name
@@ -106,9 +116,22 @@ def read_lists(paths: dict[str, list[str]]) -> OwnLists:
                 f"{kind} {'eval' if in_eval else 'train'} {name} {len(data)} ".encode(errors="surrogateescape") + data
             )
             size += len(data)
+            if kind == GROUP:
+                groups.append((path, *read_groups(data, path)))
+                continue
             read = read_weak_list if kind == "weak" else read_strong_list
             lists.append(read(data, path, in_eval, kind))
-    return OwnLists(lists, [path for kind in KINDS for path in paths.get(kind, [])], digest.hexdigest(), size)
+    read_from = [path for kind in (*KINDS, GROUP) for path in paths.get(kind, [])]
+    return OwnLists(lists, groups, read_from, digest.hexdigest(), size)
+
+
+def read_groups(data: bytes, where: str) -> tuple[pa.Array, pa.Array]:
+    """Clips, as in lists, and the group of each (rows,)."""
+    columns = _Columns(_read_csv(data, where), where)
+    _, stems, ytids, *_ = columns.clips()
+    groups = columns.get((GROUP,))
+    columns.refuse_empty(groups, GROUP)
+    return pc.coalesce(ytids, stems), groups
 
 
 def read_strong_list(data: bytes, where: str, in_eval: bool = False, kind: str = "pos_strong") -> OwnList:
@@ -140,6 +163,7 @@ def read_strong_list(data: bytes, where: str, in_eval: bool = False, kind: str =
         event_end=end,
         present=np.ones(len(start), bool) if present is None else present,
         framed=present is not None,
+        groups=columns.groups(),
     )
 
 
@@ -178,7 +202,7 @@ def read_weak_list(data: bytes, where: str, in_eval: bool = False, kind: str = "
     lists = pa.ListArray.from_arrays(*_chosen(all_mids.to_numpy(zero_copy_only=False), commas, lists))
     rows = pc.list_parent_indices(lists).to_numpy().astype(np.int64)
     texts = pc.utf8_trim_whitespace(lists.flatten())
-    return OwnList(kind, where, in_eval, files, stems, ytids, paths, start, end, texts, rows)
+    return OwnList(kind, where, in_eval, files, stems, ytids, paths, start, end, texts, rows, groups=columns.groups())
 
 
 def _chosen(first: np.ndarray, a: pa.ListArray, b: pa.ListArray) -> tuple[np.ndarray, pa.Array]:
@@ -224,6 +248,11 @@ class _Columns:
         empty = np.flatnonzero(pc.equal(texts, "").to_numpy(zero_copy_only=False))
         if len(empty):
             raise ValueError(f"{self.where} line {empty[0] + 2}: there is no {what}")
+
+    def groups(self) -> pa.Array | None:
+        """The group of each row, null where the cell is empty; None without that column."""
+        found = self.get((GROUP,), needed=False)
+        return None if found is None else pc.if_else(pc.equal(found, ""), None, found)
 
     def clips(self) -> tuple[bool, pa.Array, pa.Array, pa.Array, np.ndarray, np.ndarray]:
         """`files`, `stems`, `ytids`, `paths`, `start` and `end` of an OwnList."""

@@ -58,7 +58,6 @@ def baselines(data: AttentionData, dataset: CreativeDataset) -> dict[str, np.nda
         return ridge(train, train_targets, validation, validation_targets, scored)
 
     predictions = {"mean": mean_baseline(train_targets, len(dataset))}
-    predictions |= {f"ridge on {name}": ridge_on([name]) for name in dataset.modalities}
     if len(dataset.modalities) > 1:
-        predictions["ridge on all"] = ridge_on(dataset.modalities)
-    return predictions
+        predictions |= {f"ridge on {name}": ridge_on([name]) for name in dataset.modalities}
+    return predictions | {"ridge on all": ridge_on(dataset.modalities)}

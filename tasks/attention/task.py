@@ -34,6 +34,7 @@ class AttentionTask(Task[AttentionTaskSettings, AttentionData]):
     auto_extractor = None
     trainer = FusionTrainer
     validation_metrics = {"spearman": True, "pearson": True, "r2": True, "mae": False, "rmse": False, "loss": False}
+    simple_baseline = "ridge on all"
     study = study.TABLES
     data_record = AttentionDataRecord
     training_record = AttentionTrainingRecord

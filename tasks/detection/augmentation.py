@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torchaudio.functional import mask_along_axis
 
 # S samples of a window, B windows of a batch, T frames, F features
 
@@ -125,11 +124,10 @@ class Augmentation:
     def masked(self, features: torch.Tensor, seeds: list[int]) -> torch.Tensor:
         """Features (B, T, F) with SpecAugment's masks, a block of frames and one of features at their window's mean.
 
-        Never more than half of either, and nothing of windows of negative seeds. torchaudio draws from torch's
-        generator, which is seeded for each mask and put back afterwards.
+        Never more than half of either, and nothing of windows of negative seeds.
         """
-        masks = ((TIME_MASK, 1, self.spec_time_mask_frames), (FREQUENCY_MASK, 2, self.spec_frequency_mask_bins))
-        masks = [(stream, axis, most) for stream, axis, most in masks if most]
+        masks = [(TIME_MASK, 0, self.spec_time_mask_frames), (FREQUENCY_MASK, 1, self.spec_frequency_mask_bins)]
+        masks = [mask for mask in masks if mask[-1]]
         if not masks or max(seeds) < 0:
             return features
         if features.ndim != 3:
@@ -137,17 +135,14 @@ class Augmentation:
                 "spec_time_mask_frames and spec_frequency_mask_bins are for features (B, T, F), but this extractor "
                 f"gives {tuple(features.shape)}; set both 0"
             )
-        windows = []
-        with torch.random.fork_rng(devices=[]):
-            for window, seed in zip(features.split(1), seeds, strict=True):
-                mean = float(window.mean())
-                for stream, axis, most in masks if seed >= 0 else ():
-                    # of the CPU alone: torch.manual_seed would seed GPUs too, which fork_rng does not put back here
-                    torch.default_generator.manual_seed(int(random_stream(seed, stream).integers(2**63)))
-                    # it masks less than it is told to, at most
-                    window = mask_along_axis(window, most + 1, mean, axis, p=MOST_MASKED)
-                windows.append(window)
-        return torch.cat(windows)
+        hidden = np.zeros(features.shape, bool)
+        for window, seed in zip(hidden, seeds, strict=True):
+            for stream, axis, most in masks if seed >= 0 else ():
+                dice, size = random_stream(seed, stream), window.shape[axis]
+                width = int(dice.integers(min(most, int(MOST_MASKED * size)) + 1))
+                first = int(dice.integers(size - width + 1))
+                window.swapaxes(0, axis)[first : first + width] = True
+        return torch.where(torch.from_numpy(hidden), features.mean((1, 2), keepdim=True), features)
 
 
 def random_stream(seed: int, stream: int) -> np.random.Generator:

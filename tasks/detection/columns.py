@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 # R rows, P pairs of row and label, E events
 
@@ -32,6 +33,7 @@ class ClipColumns:
     event_start: np.ndarray  # (E,) float32, s in the file
     event_end: np.ndarray  # (E,) float32, no later than the file's
     present: np.ndarray  # (E,) bool, False: a person checked that it is not there
+    groups: pa.ChunkedArray | None  # what clips are alike by; None: none is given, and each id is a group
 
     @classmethod
     def of(cls, table: pa.Table) -> "ClipColumns":
@@ -56,6 +58,7 @@ class ClipColumns:
             event_start=event_start,
             event_end=np.minimum(event_end, seconds[rows]),
             present=present,
+            groups=groups_of(table),
         )
 
     def __len__(self) -> int:
@@ -121,6 +124,13 @@ class ClipColumns:
         rows = np.flatnonzero(np.isin(draws, repeated))
         ids = self.ids.take(pa.array(rows)).combine_chunks()
         return rows, ids.dictionary_encode().indices.to_numpy()
+
+
+def groups_of(table: pa.Table) -> pa.ChunkedArray | None:
+    """The group of each row (R,), its id where it has none; None where no row has one."""
+    if "group" not in table.column_names or table["group"].null_count == len(table):
+        return None
+    return pc.coalesce(table["group"], table["clip_id"])
 
 
 def is_one_of(codes: np.ndarray, wanted: Sequence[int]) -> np.ndarray:

@@ -87,9 +87,13 @@ def prepare(
             f"hop_seconds = {scores.hop_seconds} is more than clip_seconds = {seconds}: sound between windows would "
             "not be heard; lower it"
         )
-    sides = {side: ClipWindows(rows, clips, seconds, scores.hop_seconds, rate) for side, clips in pools.sides.items()}
+    table = rows.select_columns(["audio", "audio_seconds"]).data.table
+    keep = windows.fit_in_memory(table.filter(table["audio"].is_valid())["audio_seconds"].to_numpy())
+    sides = {
+        side: ClipWindows(rows, clips, seconds, scores.hop_seconds, rate, keep) for side, clips in pools.sides.items()
+    }
     check_sides(sides)
-    train = AudioSetWindows(rows, pools.items, seconds, rate, run.settings.augmentation)
+    train = AudioSetWindows(rows, pools.items, seconds, rate, run.settings.augmentation, keep)
     split = ClipSplit.of(rows, pools, run.settings.pools)
     data = DetectionData(
         rows, labels, pools, split, train, sides, extractor, scores.hop_seconds, scores.threshold_rule
@@ -101,7 +105,8 @@ def prepare(
 def clip_pools(rows: datasets.Dataset, run: Run[DetectionTaskSettings]) -> tuple[Labels, ClipPools]:
     """The vocabulary of a data set, and what of its clips can be drawn and scored."""
     labels, ontology = ontology_from_labels(read_companion(run.arguments, rows.config_name, "labels.json"))
-    table = rows.select_columns([name for name in COLUMNS if name != "synthetic"]).data.table
+    wanted = [name for name in (*COLUMNS, "group") if name != "synthetic" and name in rows.column_names]
+    table = rows.select_columns(wanted).data.table
     seconds = run.settings.windows.clip_seconds
     return labels, build_pools(table, labels, ontology, run.settings.pools, seconds)
 

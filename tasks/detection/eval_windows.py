@@ -1,11 +1,9 @@
 """All windows of the clips of one side, in order: what is scored."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import datasets
 import numpy as np
-import torch
 from torch.utils.data import Dataset
 
 from media.audio import AudioError, audio_seconds
@@ -16,7 +14,6 @@ from tasks.detection.windows import AudioSetWindows, ClipSounds
 # M clips of the side, N windows, S samples of a window
 
 
-QUIETEST = 1e-5  # of full scale: -100 dB, the loudness of digital silence
 ROUNDING = 1e-6  # s: times are float32
 
 
@@ -31,7 +28,13 @@ class ClipWindows(Dataset):
     """
 
     def __init__(
-        self, rows: datasets.Dataset, clips: EvalClips, clip_seconds: float, hop_seconds: float, sampling_rate: int
+        self,
+        rows: datasets.Dataset,
+        clips: EvalClips,
+        clip_seconds: float,
+        hop_seconds: float,
+        sampling_rate: int,
+        keep: bool = False,
     ) -> None:
         self.clips, self.clip_seconds = clips, clip_seconds
         self.seconds = lengths_of(rows, clips.rows)  # (M,)
@@ -48,7 +51,7 @@ class ClipWindows(Dataset):
             kind=np.where(clips.targets[self.clip], Kind.POSITIVE, Kind.STRONG).astype(np.int8),
             label=np.zeros(len(self.clip), np.int16),
         )
-        self.windows = AudioSetWindows(rows, items, clip_seconds, sampling_rate)
+        self.windows = AudioSetWindows(rows, items, clip_seconds, sampling_rate, keep=keep)
         self.labels = clips.targets[self.clip] & (~clips.strong[self.clip] | self._hold_an_event())  # (N,)
 
     def _hold_an_event(self) -> np.ndarray:
@@ -74,20 +77,6 @@ class ClipWindows(Dataset):
             "readable": found["item"] == found["requested"],
             "seed": -1,  # nothing is mixed or masked
         }
-
-
-@dataclass(frozen=True)
-class WindowLoudness(Dataset):
-    """The loudness of each window: its level relative to full scale, in dB, float32."""
-
-    windows: ClipWindows
-
-    def __len__(self) -> int:
-        return len(self.windows)
-
-    def __getitem__(self, window: int) -> torch.Tensor:
-        level = float(np.sqrt(np.mean(self.windows[window]["audio"] ** 2)))
-        return torch.tensor(20 * np.log10(max(level, QUIETEST)), dtype=torch.float32)
 
 
 def lengths_of(rows: datasets.Dataset, wanted: np.ndarray) -> np.ndarray:

@@ -6,18 +6,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
-from torch.utils.data import DataLoader
 from transformers import Trainer
 
+from tasks.detection.baselines import PlainWindows, described, mfcc_regression, plain, training_windows
 from tasks.detection.data import DetectionData, model_scores
-from tasks.detection.eval_windows import ClipWindows, WindowLoudness
 from tasks.detection.mining import review_csv
 from tasks.detection.records import Composition, Coverage, DetectionResults, Label, Substitution
 from tasks.detection.scores import ClipScores, assess, prediction_table
 from tasks.detection.trainer import TargetSoundTrainer
 from training.task import Evaluation
-from training.workers import sharing_files
 
 SUBSTITUTES_NAMED = 100  # bad files that a report lists, the most asked for first
 IN_SAMPLE = "The threshold was chosen on these very clips, which flatters what is measured at it."
@@ -30,14 +27,23 @@ def evaluate(trainer: Trainer, data: DetectionData, side: str) -> Evaluation:
     """
     if side not in data.sides:
         raise ValueError(f"side {side!r} is not scored by clip; take one of {', '.join(data.sides)}")
-    scored = {name: score_side(trainer, data.sides[name], name) for name in dict.fromkeys(("validation", side))}
-    (test, loud), (validation, loud_validation) = scored[side], scored["validation"]
-    table = data.rows.select_columns(["clip_id", "labels"]).data.table
+    names = tuple(dict.fromkeys(("validation", side)))
+    scored = {
+        name: model_scores(data.sides[name], trainer.predict(data.sides[name], metric_key_prefix=name))
+        for name in names
+    }
+    rivals, left_out = rival_scores(trainer, data, scored)
+    test, validation = scored[side], scored["validation"]
+    table = data.rows.select_columns(
+        [name for name in ("clip_id", "labels", "group") if name in data.rows.column_names]
+    ).data.table
     rows = table.take(pa.array(test.side.clips.rows[test.readable]))
-    scores, events = assess(test, validation, (loud, loud_validation), data.rule, rows, data.labels, "validation")
+    baselines = {name: (of[side], of["validation"]) for name, of in rivals.items()}
+    scores, events = assess(test, validation, baselines, data.rule, rows, data.labels, "validation")
     results = DetectionResults(
         **vars(scores),
         target=[Label(data.labels.mids[code], data.labels.names[code]) for code in data.pools.targets],
+        baselines_left_out=left_out,
         note=IN_SAMPLE if side == "validation" else None,
     )
     detection = {
@@ -45,29 +51,28 @@ def evaluate(trainer: Trainer, data: DetectionData, side: str) -> Evaluation:
         "hop_seconds": data.hop_seconds,
         "threshold": results.threshold.value,
     }
-    table = prediction_table(test, loud, rows["clip_id"].to_pylist(), events)
+    rivals_of_test = {name: of[side] for name, of in rivals.items()}
+    table = prediction_table(test, rivals_of_test, rows["clip_id"].to_pylist(), events)
     return Evaluation(results, table, model_config={"detection": detection})
 
 
-def score_side(trainer: Trainer, side: ClipWindows, name: str) -> tuple[ClipScores, ClipScores]:
-    """Return the scores of the model, and the loudness of the same windows as if it were one."""
-    model = model_scores(side, trainer.predict(side, metric_key_prefix=name))
-    return model, replace(model, scores=loudness_of(trainer, side), frames=None)
-
-
-def loudness_of(trainer: Trainer, side: ClipWindows) -> np.ndarray:
-    """Return the loudness (N,) of all windows in dB, read once more, by the workers of all processes."""
-    args, accelerator = trainer.args, trainer.accelerator
-    loader = DataLoader(
-        WindowLoudness(side),
-        batch_size=args.per_device_eval_batch_size,
-        num_workers=args.dataloader_num_workers,
-        multiprocessing_context=args.dataloader_multiprocessing_context,
-    )
-    batches: list[Any] = [
-        accelerator.gather_for_metrics(batch) for batch in sharing_files(accelerator.prepare(loader))
-    ]
-    return torch.cat(batches).cpu().numpy().astype(np.float64)
+def rival_scores(
+    trainer: Trainer, data: DetectionData, scored: dict[str, ClipScores]
+) -> tuple[dict[str, dict[str, ClipScores]], dict[str, str]]:
+    """Scores of each baseline on each side that was scored, and why a baseline is left out."""
+    rate = data.train.sampling_rate
+    found = {name: described(trainer, PlainWindows(data.sides[name]), rate) for name in scored}
+    rivals = {"loudness": {name: replace(of, scores=found[name][:, 0], frames=None) for name, of in scored.items()}}
+    wanted = training_windows(data.pools.items)
+    if not wanted:
+        return rivals, {"mfcc_regression": "there are no training windows of both kinds to fit it on"}
+    descriptors = described(trainer, PlainWindows(plain(data.train), wanted), rate)
+    targets = data.pools.items.targets()[[item for item, _ in wanted]]
+    predict = mfcc_regression(descriptors[:, 1:], targets)
+    rivals["mfcc_regression"] = {
+        name: replace(of, scores=predict(found[name][:, 1:]), frames=None) for name, of in scored.items()
+    }
+    return rivals, {}
 
 
 def about_training(trainer: TargetSoundTrainer, data: DetectionData) -> dict[str, Any]:
@@ -79,6 +84,7 @@ def about_training(trainer: TargetSoundTrainer, data: DetectionData) -> dict[str
     never = [data.labels.names[label] for label in negatives if not served.seen[label]]
     ids = data.rows.select_columns(["clip_id"]).data.table["clip_id"]
     return {
+        "length": trainer.length,
         "composition": Composition(
             planned=planned,
             served={name: served.counts[name] for name in planned},

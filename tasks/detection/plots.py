@@ -21,6 +21,7 @@ from reporting.plots import (
     literal,
     panels_below_each_other,
 )
+from tasks.detection.card import name_of
 
 LABELS_SHOWN = 15  # of confusers; a page holds no more
 NAME_LENGTH = 42  # characters of a label beside a bar
@@ -44,7 +45,7 @@ def plot_precision_recall(test: dict[str, Any]) -> Figure | None:
     draw_curve(panel, test["curve"], "-", color=MODEL, linewidth=1.6, label=with_score("model", test["scores"]))
     dashes = ("--", "-.", (0, (1, 1)))
     for place, (who, curve) in enumerate(test["baseline_curves"].items()):
-        label = with_score(who, test["baselines"].get(who, {}))
+        label = with_score(name_of(who), test["baselines"].get(who, {}))
         draw_curve(panel, curve, dashes[place % len(dashes)], color=OTHERS, linewidth=1.3, label=label)
     share = test["positives"] / (test["positives"] + test["negatives"])
     panel.axhline(share, color=TRUTH, linewidth=0.8, linestyle=":", label=f"chance: {100 * share:.3g} % are positives")

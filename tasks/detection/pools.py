@@ -71,7 +71,8 @@ class PoolSettings:
     head_floor: int = field(default=100, metadata={"help": "Clips that head_trim floor leaves every label."})
     head_seed: int = field(default=0, metadata={"help": "Seed of the thinning."})
     validation_fraction: float = field(
-        default=0.1, metadata={"help": "Share of the training clips, by id, that thresholds and checkpoints go by."}
+        default=0.1,
+        metadata={"help": "Share of the training groups (recordings, else clips) that thresholds are chosen on."},
     )
     validation_seed: int = field(default=0, metadata={"help": "Seed of that choice."})
     max_eval_clips: int = field(
@@ -278,13 +279,20 @@ class ClipRoles:
         draws = id_uniforms(clips.ids, settings.validation_seed + VALIDATION)
         twins = clips.twins(draws)
         _check_eval_apart(clips, *twins)
+        by_group = draws
+        if clips.groups is not None:
+            by_group = id_uniforms(clips.groups, settings.validation_seed + VALIDATION)
+            _check_groups_apart(clips, by_group)
         by_labels = clips.with_labels(targets)
         by_events = clips.with_events(clips.present & is_one_of(clips.event_codes, targets))
         near = clips.with_labels(related) | clips.with_events(clips.present & is_one_of(clips.event_codes, related))
         target = _with_twins(by_labels | by_events, *twins)
-        validation = ~clips.test & (draws < settings.validation_fraction)
-        train = clips.usable & ~clips.test & ~validation
         near = _with_twins(near, *twins) & ~target
+        validation = ~clips.test & (by_group < settings.validation_fraction)
+        if settings.validation_fraction:
+            for kind in (target, ~target & ~near):
+                validation |= ~clips.test & _first_group(by_group, clips.usable & ~clips.test & kind, validation)
+        train = clips.usable & ~clips.test & ~validation
         ids = hashlib.sha256(draws.astype("<f8", copy=False).data).hexdigest()
         return cls(targets, by_labels, by_events, target, near, validation, train, ids)
 
@@ -293,7 +301,7 @@ class ClipRoles:
         return {
             "no usable audio": _count(~clips.usable),
             "eval: tested on, never trained on": _count(clips.usable & clips.test),
-            "validation, by id: never trained on": _count(clips.usable & self.validation),
+            "validation, by group: never trained on": _count(clips.usable & self.validation),
             "the target is a weak label: no negative": _count(self.train & self.by_labels),
             "the target is no weak label, but an event: no negative": _count(
                 self.train & self.by_events & ~self.by_labels
@@ -321,6 +329,25 @@ def _check_eval_apart(clips: ClipColumns, twins: np.ndarray, ids: np.ndarray) ->
             f"{len(named)} clips are in eval and in a list for training too ({', '.join(named[:NAMED])}"
             f"{', ...' if len(named) > NAMED else ''}): what is tested on is never trained on; take them out of one"
         )
+
+
+def _check_groups_apart(clips: ClipColumns, draws: np.ndarray) -> None:
+    """Refuse a group that would be tested on and trained on; `draws` (R,) are equal where groups are."""
+    both = np.intersect1d(draws[clips.test & clips.usable], draws[~clips.test & clips.usable])
+    if len(both):
+        rows = [int(np.flatnonzero(draws == draw)[0]) for draw in both[:NAMED]]
+        named = ", ".join(repr(group) for group in clips.groups.take(pa.array(rows)).to_pylist())
+        raise ValueError(
+            f"group={named}{', ...' if len(both) > NAMED else ''}: {len(both)} groups have clips in eval and in "
+            "training. Put all clips of a group in one split."
+        )
+
+
+def _first_group(draws: np.ndarray, rows: np.ndarray, validation: np.ndarray) -> np.ndarray:
+    """The group (R,) bool of rows (R,) bool with the lowest draw, where chance put none of several in validation."""
+    if (rows & validation).any() or len(np.unique(draws[rows])) < 2:
+        return np.zeros(len(draws), bool)
+    return draws == draws[rows].min()
 
 
 def _with_twins(rows: np.ndarray, twins: np.ndarray, ids: np.ndarray) -> np.ndarray:

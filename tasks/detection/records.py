@@ -33,6 +33,23 @@ class Composition:
 
 
 @dataclass(frozen=True)
+class TrainingLength:
+    """How long a training is, as planned before its first step."""
+
+    steps: int  # of the optimizer
+    steps_per_epoch: int
+    positives: int
+    positives_per_step: int
+    passes: float  # over the positives
+
+    def __str__(self) -> str:
+        return (
+            f"{self.steps:,} optimizer steps, {self.steps_per_epoch:,} per epoch; {self.positives:,} positives, "
+            f"{self.positives_per_step} per step, {self.passes:.1f} passes over them"
+        )
+
+
+@dataclass(frozen=True)
 class Coverage:
     """How many labels of the negatives came up in training."""
 
@@ -55,6 +72,7 @@ class Substitution:
 class DetectionTrainingRecord(TrainingRecord):
     """How a detector was trained."""
 
+    length: TrainingLength
     composition: Composition
     coverage: Coverage
     mining: list[MinedEpoch]
@@ -74,4 +92,5 @@ class DetectionResults(ClipResults):
     """The scores on one part of the data."""
 
     target: list[Label]
+    baselines_left_out: dict[str, str]  # baseline -> why
     note: str | None  # what a reader has to know first

@@ -130,6 +130,7 @@ def training_section(facts: dict[str, Any], figures: dict[str, tuple[bytes, str]
     return [
         "<h2>Training</h2>",
         training_facts(facts),
+        f"<p>{html.escape(length_line(training.get('length')))}</p>",
         shown("learning", figures, "nothing was logged"),
         "<h3>What was served</h3>",
         f"<p>{html.escape(served_line(training['composition']))}</p>",
@@ -141,6 +142,16 @@ def training_section(facts: dict[str, Any], figures: dict[str, tuple[bytes, str]
         f"<p>{html.escape(mined(training))}</p>",
         *([shown("mining", figures)] if training["mining"] else []),
     ]
+
+
+def length_line(length: dict[str, Any] | None) -> str:
+    """How often the positives were passed over."""
+    if length is None:
+        return "How often each positive came was not recorded."
+    return (
+        f"Planned: {length['steps']:,} optimizer steps of {length['positives_per_step']} positives each, which are "
+        f"{length['passes']:.1f} passes over {length['positives']:,} positives."
+    )
 
 
 def served_line(composition: dict[str, Any] | None) -> str:

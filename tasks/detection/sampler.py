@@ -13,11 +13,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Sampler
 
+from tasks.detection.draws import DrawnItems, Reason, label_quotas, spread_repeats
 from tasks.detection.items import LabelledPool
 from tasks.detection.permuting import keys_of, permuted_places
 from tasks.detection.pools import ClipPools
@@ -27,7 +28,6 @@ from tasks.detection.pools import ClipPools
 
 STATE_VERSION = 1
 TIERS = ("positive", "tier_a", "tier_b", "weak")  # the parts of a batch, in the order of its places
-TRIES = 20  # steps that are asked to take a negative which would come twice in its own
 
 
 class Stream(IntEnum):
@@ -43,15 +43,6 @@ class Stream(IntEnum):
     TURNS = 7  # of labels, where an epoch has fewer slots
 
 
-class Reason(IntEnum):
-    """Why an item was drawn."""
-
-    IN_TURN = 0
-    BY_LABEL = 1
-    HARD = 2
-    CHECKED = 3  # a person checked that the target is not there
-
-
 @dataclass(frozen=True)
 class SamplerSettings:
     """What a batch is made of."""
@@ -65,30 +56,21 @@ class SamplerSettings:
         default=0.6,
         metadata={"help": "Share of the strong negatives that come by label; the others are hard ones, tier B."},
     )
+    min_epoch_steps: int = field(
+        default=16,
+        metadata={
+            "help": "Fewest optimizer steps of an epoch: a small set of positives is passed over several times in one."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.min_epoch_steps < 1:
+            raise ValueError(f"min_epoch_steps={self.min_epoch_steps}: an epoch has no step. Give 1 or more.")
 
     @property
     def shares(self) -> tuple[float, float, float]:
         """Of positives, strong and weak negatives."""
         return self.positive_share, self.strong_share, self.weak_share
-
-
-class DrawnItems(NamedTuple):
-    """Items in the order drawn, and how they came to it; arrays of one shape."""
-
-    items: np.ndarray  # int64
-    labels: np.ndarray  # int32, the label for which it was drawn, -1 for none
-    reasons: np.ndarray  # int8
-
-    @classmethod
-    def of(cls, items: np.ndarray, reason: Reason, labels: np.ndarray | int = -1) -> "DrawnItems":
-        """Draws that have one reason."""
-        labels = np.broadcast_to(np.asarray(labels, np.int32), items.shape)
-        return cls(items.astype(np.int64), labels, np.full(items.shape, reason, np.int8))
-
-    @classmethod
-    def joined(cls, parts: "Sequence[DrawnItems]", axis: int = 0) -> "DrawnItems":
-        """One after the other."""
-        return cls(*(np.concatenate(columns, axis=axis) for columns in zip(*parts, strict=True)))
 
 
 def apportion(size: int, shares: Sequence[float], names: Sequence[str]) -> list[int]:
@@ -121,8 +103,9 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
     tiers: A by label, in proportion to the root of a label's size and each label at least once an epoch; B from
     `hard`, the negatives that a model takes for the target, then from `explicit`, those that a person checked, and
     where these are too few by label as tier A does. Weak negatives come by label too. An epoch is one pass over the
-    positives. Within a label of tier A or of the weak negatives, and within the positives, nothing comes again before
-    all else has come, across epochs too; no negative comes twice in one step of all ranks, if there are enough.
+    positives, or as many whole passes as it takes to have `min_steps` steps. Within a label of tier A or of the weak
+    negatives, and within the positives, nothing comes again before all else has come, across epochs too; no negative
+    comes twice in one step of all ranks, if there are enough.
 
     Where an epoch has fewer slots than labels, labels take turns: each comes once in `rounds` epochs.
 
@@ -136,6 +119,7 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
         uses: how often each of them may come in an epoch through tier B; empty: once.
         explicit: items for tier B after the hard ones.
         pool_digest: of what the items are; a state belongs to it.
+        min_steps: fewest steps of an epoch, each of one batch per rank.
     """
 
     positives: np.ndarray
@@ -150,6 +134,7 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
     uses: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     explicit: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     pool_digest: str = ""
+    min_steps: int = 1
     epoch: int = 0
     drop_last: bool = False  # Accelerate asks
 
@@ -165,16 +150,27 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
         tiers = (self.tier_a_share, 1 - self.tier_a_share)
         strong = self.composition[1]
         self.tiers = apportion(strong, tiers, ("tier A", "tier B")) if strong else [0, 0]
-        self.steps = math.ceil(len(self.positives) / (self.composition[0] * self.world_size))
+        per_step = self.composition[0] * self.world_size  # positives
+        self.passes = max(math.ceil(((self.min_steps - 1) * per_step + 1) / len(self.positives)), 1)
+        self.steps = math.ceil(self.passes * len(self.positives) / per_step)
         self.sampler = self  # where Accelerate looks for set_epoch
         self.first_batch = 0  # of the next iteration, where a state was loaded
         self.set_hard(self.hard, self.uses if len(self.uses) else None)
 
     @classmethod
     def from_pools(
-        cls, pools: ClipPools, settings: SamplerSettings, batch_size: int, seed: int, world_size: int = 1
+        cls,
+        pools: ClipPools,
+        settings: SamplerSettings,
+        batch_size: int,
+        seed: int,
+        world_size: int = 1,
+        accumulated: int = 1,
     ) -> "TwoTierBatchSampler":
-        """The batches of some clips; ValueError says why a pool is empty that a batch needs."""
+        """The batches of some clips, `accumulated` of a rank for each optimizer step.
+
+        ValueError says why a pool is empty that a batch needs.
+        """
         pools.check_not_empty(settings.shares)
         return cls(
             pools.positives,
@@ -187,6 +183,7 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
             settings.tier_a_share,
             explicit=pools.explicit,
             pool_digest=pools.digest,
+            min_steps=settings.min_epoch_steps * accumulated,
         )
 
     def set_epoch(self, epoch: int) -> None:
@@ -316,7 +313,7 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
             self.positives, self.strong.items, self.strong.labels, self.weak.items, self.weak.labels, self.explicit
         ):  # fmt: skip
             digest.update(f"{len(column)}:".encode() + np.ascontiguousarray(column, "<i4").data)
-        settings = ("batch_size", "world_size", "seed", "shares", "tier_a_share")
+        settings = ("batch_size", "world_size", "seed", "shares", "tier_a_share", "passes")
         return {name: getattr(self, name) for name in settings} | {"the data": digest.hexdigest()[:16]}
 
     def _random(self, stream: Stream, *place: int) -> np.random.Generator:
@@ -336,7 +333,7 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
         ]
         draws = DrawnItems.joined(parts, axis=2)  # (K, W, B)
         edges = np.cumsum([positive, *self.tiers, weak])
-        _spread_repeats(draws, list(zip(edges[:-1], edges[1:], strict=True)), self._random(Stream.DEALING, 4, epoch))
+        spread_repeats(draws, list(zip(edges[:-1], edges[1:], strict=True)), self._random(Stream.DEALING, 4, epoch))
         return DrawnItems(*(column.reshape(batches, self.batch_size) for column in draws))
 
     def _tier_b(self, slots: int, epoch: int) -> DrawnItems:
@@ -386,51 +383,6 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
         order = np.argsort(shuffled, kind="stable").reshape(-1, self.steps).T
         order = order[dice.permutation(self.steps)].reshape(self.steps, self.world_size, -1)
         return DrawnItems(*(column[order] for column in draws))
-
-
-def label_quotas(sizes: np.ndarray, slots: int) -> np.ndarray:
-    """How often each label comes (L,): once, and what is left in proportion to the root of its size.
-
-    With fewer slots than labels it is 1 for each, more than there is room for.
-    """
-    rest = slots - len(sizes)
-    if rest <= 0:
-        return np.ones(len(sizes), np.int64)
-    exact = rest * np.sqrt(sizes) / np.sqrt(sizes).sum()
-    quotas = np.floor(exact).astype(np.int64)
-    quotas[np.argsort(quotas - exact, kind="stable")[: rest - quotas.sum()]] += 1
-    return quotas + 1
-
-
-def _spread_repeats(draws: DrawnItems, parts: list[tuple[int, int]], dice: np.random.Generator) -> None:
-    """Exchange negatives that come twice in a step, draws (K, W, B), with others of the same part; in place."""
-    steps, first = len(draws.items), parts[0][0]
-    negatives = draws.items[:, :, first:].reshape(steps, -1)  # (K, W * negatives)
-    in_order = np.sort(negatives, axis=1)
-    for step in np.flatnonzero((in_order[:, 1:] == in_order[:, :-1]).any(axis=1)).tolist():
-        for begin, end in reversed(parts):
-            _swap_repeats(draws, step, first, begin, end, dice)
-
-
-def _swap_repeats(draws: DrawnItems, step: int, first: int, begin: int, end: int, dice: np.random.Generator) -> None:
-    """Exchange what a step's columns begin to end repeat of its columns from `first` on; in place."""
-    for rank, column in np.ndindex(draws.items.shape[1], end - begin):
-        column += begin
-        here = draws.items[step, :, first:]
-        mine = draws.items[step, rank, column]
-        if np.count_nonzero(here == mine) < 2:
-            continue
-        for other in dice.permutation(len(draws.items))[:TRIES].tolist():  # where all are full of it, it stays
-            if other == step or (draws.items[other, :, first:] == mine).any():
-                continue
-            fits = ~np.isin(draws.items[other, :, begin:end], here)
-            if fits.any():
-                other_rank, other_column = divmod(int(dice.choice(np.flatnonzero(fits))), end - begin)
-                for values in draws:
-                    there = values[other, other_rank, begin + other_column]
-                    values[other, other_rank, begin + other_column] = values[step, rank, column]
-                    values[step, rank, column] = there
-                break
 
 
 def check_same_plan(digest: str, gather: Callable[[list[str]], list[str]]) -> None:

@@ -8,11 +8,19 @@ import numpy as np
 import pyarrow as pa
 from scipy.special import expit
 
-from evaluation.detection import RECALL, bootstrap_clips, precision_recall_curve, threshold_for
+from evaluation.detection import (
+    RECALL,
+    average_precision,
+    bootstrap_clips,
+    paired_bootstrap,
+    precision_recall_curve,
+    threshold_for,
+)
 from evaluation.events import alarm_peaks, confusers, detect_events, event_counts
 from evaluation.intervals import Interval
 from evaluation.verdict import p_against, p_against_chance
 from media.audioset import Labels
+from tasks.detection.columns import groups_of
 from tasks.detection.eval_windows import ClipWindows
 
 # M clips of the side, N windows, T frames of a window, E events
@@ -99,6 +107,10 @@ class ClipScores:
     def threshold(self, rule: str) -> float:
         """The threshold that a rule chooses on these clips."""
         return threshold_for(self.clip_scores, self.targets, rule, self.hours_of_negatives)
+
+    def gain_over(self, other: "ClipScores", groups: Sequence[str]) -> Interval:
+        """Average precision minus that of another on the same clips, with its interval over groups."""
+        return paired_bootstrap(self.clip_scores, other.clip_scores, self.targets, groups, average_precision)
 
     def measures(self, threshold: float, ids: Sequence[str]) -> tuple[dict[str, Interval], list[np.ndarray]]:
         """Return every measure with its interval over clips, and the events (E, 3) found in each clip."""
@@ -213,7 +225,8 @@ class ClipResults:
     threshold: Threshold
     scores: dict[str, Interval]
     baselines: dict[str, dict[str, Interval] | dict[str, Expectation]]
-    permutation_p: dict[str, float]  # by baseline; empty unless all resamples of average precision agree
+    gains: dict[str, Interval]  # average precision minus that of a baseline, on the same resamples
+    permutation_p: dict[str, float]  # by baseline, where all resamples agree
     false_alarms_at_recall: FalseAlarms
     curve: Curve
     baseline_curves: dict[str, Curve]
@@ -225,27 +238,32 @@ class ClipResults:
 def assess(
     test: ClipScores,
     validation: ClipScores,
-    loudness: tuple[ClipScores, ClipScores],
+    rivals: dict[str, tuple[ClipScores, ClipScores]],
     rule: str,
     rows: pa.Table,
     labels: Labels,
     chosen_on: str,
 ) -> tuple[ClipResults, list[np.ndarray]]:
-    """Compare the model with chance and loudness on one side, at thresholds chosen on validation.
+    """Compare the model with chance and its rivals on one side, at thresholds chosen on validation.
 
     Args:
-        loudness: of test and validation.
-        rows: clip_id and labels of each readable clip of the test.
+        rivals: baselines by name, of test and validation each.
+        rows: clip_id, labels and, where it is given, group of each readable clip of the test.
 
     Returns:
         the results, and the events (E, 3) found in each of those clips.
     """
     ids = rows["clip_id"].to_pylist()
+    groups = groups_of(rows)
+    groups = ids if groups is None else groups.to_pylist()
     threshold = validation.threshold(rule)
-    scores, found = test.measures(threshold, ids)
-    loud, _ = loudness[0].measures(loudness[1].threshold(rule), ids)
+    scores, found = test.measures(threshold, groups)
     at_recall = scores.pop("false_alarms_at_recall")
-    loud.pop("false_alarms_at_recall")
+    baselines = {"chance": chance(float(test.targets.mean()))}
+    for name, (of_test, of_validation) in rivals.items():
+        baselines[name], _ = of_test.measures(of_validation.threshold(rule), groups)
+        baselines[name].pop("false_alarms_at_recall")
+    gains = {name: test.gain_over(of_test, groups) for name, (of_test, _) in rivals.items()}
     positives = int(test.targets.sum())
     results = ClipResults(
         clips=len(ids),
@@ -256,11 +274,12 @@ def assess(
         hours_of_negatives=test.hours_of_negatives,
         threshold=Threshold(threshold, rule, chosen_on),
         scores=scores,
-        baselines={"chance": chance(positives / len(ids)), "loudness": loud},
-        permutation_p=permutation_p(scores["average_precision"], test, loudness[0]),
+        baselines=baselines,
+        gains=gains,
+        permutation_p=permutation_p(scores["average_precision"], gains, test, rivals),
         false_alarms_at_recall=FalseAlarms(RECALL, at_recall.mean),
         curve=curve(test),
-        baseline_curves={"loudness": curve(loudness[0])},
+        baseline_curves={name: curve(of_test) for name, (of_test, _) in rivals.items()},
         histogram=Histogram.of(test),
         confusers=named_confusers(test, found, rows["labels"], labels),
         timelines=timelines(test, found, ids),
@@ -268,14 +287,16 @@ def assess(
     return results, found
 
 
-def permutation_p(found: Interval, test: ClipScores, loudness: ClipScores) -> dict[str, float]:
-    """Return how often chance would do as well as the model, where all resamples of its average precision agree."""
-    if found.low is not None or not found.samples:
-        return {}
-    return {
-        "chance": p_against_chance(test.clip_scores, test.targets),
-        "loudness": p_against(test.clip_scores, loudness.clip_scores, test.targets),
-    }
+def permutation_p(
+    found: Interval, gains: dict[str, Interval], test: ClipScores, rivals: dict[str, tuple[ClipScores, ClipScores]]
+) -> dict[str, float]:
+    """How often chance would do as well as the model, where all resamples of its score, or of a gain, agree."""
+    agree = found.low is None and found.samples > 0
+    p = {"chance": p_against_chance(test.clip_scores, test.targets)} if agree else {}
+    for name, gain in gains.items():
+        if agree or (gain.low is None and gain.samples):
+            p[name] = p_against(test.clip_scores, rivals[name][0].clip_scores, test.targets)
+    return p
 
 
 def chance(share: float) -> dict[str, Expectation]:
@@ -336,9 +357,9 @@ def timelines(scores: ClipScores, found: list[np.ndarray], ids: Sequence[str]) -
 
 
 def prediction_table(
-    scores: ClipScores, loudness: ClipScores, ids: Sequence[str], found: Sequence[np.ndarray]
+    scores: ClipScores, rivals: dict[str, ClipScores], ids: Sequence[str], found: Sequence[np.ndarray]
 ) -> pa.Table:
-    """A row a readable clip: id, target, score, loudness, the events (E, 3) found in it, and all windows."""
+    """One row per readable clip: id, target, score, baselines, the events (E, 3) found in it, and all windows."""
     records = []
     for place, (clip, events) in enumerate(zip(np.flatnonzero(scores.readable).tolist(), found, strict=True)):
         windows = scores.windows(clip)
@@ -347,7 +368,7 @@ def prediction_table(
                 "clip_id": ids[place],
                 "target": bool(scores.targets[place]),
                 "score": float(scores.clip_scores[place]),
-                "loudness": float(loudness.clip_scores[place]),
+                **{name: float(rival.clip_scores[place]) for name, rival in rivals.items()},
                 "events": [dict(zip(("start", "end", "score"), event, strict=True)) for event in events.tolist()],
                 "window_start": scores.side.start[windows].tolist(),
                 "window_score": scores.scores[windows].tolist(),
@@ -356,7 +377,8 @@ def prediction_table(
     event = pa.struct([(name, pa.float64()) for name in ("start", "end", "score")])
     schema = pa.schema(
         [
-            ("clip_id", pa.string()), ("target", pa.bool_()), ("score", pa.float64()), ("loudness", pa.float64()),
+            ("clip_id", pa.string()), ("target", pa.bool_()), ("score", pa.float64()),
+            *((name, pa.float64()) for name in rivals),
             ("events", pa.list_(event)), ("window_start", pa.list_(pa.float64())),
             ("window_score", pa.list_(pa.float64())),
         ]

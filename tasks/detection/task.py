@@ -42,6 +42,7 @@ class DetectionTask(Task[DetectionTaskSettings, DetectionData]):
     validation_metrics = {"average_precision": True, "roc_auc": True, "loss": False}
     suffixes = SUFFIXES
     prediction_options = ("threshold",)
+    simple_baseline = "mfcc_regression"
     study = study.TABLES
     data_record = DetectionDataRecord
     training_record = DetectionTrainingRecord
@@ -87,7 +88,12 @@ class DetectionTask(Task[DetectionTaskSettings, DetectionData]):
     def sampler(self, data: DetectionData, run: Run[DetectionTaskSettings]) -> Callable[[int], TwoTierBatchSampler]:
         settings, training = run.settings.sampler, run.training
         return lambda batch_size: TwoTierBatchSampler.from_pools(
-            data.pools, settings, batch_size, training.seed, training.world_size
+            data.pools,
+            settings,
+            batch_size,
+            training.seed,
+            training.world_size,
+            training.gradient_accumulation_steps,
         )
 
     def trainer_settings(self, data: DetectionData, run: Run[DetectionTaskSettings]) -> dict[str, Any]:

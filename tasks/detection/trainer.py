@@ -6,6 +6,8 @@ all ranks at its end, and saved with a checkpoint in its middle: a run that resu
 the hard negatives of one that was never stopped.
 """
 
+import logging
+import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -23,12 +25,15 @@ from tasks.detection.collator import COLUMNS
 from tasks.detection.items import Kind
 from tasks.detection.mining import MiningTable, read_arrays, write_arrays
 from tasks.detection.pools import ClipPools
+from tasks.detection.records import TrainingLength
 from tasks.detection.sampler import TwoTierBatchSampler, check_same_plan
 from tasks.detection.windows import AudioSetWindows
 from training.samplers import EpochBatchSampler, PrefetchingBatchSampler
 from training.settings import RunTrainingArguments
 from training.trainer import SignalTrainer
 from training.workers import sharing_files
+
+logger = logging.getLogger(__name__)
 
 # K steps of an epoch so far, W ranks, B items of a batch
 
@@ -87,6 +92,16 @@ class TargetSoundTrainer(SignalTrainer):
         )
         return sharing_files(self.accelerator.prepare(loader))
 
+    @property
+    def length(self) -> TrainingLength:
+        """How long the training is, as Trainer counts steps."""
+        args, plan = self.args, self.plan
+        per_epoch = math.ceil(len(plan) / (args.world_size * args.gradient_accumulation_steps))
+        steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
+        per_step = plan.composition[0] * args.world_size * args.gradient_accumulation_steps
+        drawn = steps / per_epoch * len(plan) * plan.composition[0]
+        return TrainingLength(steps, per_epoch, len(plan.positives), per_step, drawn / len(plan.positives))
+
     def num_examples(self, dataloader: DataLoader) -> int:
         """Items of an epoch of all ranks; for other loaders as in Trainer."""
         if dataloader.dataset is self.train_dataset:
@@ -136,6 +151,7 @@ class TargetSoundTrainer(SignalTrainer):
         """As in Trainer, with the plan, the scores and the hard negatives of the checkpoint."""
         if resume_from_checkpoint:
             self.load_state(Path(resume_from_checkpoint) / STATE_FILE)
+        logger.info("training: %s", self.length)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def load_state(self, path: Path) -> None:

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 COLUMNS = ("clip_id", "audio")
 FAILURES = 20  # files in a row that cannot be read, for one item, before that is an error
 LEAST_OF_EVENT = 0.5  # of an event that a file which ends within it must hold
+LONGEST_KEPT = 120.0  # s; windows of longer files are read where they are
+SAMPLE_BYTES = 4  # float32
 ROUNDING = 0.05  # samples; float32 seconds are exact to about this
 
 
@@ -39,25 +41,47 @@ class WindowSettings:
 
     clip_seconds: float = field(default=1.0, metadata={"help": "Length of the windows in seconds."})
     sampling_rate: int = field(default=16000, metadata={"help": "Rate that all sounds are brought to, in Hz."})
+    memory_gb: float = field(
+        default=1.0,
+        metadata={
+            "help": "Each process keeps decoded sounds in memory if all of them take at most this much, GB; 0: never."
+        },
+    )
 
     def __post_init__(self) -> None:
         if not 0 < self.clip_seconds < math.inf:
             raise ValueError(f"clip_seconds = {self.clip_seconds}: give a length in seconds above 0")
         if self.sampling_rate < 1:
             raise ValueError(f"sampling_rate = {self.sampling_rate}: give a whole number of Hz, such as 16000")
+        if not 0 <= self.memory_gb < math.inf:
+            raise ValueError(f"memory_gb={self.memory_gb}: not a size. Give 0 or more.")
+
+    def fit_in_memory(self, seconds: np.ndarray) -> bool:
+        """Whether sounds of these lengths (N,), NaN where unknown, may be kept decoded."""
+        known = bool(len(seconds)) and bool((seconds <= LONGEST_KEPT).all())
+        return known and float(seconds.sum()) * self.sampling_rate * SAMPLE_BYTES <= self.memory_gb * 1e9
 
 
 class ClipSounds:
     """The sounds of the rows of a data set, which stays on the disk: a row takes 25 us, and no other column is read.
 
     A sound lies in the row itself, or at a path or URL that the row names. What cannot be read is an AudioError.
+
+    Args:
+        keep: decode each sound once and keep it in memory. Otherwise each window is decoded by itself.
     """
 
-    def __init__(self, rows: datasets.Dataset) -> None:
+    def __init__(self, rows: datasets.Dataset, keep: bool = False) -> None:
         missing = [name for name in COLUMNS if name not in rows.column_names]
         if missing:
             raise ValueError(f"the data set has no column {missing[0]!r}; it has {', '.join(rows.column_names)}")
         self.rows = rows.select_columns(list(COLUMNS)).with_format("arrow")
+        self.keep = keep
+        self._kept: dict[tuple[int, int], KeptSound | None] = {}  # None: does not decode as a whole
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Workers that get a copy by pickle decode for themselves."""
+        return self.__dict__ | {"_kept": {}}
 
     def clip_id(self, row: int) -> str:
         """The id of a row's clip."""
@@ -78,6 +102,11 @@ class ClipSounds:
 
     def read(self, row: int, place: Callable[[float], float], seconds: float, sampling_rate: int) -> np.ndarray:
         """As `read_window`, fewer samples than asked for only where the sound ends by its own account."""
+        if self.keep:
+            if (row, sampling_rate) not in self._kept:
+                self._kept[row, sampling_rate] = self._decode(row, sampling_rate)
+            if (sound := self._kept[row, sampling_rate]) is not None:
+                return sound.window(self, row, place(sound.announced), seconds, sampling_rate)
         announced = begin = 0.0
 
         def note(file_seconds: float) -> float:
@@ -88,11 +117,25 @@ class ClipSounds:
         data, file, name = self._look(row)
         with self._local(data, file, name) as source:
             audio = read_window(source, note, seconds, sampling_rate, name)
-        there = whole_samples(announced, sampling_rate) - round(begin * sampling_rate)
-        if len(audio) < min(round(seconds * sampling_rate), there):
-            said = f"{announced:.3f} s that its header announces"
-            raise AudioError(f"{name}: ends before the {said}; fetch it again or leave it out")
+        check_whole(audio, announced, begin, seconds, sampling_rate, name)
         return audio
+
+    def _decode(self, row: int, sampling_rate: int) -> "KeptSound | None":
+        """A whole sound; None where it does not decode to its end or is too long to keep."""
+        announced = 0.0
+
+        def note(file_seconds: float) -> float:
+            nonlocal announced
+            announced = file_seconds
+            return 0.0
+
+        data, file, name = self._look(row)
+        try:
+            with self._local(data, file, name) as source:
+                audio = read_window(source, note, LONGEST_KEPT, sampling_rate, name)
+        except AudioError:
+            return None
+        return KeptSound(audio, announced) if announced <= LONGEST_KEPT else None
 
     def _look(self, row: int) -> tuple[pa.Scalar | None, str | None, str]:
         """A row's sound as it lies there (bytes, not yet copied; or a path or URL), and what errors call it."""
@@ -119,6 +162,34 @@ class ClipSounds:
                 yield str(local)
         else:
             yield file
+
+
+@dataclass(frozen=True)
+class KeptSound:
+    """A decoded sound in memory."""
+
+    audio: np.ndarray  # (samples,) float32
+    announced: float  # s, by its header
+
+    def window(self, sounds: ClipSounds, row: int, begin: float, seconds: float, sampling_rate: int) -> np.ndarray:
+        """A copy of the samples from `begin` s on."""
+        first = round(begin * sampling_rate)
+        audio = self.audio[first : first + max(round(seconds * sampling_rate), 1)].copy()
+        if not len(audio):
+            raise AudioError(f"{sounds.name(row)}: has no sound at {begin:g} s; it ends before")
+        if len(audio) < round(seconds * sampling_rate):
+            check_whole(audio, self.announced, begin, seconds, sampling_rate, sounds.name(row))
+        return audio
+
+
+def check_whole(
+    audio: np.ndarray, announced: float, begin: float, seconds: float, sampling_rate: int, name: str
+) -> None:
+    """Refuse a window (S,) that ends before its file does by its header."""
+    there = whole_samples(announced, sampling_rate) - round(begin * sampling_rate)
+    if len(audio) < min(round(seconds * sampling_rate), there):
+        said = f"{announced:.3f} s that its header announces"
+        raise AudioError(f"{name}: ends before the {said}; fetch it again or leave it out")
 
 
 @dataclass
@@ -178,12 +249,14 @@ class AudioSetWindows(Dataset):
         clip_seconds: float = 1.0,
         sampling_rate: int = 16000,
         augmentation: Augmentation | None = None,
+        keep: bool = False,
     ) -> None:
         """Without a seed an item takes the window of seed `item`.
 
         Of `augmentation`, what concerns a single window is done here; mixtures and masks are the collator's.
+        With `keep`, decoded sounds stay in memory.
         """
-        self.sounds = ClipSounds(rows)
+        self.sounds = ClipSounds(rows, keep)
         if len(items) and not 0 <= items.clip.min() <= items.clip.max() < len(rows):
             raise ValueError(
                 f"items are of rows {items.clip.min()} to {items.clip.max()}, but the data set has {len(rows)}; "

@@ -43,6 +43,7 @@ class EdaTask(Task[EdaTaskSettings, EdaData]):
     validation_metrics = {"rmse": False, "pearson": True, "loss": False}
     suffixes = SUFFIXES
     prediction_options = ("listener",)
+    simple_baseline = "ridge"
     study = study.TABLES
     data_record = EdaDataRecord
 

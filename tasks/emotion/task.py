@@ -54,6 +54,7 @@ class EmotionTask(Task[EmotionTaskSettings, EmotionData]):
     suffixes = SUFFIXES
     output_suffix = ".json"
     prediction_options = ("text", "utterances")
+    simple_baseline = "tfidf"
     study = study.TABLES
     data_record = EmotionDataRecord
     training_record = EmotionTrainingRecord

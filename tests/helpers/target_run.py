@@ -20,8 +20,8 @@ import torch.distributed as dist
 from modeling import TcnConfig, TcnForAudioClassification
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from tasks.detection.augmentation import Augmentation
+from tasks.detection.baselines import PlainWindows, described
 from tasks.detection.collator import DetectionCollator
-from tasks.detection.evaluate import loudness_of
 from tasks.detection.mining import MiningSettings, MiningTable
 from tasks.detection.sampler import SamplerSettings, TwoTierBatchSampler
 from tasks.detection.trainer import TargetSoundTrainer
@@ -75,7 +75,9 @@ def make_trainer(folder: Path, workers: int, accumulation: int, **settings: Any)
         args=args,
         train_dataset=AudioSetWindows(rows, pools.items, CLIP_SECONDS, RATE, augmentation),
         data_collator=DetectionCollator(extractor, augmentation),
-        sampler=lambda size: TwoTierBatchSampler.from_pools(pools, SamplerSettings(), size, 7, args.world_size),
+        sampler=lambda size: TwoTierBatchSampler.from_pools(
+            pools, SamplerSettings(min_epoch_steps=1), size, 7, args.world_size
+        ),
         validation_metrics=lambda output: {},
         processing_class=extractor,
         pools=pools,
@@ -105,7 +107,7 @@ def main(folder: Path) -> None:
                 "hard": int(whole.served.counts["hard"]),
                 "counts": dict(whole.served.counts),
                 "history": [asdict(mined) for mined in whole.mining.history],
-                "loudness": loudness_of(whole, toy_side()).tolist(),
+                "loudness": described(whole, PlainWindows(toy_side()), RATE)[:, 0].tolist(),
                 "resumed": [],
             }
             for step in sorted({1, last // 3, last // 2, last - 1} if not workers else {last // 2}):

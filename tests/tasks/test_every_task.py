@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -412,3 +412,33 @@ def test_a_study_of_equal_runs_finds_no_difference(task: Task, finished: Finishe
     assert "model" in {row["who"] for row in found["runs"]}
     files = study_files(found)
     assert_no_missing_value(files["table.md"])
+
+
+def compared(scores: Any) -> Iterator[dict[str, Any]]:
+    """Every table of baselines in a record of scores."""
+    for name, inner in scores.items() if isinstance(scores, dict) else ():
+        if name == "baselines":
+            yield inner
+        else:
+            yield from compared(inner)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_report_shows_the_baseline_that_a_sceptic_would_run_first(name: str) -> None:
+    task, (facts, predictions) = load_task(name), made_up_run(name)
+    facts = json.loads(json.dumps(facts))
+    tables = list(compared(facts["test"]))
+    assert tables
+    shown = task.results_table(facts["test"]), task.report_files(facts, {}, predictions)["report.html"]
+    for table in tables:
+        del table[task.simple_baseline]
+    others = task.results_table(facts["test"]), task.report_files(facts, {}, predictions)["report.html"]
+    assert shown[0] != others[0]
+    assert shown[1] != others[1]
+
+
+@pytest.mark.slow
+def test_a_run_is_compared_with_the_baseline_that_a_sceptic_would_run_first(task: Task, finished: Finished) -> None:
+    tables = list(compared(record(finished.folder)["test"]))
+    assert tables
+    assert all(task.simple_baseline in table for table in tables)

@@ -143,7 +143,7 @@ def test_one_modality_alone_is_trained_scored_and_shown(tmp_path: Path, capsys: 
     assert found["model"]["modalities"] == ["back_audio"]
     assert not found["test"]["ablations"]
     assert found["training"]["trainable"].keys() == {"back_audio", "fusion", "regression"}
-    assert list(found["test"]["baselines"]) == ["mean", "ridge on back_audio"]
+    assert list(found["test"]["baselines"]) == ["mean", "ridge on all"]
     assert "not shown to be better" in capsys.readouterr().out
 
 

@@ -298,7 +298,7 @@ def test_a_hub_that_is_away_or_does_not_know_us_stops_a_run_before_it_trains(tmp
         assert said in done.stderr.splitlines()[-1]
         assert "SYNTHETIC" not in done.stderr
         assert TOKEN not in done.stdout + done.stderr
-    assert not (tmp_path / "run").exists()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".training.lock"]
 
 
 def test_the_commands_of_the_readme_work_as_printed(pushed, tmp_path: Path) -> None:

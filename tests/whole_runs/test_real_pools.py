@@ -52,7 +52,7 @@ def test_the_synthetic_strong_table_has_the_size_of_the_real_one(raw):
 
 @pytest.mark.parametrize("world", [1, 8])
 def test_every_label_comes_within_the_stated_epochs(pools, world):
-    sampler = TwoTierBatchSampler.from_pools(pools, SamplerSettings(), 32, seed=0, world_size=world)
+    sampler = TwoTierBatchSampler.from_pools(pools, SamplerSettings(min_epoch_steps=1), 32, seed=0, world_size=world)
     tiers = np.array(sampler.tier_names)
     for tier, pool in (("tier_a", sampler.strong), ("weak", sampler.weak)):
         wanted = set(np.unique(pool.labels).tolist())

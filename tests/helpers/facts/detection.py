@@ -72,11 +72,14 @@ def make_test(random: np.random.Generator) -> dict[str, Any]:
         "baselines": {
             "chance": {"average_precision": score(0.05, None), "roc_auc": score(0.5, None)},
             "loudness": make_scores(0.2),
+            "mfcc_regression": make_scores(0.6),
         },
+        "gains": {"loudness": score(0.54, 0.06), "mfcc_regression": score(0.2, 0.07)},
+        "baselines_left_out": {},
         "permutation_p": {},
         "false_alarms_at_recall": {"recall": 0.9, "per_hour": 14.2},
         "curve": make_curve(random, 3.2),
-        "baseline_curves": {"loudness": make_curve(random, 0.8)},
+        "baseline_curves": {"loudness": make_curve(random, 0.8), "mfcc_regression": make_curve(random, 2.0)},
         "histogram": {
             "edges": edges.tolist(),
             "positives": np.histogram(positives, edges)[0].tolist(),
@@ -117,6 +120,7 @@ def make_training(random: np.random.Generator) -> dict[str, Any]:
         "best_validation": 0.78,
         "chosen_by": "average_precision",
         "log": log,
+        "length": {"steps": 400, "steps_per_epoch": 50, "positives": 410, "positives_per_step": 8, "passes": 7.8},
         "composition": {
             "planned": {"positive": 3200, "tier_a": 1920, "tier_b": 1280, "weak": 6400},
             "served": {"positive": 3161, "tier_a": 1919, "tier_b": 1280, "weak": 6398},

@@ -36,7 +36,7 @@ def make_assessment(songs: int = 10, listeners: int = 6, coupling: float = 1.0, 
     names = np.array([f"song {n}" for n in of])
     model = Trials(predicted[of], targets, mask, names, np.array([f"{n}" for n in who]), 4.0, "uS")
     curve = np.linspace(0, 1, FRAMES)
-    baselines = {name: np.broadcast_to(curve, targets.shape) for name in BASELINES_WITHOUT_SOUND}
+    baselines = {name: np.broadcast_to(curve, targets.shape) for name in (*BASELINES_WITHOUT_SOUND, "ridge")}
     by_song = longest_of_song(list(predicted[of]), names)
     results = assess(model, baselines, np.zeros(len(of)), by_song, targets)
     record = asdict(results)

@@ -9,7 +9,8 @@ import pytest
 from scipy.special import logit
 
 from media.audioset import Labels
-from tasks.detection.eval_windows import ClipWindows, WindowLoudness
+from tasks.detection.baselines import PlainWindows, WindowDescriptors
+from tasks.detection.eval_windows import ClipWindows
 from tasks.detection.scores import ClipScores, assess, chance
 from tests.helpers.toy_clips import RATE, SCORED_ROWS, toy_side
 
@@ -42,10 +43,11 @@ def test_a_window_is_labelled_by_what_is_in_it_where_that_is_known() -> None:
 
 def test_a_window_is_as_loud_as_its_sound_and_silence_has_a_bound() -> None:
     windows = toy_side()
-    assert len(WindowLoudness(windows)) == len(windows)
     audio = windows[5]["audio"].astype(float)
-    assert float(WindowLoudness(windows)[5]) == pytest.approx(10 * np.log10(np.mean(audio**2)), abs=1e-4)
-    assert float(WindowLoudness(toy_side(silent=(0,)))[2]) == pytest.approx(-100)
+    describe = WindowDescriptors(RATE)
+    loudness = describe(PlainWindows(windows)[5][None])[0, 0]
+    assert float(loudness) == pytest.approx(10 * np.log10(np.mean(audio**2)), abs=1e-4)
+    assert float(describe(PlainWindows(toy_side(silent=(0,)))[2][None])[0, 0]) == pytest.approx(-100)
 
 
 def test_a_window_that_cannot_be_read_has_the_sound_of_another_clip() -> None:
@@ -88,7 +90,7 @@ def test_an_assessment_can_be_checked_by_hand() -> None:
     lists = [[0]] * 14 + [[1]] * 2 + [[1, 2]] * 13 + [[2]] * 24
     table = pa.table({"clip_id": [f"clip{row}" for row in range(len(lists))], "labels": lists})
     rows = table.take(pa.array(SCORED_ROWS))
-    found, _ = assess(scores, scores, (loud, loud), "recall:1", rows, labels, "validation")
+    found, _ = assess(scores, scores, {"loudness": (loud, loud)}, "recall:1", rows, labels, "validation")
     assert found.threshold.value == pytest.approx(0.7)
     # Ranked: hit, false alarm, hit: average precision is (1 + 2/3) / 2.
     assert found.scores["average_precision"].mean == pytest.approx((1 + 2 / 3) / 2)
@@ -97,6 +99,7 @@ def test_an_assessment_can_be_checked_by_hand() -> None:
     assert found.confusers[0].name == "Dog"
     assert found.confusers[0].false_alarms == 1
     assert found.baselines["loudness"]["average_precision"].mean == pytest.approx(2 / 6)
+    assert found.gains["loudness"].mean == pytest.approx((1 + 2 / 3) / 2 - 2 / 6)
     assert found.baselines["chance"] == chance(2 / 6)
     assert [line.title.split(":")[0] for line in found.timelines][-1].startswith("without the target")
     assert sum(found.histogram.positives) == 2

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from reporting.card import SYNTHETIC_NOTICE
 from reporting.plots import FALSE, MODEL, TRUTH, png
-from tasks.detection.card import model_card, results_table, verdict_line
+from tasks.detection.card import is_beaten, model_card, results_table, verdict_line
 from tasks.detection.plots import (
     plot_composition,
     plot_detections,
@@ -134,7 +134,8 @@ CHANCE, LOUD = score(0.05, None), score(0.2, 0.1)
 
 @pytest.mark.parametrize(("model", "baselines", "verdict"), [
     (score(0.5, 0.1), {"chance": CHANCE, "loudness": LOUD}, "better than chance and loudness"),
-    (score(0.5, 0.2), {"chance": CHANCE, "loudness": LOUD}, "not shown to be better than loudness"),
+    (score(0.5, 0.2), {"chance": CHANCE, "loudness": LOUD},
+     "better than chance, not shown to be better than loudness"),
     (score(0.5, 0.2), {"chance": score(0.3, None)}, "not shown to be better than chance"),
     (score(1.0, None, "there is one positive"), {"chance": CHANCE}, "not shown to be better than chance"),
     (score(0.5, 0.1), {"chance": {}}, "compared with nothing"),
@@ -147,13 +148,30 @@ def test_a_verdict_asks_for_an_interval_above_every_baseline(model: dict, baseli
     assert line.startswith(f"**Verdict: {verdict}** (average precision ")
 
 
+@pytest.mark.parametrize(
+    ("gain", "p", "beaten"),
+    [(score(0.1, 0.05), {}, True), (score(0.1, 0.2), {}, False), (score(0.1, None), {"other": 0.001}, True),
+     (score(0.1, None), {"other": 0.2}, False), (score(0.1, None), {}, False),
+     (score(None, reason="none"), {}, False)],
+)  # fmt: skip
+def test_a_rival_is_beaten_by_the_paired_difference(gain: dict, p: dict, beaten: bool) -> None:
+    """The intervals of both overlap, which says nothing of their difference on the same clips."""
+    scores = {"average_precision": score(0.6, 0.3)}
+    baselines = {"other": {"average_precision": score(0.5, 0.3)}}
+    test = {"scores": scores, "baselines": baselines, "gains": {"other": gain}, "permutation_p": p}
+    assert is_beaten(test, "other") == beaten
+
+
 def test_the_table_has_model_and_baselines_side_by_side_and_says_what_an_hour_can_show() -> None:
     facts = make_facts()
     facts["test"] |= {"hours_of_negatives": 0.25, "note": "Two clips are short."}
     facts["test"]["scores"]["event_f1"] = score(None, reason="no strong events")
     table = results_table(facts["test"])
-    assert "| 1,200 clips, 60 with the target | model | chance | loudness |\n|---|---|---|---|\n" in table
-    assert "| average precision | 0.720 [0.670, 0.770] | 0.050 | 0.180 [0.130, 0.230] |" in table
+    heads = "1,200 clips, 60 with the target | model | chance | loudness | MFCC + logistic regression"
+    assert f"| {heads} |\n|---|---|---|---|---|\n" in table
+    assert (
+        "| average precision | 0.720 [0.670, 0.770] | 0.050 | 0.180 [0.130, 0.230] | 0.540 [0.490, 0.590] |" in table
+    )
     assert "| at the threshold: F1 of events | undefined (no strong events) |  |" in table
     assert "At the threshold 0.5, chosen on validation (rule: f1): recall 0.850 [0.800, 0.900], 6.00 [3.00" in table
     assert "One false alarm in 0.25 hours is 4.0 an hour: recall at fewer is recall at none." in table

@@ -25,7 +25,7 @@ def assessed(positives: int, scores: list[float], loudness: list[float]) -> Clip
     readable = np.ones(len(rows), bool)
     model, loud = (ClipScores(windows, np.array(each, float), None, readable) for each in (scores, loudness))
     table = pa.table({"clip_id": [f"clip{row}" for row in rows], "labels": [[0]] * len(rows)})
-    return assess(model, model, (loud, loud), "f1", table, LABELS, "validation")[0]
+    return assess(model, model, {"loudness": (loud, loud)}, "f1", table, LABELS, "validation")[0]
 
 
 def verdict(results: ClipResults) -> str:
@@ -41,7 +41,12 @@ MIXED = [-30.0, -20.0] * 10
     ("positives", "scores", "loudness", "expected"),
     [
         (8, UP + DOWN, MIXED, "better than chance and loudness"),  # perfect
-        (8, UP + DOWN, UP + DOWN, "not shown to be better than loudness"),  # and loudness is perfect, too
+        (
+            8,
+            UP + DOWN,
+            UP + DOWN,
+            "better than chance, not shown to be better than loudness",
+        ),  # and loudness is perfect, too
         (8, DOWN[:8] + UP + DOWN[8:], MIXED, UNBEATEN),  # the worst
         (8, [0.5] * 20, MIXED, UNBEATEN),  # constant
         (8, [0.5] * 20, [-20.0] * 20, UNBEATEN),
@@ -59,12 +64,12 @@ def test_p_is_recorded_where_resamples_agree_and_only_there() -> None:
     perfect = assessed(5, UP[:5] + DOWN[:5], MIXED[:10])
     assert perfect.scores["average_precision"].mean == 1
     assert perfect.permutation_p["chance"] == pytest.approx(1 / 252)
-    assert "permutation p against chance 0.004" in verdict_line(asdict(perfect))
+    assert "chance 0.500, permutation p 0.004" in verdict_line(asdict(perfect))
     assert assessed(8, DOWN[:8] + UP + DOWN[8:], MIXED).permutation_p == {}
     assert assessed(1, UP + DOWN, MIXED).permutation_p == {}
 
 
 def test_a_record_of_an_older_version_keeps_its_verdict() -> None:
     record = asdict(assessed(8, UP + DOWN, MIXED))
-    del record["permutation_p"]
+    del record["permutation_p"], record["gains"]
     assert verdict_line(record).startswith(f"**Verdict: {UNBEATEN}**")

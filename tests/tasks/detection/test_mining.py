@@ -200,7 +200,7 @@ def test_a_run_that_stops_anywhere_has_the_plans_and_the_table_of_one_that_does_
     truth = np.random.default_rng(0).uniform(0, 1, len(pools.items)).astype(np.float32)
 
     def start() -> tuple[TwoTierBatchSampler, MiningTable]:
-        sampler = TwoTierBatchSampler.from_pools(pools, SamplerSettings(), 16, seed=3, world_size=2)
+        sampler = TwoTierBatchSampler.from_pools(pools, SamplerSettings(min_epoch_steps=1), 16, seed=3, world_size=2)
         return sampler, table_of(pools, mining_capacity=25, suspect_epochs=2)
 
     def step(table: MiningTable, epoch: int, batch: list[tuple[int, int]]) -> None:

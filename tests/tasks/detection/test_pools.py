@@ -4,69 +4,28 @@ from collections import defaultdict
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from media.audioset import Labels, Ontology
 from tasks.detection.items import Items, Kind
-from tasks.detection.pools import ClipPools, LabelCount, PoolSettings, build_pools
+from tasks.detection.pools import ClipPools, LabelCount, build_pools
 from tasks.detection.sampler import SamplerSettings, TwoTierBatchSampler
-
-NAMES = ("Speech", "Music", "Cry", "Baby cry", "Whimper", "Dog", "Bark", "Rain")
-SPEECH, MUSIC, CRY, BABY, WHIMPER, DOG, BARK, RAIN = range(8)
-LABELS = Labels(tuple(f"/m/{name}" for name in NAMES), NAMES)
-PARENTS = {"/m/Baby cry": ("/m/Cry",), "/m/Whimper": ("/m/Cry",), "/m/Bark": ("/m/Dog",)}
-ONTOLOGY = Ontology(
-    dict(zip(LABELS.mids, NAMES, strict=True)),
-    {mid: tuple(child for child, above in PARENTS.items() if mid in above) for mid in LABELS.mids},
-    {mid: PARENTS.get(mid, ()) for mid in LABELS.mids},
+from tests.helpers.pool_rows import (
+    BABY,
+    BARK,
+    CRY,
+    DOG,
+    LABELS,
+    ONTOLOGY,
+    PLAIN,
+    RAIN,
+    SPEECH,
+    WHIMPER,
+    clip,
+    pools_of,
+    table_of,
 )
-PLAIN = PoolSettings(target=["Baby cry"], head_labels=["Speech", "Music"], head_trim="none", validation_fraction=0.0)
-EVENT = pa.struct(
-    [("label", pa.int64()), ("start_seconds", pa.float32()), ("end_seconds", pa.float32()), ("present", pa.bool_())]
-)
-DEFECT = pa.struct([("listener", pa.string()), ("what", pa.string())])
-
-
-def clip(name: str, labels=(), events=(), subset="unbalanced_train", strong=None, audio=True, seconds=10.0) -> dict:
-    """One row; events are (label, start, end) or (label, start, end, False) for a checked absence."""
-    return {
-        "clip_id": name,
-        "subset": subset,
-        "labels": list(labels),
-        "events": [
-            {"label": label, "start_seconds": start, "end_seconds": end, "present": not absent}
-            for label, start, end, *absent in events
-        ],
-        "strongly_labelled": any(len(event) == 3 for event in events) if strong is None else strong,
-        "audio": {"bytes": None, "path": f"/data/Y{name}.wav"} if audio else None,
-        "audio_seconds": seconds if audio else None,
-        "defects": [] if audio else [{"listener": None, "what": "audio_missing"}],
-    }
-
-
-def table_of(rows: list[dict], code: str = "int64") -> pa.Table:
-    """As `datasets` has it, in more than one chunk."""
-    schema = pa.schema(
-        {
-            "clip_id": pa.string(),
-            "subset": pa.string(),
-            "labels": pa.list_(pa.type_for_alias(code)),
-            "events": pa.list_(EVENT),
-            "strongly_labelled": pa.bool_(),
-            "audio": pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
-            "audio_seconds": pa.float32(),
-            "defects": pa.list_(DEFECT),
-        }
-    )
-    half = len(rows) // 2
-    return pa.concat_tables(pa.Table.from_pylist(part, schema) for part in (rows[:half], rows[half:]))
-
-
-def pools_of(rows: list[dict], options: PoolSettings = PLAIN, seconds: float = 1.0, **changed) -> ClipPools:
-    return build_pools(table_of(rows), LABELS, ONTOLOGY, replace(options, **changed), seconds)
 
 
 def names_of(rows: list[dict], items: Items) -> list[str]:
@@ -125,7 +84,7 @@ def test_half_of_the_clips_that_cry_lack_the_weak_label_and_are_no_negatives():
     assert removed(pools) == {
         "no usable audio": 0,
         "eval: tested on, never trained on": 0,
-        "validation, by id: never trained on": 0,
+        "validation, by group: never trained on": 0,
         "the target is a weak label: no negative": 2,
         "the target is no weak label, but an event: no negative": 2,
         "another row of the id has the target: no negative": 1,
@@ -436,7 +395,9 @@ def test_strong_labels_alone_give_weak_negatives_too():
 
 def test_a_share_of_0_needs_no_pool():
     rows = [clip(f"a{i}", [BABY]) for i in range(4)] + [clip(f"b{i}", [DOG]) for i in range(9)]
-    sampler = TwoTierBatchSampler.from_pools(pools_of(rows), SamplerSettings(strong_share=0), 9, seed=0)
+    sampler = TwoTierBatchSampler.from_pools(
+        pools_of(rows), SamplerSettings(strong_share=0, min_epoch_steps=1), 9, seed=0
+    )
     assert sampler.composition == [3, 0, 6]
     assert len(sampler) == 2
     assert sampler.rounds == 0

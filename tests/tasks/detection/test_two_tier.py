@@ -16,17 +16,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from launch.explain_plan import explanations
 from media.audioset import Labels
+from tasks.detection.draws import Reason, label_quotas
 from tasks.detection.items import Kind, LabelledPool
 from tasks.detection.mining import read_arrays, write_arrays
 from tasks.detection.permuting import keys_of, permuted_places
-from tasks.detection.sampler import (
-    Reason,
-    SamplerSettings,
-    TwoTierBatchSampler,
-    apportion,
-    check_same_plan,
-    label_quotas,
-)
+from tasks.detection.sampler import SamplerSettings, TwoTierBatchSampler, apportion, check_same_plan
 from tests.helpers.toy_clips import toy_clips
 
 
@@ -405,3 +399,15 @@ def test_places_of_many_are_even_and_those_of_neighbours_have_nothing_to_do_with
     for values, cells in ((first, 1000), (np.mod(second - first, 1000) - 1, 999)):
         counts, expected = np.bincount(values, minlength=cells), len(keys) / cells
         assert ((counts - expected) ** 2 / expected).sum() < scipy.stats.chi2.ppf(0.999, cells - 1)
+
+
+@pytest.mark.parametrize("positives, world, least", [(4, 1, 16), (100, 1, 16), (100, 3, 16), (5, 2, 1), (900, 4, 16)])
+def test_an_epoch_is_as_many_whole_passes_as_give_enough_steps(positives: int, world: int, least: int) -> None:
+    sampler = make(positives=positives, world=world, min_steps=least)
+    per_step = sampler.composition[0] * world
+    assert sampler.steps >= least
+    assert sampler.steps == -(-sampler.passes * positives // per_step)
+    assert sampler.passes == 1 or -(-(sampler.passes - 1) * positives // per_step) < least
+    drawn = np.concatenate([sampler.plan(epoch)[0][:, : sampler.composition[0]].ravel() for epoch in range(3)])
+    counts = np.bincount(drawn, minlength=positives)
+    assert counts.max() - counts.min() <= 1

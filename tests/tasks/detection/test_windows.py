@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from media.audio import AudioError, read_audio
+from media.audio import AudioError, read_audio, read_window
 from system.storage import S3FileManager
 from tasks.detection.augmentation import Augmentation
 from tasks.detection.items import Kind
@@ -340,3 +340,52 @@ def test_windows_of_real_recordings_are_what_the_recordings_hold(real_data: Path
             window = windows[place, seed]
             first = round(window["start_seconds"] * RATE)
             np.testing.assert_allclose(window["audio"], whole[first : first + RATE], atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "container, subtype, rate",
+    [("WAV", "PCM_16", RATE), ("FLAC", "PCM_16", 22050), ("MP3", "MPEG_LAYER_III", 44100), ("OGG", "VORBIS", 44100)],
+)
+def test_windows_of_sounds_in_memory_are_those_that_are_read(container: str, subtype: str, rate: int) -> None:
+    rows = make_rows([encode(noise(3.0, rate), rate, container, subtype)])
+    items = make_items((0, ANYWHERE, Kind.WEAK, 0), (0, (1.0, 1.3), Kind.POSITIVE, 0))
+    read, kept = (AudioSetWindows(rows, items, 0.5, RATE, keep=keep) for keep in (False, True))
+    for place in [(item, seed) for item in range(2) for seed in range(20)]:
+        one, other = read[place], kept[place]
+        assert one["start_seconds"] == other["start_seconds"]
+        np.testing.assert_allclose(other["audio"], one["audio"], atol=1e-5)
+    assert len(kept.sounds._kept) == 1
+
+
+def test_a_sound_in_memory_is_decoded_once_and_not_changed_by_who_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(
+        "tasks.detection.windows.read_window", lambda *given: calls.append(given) or read_window(*given)
+    )
+    windows = AudioSetWindows(make_rows([ramp(3)]), make_items((0, ANYWHERE, Kind.WEAK, 0)), 1.0, RATE, keep=True)
+    before = windows[0, 1]["audio"].copy()
+    windows[0, 1]["audio"][:] = 0
+    np.testing.assert_array_equal(windows[0, 1]["audio"], before)
+    assert len(calls) == 1
+    again = pickle.loads(pickle.dumps(windows))
+    assert again.sounds._kept == {}
+    np.testing.assert_array_equal(again[0, 1]["audio"], before)
+
+
+def test_a_sound_that_ends_early_is_replaced_whether_it_is_kept_or_not() -> None:
+    whole, cut = ramp(3), ramp(3)[: 44 + 4 * RATE]
+    rows = make_rows([cut, whole])
+    items = make_items((0, ANYWHERE, Kind.WEAK, 0), (1, ANYWHERE, Kind.WEAK, 0))
+    read, kept = (AudioSetWindows(rows, items, 1.0, RATE, keep=keep) for keep in (False, True))
+    for seed in range(30):
+        assert read[0, seed]["item"] == kept[0, seed]["item"]
+        np.testing.assert_allclose(kept[0, seed]["audio"], read[0, seed]["audio"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "seconds, fits",
+    [([10.0] * 100, True), ([10.0] * 10**5, False), ([10.0, np.nan], False), ([200.0], False), ([], False)],
+)
+def test_only_a_small_set_of_short_sounds_is_kept_in_memory(seconds: list[float], fits: bool) -> None:
+    assert WindowSettings(memory_gb=1.0).fit_in_memory(np.array(seconds)) == fits
+    assert not WindowSettings(memory_gb=0.0).fit_in_memory(np.array(seconds))

@@ -24,6 +24,11 @@ class ToyConfig(SignalConfig):
     dropout: float = 0.1
 
     @property
+    def weights(self) -> int:
+        """About how many numbers the model has; too many are refused."""
+        return self.num_channels * (self.kernel_size * self.input_size + self.output_size)
+
+    @property
     def receptive_field(self) -> int:
         """The frames of input that one output frame depends on, itself included."""
         return self.kernel_size

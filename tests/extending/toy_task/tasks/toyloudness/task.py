@@ -40,7 +40,7 @@ class ToyResults:
 
     tones: int
     rmse: float
-    chance: float  # the RMSE of the mean rating, the best guess of a model that hears nothing
+    baselines: dict[str, float]  # "chance": the RMSE of the mean rating, the best guess of a model that hears nothing
 
 
 class Tones(Dataset):
@@ -88,6 +88,7 @@ class ToyTask(Task[ToySettings, ToyData]):
     auto_model = AutoModel
     model_configs = tuple(config for config, _ in SIGNAL_MODELS)
     auto_extractor = AutoFeatureExtractor
+    simple_baseline = "chance"
     validation_metrics = {"rmse": False, "loss": False}  # less is better
     suffixes = SUFFIXES
     study = study.TABLES
@@ -122,7 +123,7 @@ class ToyTask(Task[ToySettings, ToyData]):
     def evaluate(self, trainer: Any, data: ToyData, side: str) -> Evaluation:
         tones = data.parts[side]
         predicted = trainer.predict(tones, metric_key_prefix=side).predictions.ravel()
-        results = ToyResults(len(tones), rmse(predicted, tones.loudness), float(tones.loudness.std()))
+        results = ToyResults(len(tones), rmse(predicted, tones.loudness), {"chance": float(tones.loudness.std())})
         table = pa.table({"tone_id": tones.ids, "target": tones.loudness, "prediction": predicted})
         return Evaluation(results, table)
 
@@ -136,7 +137,7 @@ class ToyTask(Task[ToySettings, ToyData]):
 
     def results_table(self, results: dict[str, Any]) -> str:
         head = f"| {results['tones']} tones | RMSE |\n|---|---|"
-        return f"{head}\n| model | {results['rmse']:.3f} |\n| chance | {results['chance']:.3f} |"
+        return f"{head}\n| model | {results['rmse']:.3f} |\n| chance | {results['baselines']['chance']:.3f} |"
 
     def model_card(self, facts: dict[str, Any]) -> str:
         return f"---\nlicense: other\n---\n{self.summary(facts)}\n"
