@@ -2,6 +2,8 @@
 
 python run_predict.py outputs/eda_tcn song.mp3 another.wav --output predictions.csv --plot predictions.png
 python run_predict.py outputs/baby_cry recording.wav --output events.csv --plot events.png
+python run_predict.py efficientat_mn04_as recording.wav --output tags.csv --plot tags.png
+python run_predict.py efficientat_mn04_as recording.wav --target "Baby cry, infant cry" --output events.csv
 python run_predict.py outputs/eda_tcn folder_of_sounds --output predictions.csv
 python run_predict.py outputs/meld_sample clip.mp4 --text "You came!" --plot emotions.png
 python run_predict.py outputs/meld_sample film.mp4 --utterances film.srt --output emotions.json --plot emotions.png
@@ -18,8 +20,7 @@ if __name__ == "__main__":
 
 from launch.run import load_task
 from system.text import printable
-from training.prediction import check_outputs, find_sounds, load_model
-from training.run_folder import read_record
+from training.prediction import check_outputs, find_sounds, load_model, task_of
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -29,7 +30,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         description="Predict signals, detect events, or name emotions in recordings.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("model", help="A folder that run_train.py wrote, or a name on the Hub.")
+    parser.add_argument(
+        "model",
+        help="A folder that run_train.py wrote, a name on the Hub, or a pretrained encoder: see training/encoders.",
+    )
     parser.add_argument("sounds", nargs="+", type=Path, help="Sounds or clips, or folders that are searched for them.")
     parser.add_argument(
         "--output", type=Path, default=None, help="The file; None is predictions.csv, or predictions.json of emotions."
@@ -38,7 +42,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--listener", default=None, help="Whose level and spread to use, under listener scaling of a signal."
     )
-    parser.add_argument("--threshold", type=float, default=None, help="Of a detector; None is the one it came with.")
+    parser.add_argument("--target", default=None, help="A label of a pretrained encoder; None: the scores of all.")
+    parser.add_argument(
+        "--threshold", type=float, default=None, help="Of events; None is the detector's own, 0.2 of an encoder."
+    )
     parser.add_argument("--text", default=None, help="What is said in the clip, for emotions.")
     parser.add_argument(
         "--utterances", type=Path, default=None, help="Who says what when in a long clip: .srt, .vtt or .csv."
@@ -51,9 +58,9 @@ def main(argv: list[str]) -> None:
     """Find, predict and write block by block, plot."""
     arguments = parse(argv)
     check_outputs(arguments.output, arguments.plot)
-    name = read_record(arguments.model, "run_config.json")["task"]
+    name = task_of(arguments.model)
     task = load_task(name)
-    for option in ("listener", "threshold", "text", "utterances"):
+    for option in ("listener", "target", "threshold", "text", "utterances"):
         if option not in task.prediction_options and getattr(arguments, option) is not None:
             raise ValueError(f"--{option}: a model of task {name!r} takes none; leave it out")
     arguments.output = arguments.output or Path(f"predictions{task.output_suffix}")

@@ -37,7 +37,6 @@ from benchmarks.timing import print_value
 from evaluation.detection import average_precision, paired_bootstrap
 
 HERE = Path(__file__).resolve().parent.parent
-CONFIG = "configs/baby_cry.json"
 CLASSES = {  # category of ESC-10 -> name of AudioSet's label
     "baby_cry": "Baby cry, infant cry",
     "chainsaw": "Chainsaw",
@@ -207,13 +206,14 @@ class Training:
     data: Path
     output: Path
     seed: int
+    config: str
     settings: tuple[str, ...] = ()
 
     def arguments(self) -> list[str]:
         """The command line of run_train.py."""
         quiet = ["--report_to", "none", "--disable_tqdm", "true", "--seed", str(self.seed)]
         names = ["--dataset", str(self.data), "--output_dir", str(self.output), "--target", CLASSES[self.target]]
-        return [CONFIG, *names, *quiet, *self.settings]
+        return [self.config, *names, *quiet, *self.settings]
 
 
 def train(training: Training) -> float:
@@ -285,9 +285,14 @@ def main() -> None:
     parser.add_argument("--folds", nargs="+", type=int, choices=FOLDS, help="by default 3, with --full all")
     parser.add_argument("--seeds", nargs="+", type=int, help="by default 0, with --full 0 1 2")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="trainings at a time")
+    parser.add_argument("--config", default="configs/baby_cry.json", help="of our detector")
     parser.add_argument("--output", type=Path, help="a folder for scores.json; none by default")
     parser.add_argument("settings", nargs="*", help="settings of run_train.py, after --")
     options = parser.parse_args()
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "passive"
+    )  # read when torch is imported: several trainings share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // options.processes, 1)))
     esc10, metadata = real_data() / "esc10", real_data() / "audioset" / "meta"
     if not esc10.is_dir() or not metadata.is_dir():
         raise SystemExit(f"no real data: {esc10} and {metadata} are needed (set FELTSOUND_REAL_DATA)")
@@ -304,7 +309,14 @@ def main() -> None:
                 data[fold] = prepare_tree(folder)
             for target in targets:
                 trainings = [
-                    Training(target, data[fold], data[fold].parent / f"{target}-{seed}", seed, tuple(options.settings))
+                    Training(
+                        target,
+                        data[fold],
+                        data[fold].parent / f"{target}-{seed}",
+                        seed,
+                        options.config,
+                        tuple(options.settings),
+                    )
                     for fold in folds
                     for seed in seeds
                 ]

@@ -37,6 +37,7 @@ OPUS_CLOCK = 48000  # Hz, in which opus pages tell their end; vorbis pages do in
 MP3_LEAD = 11 * 1152  # samples; a frame's data may begin 511 bytes before it, which is 9 of the smallest frames
 MARGIN = 0.05  # s around a window that its resampling looks at
 BLOCK_SECONDS = 20  # of sound that `read_audio_blocks` decodes at once
+MOST_FRAMES = 2**23  # of a block, at any rate that a damaged header says
 LENGTH_TAG_REACH = 64  # bytes of the first frame that hold a length tag if there is one (it starts at 36 or before)
 
 
@@ -79,12 +80,14 @@ def resample(audio: np.ndarray, rate: int, new_rate: int, name: str = "sound") -
     return resampled
 
 
-def read_audio_blocks(source: str | Path, sampling_rate: int | None = None) -> Iterator[np.ndarray]:
+def read_audio_blocks(
+    source: str | Path | bytes, sampling_rate: int | None = None, name: str = ""
+) -> Iterator[np.ndarray]:
     """What `read_audio` returns, in blocks (samples,) of some seconds: memory does not grow with the file.
 
     A fault that only shows at a file's end (a gap inside an ogg) raises when its blocks have been given out.
     """
-    where = _describe(source, "")
+    where = _describe(source, name)
     count = 0
     with _opened(source, where) as file:
         header = _open(file, where, _StraightSoundFile)
@@ -295,7 +298,8 @@ def _decoded_blocks(file: BinaryIO, header: soundfile.SoundFile, where: str) -> 
     decoded = 0
     while True:
         with _decoding(header, where):
-            frames = header.read(BLOCK_SECONDS * header.samplerate, dtype="float32", always_2d=True)
+            count = min(BLOCK_SECONDS * header.samplerate, MOST_FRAMES)
+            frames = header.read(count, dtype="float32", always_2d=True)
         if not len(frames):
             break
         decoded += len(frames)

@@ -14,12 +14,17 @@ from transformers import (
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .configuration_efficientat import EfficientAtConfig
+from .configuration_encoder import EncoderConfig
 from .configuration_fusion import FusionConfig
 from .configuration_tcn import TcnConfig
 from .configuration_wavenet import WavenetConfig
 from .feature_extraction_audio import AudioFeatureExtractor
+from .feature_extraction_efficientat import EfficientAtFeatureExtractor
 from .feature_extraction_fusion import FusionFeatureExtractor
 from .modeling_classification import AudioClassificationModel
+from .modeling_efficientat import EfficientAtForAudioClassification, EfficientAtModel
+from .modeling_encoder import EncoderForAudioClassification
 from .modeling_fusion import FusionForEmotion, FusionForRegression
 from .modeling_signal import SignalRegressionModel
 from .modeling_tcn import TcnForAudioClassification, TcnForSignalRegression, TcnModel
@@ -45,6 +50,22 @@ for config_class, model_class in SIGNAL_MODELS:
 for config_class, model_class in CLASSIFICATION_MODELS:
     AutoModelForAudioClassification.register(config_class, model_class)
     model_class.register_for_auto_class("AutoModelForAudioClassification")
+
+# A head on a pretrained encoder, whose features are the encoder's.
+AutoConfig.register(EncoderConfig.model_type, EncoderConfig)
+AutoModelForAudioClassification.register(EncoderConfig, EncoderForAudioClassification)
+AutoFeatureExtractor.register(EncoderConfig, EfficientAtFeatureExtractor)
+EncoderConfig.register_for_auto_class()
+EncoderForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
+# Pretrained on the sounds of AudioSet, with an extractor of its own.
+AutoConfig.register(EfficientAtConfig.model_type, EfficientAtConfig)
+AutoModel.register(EfficientAtConfig, EfficientAtModel)
+AutoModelForAudioClassification.register(EfficientAtConfig, EfficientAtForAudioClassification)
+AutoFeatureExtractor.register(EfficientAtConfig, EfficientAtFeatureExtractor)
+EfficientAtConfig.register_for_auto_class()
+EfficientAtModel.register_for_auto_class("AutoModel")
+EfficientAtForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
+EfficientAtFeatureExtractor.register_for_auto_class()
 
 # Emotions of a clip: transformers has no class for what also reads; a processor holds features and tokenizer.
 AutoConfig.register(FusionConfig.model_type, FusionConfig)

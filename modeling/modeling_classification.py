@@ -127,11 +127,13 @@ def classification_loss(
     labels: torch.Tensor,
     problem_type: str,
     num_items: torch.Tensor | int | None = None,
+    positive_weight: float = 1.0,
 ) -> torch.Tensor:
     """Cross entropy of logits (B, L) over the scored labels, divided by how many there are.
 
     Binary for labels (B, L) that do not exclude each other, over all labels for (B,). With `num_items`, the count over
-    all batches of a step, the parts of a split batch add up to the whole.
+    all batches of a step, the parts of a split batch add up to the whole. `positive_weight` is that of a label that is
+    there, where labels do not exclude each other.
     """
     if problem_type == MULTI:
         if labels.shape != logits.shape:
@@ -141,7 +143,8 @@ def classification_loss(
             )
         scored = labels != IGNORE_LABEL
         wanted = labels.to(logits.dtype).masked_fill(~scored, 0.0)
-        each = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+        weight = logits.new_tensor(positive_weight)
+        each = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none", pos_weight=weight)
         total = each.masked_fill(~scored, 0.0).sum()
     else:
         if labels.shape != logits.shape[:1] or labels.is_floating_point():

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
 # The base of every error of the client's HTTP library, which has changed its name before.
-HTTP_ERROR = next(kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError")
+HTTP_ERROR: type[Exception] = next(kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError")
 SIGN_IN = "`hf auth login`, or set HF_TOKEN"
 ADVICE = {
     401: f"the token is not known there or has run out: {SIGN_IN}",

@@ -27,6 +27,7 @@ MOST_FILES, MANY_FILES = 32, 20  # Python files per folder
 ANY_NUMBER_OF_FILES = ("modeling", "benchmarks")  # modeling is flat because only flat modules load from the Hub
 REASONS: dict[str, str] = {
     "tasks/detection": "two-tier sampling, mining and windows over time are parts that no other task has",
+    "training": "encoders, their stored embeddings and what trains on them are shared by tasks",
     "tests/evaluation/test_detection_metrics.py": "every metric of detection against its definition",
     "tests/hf_datasets/test_pmemo.py": "every defect of the published files, one test each",
     "tests/hf_datasets/test_prepare.py": "one command with many options, tried on every data set",

@@ -17,7 +17,7 @@ from transformers import (
     set_seed,
 )
 
-from modeling import SIGNAL_CONFIGS, FusionConfig
+from modeling import SIGNAL_CONFIGS, EncoderConfig, FusionConfig
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from system.process import keep_freed_memory
 from training.command_line import unknown_key
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 # Settings of a saved model that training on other data replaces.
 OF_THE_DATA = ("target_scaling", "target_unit", "emotion_weights", "sentiment_weights")
 # Architectures of this project; others are transformers'.
-OUR_TYPES = {kind.model_type for kind in (*SIGNAL_CONFIGS, FusionConfig)}
+OUR_TYPES = {kind.model_type for kind in (*SIGNAL_CONFIGS, EncoderConfig, FusionConfig)}
 
 
 def set_up_process(run: Run) -> None:

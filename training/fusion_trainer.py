@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from modeling.modeling_fusion import FusionPreTrainedModel
+from training.part_rates import groups_of_parts
 from training.samplers import InOrder, LengthGroupedSampler, ShardedSampler, dealt_batches
 from training.streaming import shard_numbers
 from training.task import Run
@@ -20,13 +21,6 @@ logger = logging.getLogger(__name__)
 
 MANY_REPEATED = 0.1  # share of the items of an epoch; if more come twice, the log warns
 SMALLEST_BATCH = 2  # items: BatchNorm has no variance of one
-
-
-def check_part_rates(rates: dict[str, float]) -> None:
-    """Refuse learning rates of parts that are not above 0."""
-    for part, rate in rates.items():
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 0:
-            raise ValueError(f"learning_rates.{part} = {rate!r}: give a number above 0")
 
 
 def order_of_training(
@@ -101,20 +95,8 @@ class FusionTrainer(SignalTrainer):
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """Make one group for the weights and one for the rest of each part. Trainer's name, held by a test."""
         if self.optimizer is None:
-            parts = self.model.parts()
-            unknown = sorted(self.learning_rates.keys() - parts.keys())
-            if unknown:
-                raise ValueError(
-                    f"learning_rates names {', '.join(unknown)}; the model's parts are {', '.join(parts)}"
-                )
             kind, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            groups = []
-            for name, parameters in parts.items():
-                rate = self.learning_rates.get(name, self.args.learning_rate)
-                for matrices, decay in ((True, self.args.weight_decay), (False, 0.0)):
-                    kept = [parameter for parameter in parameters if (parameter.ndim > 1) == matrices]
-                    if kept:
-                        groups.append({"params": kept, "lr": rate, "weight_decay": decay, "name": name})
+            groups = groups_of_parts(self.model.parts(), self.learning_rates, self.args)
             self.optimizer = kind(groups, **options)
         return self.optimizer
 

@@ -5,7 +5,7 @@ import csv
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, Self, TextIO
+from typing import Any, Protocol, Self, TextIO, cast
 
 import torch
 from safetensors import SafetensorError
@@ -14,9 +14,12 @@ from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from media.audio import AudioError
 from system.text import printable, safe_row
+from training.encoders import is_encoder, load_encoder
+from training.run_folder import read_record
 from training.task import Task
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+ENCODERS_TASK = "detection"
 PLOT_SUFFIXES = (".png", ".pdf", ".svg")
 
 
@@ -52,8 +55,16 @@ def find_sounds(paths: Sequence[Path], suffixes: Sequence[str] = SUFFIXES) -> li
     return sounds
 
 
+def task_of(model: str) -> str:
+    """The name of the task that predicts with a model: that of its run; an encoder's labels are detected."""
+    return ENCODERS_TASK if is_encoder(model) else read_record(model, "run_config.json")["task"]
+
+
 def load_model(name: str, device: str, task: Task) -> tuple[PreTrainedModel, FeatureExtractionMixin | None]:
     """A model and its features, from a folder or the Hub."""
+    if is_encoder(name):
+        encoder = load_encoder(name)
+        return cast(Any, encoder.model).to(torch.device(device)), encoder.extractor
     if not Path(name).exists() and name.count("/") != 1:
         raise ValueError(f"{name}: no such folder, and not a name on the Hub (user/model)")
     try:

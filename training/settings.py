@@ -15,7 +15,7 @@ from system.storage import OPTIONS
 # Beside those of transformers: torch's own, which count optimizer steps like all schedulers of Trainer.
 TORCH_SCHEDULERS = ("step", "exponential")
 OPTIMIZER_ALIASES = {"adamw": "adamw_torch_fused"}
-DICTS = ("model_config", "feature_config", "s3", "learning_rates")  # keys whose values have keys
+DICTS = ("model_config", "feature_config", "s3", "learning_rates", "encoder")  # keys whose values have keys
 SECRET_KEYS = ("hub_token",)
 # Keys of TrainingArguments whose other values our items, order or scores cannot honour.
 KEPT_AS_IT_IS = {
@@ -104,9 +104,6 @@ class RunTrainingArguments(TrainingArguments):
     logging_steps: float = setting(10, "Log each so many optimizer steps.")
     report_to: None | str | list[str] = setting("tensorboard", "Trackers: tensorboard, wandb, mlflow, ..., or none.")
     remove_unused_columns: bool = setting(False, "Leave false: items are not table rows.")
-    dataloader_persistent_workers: bool = setting(
-        True, "Workers, where there are any, stay from epoch to epoch, with what they keep in memory."
-    )
     dataloader_pin_memory: bool = setting(False, "Pinned memory; true helps on a GPU.")
     ddp_find_unused_parameters: bool | None = setting(False, "Leave false: our models use all of their parameters.")
     seed: int = setting(0, "Seed of weights, order, windows and dropout.")
@@ -117,7 +114,6 @@ class RunTrainingArguments(TrainingArguments):
         metric, better = self.metric_for_best_model, self.greater_is_better
         self.lr_scheduler_type = "constant" if scheduler in TORCH_SCHEDULERS else scheduler
         self.optim = "adamw_torch" if optimizer == "adam" else OPTIMIZER_ALIASES.get(optimizer, optimizer)
-        self.dataloader_persistent_workers &= self.dataloader_num_workers > 0  # torch refuses it without workers
         super().__post_init__()
         if scheduler in TORCH_SCHEDULERS:
             self.lr_scheduler_type = scheduler

@@ -47,6 +47,8 @@ def read_labels(data: bytes, where: str) -> Labels:
         if wrong:
             raise ValueError(f"{where} line {wrong}: every line should be a MID, a tab and a name")
         pairs = [tuple(cells) for _, cells in lines]
+    if not pairs:
+        raise ValueError(f"{where}: holds no label. Fetch the table again.")
     mids, names = zip(*pairs, strict=True)
     if len(set(mids)) != len(mids):
         raise ValueError(f"{where}: a MID comes twice")

@@ -188,9 +188,9 @@ def find_vocabulary(
 def _mid_of(text: str, labels: Labels, own: OwnLists) -> str:
     try:
         return labels.find(text)
-    except ValueError:
+    except ValueError as error:
         if not own.lists:
-            raise
+            raise ValueError(f"--target {text!r}, looked for in {LABELS_TABLE} and {NAMES_TABLE}: {error}") from None
         return text
 
 

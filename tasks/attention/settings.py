@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from tasks.attention.split import CreativeSplitSettings
-from training.fusion_trainer import check_part_rates
+from training.part_rates import check_part_rates
 
 
 @dataclass(frozen=True)

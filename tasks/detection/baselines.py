@@ -46,9 +46,9 @@ class WindowDescriptors(torch.nn.Module):
 
 
 def plain(windows: AudioSetWindows) -> AudioSetWindows:
-    """The same windows without augmentation; sounds in memory are shared."""
+    """The sound of the same windows without augmentation; sounds in memory are shared."""
     other = copy.copy(windows)
-    other.augmentation, other.backgrounds = None, windows.backgrounds[:0]
+    other.augmentation, other.backgrounds, other.embeddings = None, windows.backgrounds[:0], None
     return other
 
 
@@ -100,12 +100,12 @@ def training_windows(items: Items) -> list[tuple[int, int]]:
 
 
 def cycled(members: np.ndarray, count: int, dice: np.random.Generator) -> np.ndarray:
-    """So many of the members, each as often as the others, in a shuffled order."""
+    """This number of the members, each as often as the others, in a shuffled order."""
     rounds = [dice.permutation(members) for _ in range(-(-count // len(members)))]
     return np.concatenate(rounds)[:count]
 
 
-def mfcc_regression(descriptors: np.ndarray, targets: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def logistic_regression(descriptors: np.ndarray, targets: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Fit descriptors (N, D) of windows with and without the target (N,); returns scores of others, in [0, 1]."""
     # Imported here because scikit-learn takes 2 s to import, and only a final evaluation needs it.
     from sklearn.linear_model import LogisticRegression

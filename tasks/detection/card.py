@@ -50,7 +50,10 @@ SCORES_EXPLAINED = (
     "precision is the share of positives; loudness takes the level of the sound for a score; MFCC + logistic "
     "regression is fitted on means and deviations of MFCCs of training windows, and scores the same windows."
 )
-NAMES = {"mfcc_regression": "MFCC + logistic regression"}  # of baselines, where the record's name is none
+NAMES = {  # of baselines, where the record's name is none
+    "mfcc_regression": "MFCC + logistic regression",
+    "encoder_regression": "frozen encoder + logistic regression",
+}
 RULE = (
     "better than a baseline is a model whose average precision minus that of the baseline, on the same resamples of "
     "recordings, has an interval above 0; better than chance is one whose interval is above the share of positives. "
@@ -162,6 +165,12 @@ def remarks(test: dict[str, Any]) -> list[str]:
     if 0 < hours < 1:
         found.append(
             f"One false alarm in {number(hours)} hours is {1 / hours:,.1f} an hour: recall at fewer is recall at none."
+        )
+    if (gain := test.get("encoder_gain")) is not None:
+        found.append(
+            f"What the encoder bought: the average precision of {name_of('encoder_regression')} minus that of "
+            f"{name_of('mfcc_regression')} is {cell(gain, 3)} on the same windows. That recordings of the test were "
+            "among those that the encoder was trained on was not ruled out."
         )
     return [*found, *([test["note"]] if test["note"] else [])]
 

@@ -24,6 +24,10 @@ class SoundExtractor(Protocol):
         """Return the features of sounds (S,)."""
         ...
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return its settings."""
+        ...
+
 
 @dataclass(frozen=True)
 class DetectionCollator:
@@ -55,6 +59,8 @@ class DetectionCollator:
 
         `labels` are (B, 1) float32; `mixed`, and those of COLUMNS that the items have, are (B,).
         """
+        if "embeddings" in items[0]:
+            return embedded_batch(items)
         rate = self.extractor.sampling_rate
         for item in items:
             if item.get("sampling_rate", rate) != rate:
@@ -78,3 +84,17 @@ class DetectionCollator:
             batch[name] = self.augmentation.masked(batch[name], seeds)
         batch["labels"] = torch.from_numpy(labels[:, None])
         return batch | {name: torch.from_numpy(values) for name, values in columns.items()}
+
+
+def embedded_batch(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """A batch of windows whose embeddings are stored: `embeddings` (B, 1 + K, D) float32 in place of features."""
+    columns = {
+        name: torch.from_numpy(np.array([item[name] for item in items], kind))
+        for name, kind in COLUMNS.items()
+        if name in items[0]
+    }
+    return columns | {
+        "embeddings": torch.from_numpy(np.stack([item["embeddings"] for item in items]).astype(np.float32)),
+        "labels": torch.tensor([[item["label"]] for item in items]),
+        "mixed": torch.zeros(len(items), dtype=torch.bool),
+    }

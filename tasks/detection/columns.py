@@ -127,10 +127,10 @@ class ClipColumns:
 
 
 def groups_of(table: pa.Table) -> pa.ChunkedArray | None:
-    """The group of each row (R,), its id where it has none; None where no row has one."""
+    """The group of each row (R,), its id if it has none; None if no row has one."""
     if "group" not in table.column_names or table["group"].null_count == len(table):
         return None
-    return pc.coalesce(table["group"], table["clip_id"])
+    return pc.coalesce(table["group"], table["clip_id"])  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def is_one_of(codes: np.ndarray, wanted: Sequence[int]) -> np.ndarray:

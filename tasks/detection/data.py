@@ -1,7 +1,7 @@
 """Prepare the clips of a data set as pools to draw from and splits to score."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import datasets
@@ -14,7 +14,7 @@ from tasks.detection.collator import SoundExtractor
 from tasks.detection.eval_windows import ClipWindows
 from tasks.detection.pools import ClipPools, build_pools
 from tasks.detection.scores import ClipScores
-from tasks.detection.settings import DetectionTaskSettings
+from tasks.detection.settings import DetectionTaskSettings, EncoderSettings
 from tasks.detection.split import ClipSplit
 from tasks.detection.windows import AudioSetWindows
 from training.rows import read_companion
@@ -42,6 +42,7 @@ class DetectionData:
     extractor: SoundExtractor
     hop_seconds: float  # between windows that are scored
     rule: str  # by which the threshold is chosen
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
 
     @property
     def validation(self) -> ClipWindows:
@@ -96,8 +97,9 @@ def prepare(
     train = AudioSetWindows(rows, pools.items, seconds, rate, run.settings.augmentation, keep)
     split = ClipSplit.of(rows, pools, run.settings.pools)
     data = DetectionData(
-        rows, labels, pools, split, train, sides, extractor, scores.hop_seconds, scores.threshold_rule
-    )
+        rows, labels, pools, split, train, sides, extractor, scores.hop_seconds, scores.threshold_rule,
+        run.settings.encoder,
+    )  # fmt: skip
     log_what_was_kept(data)
     return data
 

@@ -70,9 +70,8 @@ class ClipWindows(Dataset):
 
     def __getitem__(self, window: int) -> dict[str, Any]:
         found = self.windows[window]
-        return {
-            "audio": found["audio"],  # (S,)
-            "sampling_rate": found["sampling_rate"],
+        sound = {name: found[name] for name in ("audio", "sampling_rate", "embeddings") if name in found}
+        return sound | {
             "label": float(self.labels[window]),
             "readable": found["item"] == found["requested"],
             "seed": -1,  # nothing is mixed or masked

@@ -8,12 +8,17 @@ import numpy as np
 import pyarrow as pa
 from transformers import Trainer
 
-from tasks.detection.baselines import PlainWindows, described, mfcc_regression, plain, training_windows
+from evaluation.intervals import Interval
+from tasks.detection.baselines import PlainWindows, described, logistic_regression, plain, training_windows
+from tasks.detection.columns import groups_of
 from tasks.detection.data import DetectionData, model_scores
+from tasks.detection.embedded import embed_side, embed_windows
 from tasks.detection.mining import review_csv
+from tasks.detection.pretrained import frozen_encoder
 from tasks.detection.records import Composition, Coverage, DetectionResults, Label, Substitution
 from tasks.detection.scores import ClipScores, assess, prediction_table
 from tasks.detection.trainer import TargetSoundTrainer
+from training.embeddings import StoredRecords
 from training.task import Evaluation
 
 SUBSTITUTES_NAMED = 100  # bad files that a report lists, the most asked for first
@@ -45,6 +50,7 @@ def evaluate(trainer: Trainer, data: DetectionData, side: str) -> Evaluation:
         target=[Label(data.labels.mids[code], data.labels.names[code]) for code in data.pools.targets],
         baselines_left_out=left_out,
         note=IN_SAMPLE if side == "validation" else None,
+        encoder_gain=encoder_gain({name: of[side] for name, of in rivals.items()}, rows),
     )
     detection = {
         "clip_seconds": data.validation.clip_seconds,
@@ -61,18 +67,45 @@ def rival_scores(
 ) -> tuple[dict[str, dict[str, ClipScores]], dict[str, str]]:
     """Scores of each baseline on each side that was scored, and why a baseline is left out."""
     rate = data.train.sampling_rate
-    found = {name: described(trainer, PlainWindows(data.sides[name]), rate) for name in scored}
+    found = {name: described(trainer, PlainWindows(plain(data.sides[name].windows)), rate) for name in scored}
     rivals = {"loudness": {name: replace(of, scores=found[name][:, 0], frames=None) for name, of in scored.items()}}
     wanted = training_windows(data.pools.items)
+    encoder = frozen_encoder(trainer.model, data.encoder)
+    regressions = ["mfcc_regression"] + ["encoder_regression"] * (encoder is not None)
     if not wanted:
-        return rivals, {"mfcc_regression": "there are no training windows of both kinds to fit it on"}
-    descriptors = described(trainer, PlainWindows(plain(data.train), wanted), rate)
+        reason = "there are no training windows of both kinds to fit it on"
+        return rivals, dict.fromkeys(regressions, reason)
     targets = data.pools.items.targets()[[item for item, _ in wanted]]
-    predict = mfcc_regression(descriptors[:, 1:], targets)
-    rivals["mfcc_regression"] = {
-        name: replace(of, scores=predict(found[name][:, 1:]), frames=None) for name, of in scored.items()
-    }
+    descriptors = {name: values[:, 1:] for name, values in found.items()}
+    of_training = described(trainer, PlainWindows(plain(data.train), wanted), rate)[:, 1:]
+    rivals["mfcc_regression"] = regression_scores(scored, of_training, targets, descriptors)
+    if encoder is not None:
+        sides = {name: window_embeddings(embed_side(data.sides[name], encoder, data.extractor)) for name in scored}
+        of_training = window_embeddings(embed_windows(plain(data.train), wanted, encoder, data.extractor))
+        rivals["encoder_regression"] = regression_scores(scored, of_training, targets, sides)
     return rivals, {}
+
+
+def regression_scores(
+    scored: dict[str, ClipScores], training: np.ndarray, targets: np.ndarray, sides: dict[str, np.ndarray]
+) -> dict[str, ClipScores]:
+    """Scores of a logistic regression, fit on descriptors (N, D) of training windows, on those of each side."""
+    predict = logistic_regression(training, targets)
+    return {name: replace(of, scores=predict(sides[name]), frames=None) for name, of in scored.items()}
+
+
+def encoder_gain(rivals: dict[str, ClipScores], rows: pa.Table) -> Interval | None:
+    """Average precision on embeddings minus that on MFCCs, of the rows that were scored; None without an encoder."""
+    if "encoder_regression" not in rivals:
+        return None
+    groups = groups_of(rows)
+    ids = (rows["clip_id"] if groups is None else groups).to_pylist()
+    return rivals["encoder_regression"].gain_over(rivals["mfcc_regression"], ids)
+
+
+def window_embeddings(records: StoredRecords) -> np.ndarray:
+    """The embedding of each window (N, D)."""
+    return records.column("embeddings")[:, 0].astype(np.float64)
 
 
 def about_training(trainer: TargetSoundTrainer, data: DetectionData) -> dict[str, Any]:

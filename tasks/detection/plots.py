@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -23,6 +24,7 @@ from reporting.plots import (
 )
 from tasks.detection.card import name_of
 
+TAGS_SHOWN = 8
 LABELS_SHOWN = 15  # of confusers; a page holds no more
 NAME_LENGTH = 42  # characters of a label beside a bar
 PARTS = {  # of a batch, as the sampler names them
@@ -169,6 +171,34 @@ def plot_detections(recordings: Sequence[Detected], path: Path) -> None:
         panel.set_xlim(0, max(found.seconds, stretch))
         panel.xaxis.set_major_formatter("{x:,g}")
     panels[-1].set_xlabel("time in the recording (s)", fontsize=9)
+    figure.savefig(path, dpi=DPI)
+
+
+class Tagged(Protocol):
+    """The scores of all labels in one recording."""
+
+    file: Path
+    envelope: Any  # `peaks`, the highest scores (L,) of each stretch of `stretch` seconds
+    labels: Sequence[str]
+
+
+def plot_tags(recordings: Sequence[Tagged], path: Path) -> None:
+    """Scores over time of the labels that are heard most surely, one panel a recording."""
+    figure, panels = panels_below_each_other(len(recordings), height=0.2 * TAGS_SHOWN + 0.5, sharey=False)
+    colours = LinearSegmentedColormap.from_list("scores", ["#ffffff", MODEL])
+    for panel, found in zip(panels, recordings, strict=True):
+        peaks = np.array(found.envelope.peaks).T  # (L, stretches)
+        shown = np.argsort(-peaks.max(axis=1))[:TAGS_SHOWN]
+        seconds = peaks.shape[1] * found.envelope.stretch
+        picture = panel.imshow(
+            peaks[shown], vmin=0, vmax=1, cmap=colours, aspect="auto", interpolation="none",
+            extent=(0, seconds, len(shown) - 0.5, -0.5),
+        )  # fmt: skip
+        panel.set_yticks(range(len(shown)), [shortened(found.labels[int(place)]) for place in shown], fontsize=8)
+        panel.set_title(literal(found.file.name), fontsize=9, loc="left")
+        panel.xaxis.set_major_formatter("{x:,g}")
+        figure.colorbar(picture, ax=panel, pad=0.01, aspect=10).ax.tick_params(labelsize=8)
+    panels[-1].set_xlabel("start of the window (s)", fontsize=9)
     figure.savefig(path, dpi=DPI)
 
 

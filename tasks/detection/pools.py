@@ -282,7 +282,7 @@ class ClipRoles:
         by_group = draws
         if clips.groups is not None:
             by_group = id_uniforms(clips.groups, settings.validation_seed + VALIDATION)
-            _check_groups_apart(clips, by_group)
+            _check_groups_apart(clips, clips.groups, by_group)
         by_labels = clips.with_labels(targets)
         by_events = clips.with_events(clips.present & is_one_of(clips.event_codes, targets))
         near = clips.with_labels(related) | clips.with_events(clips.present & is_one_of(clips.event_codes, related))
@@ -331,12 +331,12 @@ def _check_eval_apart(clips: ClipColumns, twins: np.ndarray, ids: np.ndarray) ->
         )
 
 
-def _check_groups_apart(clips: ClipColumns, draws: np.ndarray) -> None:
+def _check_groups_apart(clips: ClipColumns, groups: pa.ChunkedArray, draws: np.ndarray) -> None:
     """Refuse a group that would be tested on and trained on; `draws` (R,) are equal where groups are."""
     both = np.intersect1d(draws[clips.test & clips.usable], draws[~clips.test & clips.usable])
     if len(both):
         rows = [int(np.flatnonzero(draws == draw)[0]) for draw in both[:NAMED]]
-        named = ", ".join(repr(group) for group in clips.groups.take(pa.array(rows)).to_pylist())
+        named = ", ".join(repr(group) for group in groups.take(pa.array(rows)).to_pylist())
         raise ValueError(
             f"group={named}{', ...' if len(both) > NAMED else ''}: {len(both)} groups have clips in eval and in "
             "training. Put all clips of a group in one split."

@@ -1,10 +1,15 @@
-"""Where a detector hears its target in recordings of any length: windows, scores, events, in constant memory."""
+"""Where a model hears a sound in recordings of any length: windows, scores, events, in constant memory.
+
+A detector hears its target. A pretrained encoder hears any of its labels without training: it tags windows with all of
+them, or gives the events of one.
+"""
 
 import argparse
+import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,6 +17,8 @@ from transformers import PreTrainedModel
 
 from evaluation.events import ROUNDING, detect_events
 from media.audio import read_audio_blocks
+from modeling import EfficientAtConfig
+from modeling.modeling_classification import AudioClassificationOutput
 from tasks.detection.collator import SoundExtractor
 from tasks.detection.windows import fit_to_scale, with_zeros
 from training.prediction import write_predictions
@@ -23,6 +30,9 @@ from training.task import Predicted
 WINDOWS_AT_ONCE = 64
 WINDOWS_HELD = 2000  # of one event; a longer one is gone on with from its last windows
 ENVELOPE_BINS = 2000  # points of a curve that is drawn, at most
+UNTRAINED_THRESHOLD = (
+    0.2  # of an encoder's own labels; in windows of 1 s, mn04 gives ESC-10's cries 0.3 to 0.6, the rest below 0.01
+)
 
 
 @dataclass
@@ -30,17 +40,17 @@ class Envelope:
     """The highest score of each stretch of a recording: stretches grow so that there are never many."""
 
     stretch: float  # s
-    peaks: list[float] = field(default_factory=list)
+    peaks: list[Any] = field(default_factory=list)  # of numbers, or of arrays (L,)
 
     def add(self, starts: np.ndarray, scores: np.ndarray) -> None:
-        """Scores (N,) of windows that begin at `starts` (N,) s, in order."""
-        for start, score in zip(starts.tolist(), scores.tolist(), strict=True):
+        """Scores (N,) or (N, L) of windows that begin at `starts` (N,) s, in order."""
+        for start, score in zip(starts.tolist(), scores, strict=True):
             while int(start / self.stretch) >= ENVELOPE_BINS:
                 pairs = [self.peaks[i : i + 2] for i in range(0, len(self.peaks), 2)]
-                self.stretch, self.peaks = 2 * self.stretch, [max(pair) for pair in pairs]
+                self.stretch, self.peaks = 2 * self.stretch, [np.maximum.reduce(pair) for pair in pairs]
             place = int(start / self.stretch + 1e-6)
-            self.peaks += [0.0] * (place + 1 - len(self.peaks))
-            self.peaks[place] = max(self.peaks[place], score)
+            self.peaks += [0 * score] * (place + 1 - len(self.peaks))
+            self.peaks[place] = np.maximum(self.peaks[place], score)
 
 
 @dataclass(frozen=True)
@@ -70,32 +80,103 @@ class Detections:
         return replace(self, events=events, envelope=parts[-1].envelope, seconds=parts[-1].seconds)
 
 
+@dataclass(frozen=True)
+class Tags:
+    """The scores of all of a model's labels in some windows of a recording."""
+
+    file: Path
+    times: np.ndarray  # (N,) s at which each window begins
+    scores: np.ndarray  # (N, L), in [0, 1]
+    window: float  # s
+    labels: Sequence[str]
+    envelope: Envelope  # of the whole recording so far
+
+    def header(self) -> list[str]:
+        """The table's columns."""
+        return ["file", "start_seconds", "end_seconds", *self.labels]
+
+    def rows(self) -> Iterator[list[str]]:
+        """One row per window."""
+        for time, scores in zip(self.times, self.scores, strict=True):
+            yield [str(self.file), f"{time:.3f}", f"{time + self.window:.3f}", *(f"{score:.4f}" for score in scores)]
+
+    def join(self, others: Sequence["Tags"]) -> "Tags":
+        """A recording's windows, of which the envelope is kept."""
+        return self
+
+
+@dataclass(frozen=True)
+class Listening:
+    """How a model goes through a recording, and which of its labels is wanted."""
+
+    window: float  # s
+    hop: float  # s
+    label: int | None  # None: all
+    target: str
+    threshold: float
+
+
+def listening(model: PreTrainedModel, target: str | None, threshold: float | None) -> Listening:
+    """What a model's config, and the options of the command, say of its use."""
+    detection = model.config.to_dict().get("detection")  # of its run: window and hop in seconds, threshold
+    labels = cast(dict[int, str], model.config.id2label)
+    if detection is not None:
+        if target not in (None, labels[0]):
+            raise ValueError(f"--target={target}: the model detects {labels[0]!r} alone. Leave the option out.")
+        chosen = float(detection["threshold"] if threshold is None else threshold)
+        return Listening(detection["clip_seconds"], detection["hop_seconds"], 0, labels[0], chosen)
+    if not isinstance(model.config, EfficientAtConfig):
+        raise ValueError("the model's config has no `detection`, which run_train.py writes at the end of a run")
+    if target is None and threshold is not None:
+        raise ValueError(f"--threshold={threshold}: for the events of one label. Name it by --target.")
+    places = {name: place for place, name in labels.items()}
+    if target is not None and target not in places:
+        near = difflib.get_close_matches(target, places, n=3, cutoff=0.4) or sorted(places)[:3]
+        raise ValueError(f"--target={target}: not one of the model's {len(places)} labels. Near: {'; '.join(near)}.")
+    config, chosen = model.config, UNTRAINED_THRESHOLD if threshold is None else threshold
+    label = None if target is None else places[target]
+    return Listening(config.window_seconds, config.hop_seconds, label, target or "", chosen)
+
+
 @torch.inference_mode()
-def detect(
-    model: PreTrainedModel, extractor: SoundExtractor, sound: Path, threshold: float | None
-) -> Iterator[Detections]:
+def heard(
+    model: PreTrainedModel, extractor: SoundExtractor, sound: Path, use: Listening
+) -> Iterator[tuple[np.ndarray, AudioClassificationOutput]]:
+    """When windows of a recording begin (B,) in seconds, and what the model says of them, batch by batch."""
+    rate = extractor.sampling_rate
+    for starts, windows in sliding_windows(
+        read_audio_blocks(sound, rate), round(use.window * rate), round(use.hop * rate)
+    ):
+        batch = extractor(list(windows), sampling_rate=rate, return_tensors="pt").to(model.device)
+        yield starts / rate, model(**batch)
+
+
+def tag(model: PreTrainedModel, extractor: SoundExtractor, sound: Path, use: Listening) -> Iterator[Tags]:
+    """Scores of all labels in a recording, some windows at a time."""
+    labels, envelope = list(cast(dict[int, str], model.config.id2label).values()), Envelope(use.hop)
+    for times, output in heard(model, extractor, sound, use):
+        scores = output["logits"].double().sigmoid().cpu().numpy()
+        envelope.add(times, scores)
+        yield Tags(sound, times, scores, use.window, labels, envelope)
+
+
+def detect(model: PreTrainedModel, extractor: SoundExtractor, sound: Path, use: Listening) -> Iterator[Detections]:
     """The events in a recording, a stretch at a time, by windows as in training: their length is the model's.
 
-    Windows that score at least `threshold` (None: the one chosen on validation) and overlap make one event; where the
-    model scores frames, the event begins and ends with the first and the last frame that do.
+    Windows that score at least the threshold and overlap make one event; where the model scores frames, the event
+    begins and ends with the first and the last frame that do.
     """
-    detection = model.config.to_dict().get("detection")  # of its run: window and hop in seconds, threshold
-    if detection is None:
-        raise ValueError("the model's config has no `detection`, which run_train.py writes at the end of a run")
-    threshold = float(detection["threshold"] if threshold is None else threshold)
-    rate, target = extractor.sampling_rate, cast(dict[int, str], model.config.id2label)[0]
-    size, hop = round(detection["clip_seconds"] * rate), round(detection["hop_seconds"] * rate)
+    rate, target, threshold = extractor.sampling_rate, use.target, use.threshold
+    size, hop = round(use.window * rate), round(use.hop * rate)
     window = size / rate  # s
     held, begun, envelope = Windows(), None, Envelope(hop / rate)
     yield Detections(sound, np.zeros((0, 3)), envelope, target, threshold, 0.0)
-    for starts, windows in sliding_windows(read_audio_blocks(sound, rate), size, hop):
-        batch = extractor(list(windows), sampling_rate=rate, return_tensors="pt").to(model.device)
-        output = model(**batch)
+    for times, output in heard(model, extractor, sound, use):
         frames = output.get("frame_logits")
         new = Windows(
-            starts / rate,
-            output.logits[:, 0].double().sigmoid().cpu().numpy(),
-            None if frames is None else frames[..., 0].double().sigmoid().cpu().numpy(),
+            times,
+            output["logits"][:, use.label].double().sigmoid().cpu().numpy(),
+            None if frames is None else frames[..., use.label].double().sigmoid().cpu().numpy(),
         )
         envelope.add(new.times, new.scores)
         held = held.followed_by(new)
@@ -173,14 +254,17 @@ def sliding_windows(
 def predict(
     model: PreTrainedModel, extractor: SoundExtractor, sounds: Sequence[Path], arguments: argparse.Namespace
 ) -> Predicted:
-    """Write the events in some recordings."""
+    """Write the events in some recordings, or the scores of all labels of a pretrained encoder."""
     if arguments.threshold is not None and not 0 <= arguments.threshold <= 1:
         raise ValueError(f"--threshold {arguments.threshold}: give a score from 0 to 1")
+    use = listening(model, arguments.target, arguments.threshold)
+    if use.label is None:
+        return predict_tags(model, extractor, sounds, arguments.output, use)
     events = 0
 
     def parts(sound: Path) -> Iterator[Detections]:
         nonlocal events
-        for part in detect(model, extractor, sound, arguments.threshold):
+        for part in detect(model, extractor, sound, use):
             events += len(part.events)
             yield part
 
@@ -188,3 +272,18 @@ def predict(
     found = cast(list[Detections], written)
     summary = f"{events} events of {found[0].target} at threshold {found[0].threshold:.3g}" if found else ""
     return Predicted(found, unreadable, summary)
+
+
+def predict_tags(
+    model: PreTrainedModel, extractor: SoundExtractor, sounds: Sequence[Path], output: Path, use: Listening
+) -> Predicted:
+    """Write the scores of all labels, one row per window."""
+    written, unreadable = write_predictions(
+        lambda sound: tag(model, extractor, sound, use), sounds, output, keep=False
+    )
+    found = cast(list[Tags], written)
+    if not found:
+        return Predicted(found, unreadable, "")
+    peaks = np.max([np.max(tags.envelope.peaks, axis=0) for tags in found], axis=0)  # (L,)
+    highest = ", ".join(f"{found[0].labels[place]} {peaks[place]:.2f}" for place in np.argsort(-peaks)[:3])
+    return Predicted(found, unreadable, f"windows of {use.window:g} s, {len(peaks)} labels, highest: {highest}")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from evaluation.intervals import Interval
 from tasks.detection.mining import MinedEpoch
 from tasks.detection.pools import ClipCounts, LabelCount, RuleCount
 from tasks.detection.scores import ClipResults
@@ -94,3 +95,4 @@ class DetectionResults(ClipResults):
     target: list[Label]
     baselines_left_out: dict[str, str]  # baseline -> why
     note: str | None  # what a reader has to know first
+    encoder_gain: Interval | None = None  # in average precision of its embeddings over MFCCs, under the same head

@@ -103,7 +103,7 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
     tiers: A by label, in proportion to the root of a label's size and each label at least once an epoch; B from
     `hard`, the negatives that a model takes for the target, then from `explicit`, those that a person checked, and
     where these are too few by label as tier A does. Weak negatives come by label too. An epoch is one pass over the
-    positives, or as many whole passes as it takes to have `min_steps` steps. Within a label of tier A or of the weak
+    positives, or whole passes until it has `min_steps` steps. Within a label of tier A or of the weak
     negatives, and within the positives, nothing comes again before all else has come, across epochs too; no negative
     comes twice in one step of all ranks, if there are enough.
 

@@ -259,10 +259,12 @@ def assess(
     threshold = validation.threshold(rule)
     scores, found = test.measures(threshold, groups)
     at_recall = scores.pop("false_alarms_at_recall")
-    baselines = {"chance": chance(float(test.targets.mean()))}
+    baselines: dict[str, dict[str, Interval] | dict[str, Expectation]] = {"chance": chance(float(test.targets.mean()))}
     for name, (of_test, of_validation) in rivals.items():
-        baselines[name], _ = of_test.measures(of_validation.threshold(rule), groups)
-        baselines[name].pop("false_alarms_at_recall")
+        measured, _ = of_test.measures(of_validation.threshold(rule), groups)
+        baselines[name] = {
+            score: interval for score, interval in measured.items() if score != "false_alarms_at_recall"
+        }
     gains = {name: test.gain_over(of_test, groups) for name, (of_test, _) in rivals.items()}
     positives = int(test.targets.sum())
     results = ClipResults(

@@ -10,14 +10,17 @@ import numpy as np
 import pyarrow as pa
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, FeatureExtractionMixin, PreTrainedModel
 
+from modeling import EncoderConfig
+from modeling.modeling_encoder import EncoderForAudioClassification
 from modeling.modeling_signal import SignalPreTrainedModel
 from tasks.detection import card, report, study
 from tasks.detection.collator import DetectionCollator, SoundExtractor
 from tasks.detection.data import COLUMNS, DetectionData, prepare
 from tasks.detection.evaluate import about_training, evaluate, extra_pages
 from tasks.detection.mining import MiningTable
-from tasks.detection.plots import plot_detections
-from tasks.detection.predict import predict
+from tasks.detection.plots import plot_detections, plot_tags
+from tasks.detection.predict import Tags, predict
+from tasks.detection.pretrained import cached, encoder_features, encoder_model_settings, initialise_head
 from tasks.detection.records import DetectionDataRecord, DetectionTrainingRecord
 from tasks.detection.sampler import TwoTierBatchSampler
 from tasks.detection.settings import DetectionTaskSettings
@@ -41,7 +44,7 @@ class DetectionTask(Task[DetectionTaskSettings, DetectionData]):
     trainer = TargetSoundTrainer
     validation_metrics = {"average_precision": True, "roc_auc": True, "loss": False}
     suffixes = SUFFIXES
-    prediction_options = ("threshold",)
+    prediction_options = ("target", "threshold")
     simple_baseline = "mfcc_regression"
     study = study.TABLES
     data_record = DetectionDataRecord
@@ -49,6 +52,14 @@ class DetectionTask(Task[DetectionTaskSettings, DetectionData]):
 
     def features(self, run: Run[DetectionTaskSettings]) -> FeatureExtractionMixin:
         """Return an extractor at the sampling rate of the windows; our own models get one spectrum per frame."""
+        hears_through_encoder = run.arguments.model_type == EncoderConfig.model_type
+        if run.settings.encoder.encoder and not hears_through_encoder:
+            raise ValueError(
+                f"encoder={run.settings.encoder.encoder}: a model of type {run.arguments.model_type} has none. Set "
+                f"model_type to {EncoderConfig.model_type}, or leave encoder out."
+            )
+        if hears_through_encoder:
+            return encoder_features(run)
         settings: dict[str, Any] = {"sampling_rate": run.settings.windows.sampling_rate}
         if run.arguments.model_type in OUR_TYPES:
             settings["frame_rate"] = None
@@ -66,13 +77,17 @@ class DetectionTask(Task[DetectionTaskSettings, DetectionData]):
     def model_settings(self, data: DetectionData, extractor: Any, run: Run[DetectionTaskSettings]) -> dict[str, Any]:
         target = " or ".join(data.target_names())
         settings = {"id2label": {0: target}, "label2id": {target: 0}, "problem_type": "multi_label_classification"}
-        if run.arguments.model_type in OUR_TYPES:
+        if run.arguments.model_type == EncoderConfig.model_type:
+            settings |= encoder_model_settings(data, run)
+        elif run.arguments.model_type in OUR_TYPES:
             rate = extractor.sampling_rate / extractor.hop_length  # Hz
             settings |= {"input_size": extractor.feature_size, "frame_rate": rate}
         return settings
 
     def initialise(self, model: PreTrainedModel, data: DetectionData, new: bool, resumed: bool) -> None:
-        """Scale the inputs of a new model of ours by some training windows."""
+        """Scale the inputs of a new model of ours by some training windows; an encoder gets its weights first."""
+        if new and isinstance(model, EncoderForAudioClassification):
+            initialise_head(model, data, data.encoder)
         if not new or not isinstance(model, SignalPreTrainedModel):
             return
         items = np.linspace(0, len(data.train) - 1, min(WINDOWS_FOR_SCALING, len(data.train))).astype(int)
@@ -81,6 +96,10 @@ class DetectionTask(Task[DetectionTaskSettings, DetectionData]):
         frames = batch["input_features"].flatten(0, 1).double()  # (N * T, F)
         deviation = frames.std(0)
         model.set_input_scaling(frames.mean(0), deviation.where(deviation >= SMALLEST_FEATURE_DEVIATION, 1.0))
+
+    def cache(self, data: DetectionData, model: PreTrainedModel) -> DetectionData:
+        """Embed all windows once, if a frozen encoder hears them."""
+        return cached(data, model) if isinstance(model, EncoderForAudioClassification) else data
 
     def collator(self, extractor: SoundExtractor, run: Run[DetectionTaskSettings]) -> DetectionCollator:
         return DetectionCollator(extractor, run.settings.augmentation)
@@ -98,7 +117,11 @@ class DetectionTask(Task[DetectionTaskSettings, DetectionData]):
 
     def trainer_settings(self, data: DetectionData, run: Run[DetectionTaskSettings]) -> dict[str, Any]:
         settings = run.settings.mining
-        return {"pools": data.pools, "mining": MiningTable(settings, data.pools) if settings.mining else None}
+        return {
+            "pools": data.pools,
+            "mining": MiningTable(settings, data.pools) if settings.mining else None,
+            "learning_rates": run.settings.encoder.learning_rates,
+        }
 
     def evaluate(self, trainer: TargetSoundTrainer, data: DetectionData, side: str) -> Evaluation:
         return evaluate(trainer, data, side)
@@ -119,7 +142,10 @@ class DetectionTask(Task[DetectionTaskSettings, DetectionData]):
         return predict(model, extractor, files, arguments)
 
     def plot_predictions(self, predictions: Sequence[Any], path: Path) -> None:
-        plot_detections(predictions, path)
+        if isinstance(predictions[0], Tags):
+            plot_tags(predictions, path)
+        else:
+            plot_detections(predictions, path)
 
     def results_table(self, results: dict[str, Any]) -> str:
         return card.results_table(results)

@@ -21,6 +21,7 @@ from media.audio import AudioError, read_window
 from system.storage import S3FileManager, is_remote
 from tasks.detection.augmentation import PLACE, SUBSTITUTE, Augmentation, random_stream, with_background
 from tasks.detection.items import KIND_NAMES, Items, Kind
+from training.embeddings import WindowEmbeddings
 
 logger = logging.getLogger(__name__)
 
@@ -240,7 +241,11 @@ class AudioSetWindows(Dataset):
     heard), `item` that was served and `requested` (another one where a file failed), `clip_id`, `start_seconds` in the
     file, `kind` and `label_code` as in `Items`, `seed`, and `padded_seconds` of zeros, which only a file that is
     shorter than the window has, at its end.
+
+    With stored `embeddings`, windows have these as float16 (1 + K, D), and neither `audio` nor its times.
     """
+
+    embeddings: WindowEmbeddings | None = None
 
     def __init__(
         self,
@@ -284,24 +289,30 @@ class AudioSetWindows(Dataset):
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
         requested, seed = self._item_and_seed(item)
+        if self.embeddings is not None:
+            embeddings, served = self.embeddings.of(requested, seed)
+            return {"embeddings": embeddings, "requested": requested, "seed": seed} | self._served(served)
         served, audio, start = self._read(requested, seed)
-        return {
+        return self._served(served) | {
             "audio": fit_to_scale(self._varied(with_zeros(audio, self.samples), seed)),
             "sampling_rate": self.sampling_rate,
-            "label": float(self.items.kind[served] == Kind.POSITIVE),
-            "item": served,
             "requested": requested,
             "clip_id": self.sounds.clip_id(int(self.items.clip[served])),
             "start_seconds": start,
-            "kind": int(self.items.kind[served]),
-            "label_code": int(self.items.label[served]),
             "seed": seed,
             "padded_seconds": (self.samples - len(audio)) / self.sampling_rate,
         }
 
+    def _served(self, item: int) -> dict[str, Any]:
+        """The kind and label of the item whose sound is served."""
+        kind, code = self.items.kind[item], self.items.label[item]
+        return {"item": item, "label": float(kind == Kind.POSITIVE), "kind": int(kind), "label_code": int(code)}
+
     def files_of(self, item: int | tuple[int, int]) -> list[str]:
         """The files that are opened for an item, if all can be read; none for sounds that lie in the data set."""
         requested, seed = self._item_and_seed(item)
+        if self.embeddings is not None:
+            return []
         background = self._background(seed)
         wanted = [requested] if background is None else [requested, background[0]]
         files = [self.sounds.file(int(self.items.clip[number])) for number in wanted]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from training.fusion_trainer import check_part_rates
+from training.part_rates import check_part_rates
 
 CLASS_WEIGHTS = {"none": 0.0, "root": 0.5, "inverse": 1.0}  # name -> power of the inverse frequency
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from media import audio as audio_module
-from media.audio import AudioError, audio_seconds, read_audio, read_audio_blocks, read_window
+from media.audio import MOST_FRAMES, AudioError, audio_seconds, read_audio, read_audio_blocks, read_window
 
 RATE = 44100  # Hz
 MP3_DELAY = 1152 + 1105  # samples before the sound: the frame that held the tag, and what encoder and decoder add
@@ -351,3 +351,17 @@ def test_a_window_of_a_file_is_that_of_its_bytes(tmp_path):
         np.testing.assert_array_equal(window, read_window(path.read_bytes(), 0.7, 1.0, 16000))
     with pytest.raises(AudioError, match="^song 17: is a folder"):
         read_window(tmp_path, 0, 1, name="song 17")
+
+
+def test_a_header_with_an_absurd_rate_takes_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One byte of a header asked for 2,684,514,560 samples of a block."""
+    path = tmp_path / "sound.wav"
+    soundfile.write(path, np.zeros(1000, np.float32), 8000)
+    sound = bytearray(path.read_bytes())
+    sound[24:28] = (134_225_728).to_bytes(4, "little")
+    path.write_bytes(sound)
+    asked = []
+    read = soundfile.SoundFile.read
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda self, n, **how: asked.append(n) or read(self, n, **how))
+    assert sum(len(block) for block in read_audio_blocks(path)) == 1000
+    assert max(asked) == MOST_FRAMES

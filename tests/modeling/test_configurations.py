@@ -10,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification, AutoModelForVideoClassification
 
-from modeling import SIGNAL_CONFIGS, SIGNAL_MODELS, FusionConfig, FusionForEmotion
+from modeling import (
+    SIGNAL_CONFIGS,
+    SIGNAL_MODELS,
+    EfficientAtConfig,
+    EfficientAtForAudioClassification,
+    FusionConfig,
+    FusionForEmotion,
+)
 from modeling.configuration_strict import (
     MOST,
     MOST_LAYERS,
@@ -24,8 +31,11 @@ from tasks.emotion.task import TASK
 from tests.helpers.tiny_fusion import tiny_model
 from training.prediction import load_model
 
-CONFIGS = (*SIGNAL_CONFIGS, FusionConfig)
-MODELS = dict(SIGNAL_MODELS) | {FusionConfig: FusionForEmotion}
+CONFIGS = (*SIGNAL_CONFIGS, FusionConfig, EfficientAtConfig)
+MODELS = dict(SIGNAL_MODELS) | {
+    FusionConfig: FusionForEmotion,
+    EfficientAtConfig: EfficientAtForAudioClassification,
+}
 FUSED = ("num_mel_bins", "hidden_size", "fusion_size", "head_size")
 WIDTHS = {kind: getattr(kind, "sizes", FUSED) for kind in CONFIGS}
 DEPTHS = {kind: getattr(kind, "depths", ()) for kind in CONFIGS}

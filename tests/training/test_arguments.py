@@ -39,7 +39,8 @@ def failure(tmp_path: Path, config: dict, *rest: str) -> str:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_parses_to_a_model(path: Path) -> None:
     run = parse_run([str(path)])
-    settings: dict[str, Any] = {"input_size": 8, "frame_rate": 4.0} if run.arguments.model_type != "fusion" else {}
+    of_frames = run.arguments.model_type not in ("fusion", "encoder_head")
+    settings: dict[str, Any] = {"input_size": 8, "frame_rate": 4.0} if of_frames else {}
     if run.arguments.task == "attention":
         settings["embedding_sizes"] = dict.fromkeys(run.arguments.model_config["modalities"], 8)
     assert build_model(run, settings).num_parameters() > 0

@@ -166,5 +166,5 @@ def test_what_cannot_be_asked_of_it_is_refused_in_one_line(finished: tuple[Path,
         with pytest.raises((ValueError, SystemExit), match=said) as caught:
             main([*map(str, arguments)])
         assert "\n" not in str(caught.value)
-    assert not (tmp_path / "x").exists()
+    assert [path.name for path in (tmp_path / "x").iterdir()] == [".training.lock"]
     assert not (tmp_path / "x.csv").exists()

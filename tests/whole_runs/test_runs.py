@@ -133,6 +133,14 @@ def test_every_config_trains_and_predicts(name: str, songs: Path, tmp_path: Path
     if json.loads(path.read_text())["task"] == "eda":
         run(sys.executable, "run_predict.py", tmp_path / "run", songs, "--output", tmp_path / "out.csv")
         assert len((tmp_path / "out.csv").read_text().splitlines()) > 50
+    elif json.loads(path.read_text())["task"] == "detection":
+        run(sys.executable, "run_predict.py", tmp_path / "run", songs, "--output", tmp_path / "out.csv")
+        assert (tmp_path / "out.csv").read_text().startswith("file,start_seconds,end_seconds,score,label")
+        test = record(tmp_path / "run")["test"]
+        assert {"mfcc_regression", "encoder_regression"} <= test["gains"].keys()
+        gained = test["baselines"]["encoder_regression"]["average_precision"]["mean"]
+        gained -= test["baselines"]["mfcc_regression"]["average_precision"]["mean"]
+        assert test["encoder_gain"]["mean"] == pytest.approx(gained)
     elif json.loads(path.read_text())["task"] == "emotion":  # a song is a clip of sound alone
         said = ["--text", "Sing it again!", "--output", tmp_path / "out.json"]
         run(sys.executable, "run_predict.py", tmp_path / "run", min(songs.iterdir()), *said)

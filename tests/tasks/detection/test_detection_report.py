@@ -270,3 +270,17 @@ def test_one_epoch_of_mining_is_drawn_with_what_was_recorded_of_it() -> None:
     assert len(labels) == 3
     assert not any("served again" in label for label in labels)
     assert png(figure)
+
+
+def test_the_encoders_share_is_told_where_there_is_one() -> None:
+    test = make_test(np.random.default_rng(0))
+    assert "0.321" not in results_table(test)
+    told = test | {
+        "encoder_gain": score(0.321, 0.05),
+        "baselines": test["baselines"] | {"encoder_regression": test["baselines"]["mfcc_regression"]},
+        "gains": test["gains"] | {"encoder_regression": score(0.123, 0.05)},
+    }
+    text = results_table(told)
+    assert "0.321 [0.271, 0.371]" in text
+    assert "0.123 [0.073, 0.173]" in text
+    assert "encoder_regression" not in text

@@ -1,0 +1,326 @@
+"""Embeddings of recordings by a pretrained encoder, as Parquet that `datasets` and the attention task read.
+
+python -m launch.extract --encoder efficientat_mn04_as --input sounds/ --output embeddings/
+python -m launch.extract --encoder efficientat_mn04_as --input hf_datasets/pmemo --output embeddings/ --layer frames
+python -m launch.extract --encoder efficientat_mn04_as --input ads/ --output embeddings/ --targets attention.csv
+run_train.py configs/tunein_attention.json --dataset embeddings/ --model_config.modalities '["embeddings"]'
+
+A row is a recording. One that cannot be read has no embeddings, but the reason. A shard gets its name when it is
+whole, so that a command that was stopped continues where it was.
+"""
+
+import argparse
+import collections
+import csv
+import functools
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from system.process import end_imports_quietly, one_line_errors
+
+if __name__ == "__main__":
+    end_imports_quietly()
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from datasets import Features, List, Value
+from tqdm import tqdm
+
+from launch.recordings import Recordings, find_recordings
+from media.audio import AudioError, read_audio_blocks
+from modeling.modeling_efficientat import FRAMES_PER_EMBEDDING
+from system.text import mask_secrets, printable, safe_row
+from tasks.detection.predict import sliding_windows
+from training.encoders import Encoder, load_encoder
+from training.environment import version
+
+# N embeddings of a recording, D numbers of one
+
+LAYERS = ("window", "frames")
+ROWS_PER_SHARD, ROWS_PER_GROUP = 256, 16
+METADATA = b"feltsound"  # key of the shards' schema metadata
+UNREADABLE = "unreadable.csv"
+FREE_TO_CHANGE = ("encoder", "recordings")  # a name of the same weights; recordings that changed are embedded again
+FEATURES = Features(
+    {
+        "creative_id": Value("string"),  # the id of the recording; the attention task reads columns of these names
+        "target": Value("float32"),
+        "synthetic": Value("bool"),
+        "defects": List({name: Value("string") for name in ("what", "detail")}),
+        "has_embeddings": Value("bool"),
+        "embeddings_frames": Value("int32"),  # N
+        "seconds": List(Value("float32")),  # (N,) when each window begins, or the middle of each frame
+        "embeddings": List(Value("float16")),  # (N * D,), one after the other
+    }
+)
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What is written, where, and by which encoder."""
+
+    encoder: str
+    revision: str | None
+    layer: str
+    output: Path
+    identity: str
+
+    def provenance(self) -> dict[str, Any]:
+        """Where the numbers of the shards come from."""
+        loaded = encoder_of(self.encoder, self.revision)
+        config, extractor = loaded.model.config, loaded.extractor
+        return {
+            "encoder": mask_secrets(self.encoder) if "@" in self.identity else Path(self.encoder).name,
+            "identity": self.identity,
+            "layer": self.layer,
+            "size": config.hidden_size,
+            "window_seconds": config.window_seconds,
+            "hop_seconds": config.hop_seconds if self.layer == "window" else config.window_seconds,
+            "sampling_rate": extractor.sampling_rate,
+            "version": version("feltsound"),
+        }
+
+
+@functools.cache
+def encoder_of(name: str, revision: str | None) -> Encoder:
+    """An encoder, loaded once a process."""
+    return load_encoder(name, revision)
+
+
+@torch.inference_mode()
+def embed(encoder: Encoder, layer: str, sound: str | bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Times (N,) in seconds and embeddings (N, D) of a recording, by the windows of its encoder.
+
+    Windows overlap by the encoder's hop. Of frames, windows follow one another; the last one ends where the sound
+    does, and of its frames those that are later than all before are kept.
+    """
+    config, rate = encoder.model.config, encoder.extractor.sampling_rate
+    size = round(config.window_seconds * rate)
+    hop = round(config.hop_seconds * rate) if layer == "window" else size
+    step = FRAMES_PER_EMBEDDING / encoder.extractor.frame_rate  # s
+    times, found = [], []
+    for starts, windows in sliding_windows(read_audio_blocks(sound, rate, name), size, hop):
+        states = encoder.base(**encoder.extractor(list(windows), sampling_rate=rate))
+        for start, pooled, frames in zip(starts / rate, states.pooler_output, states.last_hidden_state, strict=True):
+            seconds = start + step * np.arange(len(frames)) if layer == "frames" else np.array([start])
+            new = seconds > times[-1][-1] if times else np.ones(len(seconds), bool)
+            if new.any():
+                times.append(seconds[new])
+                found.append((frames if layer == "frames" else pooled[None]).numpy()[new].astype(np.float16))
+    return np.concatenate(times).astype(np.float32), np.concatenate(found)
+
+
+def embedding_cells(use: Extraction, recordings: Recordings, place: int, name: str) -> dict[str, Any]:
+    """The cells of a row that follow from the sound of a recording."""
+    try:
+        with recordings.opened(place) as sound:
+            times, embeddings = embed(encoder_of(use.encoder, use.revision), use.layer, sound, name)
+    except (AudioError, OSError) as error:
+        defect = {"what": "unreadable", "detail": printable(mask_secrets(str(error)))}
+        return {"defects": [defect], "has_embeddings": False, "embeddings_frames": 0}
+    numbers = {"embeddings_frames": len(times), "seconds": times, "embeddings": embeddings.ravel()}
+    return {"defects": [], "has_embeddings": True} | numbers
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some recordings, and the file that their rows are written to."""
+
+    file: Path
+    recordings: Recordings
+    targets: list[float | None]
+    metadata: dict[str, Any]  # provenance, and a digest of the recordings
+
+    def written(self) -> dict[str, Any] | None:
+        """The metadata of the file that is there."""
+        if not self.file.exists():
+            return None
+        try:
+            return json.loads((pq.read_schema(self.file).metadata or {})[METADATA])
+        except (pa.ArrowInvalid, KeyError, ValueError) as error:
+            raise ValueError(f"{self.file}: not written by this program. Name another --output.") from error
+
+    def write(self, use: Extraction) -> int:
+        """Write the rows; returns how many."""
+        schema, draft = FEATURES.arrow_schema, self.file.with_name(f".{self.file.name}.draft")
+        schema = schema.with_metadata((schema.metadata or {}) | {METADATA: json.dumps(self.metadata).encode()})
+        known = list(zip(self.recordings.ids(), self.targets, self.recordings.synthetic(), strict=True))
+        try:
+            with pq.ParquetWriter(draft, schema, compression="zstd") as writer:
+                for first in range(0, len(known), ROWS_PER_GROUP):
+                    rows = [
+                        {"creative_id": name, "target": target, "synthetic": synthetic}
+                        | embedding_cells(use, self.recordings, place, name)
+                        for place, (name, target, synthetic) in enumerate(known[first : first + ROWS_PER_GROUP], first)
+                    ]
+                    writer.write_table(pa.Table.from_pylist(rows, schema))
+            os.replace(draft, self.file)
+        finally:
+            draft.unlink(missing_ok=True)
+        return len(known)
+
+
+def plan(use: Extraction, recordings: Recordings, targets: dict[str, float], rows_per_shard: int) -> list[Shard]:
+    """The shards of an output."""
+    provenance, shards = use.provenance(), []
+    for number, first in enumerate(range(0, len(recordings), rows_per_shard)):
+        part = recordings.part(first, rows_per_shard)
+        ids = part.ids()
+        wanted = [targets.get(name) for name in ids]
+        digest = hashlib.sha256(json.dumps([ids, wanted, part.state()]).encode()).hexdigest()
+        file = use.output / f"part-{number:05d}.parquet"
+        shards.append(Shard(file, part, wanted, provenance | {"recordings": digest}))
+    return shards
+
+
+def unfinished(shards: list[Shard]) -> list[Shard]:
+    """The shards that are not there yet, or whose recordings changed; one of another encoder or layer is refused."""
+    missing = []
+    for shard in shards:
+        written = shard.written()
+        for key in [key for key in shard.metadata if key not in FREE_TO_CHANGE] if written else []:
+            before, now = (written or {}).get(key), shard.metadata[key]
+            if before != now:
+                raise ValueError(f"{shard.file}: {key} is {before!r} there, and {now!r} now. Name another --output.")
+        if written is None or written["recordings"] != shard.metadata["recordings"]:
+            missing.append(shard)
+    return missing
+
+
+def read_targets(path: Path, ids: set[str]) -> dict[str, float]:
+    """Targets by id, from a csv with the columns id and target."""
+    targets: dict[str, float] = {}
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, strict=True)
+        if next(reader, None) != ["id", "target"]:
+            raise ValueError(f"--targets={path}: its first line is not id,target.")
+        for row in reader:
+            place = f"--targets={path}: line {reader.line_num}"
+            try:
+                name, value = row[0], float(row[1])
+            except (IndexError, ValueError) as error:
+                raise ValueError(f"{place}: not an id and a number: {','.join(row)}") from error
+            if not math.isfinite(value) or name in targets or name not in ids:
+                reason = "is there twice" if name in targets else "has no finite target"
+                reason = reason if name in ids else "is not the id of a recording, such as " + min(ids)
+                raise ValueError(f"{place}: {name} {reason}.")
+            targets[name] = value
+    return targets
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m launch.extract",
+        description="Embeddings of recordings by a pretrained encoder.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--encoder", required=True, help="A folder, a published file, a short name, or a Hub name.")
+    parser.add_argument("--revision", default=None, help="Of a Hub name: a commit or tag.")
+    parser.add_argument("--input", required=True, help="A folder of sounds, or a data set with a column `audio`.")
+    parser.add_argument("--dataset_config", default=None, help="Of a data set, such as `sample`.")
+    parser.add_argument("--output", required=True, type=Path, help="The folder of the Parquet files.")
+    parser.add_argument("--layer", default="window", choices=LAYERS, help="One embedding a window, or every 0.32 s.")
+    parser.add_argument("--targets", default=None, type=Path, help="csv with id,target, for the attention task.")
+    parser.add_argument("--rows_per_shard", default=ROWS_PER_SHARD, type=int, help="Recordings a file.")
+    parser.add_argument("--num_proc", default=1, type=int, help="Processes.")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str]) -> None:
+    """Plan the shards, write those that are missing, list what could not be read."""
+    arguments = parse(argv)
+    for name in ("rows_per_shard", "num_proc"):
+        if getattr(arguments, name) < 1:
+            raise ValueError(f"--{name}={getattr(arguments, name)}: give 1 or more")
+    recordings = find_recordings(arguments.input, arguments.dataset_config)
+    identity = encoder_of(arguments.encoder, arguments.revision).identity
+    use = Extraction(arguments.encoder, arguments.revision, arguments.layer, arguments.output, identity)
+    ids = collections.Counter(recordings.ids())
+    if len(ids) < len(recordings):
+        name = ids.most_common(1)[0][0]
+        raise ValueError(f"--input={arguments.input}: {ids[name]} recordings have the id {name}. Name them apart.")
+    targets = read_targets(arguments.targets, set(ids)) if arguments.targets else {}
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    shards = plan(use, recordings, targets, arguments.rows_per_shard)
+    missing = unfinished(shards)
+    with tqdm(total=len(recordings), desc="embedding", unit="recording") as bar:
+        bar.update(len(recordings) - sum(len(shard.recordings) for shard in missing))
+        for count in written_rows(missing, use, arguments.num_proc):
+            bar.update(count)
+    for old in arguments.output.glob("part-*.parquet"):
+        if old not in [shard.file for shard in shards]:
+            old.unlink()
+    failed = list_unreadable(shards, arguments.output / UNREADABLE)
+    print(
+        f"{arguments.output}: {len(recordings) - failed} recordings in {len(shards)} shards, "
+        f"{len(shards) - len(missing)} of which were there; {failed} unreadable"
+        + (f", see {arguments.output / UNREADABLE}" if failed else "")
+        + (f"; {len(recordings) - len(targets)} without a target" if targets else "")
+    )
+
+
+def written_rows(shards: list[Shard], use: Extraction, num_proc: int) -> Iterator[int]:
+    """Write shards, in several processes; gives how many rows each has."""
+    if num_proc == 1 or len(shards) <= 1:
+        for shard in shards:
+            yield shard.write(use)
+        return
+    context, threads = multiprocessing.get_context("forkserver"), max(1, torch.get_num_threads() // num_proc)
+    workers = min(num_proc, len(shards))
+    with ProcessPoolExecutor(workers, context, initializer=start_worker, initargs=(threads,)) as pool:
+        futures = [pool.submit(shard.write, use) for shard in shards]
+        try:
+            for future in futures:
+                yield future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def start_worker(threads: int) -> None:
+    """Take a share of the cores, leave Ctrl-C to the parent, and end when it does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(threads)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def list_unreadable(shards: list[Shard], path: Path) -> int:
+    """A csv of the recordings without embeddings, with the reason, if there are any; returns how many."""
+    rows = []
+    for shard in shards:
+        table = pq.read_table(shard.file, columns=["creative_id", "defects"])
+        rows += [
+            (name, defects[0]["detail"]) for name, defects in zip(*table.to_pydict().values(), strict=True) if defects
+        ]
+    path.unlink(missing_ok=True)
+    if rows:
+        draft = path.with_name(f".{path.name}.draft")
+        with open(draft, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(map(safe_row, [("id", "reason"), *rows]))
+        os.replace(draft, path)
+    return len(rows)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(sys.argv[1:])

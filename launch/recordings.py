@@ -1,0 +1,120 @@
+"""Recordings to go through one by one: those of a folder, or of the column `audio` of a prepared data set."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from media.audio import AudioError
+from system.storage import S3FileManager, is_remote
+from system.text import mask_secrets, printable
+from training.prediction import find_sounds
+from training.rows import local_rows
+from training.settings import RunArguments
+
+
+@dataclass(frozen=True)
+class SoundFolder:
+    """Recordings in a folder, or one file; an id is a path within the folder."""
+
+    root: Path
+    files: list[Path]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def part(self, first: int, count: int) -> "SoundFolder":
+        """Some of the recordings."""
+        return SoundFolder(self.root, self.files[first : first + count])
+
+    def ids(self) -> list[str]:
+        """The name of each recording."""
+        if self.root.is_file():
+            return [printable(self.root.name)]
+        return [printable(file.relative_to(self.root).as_posix()) for file in self.files]
+
+    def synthetic(self) -> list[bool]:
+        """Whether a program made each recording; nobody says so of a folder."""
+        return [False] * len(self)
+
+    def state(self) -> list[Any]:
+        """Facts that change when a recording does, as JSON can write it."""
+        found = [file.stat() for file in self.files]
+        return [[stat.st_size, stat.st_mtime_ns] for stat in found]
+
+    @contextmanager
+    def opened(self, place: int) -> Iterator[str | bytes]:
+        """A recording for `media.audio`."""
+        yield str(self.files[place])
+
+
+@dataclass(frozen=True)
+class SoundRows:
+    """Recordings in the column `audio` of a prepared data set; an id is the first column."""
+
+    rows: datasets.Dataset
+    digests: list[str]  # of the data set's files
+    first: int = 0  # place of the first row in the data set
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def part(self, first: int, count: int) -> "SoundRows":
+        """Some of the recordings."""
+        chosen = self.rows.select(range(first, min(first + count, len(self))))
+        return SoundRows(chosen, self.digests, self.first + first)
+
+    def column(self, name: str) -> list[Any]:
+        """One column, without reading the sounds."""
+        return self.rows.select_columns([name])[:][name]
+
+    def ids(self) -> list[str]:
+        """The name of each recording."""
+        return [printable(name) for name in self.column(self.rows.column_names[0])]
+
+    def synthetic(self) -> list[bool]:
+        """Whether a program made each recording."""
+        return self.column("synthetic") if "synthetic" in self.rows.column_names else [False] * len(self)
+
+    def state(self) -> list[Any]:
+        """Facts that change when a recording does, as JSON can write it."""
+        return [self.digests, self.first, len(self)]
+
+    @contextmanager
+    def opened(self, place: int) -> Iterator[str | bytes]:
+        """A recording for `media.audio`; a remote file's copy stays for as long as the block lasts."""
+        sound = self.rows[place]["audio"] or {}
+        path = sound.get("path")
+        if sound.get("bytes") is not None:
+            yield sound["bytes"]
+        elif path is None:
+            raise AudioError("has no sound")
+        elif is_remote(path):
+            with S3FileManager.shared().lease(path) as local:
+                yield str(local)
+        else:
+            yield path
+
+
+Recordings = SoundFolder | SoundRows
+
+
+def find_recordings(name: str, config: str | None) -> Recordings:
+    """The recordings of a folder of sounds, or of a data set: a folder with Parquet, an s3:// prefix, a Hub name."""
+    path = Path(name)
+    if path.is_file() or (path.is_dir() and not any(path.rglob("*.parquet"))):
+        return SoundFolder(path, find_sounds([path]))
+    if not path.exists() and not is_remote(name) and name.count("/") != 1:
+        raise ValueError(f"--input={name}: neither a folder nor a name on the Hub (user/name)")
+    try:
+        rows, digests = local_rows(RunArguments(dataset=name, dataset_config=config))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--input={name}: {mask_secrets(str(error))}") from error
+    if "audio" not in rows.column_names:
+        raise ValueError(f"--input={name}: no column 'audio'; it has {', '.join(rows.column_names)}")
+    wanted = [rows.column_names[0], "audio", *({"synthetic"} & {*rows.column_names})]
+    rows = rows.select_columns(list(dict.fromkeys(wanted))).cast_column("audio", datasets.Audio(decode=False))
+    return SoundRows(rows, sorted(digests.values()))

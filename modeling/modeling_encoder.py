@@ -1,0 +1,152 @@
+"""A head on the embeddings of a pretrained encoder, which may be trained too."""
+
+# B windows, T frames of features, F mel bands, K frames of embeddings, D numbers of an embedding, L labels
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+
+from .configuration_encoder import EncoderConfig
+from .configuration_tcn import TcnConfig
+from .layers import init_weights
+from .modeling_classification import MULTI, AudioClassificationOutput, PooledHead, classification_loss
+from .modeling_efficientat import EfficientAtForAudioClassification
+from .modeling_tcn import TcnModel
+
+
+class WindowHead(nn.Module):
+    """A map from the embedding of a window to logits, which says of each frame what it says of a window like it."""
+
+    def __init__(self, config: EncoderConfig, size: int) -> None:
+        super().__init__()
+        self.hidden = nn.Identity()
+        if config.head == "mlp":
+            self.hidden = nn.Sequential(nn.Linear(size, config.head_size), nn.ReLU())
+            size = config.head_size
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.classifier = nn.Linear(size, config.num_labels)
+        self.classifier.init_gain = 0.0
+
+    def forward(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings (B, 1 + K, D) -> logits (B, L) and frame logits (B, K, L)."""
+        logits = self.classifier(self.dropout(self.hidden(embeddings)))
+        return logits[:, 0], logits[:, 1:]
+
+
+class FramesHead(nn.Module):
+    """A TCN over the embeddings of the frames of a window, pooled by attention."""
+
+    def __init__(self, config: EncoderConfig, size: int) -> None:
+        super().__init__()
+        self.tcn = TcnModel(
+            TcnConfig(
+                input_size=size,
+                num_blocks=config.head_blocks,
+                num_channels=config.head_size,
+                dropout=config.head_dropout,
+            )
+        )
+        self.pooled = PooledHead(config.head_size, config.num_labels, "attention")
+        self.pooled.classifier.init_gain = 0.0
+
+    def forward(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings (B, 1 + K, D) -> logits (B, L) and frame logits (B, K, L)."""
+        return self.pooled(self.tcn(embeddings[:, 1:]).last_hidden_state, None)
+
+
+class EncoderForAudioClassification(PreTrainedModel):
+    """An encoder and a head that says of windows of sound whether they hold a target.
+
+    A new head says 0. Where the target is a label of the encoder, a new model scores as the encoder does.
+    """
+
+    config_class = EncoderConfig
+    base_model_prefix = "encoder"
+    main_input_name = "input_features"
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        self.encoder = EfficientAtForAudioClassification(config.encoder_config)
+        size = config.encoder_config.hidden_size
+        self.head = (FramesHead if config.head == "tcn" else WindowHead)(config, size)
+        self.register_buffer("embedding_mean", torch.zeros(size))
+        self.register_buffer("embedding_std", torch.ones(size))
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        init_weights(module)
+        if isinstance(module, EncoderForAudioClassification):
+            init.zeros_(module.embedding_mean)
+            init.ones_(module.embedding_std)
+
+    def post_init(self) -> None:
+        """As in transformers, with what is frozen frozen."""
+        super().post_init()
+        self.train(self.training)
+
+    def trained_layers(self) -> list[nn.Module]:
+        """The layers of the encoder that are trained, which are its last ones."""
+        layers = list(self.encoder.efficientat.features)
+        wanted = {"none": 0, "last_n": self.config.finetune_layers, "full": len(layers)}[self.config.finetune]
+        if wanted > len(layers):
+            raise ValueError(f"finetune_layers={wanted}: the encoder has {len(layers)} layers. Give at most that.")
+        return layers[len(layers) - wanted :]
+
+    def train(self, mode: bool = True) -> "EncoderForAudioClassification":
+        """As in torch, but frozen layers stay in evaluation: else their BatchNorms would drift and dropout act.
+
+        They are frozen here and not when they are made, for `from_pretrained` puts new parameters in their place.
+        """
+        super().train(mode)
+        self.encoder.eval().requires_grad_(False)
+        for layer in self.trained_layers():
+            layer.train(mode).requires_grad_(True)
+        return self
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        """The parameters that are trained, by the part of the model."""
+        parts = {"encoder": self.encoder, "head": self.head}
+        found = {name: [p for p in part.parameters() if p.requires_grad] for name, part in parts.items()}
+        return {name: parameters for name, parameters in found.items() if parameters}
+
+    def set_embedding_scaling(self, mean: torch.Tensor, std: torch.Tensor) -> None:
+        """Keep mean and standard deviation (D,) of the embeddings of training windows with the weights."""
+        self.embedding_mean.copy_(mean)
+        self.embedding_std.copy_(std)
+
+    def embed(self, input_features: torch.Tensor) -> torch.Tensor:
+        """Features (B, T, F) -> the embedding of each window, followed by those of its frames: (B, 1 + K, D)."""
+        states = self.encoder.efficientat(input_features)
+        return torch.cat([states.pooler_output[:, None], states.last_hidden_state], 1)
+
+    def forward(
+        self,
+        input_features: torch.Tensor | None = None,
+        embeddings: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: object,
+    ) -> AudioClassificationOutput:
+        """Say which sounds each window holds, and where.
+
+        Args:
+            input_features: (B, T, F), for the encoder.
+            embeddings: (B, 1 + K, D), what `embed` made of the features; the encoder is then left out.
+            labels: (B, L) of 0 to 1.
+            num_items_in_batch: labels in all batches of one step, by which the Trainer asks to divide.
+        """
+        if (input_features is None) == (embeddings is None):
+            raise ValueError("input_features and embeddings: give one of the two.")
+        if embeddings is None:
+            embeddings = self.embed(input_features)
+        embeddings = embeddings.to(self.embedding_mean.dtype)
+        logits, frame_logits = self.head((embeddings - self.embedding_mean) / self.embedding_std)
+        if self.config.encoder_labels:
+            own = self.encoder.classifier(embeddings)[..., self.config.encoder_labels].amax(-1, keepdim=True)
+            logits, frame_logits = logits + own[:, 0], frame_logits + own[:, 1:]
+        loss = None
+        if labels is not None:
+            weight = self.config.positive_weight
+            loss = classification_loss(logits, labels, MULTI, num_items_in_batch, weight)
+        return AudioClassificationOutput(loss, logits, frame_logits)

@@ -1,0 +1,106 @@
+"""Detectors that hear through a pretrained encoder: its windows, its weights, and its own labels."""
+
+import functools
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoFeatureExtractor
+
+from modeling import EfficientAtFeatureExtractor, EfficientAtForAudioClassification, EncoderConfig
+from modeling.modeling_encoder import EncoderForAudioClassification
+from tasks.detection.data import DetectionData
+from tasks.detection.embedded import embed_batch, embedded_side, embedded_training
+from tasks.detection.settings import DetectionTaskSettings, EncoderSettings
+from training.encoders import Encoder, load_encoder
+from training.task import Run
+
+WINDOWS_FOR_SCALING = 256  # training windows whose embeddings give a new head the level and spread of its input
+SMALLEST_DEVIATION = 1e-4  # an embedding that varies less is a constant, and is only centred
+
+
+@functools.lru_cache(maxsize=1)
+def loaded(name: str, revision: str | None) -> Encoder:
+    """An encoder, read once."""
+    return load_encoder(name, revision)
+
+
+def encoder_of(settings: EncoderSettings) -> Encoder:
+    """The encoder that a config names."""
+    if not settings.encoder:
+        raise ValueError(
+            f"encoder={settings.encoder}: model_type {EncoderConfig.model_type} has no encoder. Add "
+            '{"name": "efficientat_mn04_as"}.'
+        )
+    return loaded(settings.encoder["name"], settings.encoder.get("revision"))
+
+
+def encoder_features(run: Run[DetectionTaskSettings]) -> EfficientAtFeatureExtractor:
+    """The features of the encoder, which has to hear at the rate of the windows."""
+    base, settings = run.arguments.model_name_or_path, run.settings
+    if run.arguments.feature_config:
+        raise ValueError(f"feature_config={run.arguments.feature_config}: the encoder has its own. Leave it out.")
+    extractor = AutoFeatureExtractor.from_pretrained(base) if base else encoder_of(settings.encoder).extractor
+    rate = settings.windows.sampling_rate
+    if rate != extractor.sampling_rate:
+        raise ValueError(f"sampling_rate={rate}: the encoder takes {extractor.sampling_rate} Hz. Set it to that.")
+    return extractor
+
+
+def encoder_model_settings(data: DetectionData, run: Run[DetectionTaskSettings]) -> dict[str, Any]:
+    """Settings of a new model that follow from the encoder, the windows and the batches."""
+    if run.arguments.model_name_or_path:  # a saved model has its own
+        return {}
+    encoder, settings = encoder_of(run.settings.encoder).model, run.settings
+    config = encoder.config.to_diff_dict() | {
+        "window_seconds": settings.windows.clip_seconds,
+        "hop_seconds": settings.scores.hop_seconds,
+    }
+    names: Any = encoder.config.label2id if isinstance(encoder, EfficientAtForAudioClassification) else {}
+    positive, strong, weak = settings.sampler.shares
+    return {
+        "encoder_config": config,
+        "encoder_labels": sorted(names[name] for name in data.target_names() if name in names),
+        "positive_weight": (strong + weak) / positive or 1.0,
+    }
+
+
+def initialise_head(model: EncoderForAudioClassification, data: DetectionData, settings: EncoderSettings) -> None:
+    """Give a new model its encoder's weights, and scale the input of the head by some training windows."""
+    encoder = encoder_of(settings).model
+    target = model.encoder if isinstance(encoder, EfficientAtForAudioClassification) else model.encoder.base_model
+    target.load_state_dict(encoder.state_dict())
+    items = np.unique(np.linspace(0, len(data.train) - 1, min(WINDOWS_FOR_SCALING, len(data.train))).astype(int))
+    model.eval()
+    found = [embed_batch(data.train, [(item, item)], model, data.extractor)["embeddings"] for item in items.tolist()]
+    model.train()
+    windows = torch.from_numpy(np.concatenate(found)[:, 0].astype(np.float64))  # (N, D)
+    deviation = windows.std(0)
+    model.set_embedding_scaling(windows.mean(0), deviation.where(deviation >= SMALLEST_DEVIATION, 1.0))
+
+
+def cached(data: DetectionData, model: EncoderForAudioClassification) -> DetectionData:
+    """The same data, with the embeddings of all windows where the encoder is frozen."""
+    if model.config.finetune != "none":
+        return data
+    augmentation = data.train.augmentation
+    if augmentation is not None and augmentation.mixup_probability:
+        raise ValueError(
+            f"mixup_probability={augmentation.mixup_probability}: a frozen encoder embeds each window by itself. Set "
+            "it to 0, or model_config.finetune to last_n."
+        )
+    train = embedded_training(data.train, data.encoder.encoder_views, model, data.extractor)
+    sides = {name: embedded_side(side, model, data.extractor) for name, side in data.sides.items()}
+    return replace(data, train=train, sides=sides)
+
+
+def frozen_encoder(model: Any, settings: EncoderSettings) -> EncoderForAudioClassification | None:
+    """A model with the weights that its encoder came with; None of a model without an encoder."""
+    if not isinstance(model, EncoderForAudioClassification) or model.config.finetune == "none":
+        return model if isinstance(model, EncoderForAudioClassification) else None
+    encoder = encoder_of(settings).model
+    config = EncoderConfig(encoder_config=model.config.encoder_config.to_dict())
+    frozen = EncoderForAudioClassification(config)
+    frozen.encoder.base_model.load_state_dict(encoder.base_model.state_dict())
+    return frozen.eval()

@@ -1,0 +1,70 @@
+"""EfficientAT for tests: small models with weights that do something, and the names of the published files."""
+
+import csv
+import functools
+import http.server
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from modeling import EfficientAtConfig, EfficientAtForAudioClassification
+
+WEIGHTS = Path("models/efficientat_mn04_as.safetensors")  # of the real data
+LABELS = Path("audioset/meta/class_labels_indices.csv")
+
+
+def small_encoder(labels: int = 5, width: float = 0.1, **settings: object) -> EfficientAtForAudioClassification:
+    """A random model whose BatchNorm has seen something, in eval mode."""
+    names = [f"sound {place}, of some kind" for place in range(labels)]
+    mapped = {"id2label": dict(enumerate(names)), "label2id": {name: place for place, name in enumerate(names)}}
+    model = EfficientAtForAudioClassification(EfficientAtConfig(width=width, classifier_size=16, **mapped, **settings))
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            torch.nn.init.normal_(buffer, 0, 0.1)
+        if name.endswith("running_var"):
+            torch.nn.init.uniform_(buffer, 0.5, 1.5)
+    for layer in model.classifier[::3]:
+        torch.nn.init.normal_(layer.weight, 0, 0.5)
+    return model.eval()
+
+
+def published(model: EfficientAtForAudioClassification) -> dict[str, torch.Tensor]:
+    """Its weights as the authors of EfficientAT name and shape them."""
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        name = name.removeprefix("efficientat.").replace("classifier.0.", "classifier.2.")
+        name = name.replace("classifier.3.", "classifier.5.")
+        place, joint, fc = name.partition(".fc")
+        if joint:
+            name = f"{place}.conc_se_layers.0.fc{fc}"
+            tensor = tensor[:, :, 0, 0] if tensor.ndim == 4 else tensor
+        tensors[name] = tensor.contiguous()
+    return tensors
+
+
+def write_labels(path: Path, names: list[str]) -> None:
+    """A file like AudioSet's class_labels_indices.csv."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        rows = [(place, f"/m/{place}", name) for place, name in enumerate(names)]
+        csv.writer(file).writerows([("index", "mid", "display_name"), *rows])
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """The address of a folder over HTTP on this machine, and the paths that were asked for."""
+    asked: list[str] = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            asked.append(self.path)
+
+    handler = functools.partial(Handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", asked
+        finally:
+            server.shutdown()

@@ -1,0 +1,199 @@
+"""Embeddings of recordings: right, also after a kill, and as the attention task reads them."""
+
+import csv
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import torch
+
+from launch import extract
+from media.audio import read_audio
+from tests.helpers.efficientat import small_encoder
+from tests.helpers.programs import run, start
+from tests.helpers.run_folders import record
+from training.encoders import load_encoder
+from training.official_efficientat import save_encoder
+
+RATE, WINDOW, HOP = 32000, 0.8, 0.3
+STEP = 0.32  # s, from one embedding of a frame to the next
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("encoder") / "small"
+    torch.manual_seed(0)
+    save_encoder(small_encoder(window_seconds=WINDOW, hop_seconds=HOP), folder)
+    return folder
+
+
+def tone(folder: Path, name: str, seconds: float, hertz: float = 440.0) -> None:
+    """A recording of a tone in noise."""
+    noise = np.random.default_rng(len(name)).normal(0, 0.05, round(seconds * 22050))
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(folder / name, noise + 0.3 * np.sin(2 * np.pi * hertz * np.arange(len(noise)) / 22050), 22050)
+
+
+@pytest.fixture
+def sounds(tmp_path: Path) -> Path:
+    folder = tmp_path / "sounds"
+    for place, seconds in enumerate([2.0, 0.3, 3.1, 0.8, 1.1]):
+        tone(folder, f"{place % 2}/{place}.wav", seconds)
+    (folder / "0" / "=odd,\n.wav").write_bytes(b"RIFF not a sound")
+    (folder / "empty.mp3").touch()
+    return folder
+
+
+def extracted(encoder: Path, sounds: Path, output: Path, *options: str) -> dict[str, dict]:
+    """Rows by id."""
+    extract.main(["--encoder", str(encoder), "--input", str(sounds), "--output", str(output), *options])
+    rows = [row for file in sorted(output.glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
+    return {row["creative_id"]: row for row in rows}
+
+
+def expected(encoder: Path, sound: Path, layer: str) -> tuple[np.ndarray, np.ndarray]:
+    """Times and embeddings in a plain loop."""
+    loaded = load_encoder(str(encoder))
+    audio, _ = read_audio(sound, RATE)
+    size = round(WINDOW * RATE)
+    audio = np.pad(audio, (0, max(0, size - len(audio))))
+    hop = round(HOP * RATE) if layer == "window" else size
+    last, times, found = -1.0, [], []
+    for start_ in sorted({*range(0, len(audio) - size + 1, hop), len(audio) - size}):
+        with torch.inference_mode():
+            states = loaded.base(**loaded.extractor(audio[start_ : start_ + size], sampling_rate=RATE))
+        frames = states.last_hidden_state[0] if layer == "frames" else states.pooler_output
+        for place, frame in enumerate(frames):
+            if (seconds := start_ / RATE + STEP * place) > last:
+                times, found, last = [*times, seconds], [*found, frame.numpy()], seconds
+    return np.array(times), np.stack(found)
+
+
+@pytest.mark.parametrize("layer", ["window", "frames"])
+def test_rows_are_what_the_encoder_says_and_odd_files_are_listed(
+    layer: str, encoder: Path, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    output = tmp_path / "out"
+    rows = extracted(encoder, sounds, output, "--layer", layer, "--rows_per_shard", "3")
+    files = sorted(path for path in sounds.rglob("*") if path.is_file())
+    assert rows.keys() == {path.relative_to(sounds).as_posix() for path in files}
+    for file in files:
+        row = rows[file.relative_to(sounds).as_posix()]
+        if file.stat().st_size < 100:
+            assert (row["has_embeddings"], row["embeddings"], row["embeddings_frames"]) == (False, None, 0)
+            assert row["defects"][0]["what"] == "unreadable"
+            continue
+        times, embeddings = expected(encoder, file, layer)
+        np.testing.assert_allclose(row["seconds"], times, atol=1e-4)
+        found = np.array(row["embeddings"]).reshape(row["embeddings_frames"], -1)
+        np.testing.assert_allclose(found, embeddings, rtol=2e-3, atol=1e-3)  # half precision
+    with open(output / "unreadable.csv", newline="") as file:
+        assert [row["id"] for row in csv.DictReader(file)] == ["0/=odd,\n.wav", "empty.mp3"]
+    assert "5 recordings in 3 shards, 0 of which were there; 2 unreadable" in capsys.readouterr().out
+    said = json.loads(pq.read_schema(output / "part-00000.parquet").metadata[b"feltsound"])
+    assert said["identity"] == load_encoder(str(encoder)).identity
+    hop = HOP if layer == "window" else WINDOW
+    assert (said["layer"], said["window_seconds"], said["hop_seconds"], said["size"]) == (layer, WINDOW, hop, 96)
+
+
+def test_shards_that_are_there_are_kept_and_only_changed_recordings_are_embedded_again(
+    encoder: Path, sounds: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    output = tmp_path / "out"
+    before = extracted(encoder, sounds, output, "--rows_per_shard", "2")
+    written = {file: file.stat().st_mtime_ns for file in output.glob("*.parquet")}
+    (output / "part-00001.parquet").unlink()
+    assert str(extracted(encoder, sounds, output, "--rows_per_shard", "2")) == str(before)
+    changed = {file.name for file, when in written.items() if file.stat().st_mtime_ns != when}
+    assert changed == {"part-00001.parquet"}
+    (sounds / "empty.mp3").unlink()
+    assert len(extracted(encoder, sounds, output, "--rows_per_shard", "2")) == 6
+    assert "in 3 shards, 3 of which were there; 1 unreadable" in capsys.readouterr().out
+    assert not (output / "part-00003.parquet").exists()
+    for options, named in ((["--layer", "frames"], "layer"), (["--num_proc", "0"], "num_proc")):
+        with pytest.raises(ValueError, match=named):
+            extracted(encoder, sounds, output, *options)
+
+
+def test_a_data_set_is_read_like_a_folder(encoder: Path, sounds: Path, tmp_path: Path) -> None:
+    clips = sorted(sounds.rglob("*.wav"))
+    table = [{"clip_id": c.stem, "audio": {"bytes": c.read_bytes(), "path": None}, "synthetic": True} for c in clips]
+    table += [{"clip_id": "by path", "audio": {"bytes": None, "path": str(clips[1])}, "synthetic": True}]
+    table += [{"clip_id": "none", "audio": None, "synthetic": True}]
+    rows = datasets.Dataset.from_list(table).cast_column("audio", datasets.Audio(decode=False))
+    (tmp_path / "data").mkdir()
+    rows.to_parquet(tmp_path / "data" / "train-00000.parquet")
+    found = extracted(encoder, tmp_path / "data", tmp_path / "out", "--rows_per_shard", "4")
+    alone = extracted(encoder, sounds, tmp_path / "alone")
+    assert found.keys() == {row["clip_id"] for row in table}
+    for clip in clips:
+        assert found[clip.stem]["embeddings"] == alone[clip.relative_to(sounds).as_posix()]["embeddings"]
+    assert found["by path"]["embeddings"] == found[clips[1].stem]["embeddings"]
+    assert (found["none"]["has_embeddings"], found["none"]["synthetic"]) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("lines", "named"),
+    [("name,target\n", "first line"), ("id,target\n0/0.wav,x\n", "line 2"), ("id,target\nno.wav,1\n", "no.wav"),
+     ("id,target\n0/0.wav,nan\n", "0/0.wav"), ("id,target\n0/0.wav,1\n0/0.wav,1\n", "line 3")],
+)  # fmt: skip
+def test_targets_that_fit_no_recording_are_refused(
+    lines: str, named: str, encoder: Path, sounds: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "targets.csv").write_text(lines)
+    with pytest.raises(ValueError, match=named):
+        extracted(encoder, sounds, tmp_path / "out", "--targets", str(tmp_path / "targets.csv"))
+
+
+@pytest.mark.slow
+def test_two_processes_and_one_that_was_killed_write_the_same_bytes(encoder: Path, tmp_path: Path) -> None:
+    sounds = tmp_path / "sounds"
+    for place in range(24):
+        tone(sounds, f"{place:02d}.wav", 20.0, 200 + 30 * place)
+    extracted(encoder, sounds, tmp_path / "one", "--rows_per_shard", "4")
+    command = ["-m", "launch.extract", "--encoder", encoder, "--input", sounds, "--rows_per_shard", "4"]
+    run(sys.executable, *command, "--output", tmp_path / "two", "--num_proc", "2")
+    killed = tmp_path / "killed"
+    process = start(*command, "--output", killed, said=tmp_path / "said")
+    while not (killed / "part-00001.parquet").exists():
+        assert process.is_alive()
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.join()
+    there = {path.name for path in killed.glob("part-*.parquet")}
+    assert 2 <= len(there) < 6
+    done = run(sys.executable, *command, "--output", killed)
+    assert f"in 6 shards, {len(there)} of which were there" in done.stdout
+    for file in (tmp_path / "one").iterdir():
+        assert (killed / file.name).read_bytes() == file.read_bytes()
+        assert (tmp_path / "two" / file.name).read_bytes() == file.read_bytes()
+    assert {path.name for path in killed.iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
+
+
+@pytest.mark.slow
+def test_attention_is_learnt_from_the_embeddings_of_generated_clips(encoder: Path, tmp_path: Path) -> None:
+    sounds, dice = tmp_path / "ads", np.random.default_rng(0)
+    pitches = dice.uniform(0, 1, 90)
+    for place, pitch in enumerate(pitches):
+        tone(sounds, f"ad {place:02d}.wav", 1.2, 200 * 2 ** (4 * pitch))
+    lines = ["id,target", *(f"ad {place:02d}.wav,{pitch}" for place, pitch in enumerate(pitches[:-1]))]
+    (tmp_path / "attention.csv").write_text("\n".join(lines))
+    rows = extracted(encoder, sounds, tmp_path / "out", "--targets", str(tmp_path / "attention.csv"))
+    assert rows["ad 00.wav"]["target"] == pytest.approx(pitches[0])
+    command = ["run_train.py", "configs/tunein_attention.json", "--dataset", tmp_path / "out", "--output_dir"]
+    command += [tmp_path / "run", "--model_config.modalities", '["embeddings"]', "--num_train_epochs", "40"]
+    for part in ("branch", "fusion", "modality"):
+        command += [f"--model_config.{part}_dropout", "0"]
+    run(sys.executable, *command, "--disable_tqdm", "true", "--report_to", "none")
+    metrics = record(tmp_path / "run")
+    assert metrics["data"]["left_out"] == {"no target": 1}
+    errors = {who: of["scores"]["rmse"]["mean"] for who, of in metrics["test"]["baselines"].items()}
+    assert metrics["test"]["scores"]["rmse"]["mean"] < 0.8 * errors["mean"], errors

@@ -1,0 +1,125 @@
+"""Records that are computed once: shared by processes, resumed after a kill, and the same bits either way."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import datasets.config
+import numpy as np
+import pytest
+
+from tests.conftest import REPOSITORY
+from training.embeddings import PART_RECORDS, StoredRecords, WindowEmbeddings, array_digest, stored_records
+
+KIND = np.dtype([("served", np.int64), ("embeddings", np.float16, (2, 3))])
+COUNT = 3 * PART_RECORDS + 5
+# Computes slowly, and notes each part that it begins.
+PROGRAM = """
+import sys, time
+from pathlib import Path
+import datasets.config
+from tests.training.test_embeddings import COUNT, made_up
+from training.embeddings import stored_records
+
+datasets.config.HF_DATASETS_CACHE = sys.argv[1]
+
+def compute(places):
+    with open(sys.argv[2], "a") as file:
+        file.write(f"{places.start}\\n")
+    time.sleep(float(sys.argv[3]))
+    return made_up(places)
+
+stored_records("key", COUNT, compute)
+"""
+
+
+def made_up(places: range) -> np.ndarray:
+    records = np.zeros(len(places), KIND)
+    records["served"] = places
+    records["embeddings"] = np.random.default_rng(places.start).normal(size=(len(places), 2, 3))
+    return records
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def start(cache: Path, notes: Path, seconds: float) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", PROGRAM, cache, notes, str(seconds)], cwd=REPOSITORY)
+
+
+def parts(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted((folder / "embeddings" / "key").iterdir())}
+
+
+def test_records_are_computed_once_and_read_by_place(cache: Path) -> None:
+    asked: list[range] = []
+
+    def compute(places: range) -> np.ndarray:
+        asked.append(places)
+        return made_up(places)
+
+    for _ in range(2):
+        found = stored_records("key", COUNT, compute)
+    assert [place for places in asked for place in places] == list(range(COUNT))
+    assert len(found) == COUNT
+    expected = np.concatenate([made_up(places) for places in asked])
+    for place in (0, PART_RECORDS - 1, PART_RECORDS, COUNT - 1):
+        assert found[place] == expected[place]
+    assert np.array_equal(found.column("embeddings"), expected["embeddings"])
+    with pytest.raises(IndexError):
+        found[COUNT]
+    assert sorted(parts(cache)) == [f"part-0000{number}.npy" for number in range(4)]
+
+
+def test_nothing_stays_of_a_part_that_failed(cache: Path) -> None:
+    def compute(places: range) -> np.ndarray:
+        if places.start:
+            raise ValueError("no sound")
+        return made_up(places)
+
+    with pytest.raises(ValueError, match="no sound"):
+        stored_records("key", COUNT, compute)
+    assert [name for name in parts(cache) if name.endswith(".npy")] == ["part-00000.npy"]
+
+
+def test_the_view_of_an_item_follows_from_the_seed(cache: Path) -> None:
+    embeddings = WindowEmbeddings(stored_records("key", 40, made_up), views=4)
+    for item, seed in ((0, 0), (3, 5), (9, 2**63 - 1)):
+        assert embeddings.of(item, seed)[1] == 4 * item + seed % 4
+
+
+def test_digests_tell_arrays_apart() -> None:
+    some = [np.arange(4), np.arange(4.0), np.arange(4).reshape(2, 2), np.arange(1, 5)]
+    assert len({array_digest(array) for array in some}) == 4
+    assert array_digest(some[0], some[1]) != array_digest(some[1], some[0])
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_gone_on_from_with_the_same_bits(tmp_path: Path) -> None:
+    notes = tmp_path / "killed.txt"
+    killed = start(tmp_path / "killed", notes, 2.0)
+    while killed.poll() is None and not (notes.exists() and len(notes.read_text().split()) == 2):
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait(30) == -signal.SIGKILL
+    assert [name for name in parts(tmp_path / "killed") if name.endswith(".npy")] == ["part-00000.npy"]
+    assert start(tmp_path / "whole", tmp_path / "whole.txt", 0).wait(120) == 0
+    assert start(tmp_path / "killed", tmp_path / "resumed.txt", 0).wait(120) == 0
+    assert parts(tmp_path / "killed") == parts(tmp_path / "whole")
+    assert (tmp_path / "resumed.txt").read_text().split() == [str(n * PART_RECORDS) for n in (1, 2, 3)]
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_parts(tmp_path: Path) -> None:
+    both = [start(tmp_path / "cache", tmp_path / f"{name}.txt", 1.0) for name in "ab"]
+    assert [process.wait(120) for process in both] == [0, 0]
+    begun = [(tmp_path / f"{name}.txt").read_text().split() for name in "ab" if (tmp_path / f"{name}.txt").exists()]
+    firsts = [str(first) for first in range(0, COUNT, PART_RECORDS)]
+    assert sorted((first for each in begun for first in each), key=int) == firsts
+    records = StoredRecords(tmp_path / "cache" / "embeddings" / "key", COUNT)
+    assert np.array_equal(records.column("served"), np.arange(COUNT))
