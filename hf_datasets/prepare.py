@@ -40,6 +40,7 @@ from tqdm import tqdm
 
 from system.process import one_line_errors
 from system.storage import OPTIONS, S3FileManager, check_options
+from system.worker_pool import map_in_processes
 
 from .base_builder import Builder
 from .builders import BUILDER_OPTIONS, HERE, check_arguments, data_set_names, open_builder
@@ -53,7 +54,6 @@ from .shards import (
     cut_inputs,
     defects_of,
     map_ahead,
-    map_in_processes,
     write_shard,
 )
 
@@ -106,7 +106,7 @@ def check(name: str, raw_dir: str, num_proc: int = 1, **options: Any) -> list[tu
     with open_builder(name, raw_dir, **options) as builder:
         found = [("", defect) for defect in builder.raw_defects]
         jobs = [(builder._generate_tables, cut) for _, cuts in _cut_splits(builder) for cut in cuts]
-        done = map_in_processes(collect_defects, jobs, num_proc, [builder.__module__])
+        done = map_in_processes(collect_defects, jobs, num_proc, give_back_freed_memory, [builder.__module__])
         parts = dict(tqdm(done, total=len(jobs), desc=f"checking {name}", unit="shard"))
     return found + [pair for i in range(len(jobs)) for pair in parts[i]]
 
@@ -151,7 +151,7 @@ def _write_shards(
         if num_proc == 1 and isinstance(output, Bucket):  # the next is made while one is uploaded
             written = enumerate(map_ahead(lambda job: write_shard(*job), missing, threads=2))
         else:
-            written = map_in_processes(write_shard, missing, num_proc, [builder.__module__])
+            written = map_in_processes(write_shard, missing, num_proc, give_back_freed_memory, [builder.__module__])
         for i, pairs in written:
             found[missing[i][1]] = pairs
             bar.update()

@@ -1,22 +1,15 @@
 """Parquet files that are whole or not there: same rows, same bytes, however many processes write them."""
 
 import collections
-import contextlib
 import itertools
-import multiprocessing
-import os
-import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-
-from system.process import give_back_freed_memory
-from system.storage import S3FileManager
 
 from .output import Place
 
@@ -119,54 +112,3 @@ def one_ahead(items: Iterator[Any]) -> Iterator[Any]:
             coming = pool.submit(next, items, end)
             yield item
             del item  # the next one is waited for without it
-
-
-def map_in_processes(
-    function: Callable[..., Any], jobs: list[tuple], num_proc: int, preload: list[str]
-) -> Iterator[tuple[int, Any]]:
-    """Yield (index of the job, result) as jobs finish; the first error stops the rest and is raised.
-
-    Workers come from a fork server that has imported `preload` and holds none of our locks or threads, and they
-    end with their parent, however it ends: nothing goes on writing after a `kill -9`.
-    """
-    if num_proc == 1 or len(jobs) <= 1:
-        for i, job in enumerate(jobs):
-            yield i, function(*job)
-        return
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(preload)
-    with ProcessPoolExecutor(
-        min(num_proc, len(jobs)), mp_context=context, initializer=_start_worker, initargs=(S3FileManager.live(),)
-    ) as pool:
-        try:
-            with _interrupts_later():  # half a start would leave a worker that nobody waits for
-                futures = {pool.submit(function, *job): i for i, job in enumerate(jobs)}
-            for future in as_completed(futures):
-                yield futures.pop(future), future.result()  # popped: a result is held no longer than needed
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _interrupts_later() -> Iterator[None]:
-    """Keep Ctrl-C for the end of the block."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _start_worker(files: S3FileManager | None) -> None:
-    """Use the parent's local copies of remote files, and end when it does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent alone ends them
-    give_back_freed_memory()
-    S3FileManager.adopt(files)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()

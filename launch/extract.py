@@ -16,13 +16,9 @@ import functools
 import hashlib
 import json
 import math
-import multiprocessing
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,8 +39,9 @@ from launch.recordings import Recordings, find_recordings
 from media.audio import AudioError, read_audio_blocks
 from modeling.modeling_efficientat import FRAMES_PER_EMBEDDING
 from system.text import mask_secrets, printable, safe_row
+from system.worker_pool import map_in_processes
 from tasks.detection.predict import sliding_windows
-from training.encoders import Encoder, load_encoder
+from training.encoders import Encoder, encoder_once
 from training.environment import version
 
 # N embeddings of a recording, D numbers of one
@@ -80,7 +77,7 @@ class Extraction:
 
     def provenance(self) -> dict[str, Any]:
         """Where the numbers of the shards come from."""
-        loaded = encoder_of(self.encoder, self.revision)
+        loaded = encoder_once(self.encoder, self.revision)
         config, extractor = loaded.model.config, loaded.extractor
         return {
             "encoder": mask_secrets(self.encoder) if "@" in self.identity else Path(self.encoder).name,
@@ -92,12 +89,6 @@ class Extraction:
             "sampling_rate": extractor.sampling_rate,
             "version": version("feltsound"),
         }
-
-
-@functools.cache
-def encoder_of(name: str, revision: str | None) -> Encoder:
-    """An encoder, loaded once a process."""
-    return load_encoder(name, revision)
 
 
 @torch.inference_mode()
@@ -127,7 +118,7 @@ def embedding_cells(use: Extraction, recordings: Recordings, place: int, name: s
     """The cells of a row that follow from the sound of a recording."""
     try:
         with recordings.opened(place) as sound:
-            times, embeddings = embed(encoder_of(use.encoder, use.revision), use.layer, sound, name)
+            times, embeddings = embed(encoder_once(use.encoder, use.revision), use.layer, sound, name)
     except (AudioError, OSError) as error:
         defect = {"what": "unreadable", "detail": printable(mask_secrets(str(error)))}
         return {"defects": [defect], "has_embeddings": False, "embeddings_frames": 0}
@@ -247,7 +238,7 @@ def main(argv: list[str]) -> None:
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name}={getattr(arguments, name)}: give 1 or more")
     recordings = find_recordings(arguments.input, arguments.dataset_config)
-    identity = encoder_of(arguments.encoder, arguments.revision).identity
+    identity = encoder_once(arguments.encoder, arguments.revision).identity
     use = Extraction(arguments.encoder, arguments.revision, arguments.layer, arguments.output, identity)
     ids = collections.Counter(recordings.ids())
     if len(ids) < len(recordings):
@@ -275,33 +266,10 @@ def main(argv: list[str]) -> None:
 
 def written_rows(shards: list[Shard], use: Extraction, num_proc: int) -> Iterator[int]:
     """Write shards, in several processes; gives how many rows each has."""
-    if num_proc == 1 or len(shards) <= 1:
-        for shard in shards:
-            yield shard.write(use)
-        return
-    context, threads = multiprocessing.get_context("forkserver"), max(1, torch.get_num_threads() // num_proc)
-    workers = min(num_proc, len(shards))
-    with ProcessPoolExecutor(workers, context, initializer=start_worker, initargs=(threads,)) as pool:
-        futures = [pool.submit(shard.write, use) for shard in shards]
-        try:
-            for future in futures:
-                yield future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def start_worker(threads: int) -> None:
-    """Take a share of the cores, leave Ctrl-C to the parent, and end when it does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(threads)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+    threads = max(1, torch.get_num_threads() // num_proc)
+    jobs = [(shard, use) for shard in shards]
+    for _, count in map_in_processes(Shard.write, jobs, num_proc, functools.partial(torch.set_num_threads, threads)):
+        yield count
 
 
 def list_unreadable(shards: list[Shard], path: Path) -> int:

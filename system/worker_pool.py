@@ -1,0 +1,67 @@
+"""Jobs in several processes, which end with the program that started them."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import Any
+
+from system.storage import S3FileManager
+
+
+def map_in_processes(
+    function: Callable[..., Any],
+    jobs: Sequence[tuple],
+    num_proc: int,
+    start: Callable[[], None],
+    preload: Sequence[str] = (),
+) -> Iterator[tuple[int, Any]]:
+    """Yield (index of the job, result) as jobs finish; the first error stops the rest and is raised.
+
+    Workers come from a fork server that has imported `preload` and holds none of our locks or threads, and they
+    end with their parent, however it ends: nothing goes on writing after a `kill -9`. Each calls `start` first.
+    """
+    if num_proc == 1 or len(jobs) <= 1:
+        for i, job in enumerate(jobs):
+            yield i, function(*job)
+        return
+    context = multiprocessing.get_context("forkserver")
+    if preload:
+        context.set_forkserver_preload(list(preload))
+    given = (start, S3FileManager.live())
+    with ProcessPoolExecutor(min(num_proc, len(jobs)), context, initializer=_start_worker, initargs=given) as pool:
+        try:
+            with _interrupts_later():  # half a start would leave a worker that nobody waits for
+                futures = {pool.submit(function, *job): i for i, job in enumerate(jobs)}
+            for future in as_completed(futures):
+                yield futures.pop(future), future.result()  # popped: a result is held no longer than needed
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Keep Ctrl-C for the end of the block."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_worker(start: Callable[[], None], files: S3FileManager | None) -> None:
+    """Use the parent's local copies of remote files, and end when it does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent alone ends them
+    start()
+    S3FileManager.adopt(files)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
