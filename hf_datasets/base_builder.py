@@ -8,8 +8,7 @@ from typing import Any
 
 import datasets
 
-from .defects import make_defect
-from .raw_files import RawFolder
+from .raw_files import RawFolder, odd_name_defects
 from .shards import ROWS_PER_GROUP, RowReader
 
 
@@ -55,7 +54,8 @@ class Builder(datasets.ArrowBasedBuilder):
             raise ValueError(f"{type(self).__name__} needs raw_dir, {self.RAW_DIR}")
         options = options or {}
         self.tree = self.read_raw(raw_dir, **options)
-        self.raw_defects: list[dict] = self.tree.defects + _odd_names(self.tree)  # of no row
+        folders = [value for value in vars(self.tree).values() if isinstance(value, RawFolder)]
+        self.raw_defects: list[dict] = self.tree.defects + odd_name_defects(folders)  # of no row
         self.raw_bytes: int = self.tree.size
         parts = [str(self.VERSION), *self.hashed_sizes, self.features.to_dict(), self.tree.digest]
         hash = hash or hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
@@ -90,10 +90,3 @@ class Builder(datasets.ArrowBasedBuilder):
         return datasets.DatasetInfo(
             description=self.DESCRIPTION, features=self.features, homepage=self.HOMEPAGE, license=self.LICENSE
         )
-
-
-def _odd_names(tree: Any) -> list[dict]:
-    """A defect for each file of the raw folders that has no name to store."""
-    folders = [value for value in vars(tree).values() if isinstance(value, RawFolder)]
-    names = dict.fromkeys(name for folder in folders for name in folder.odd_names)
-    return [make_defect("name_not_utf8", detail=name) for name in names]

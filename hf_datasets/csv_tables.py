@@ -29,8 +29,13 @@ def read_table(root: RawFolder, name: str, needed: tuple[str, ...], defects: lis
     """The rows of a table in a raw folder, by its column names in lower case; those without any text are left out."""
     header, rows = read_columns(root.read(name), root.where(name), needed)
     defects += blank_defects(header, name)
-    names = [column.strip().lower() for column in header]
-    return [dict(zip(names, cells, strict=True)) for _, cells in rows if any(cells)]
+    return [cells for _, cells in by_name(header, rows) if any(cells.values())]
+
+
+def by_name(header: list[str], rows: list[Row]) -> list[tuple[int, dict[str, str]]]:
+    """The line of each row, and its cells by their column's name in lower case."""
+    names = [name.strip().lower() for name in header]
+    return [(line, dict(zip(names, cells, strict=True))) for line, cells in rows]
 
 
 def read_columns(data: bytes | str, where: str, needed: tuple[str, ...] = ()) -> tuple[list[str], list[Row]]:
@@ -86,7 +91,7 @@ def decode_text(data: bytes) -> str:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line = line_of(data, error.start)
         raise ValueError(f"line {line} is not UTF-8 text (byte {error.start}); save the file as UTF-8") from None
     refuse_zero_bytes(data)
     return text
@@ -95,8 +100,13 @@ def decode_text(data: bytes) -> str:
 def refuse_zero_bytes(data: bytes) -> None:
     """ValueError that begins with the line of the first zero byte, which UTF-16 has and a damaged disk leaves."""
     if b"\0" in data:
-        line = data.count(b"\n", 0, data.index(b"\0")) + 1
+        line = line_of(data, data.index(b"\0"))
         raise ValueError(f"line {line} holds zero bytes, so it is not UTF-8 text; save the file as UTF-8")
+
+
+def line_of(data: bytes, place: int) -> int:
+    """The number of the line, from 1, that a byte is in."""
+    return data.count(b"\n", 0, place) + 1
 
 
 def split_header(rows: list[Row]) -> tuple[list[str], list[Row]]:

@@ -4,15 +4,13 @@ A builder never drops or repairs a bad input. It keeps the row and says in the r
 `prepare` counts the same list and writes it to `defects.csv`. What to leave out is the experiment's decision.
 """
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from datasets import List, Value
 
-from system.text import safe_row
+from system.text import csv_text
 
 # The column of a row that says what was found.
 DEFECTS_COLUMN = List(
@@ -156,14 +154,11 @@ def make_defect(what: str, how_much: float | None = None, listener: str | None =
 
 def defects_csv(rows: Iterable[tuple[str, dict]], row: str = "song") -> str:
     """The text of `defects.csv` for (row, defect) pairs, in the order given; `row` is what a row is."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([row, "listener", "what", "how_much", "unit", "detail"])
+    lines = [[row, "listener", "what", "how_much", "unit", "detail"]]
     for song, defect in rows:
         how_much = "" if defect["how_much"] is None else repr(defect["how_much"])
-        listener = defect["listener"] or ""
-        writer.writerow(safe_row([song, listener, defect["what"], how_much, defect["unit"], defect["detail"]]))
-    return text.getvalue()
+        lines.append([song, defect["listener"] or "", defect["what"], how_much, defect["unit"], defect["detail"]])
+    return csv_text(lines)
 
 
 def defects_table(rows: Iterable[tuple[str, dict]]) -> str:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from system.storage import S3FileManager, S3Object, is_remote, refuse_web_address
 
+from .defects import make_defect
+
 SYNTHETIC_MARKER = "SYNTHETIC"  # a file of this name beside a corpus's tables: nobody was recorded
 HASH_THREADS = 8
 AHEAD = 8  # rows whose files are fetched while one is worked on
@@ -60,11 +62,10 @@ class RawFolder:
             folders[:] = [name for name in folders if not name.startswith(".")]
             names += [os.path.join(here, name) for name in found]
         relative = sorted(Path(path).relative_to(location).as_posix() for path in names)
-        odd = [name for name in relative if not is_text(name)]
-        texts = [name for name in relative if is_text(name)]
-        seen = dict.fromkeys(name for name in texts if not is_hidden(name))
-        hidden = [name for name in texts if name not in seen]
-        return cls(location, seen, unreadable, hidden, [escaped(name) for name in odd if not is_hidden(name)])
+        hidden, shown = ([name for name in relative if is_hidden(name) == wanted] for wanted in (True, False))
+        seen = dict.fromkeys(filter(is_text, shown))
+        odd = [escaped(name) for name in shown if name not in seen]
+        return cls(location, seen, unreadable, filter(is_text, hidden), odd)
 
     def below(self, folder: str) -> "RawFolder":
         """One of the folders in it ("" for itself), whose every folder has to be readable."""
@@ -95,10 +96,8 @@ class RawFolder:
         file = self.files[name]
         if file is None:
             return Path(self.location, name).read_bytes()
-        try:
+        with _fetching():
             return S3FileManager.shared().read_bytes(file)
-        except OSError as error:
-            raise FetchError(f"{error}; finished work is kept, run this again when it can be read") from error
 
     @contextlib.contextmanager
     def local(self, name: str) -> Iterator[Path]:
@@ -108,10 +107,8 @@ class RawFolder:
             yield Path(self.location, name)
             return
         with contextlib.ExitStack() as held:
-            try:
+            with _fetching():
                 path = held.enter_context(S3FileManager.shared().lease(file))
-            except OSError as error:
-                raise FetchError(f"{error}; finished work is kept, run this again when it can be read") from error
             yield path
 
     def ahead(self, rows: list, names_of: Callable[[object], Iterable[str | None]]) -> Iterator:
@@ -148,6 +145,21 @@ class RawFolder:
         with ThreadPoolExecutor(HASH_THREADS) as pool:
             entries = list(pool.map(entry, sorted(set(names))))
         return hashlib.blake2b(json.dumps(entries).encode(), digest_size=16).hexdigest(), sum(e[1] for e in entries)
+
+
+@contextlib.contextmanager
+def _fetching() -> Iterator[None]:
+    """Say what to do when a file cannot be fetched."""
+    try:
+        yield
+    except OSError as error:
+        raise FetchError(f"{error}; finished work is kept, run this again when it can be read") from error
+
+
+def odd_name_defects(folders: Iterable[RawFolder]) -> list[dict]:
+    """A defect for each file of some folders that has no name to store."""
+    names = dict.fromkeys(name for folder in folders for name in folder.odd_names)
+    return [make_defect("name_not_utf8", detail=name) for name in names]
 
 
 def is_text(name: str) -> bool:

@@ -1,5 +1,7 @@
 """Text that goes to people: without secrets, as cells that no spreadsheet runs, and always encodable."""
 
+import csv
+import io
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -73,6 +75,13 @@ def safe_cell(value: Any) -> Any:
 def safe_row(cells: Iterable[Any]) -> list[Any]:
     """A row of a table for people, see `safe_cell`."""
     return [safe_cell(cell) for cell in cells]
+
+
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    """A table for people, its header first, with cells as by `safe_cell`."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(map(safe_row, rows))
+    return text.getvalue()
 
 
 def _is_number(text: str) -> bool:

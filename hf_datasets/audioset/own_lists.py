@@ -106,10 +106,11 @@ class OwnLists:
 def read_lists(paths: dict[str, list[str]]) -> OwnLists:
     """Read the lists of each kind; ValueError with the line for what does not fit."""
     digest = hashlib.blake2b(digest_size=16)
-    lists, groups, size = [], [], 0
+    lists, groups, read_from, size = [], [], [], 0
     for kind in (*KINDS, GROUP):
         for path in paths.get(kind, []):
             data = _read(kind, path)
+            read_from.append(path)
             name = PurePosixPath(path).name
             in_eval = bool(IN_EVAL.search(PurePosixPath(name).stem.lower()))
             digest.update(
@@ -121,7 +122,6 @@ def read_lists(paths: dict[str, list[str]]) -> OwnLists:
                 continue
             read = read_weak_list if kind == "weak" else read_strong_list
             lists.append(read(data, path, in_eval, kind))
-    read_from = [path for kind in (*KINDS, GROUP) for path in paths.get(kind, [])]
     return OwnLists(lists, groups, read_from, digest.hexdigest(), size)
 
 

@@ -3,10 +3,10 @@
 All of it is made from the finished rows, for whether a file is a sound is only known when it was opened.
 """
 
-import csv
 import gzip
 import io
 import json
+import re
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from media.audioset import (
     label_weights,
     trim_heads,
 )
-from system.text import safe_row
+from system.text import RUN_BY_SPREADSHEETS, csv_text
 
 from ..shards import RowReader
 from .sound_files import SUBSETS
@@ -152,16 +152,14 @@ def reconciliation_csv(tree: Tree, outcome: Outcome) -> str:
     part = tree.table["part"].fill_null(-1).to_numpy().astype(np.int64)
     names = subset.dictionary.to_pylist()
     keys = (tree.in_eval * len(names) + subset.indices.to_numpy()) * 1000 + part + 1
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["split", "subset", "part", "clips", "found", "usable", *FATES])
+    lines = [["split", "subset", "part", "clips", "found", "usable", *FATES]]
     for key in np.unique(keys):
         clips = keys == key
         side, name = divmod(int(key) // 1000, len(names))
         place = ["eval" if side else "train", names[name], key % 1000 - 1 if key % 1000 else ""]
-        writer.writerow([*safe_row(place), *_counts(tree, outcome, clips)])
-    writer.writerow(["all", "", "", *_counts(tree, outcome, np.ones(len(keys), bool))])
-    return text.getvalue()
+        lines.append([*place, *_counts(tree, outcome, clips)])
+    lines.append(["all", "", "", *_counts(tree, outcome, np.ones(len(keys), bool))])
+    return csv_text(lines)
 
 
 def _counts(tree: Tree, outcome: Outcome, clips: np.ndarray) -> list:
@@ -198,11 +196,8 @@ def classes_csv(tree: Tree, outcome: Outcome, trained: pa.Table) -> str:
     for scheme in WEIGHTS:
         weights = label_weights(counts, scheme)
         columns[f"{scheme}_weight"] = [f"{x:.6g}" if n else "" for x, n in zip(weights, counts, strict=True)]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["mid", "name", *columns])
-    writer.writerows(map(safe_row, zip(tree.labels.mids, tree.labels.names, *columns.values(), strict=True)))
-    return text.getvalue()
+    rows = zip(tree.labels.mids, tree.labels.names, *columns.values(), strict=True)
+    return csv_text([("mid", "name", *columns), *rows])
 
 
 def _trained(tree: Tree, outcome: Outcome) -> pa.Table:
@@ -239,9 +234,10 @@ def missing_csv(tree: Tree, outcome: Outcome) -> bytes:
 
 def _safe(table: pa.Table) -> pa.Table:
     """A table for people: text that a spreadsheet would run as a formula gets a `'` before it, as by `safe_cell`."""
+    pattern = f"^([{re.escape(''.join(RUN_BY_SPREADSHEETS))}])"
     for place, name in enumerate(table.column_names):
         if pa.types.is_string(table[name].type):
-            safe = pc.replace_substring_regex(table[name], pattern=r"^([=+\-@\t\r\n])", replacement=r"'\1")
+            safe = pc.replace_substring_regex(table[name], pattern=pattern, replacement=r"'\1")
             table = table.set_column(place, name, safe)
     return table
 

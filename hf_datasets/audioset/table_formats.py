@@ -19,7 +19,16 @@ import pyarrow.csv
 
 from media.audioset import Labels, id_uniforms
 
-from ..csv_tables import damaged_line, decode_text, errors_in, read_columns, refuse_line_breaks, refuse_zero_bytes
+from ..csv_tables import (
+    by_name,
+    damaged_line,
+    decode_text,
+    errors_in,
+    line_of,
+    read_columns,
+    refuse_line_breaks,
+    refuse_zero_bytes,
+)
 
 YTID = r"^[A-Za-z0-9_-]{11}$"
 PART_HEADER = b"empty"
@@ -33,11 +42,9 @@ def read_labels(data: bytes, where: str) -> Labels:
     with errors_in(where):
         text = decode_text(data)
     if text.startswith("index,"):
-        header, rows = read_columns(text, where, ("index", "mid", "display_name"))
-        names = [name.strip().lower() for name in header]
+        rows = by_name(*read_columns(text, where, ("index", "mid", "display_name")))
         pairs = []
-        for number, (line, cells) in enumerate(rows):
-            row = dict(zip(names, cells, strict=True))
+        for number, (line, row) in enumerate(rows):
             if row["index"] != str(number):
                 raise ValueError(f"{where} line {line}: index {row['index']} where {number} should be")
             pairs.append((row["mid"], row["display_name"]))
@@ -114,7 +121,7 @@ def read_strong(data: bytes, where: str) -> pa.Table:
     with errors_in(where):
         refuse_zero_bytes(data)
         if b'"' in data:  # no cell needs one
-            line = data.count(b"\n", 0, data.index(b'"')) + 1
+            line = line_of(data, data.index(b'"'))
             raise ValueError(f"line {line} holds a quote; take it out")
         header = decode_text(data[: data.find(b"\n") + 1 or len(data)]).strip().split("\t")
     needed = ["segment_id", "start_time_seconds", "end_time_seconds", "label"]

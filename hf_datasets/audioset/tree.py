@@ -14,7 +14,7 @@ from media.audioset import Labels, Ontology
 from system.storage import is_remote
 
 from ..defects import make_defect
-from ..raw_files import SYNTHETIC_MARKER
+from ..raw_files import SYNTHETIC_MARKER, odd_name_defects
 from .clips import Clips, join_clips
 from .own_lists import read_lists
 from .rows import Reading
@@ -81,8 +81,7 @@ def read_tree(
         files = pa.nulls(len(clips.table), pa.list_(pa.string()))
     else:
         files = _find_files(clips, sounds, defects)
-    odd_names = dict.fromkeys(here.others.odd_names + ([] if sounds is None else sounds.others.odd_names))
-    defects += [make_defect("name_not_utf8", detail=name) for name in odd_names]
+    defects += odd_name_defects(inventory.others for inventory in (here, sounds) if inventory is not None)
     markers = [path for path in here.others.files if PurePosixPath(path).name == SYNTHETIC_MARKER]
     location = None if sounds is None else sounds.location
     remote = location is not None and is_remote(location)

@@ -3,8 +3,6 @@
 It works alone, `Hku956Builder(raw_dir=..., audio_root=...).download_and_prepare()`, and for `hf_datasets.prepare`.
 """
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ import pyarrow as pa
 from datasets import Features, List, Value
 from datasets.builder import Key
 
-from system.text import safe_row
+from system.text import csv_text
 
 from ..base_builder import Builder, RawConfig
 from ..defects import SIGNAL_DEFECTS, located, make_defect
@@ -85,9 +83,7 @@ class Hku956Builder(Builder):
     def lists(self, rows: RowReader) -> tuple[dict[str, str | bytes], str]:
         """Files that `prepare` writes beside defects.csv: the songs without a sound, and where to get it."""
         missing = [(song.song_id, song.link or "") for song in self.tree.songs if song.audio is None]
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([("song_id", "link"), *map(safe_row, missing)])
-        return {"missing_audio.csv": text.getvalue()}, ""
+        return {"missing_audio.csv": csv_text([("song_id", "link"), *missing])}, ""
 
     def _split_generators(self, dl_manager: datasets.DownloadManager | None) -> list[datasets.SplitGenerator]:
         tree = self.tree

@@ -3,8 +3,6 @@
 It works alone, `MeldBuilder(raw_dir="/data/MELD.Raw").download_and_prepare()`, and for `hf_datasets.prepare`.
 """
 
-import csv
-import io
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from datasets import ClassLabel, Features, Value, Video
 from datasets.builder import Key
 
 from media.video import VideoError, probe_clip
-from system.text import safe_row
+from system.text import csv_text
 
 from ..base_builder import Builder, RawConfig
 from ..defects import DEFECTS_COLUMN, UTTERANCE_DEFECTS, located, make_defect
@@ -111,11 +109,7 @@ class MeldBuilder(Builder):
 
     def lists(self, rows: RowReader) -> tuple[dict[str, str | bytes], str]:
         """orphan_clips.csv, the clips that no row has; and how many rows have text, sound and pictures."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["split", "file", "why"])
-        writer.writerows(map(safe_row, self.tree.orphans))
-        return {"orphan_clips.csv": text.getvalue()}, describe(rows)
+        return {"orphan_clips.csv": csv_text([("split", "file", "why"), *self.tree.orphans])}, describe(rows)
 
 
 def read_row(utterance: Utterance, root: RawFolder, embed: bool) -> dict:

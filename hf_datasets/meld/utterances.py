@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-from ..csv_tables import read_columns
+from ..csv_tables import by_name, errors_in, read_columns, refuse_zero_bytes
 from ..defects import make_defect
 
 SPLITS = ("train", "dev", "test")
@@ -74,7 +74,9 @@ def read_utterances(data: bytes, split: str, where: str) -> tuple[list[Utterance
     utterances: dict[tuple[int, int], Utterance] = {}
     repeated: dict[tuple[int, int], list[int]] = {}
     turns: dict[int, list[Utterance]] = {}
-    for line, cells in _read_cells(text, where):
+    for line, cells in by_name(*read_columns(text, where, COLUMNS)):
+        if not any(cells.values()):
+            continue
         place = f"{where} line {line}"
         key = (_whole(cells, "Dialogue_ID", place), _whole(cells, "Utterance_ID", place))
         if key in utterances:
@@ -109,9 +111,8 @@ def decode_table(data: bytes, where: str) -> tuple[str, list[dict]]:
 
     Older copies of MELD hold the byte 0x92 where an apostrophe should be, or the character U+0092.
     """
-    if b"\0" in data:
-        line = data.count(b"\n", 0, data.index(b"\0")) + 1
-        raise ValueError(f"{where} line {line} holds zero bytes: it is no UTF-8 text; save it again as UTF-8")
+    with errors_in(where):
+        refuse_zero_bytes(data)
     name = where.rsplit("/", 1)[-1]
     lines, first, others, controls = [], None, 0, 0
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
@@ -144,13 +145,6 @@ def clock_text(seconds: float) -> str:
     whole, milli = divmod(round(seconds * 1000), 1000)
     hours = f"{whole // 3600}" if milli % 5 == 0 else f"{whole // 3600:02d}"
     return f"{hours}:{whole // 60 % 60:02d}:{whole % 60:02d},{milli:03d}"
-
-
-def _read_cells(text: str, where: str) -> list[tuple[int, dict[str, str]]]:
-    """(line, cells by their column's name in lower case) of each row that is not empty."""
-    header, rows = read_columns(text, where, COLUMNS)
-    names = [name.strip().lower() for name in header]
-    return [(line, dict(zip(names, cells, strict=True))) for line, cells in rows if any(cells)]
 
 
 def _whole(cells: dict[str, str], column: str, place: str) -> int:

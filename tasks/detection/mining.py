@@ -5,8 +5,6 @@ what was known when its epoch began. A negative with a very high score in epoch 
 that nobody labelled: it is put aside, not trained on harder, and listed for people to hear.
 """
 
-import csv
-import io
 import json
 import os
 import zipfile
@@ -17,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from media.audioset import Labels
-from system.text import safe_row
+from system.text import csv_text
 from tasks.detection.items import Kind
 from tasks.detection.pools import ClipPools
 
@@ -282,30 +280,27 @@ def review_csv(mining: MiningTable, table: pa.Table, labels: Labels) -> str:
     found = mining.review_list()
     items = mining.pools.items.take(found["item"])
     rows = table.select(["clip_id", "start_seconds", "labels"]).take(pa.array(items.clip)).to_pylist()
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["clip_id", "link", "file_seconds", "score", "epochs", "last_epoch", "kind", "event", "labels"])
+    header = ["clip_id", "link", "file_seconds", "score", "epochs", "last_epoch", "kind", "event", "labels"]
+    lines: list[list] = [header]
     for i, row in enumerate(rows):
         inside = 0.0 if np.isnan(items.start[i]) else float(items.start[i])
         known = row["start_seconds"] is not None and len(row["clip_id"]) == ID_LENGTH
         link = YOUTUBE.format(row["clip_id"], int(row["start_seconds"] + inside)) if known else ""
         anywhere = np.isnan(items.start[i])
-        writer.writerow(
-            safe_row(
-                [
-                    row["clip_id"],
-                    link,
-                    "" if anywhere else f"{items.start[i]:.2f}-{items.end[i]:.2f}",
-                    f"{found['score'][i]:.4f}",
-                    int(found["epochs"][i]),
-                    int(found["last_epoch"][i]),
-                    "clip" if anywhere else "event",
-                    "" if anywhere else labels.names[items.label[i]],
-                    "; ".join(labels.names[code] for code in row["labels"] or []),
-                ]
-            )
+        lines.append(
+            [
+                row["clip_id"],
+                link,
+                "" if anywhere else f"{items.start[i]:.2f}-{items.end[i]:.2f}",
+                f"{found['score'][i]:.4f}",
+                int(found["epochs"][i]),
+                int(found["last_epoch"][i]),
+                "clip" if anywhere else "event",
+                "" if anywhere else labels.names[items.label[i]],
+                "; ".join(labels.names[code] for code in row["labels"] or []),
+            ]
         )
-    return text.getvalue()
+    return csv_text(lines)
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

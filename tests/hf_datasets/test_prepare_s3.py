@@ -80,7 +80,6 @@ def test_a_tree_on_s3_gives_the_same_bytes_as_in_a_folder_wherever_they_go(name,
 RUN = """
 import sys
 from hf_datasets.builders import builder_class
-from hf_datasets.output import place
 from hf_datasets.prepare import main
 builder_class(sys.argv[1]).SHARD_INPUTS = 2
 main(sys.argv[1:])

@@ -65,6 +65,12 @@ SCALAR = (
 STORAGE = torch.zeros(1 << 18).untyped_storage().__reduce__()[1][0]
 
 
+def calls_with_one(function: bytes, content: bytes) -> bytes:
+    """A list of 3000 results of a function, each of the same bytes."""
+    start = b"B", U4(len(content)), content, b"r", U4(1), b"0c", function, b"\nr", U4(2)
+    return program(*start, b"0](", b"h\x02h\x01\x85R" * 3000, b"e")
+
+
 def complex_of_one_hash(i: int) -> bytes:
     return b"h\x01G" + struct.pack(">d", (1 << 52) - 1000003.0 * i) + b"G" + struct.pack(">d", float(i)) + b"\x86RN"
 
@@ -172,32 +178,10 @@ BOMBS = {
         b"h\x02h\x03K\x00\x85C\x01b\x87R(K\x01h\x05h\x04\x89h\x01tb" * 3000,
         b"e",
     ),
-    "bytearray": lambda: program(
-        b"B",
-        U4(1 << 20),
-        b"a" * (1 << 20),
-        b"r",
-        U4(1),
-        b"0cbuiltins\nbytearray\nr",
-        U4(2),
-        b"0](",
-        b"h\x02h\x01\x85R" * 3000,
-        b"e",
-    ),
+    "bytearray": lambda: calls_with_one(b"builtins\nbytearray", b"a" * (1 << 20)),
     "scalars of text": lambda: program(*SCALAR, b"](", b"h\x02h\x04h\x01\x86R" * 3000, b"e"),
     "scalars that are dropped": lambda: program(*SCALAR, b"h\x02h\x04h\x01\x86R0" * 200_000, b"]"),
-    "storages of one content": lambda: program(
-        b"B",
-        U4(len(STORAGE)),
-        STORAGE,
-        b"r",
-        U4(1),
-        b"0ctorch.storage\n_load_from_bytes\nr",
-        U4(2),
-        b"0](",
-        b"h\x02h\x01\x85R" * 3000,
-        b"e",
-    ),
+    "storages of one content": lambda: calls_with_one(b"torch.storage\n_load_from_bytes", STORAGE),
     "memo of one hash": lambda: program(b"N", *(b"p%d\n" % ((2**61 - 1) * (k + 1)) for k in range(50_000))),
     "complex keys of one hash": lambda: program(
         b"cbuiltins\ncomplex\nr", U4(1), b"0}(", *map(complex_of_one_hash, range(200_000)), b"u"
