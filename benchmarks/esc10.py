@@ -34,7 +34,7 @@ import soundfile
 import soxr
 
 from benchmarks.timing import print_value
-from evaluation.detection import average_precision, paired_bootstrap
+from evaluation.detection import area_under_precision, average_precision, paired_bootstrap
 
 HERE = Path(__file__).resolve().parent.parent
 CLASSES = {  # category of ESC-10 -> name of AudioSet's label
@@ -370,12 +370,12 @@ def report(found: dict) -> None:
     for rival, values in found["scores"].items():
         scores, gain = np.array(values), ""
         if rival != "ours":
-            interval = paired_bootstrap(ours, scores, truth, found["groups"], average_precision)
+            interval = paired_bootstrap(ours, scores, truth, found["groups"], area_under_precision)
             bounds = interval.reason if interval.low is None else f"[{interval.low:+.3f}, {interval.high:+.3f}]"
             gain = f"{interval.mean:+.3f} {bounds}"
         found_ap, alarms = average_precision(scores, truth), false_alarms_at_recall(scores, truth)
         print(f"{rival:18} {found_ap:6.3f} {alarms:36.0f}   {gain}", flush=True)
-        print_value(f"esc10_{name}_{rival}", average_precision(scores, truth), "")
+        print_value(f"esc10_{name}_{rival}", found_ap, "")
     print_value(f"esc10_{name}_training_seconds", float(np.median(found["seconds"])), "s")
 
 

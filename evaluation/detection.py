@@ -356,7 +356,7 @@ def paired_bootstrap(
     second: np.ndarray,
     targets: np.ndarray,
     recordings: Sequence[str],
-    measure: Callable[[np.ndarray, np.ndarray], float],
+    measure: Callable[[np.ndarray, np.ndarray], np.ndarray],
     samples: int = SAMPLES,
     seed: int = 0,
     level: float = LEVEL,
@@ -366,22 +366,22 @@ def paired_bootstrap(
     Args:
         first, second: (N,) scores of both.
         recordings: (N,), what clips are alike by; they are drawn whole.
-        measure: of scores and targets, such as `average_precision`; a clip that is drawn twice is there twice.
+        measure: of hits and false alarms (..., K), such as `area_under_precision`.
     """
     first, targets = check_scores(first, targets)
     second, _ = check_scores(second, targets)
     check_request(first, (second, recordings), samples, level)
     code = np.unique(np.asarray(recordings, dtype=str), return_inverse=True)[1]
+    ranked = [Ranking.of(each, targets).weighted(np.arange(len(first)), len(first)) for each in (first, second)]
 
-    def difference(rows: np.ndarray) -> float:
-        return measure(first[rows], targets[rows]) - measure(second[rows], targets[rows])
+    def difference(weights: np.ndarray) -> np.ndarray:
+        """Of resamples (S, N): (S,), NaN without positives or negatives, where measures are not defined."""
+        of_first, of_second = (measure(*counts(weights)) for counts in ranked)
+        positives = weights @ targets
+        both = (positives > 0) & (positives < weights.sum(axis=1))
+        return np.where(both, of_first - of_second, np.nan)
 
-    drawn, everything = [], np.arange(len(first))
-    for weights in resamples(code, samples, seed):
-        for row in weights.astype(int):
-            rows = np.repeat(everything, row)
-            both = len(rows) and 0 < targets[rows].sum() < len(rows)  # else measures are not defined
-            drawn.append(difference(rows) if both else np.nan)
+    drawn = [difference(weights) for weights in resamples(code, samples, seed)]
     sides = {"positives": len(np.unique(code[targets])), "negatives": len(np.unique(code[~targets]))}
-    whole = difference(everything) if targets.any() and not targets.all() else np.nan
-    return interval_of(float(whole), np.array(drawn), sides, len(first), 0, level)
+    whole = float(difference(np.ones((1, len(first))))[0])
+    return interval_of(whole, np.concatenate(drawn), sides, len(first), 0, level)

@@ -10,7 +10,7 @@ from scipy.special import expit
 
 from evaluation.detection import (
     RECALL,
-    average_precision,
+    area_under_precision,
     bootstrap_clips,
     paired_bootstrap,
     precision_recall_curve,
@@ -20,7 +20,7 @@ from evaluation.events import alarm_peaks, confusers, detect_events, event_count
 from evaluation.intervals import Interval
 from evaluation.verdict import p_against, p_against_chance
 from media.audioset import Labels
-from tasks.detection.columns import groups_of
+from tasks.detection.columns import recordings_of
 from tasks.detection.eval_windows import ClipWindows
 
 # M clips of the side, N windows, T frames of a window, E events
@@ -110,7 +110,7 @@ class ClipScores:
 
     def gain_over(self, other: "ClipScores", groups: Sequence[str]) -> Interval:
         """Average precision minus that of another on the same clips, with its interval over groups."""
-        return paired_bootstrap(self.clip_scores, other.clip_scores, self.targets, groups, average_precision)
+        return paired_bootstrap(self.clip_scores, other.clip_scores, self.targets, groups, area_under_precision)
 
     def measures(self, threshold: float, ids: Sequence[str]) -> tuple[dict[str, Interval], list[np.ndarray]]:
         """Return every measure with its interval over clips, and the events (E, 3) found in each clip."""
@@ -253,9 +253,7 @@ def assess(
     Returns:
         the results, and the events (E, 3) found in each of those clips.
     """
-    ids = rows["clip_id"].to_pylist()
-    groups = groups_of(rows)
-    groups = ids if groups is None else groups.to_pylist()
+    ids, groups = rows["clip_id"].to_pylist(), recordings_of(rows)
     threshold = validation.threshold(rule)
     scores, found = test.measures(threshold, groups)
     at_recall = scores.pop("false_alarms_at_recall")

@@ -505,16 +505,16 @@ def test_two_models_are_compared_on_the_same_resamples() -> None:
     """A model and the same with noise: what both find hard cancels, so the bounds are closer than apart."""
     scores, targets, seconds = clips(distance=1.0)
     noisy = scores + np.random.default_rng(3).normal(size=440)
-    difference = paired_bootstrap(scores, noisy, targets, np.arange(440), roc_auc, samples=500)
+    difference = paired_bootstrap(scores, noisy, targets, np.arange(440), area_under_roc, samples=500)
     assert difference.mean == pytest.approx(roc_auc(scores, targets) - roc_auc(noisy, targets))
     assert 0 < difference.low < difference.mean < difference.high
     apart = [intervals(each, targets, seconds)["roc_auc"] for each in (scores, noisy)]
     assert difference.high - difference.low < 0.9 * math.hypot(*[each.high - each.low for each in apart])
-    swapped = paired_bootstrap(noisy, scores, targets, np.arange(440), roc_auc, samples=500)
+    swapped = paired_bootstrap(noisy, scores, targets, np.arange(440), area_under_roc, samples=500)
     assert (swapped.mean, swapped.low, swapped.high) == pytest.approx(
         (-difference.mean, -difference.high, -difference.low)
     )
-    same = paired_bootstrap(scores, 2 * scores, targets, np.arange(440), average_precision, samples=20)
+    same = paired_bootstrap(scores, 2 * scores, targets, np.arange(440), area_under_precision, samples=20)
     assert (same.mean, same.low) == (0, None)
     assert "all resamples give 0" in same.reason
 
