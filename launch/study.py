@@ -77,7 +77,7 @@ def parse_study(argv: list[str]) -> Study:
         )
     if known.folds and known.folds < FEWEST_FOLDS:
         raise ValueError(
-            f"--folds {known.folds}: it takes {FEWEST_FOLDS} or more (a test, a validation, and some to train on)"
+            f"--folds {known.folds}: give {FEWEST_FOLDS} or more (a test, a validation, and some to train on)"
         )
     if len(set(known.seeds)) < len(known.seeds):
         raise ValueError(f"--seeds {known.seeds} names a seed twice")

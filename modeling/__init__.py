@@ -4,6 +4,8 @@ Importing this package is enough for `AutoConfig`, `AutoModel` and `AutoModelFor
 A model of a signal, or of the labels of a clip, is registered by its import here.
 """
 
+from typing import Any
+
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
@@ -11,6 +13,9 @@ from transformers import (
     AutoModelForAudioClassification,
     AutoModelForVideoClassification,
     AutoProcessor,
+    FeatureExtractionMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -38,48 +43,43 @@ SIGNAL_MODELS = tuple((model.config_class, model) for model in SignalRegressionM
 CLASSIFICATION_MODELS = tuple((model.config_class, model) for model in AudioClassificationModel.__subclasses__())
 SIGNAL_CONFIGS = tuple(dict.fromkeys(config for config, _ in SIGNAL_MODELS + CLASSIFICATION_MODELS))
 
-for config_class in SIGNAL_CONFIGS:
+
+def register_config(config_class: type[PreTrainedConfig], extractor_class: type[FeatureExtractionMixin]) -> None:
+    """Make a configuration known, and the extractor that its models take."""
     AutoConfig.register(config_class.model_type, config_class)
-    AutoFeatureExtractor.register(config_class, AudioFeatureExtractor)
+    AutoFeatureExtractor.register(config_class, extractor_class)
     config_class.register_for_auto_class()
 
-for config_class, model_class in SIGNAL_MODELS:
-    AutoModel.register(config_class, model_class)
-    model_class.register_for_auto_class("AutoModel")
 
-for config_class, model_class in CLASSIFICATION_MODELS:
-    AutoModelForAudioClassification.register(config_class, model_class)
-    model_class.register_for_auto_class("AutoModelForAudioClassification")
+def register_model(auto_class: Any, model_class: type[PreTrainedModel]) -> None:
+    """Let an Auto class find a model, here and from the code that is saved with it."""
+    auto_class.register(model_class.config_class, model_class)
+    model_class.register_for_auto_class(auto_class.__name__)
+
+
+for config_class in SIGNAL_CONFIGS:
+    register_config(config_class, AudioFeatureExtractor)
+for _, model_class in SIGNAL_MODELS:
+    register_model(AutoModel, model_class)
+for _, model_class in CLASSIFICATION_MODELS:
+    register_model(AutoModelForAudioClassification, model_class)
 
 # A head on a pretrained encoder, whose features are the encoder's.
-AutoConfig.register(EncoderConfig.model_type, EncoderConfig)
-AutoModelForAudioClassification.register(EncoderConfig, EncoderForAudioClassification)
-AutoFeatureExtractor.register(EncoderConfig, EfficientAtFeatureExtractor)
-EncoderConfig.register_for_auto_class()
-EncoderForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
+register_config(EncoderConfig, EfficientAtFeatureExtractor)
+register_model(AutoModelForAudioClassification, EncoderForAudioClassification)
 # Pretrained on the sounds of AudioSet, with an extractor of its own.
-AutoConfig.register(EfficientAtConfig.model_type, EfficientAtConfig)
-AutoModel.register(EfficientAtConfig, EfficientAtModel)
-AutoModelForAudioClassification.register(EfficientAtConfig, EfficientAtForAudioClassification)
-AutoFeatureExtractor.register(EfficientAtConfig, EfficientAtFeatureExtractor)
-EfficientAtConfig.register_for_auto_class()
-EfficientAtModel.register_for_auto_class("AutoModel")
-EfficientAtForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
-EfficientAtFeatureExtractor.register_for_auto_class()
+register_config(EfficientAtConfig, EfficientAtFeatureExtractor)
+register_model(AutoModel, EfficientAtModel)
+register_model(AutoModelForAudioClassification, EfficientAtForAudioClassification)
 
 # Emotions of a clip: transformers has no class for what also reads; a processor holds features and tokenizer.
-AutoConfig.register(FusionConfig.model_type, FusionConfig)
-AutoModelForVideoClassification.register(FusionConfig, FusionForEmotion)
-AutoModel.register(FusionConfig, FusionForRegression)
-AutoFeatureExtractor.register(FusionConfig, FusionFeatureExtractor)
+register_config(FusionConfig, FusionFeatureExtractor)
+register_model(AutoModelForVideoClassification, FusionForEmotion)
+register_model(AutoModel, FusionForRegression)
 AutoProcessor.register(FusionConfig, FusionProcessor)
-FusionConfig.register_for_auto_class()
-FusionForEmotion.register_for_auto_class("AutoModelForVideoClassification")
-FusionForRegression.register_for_auto_class("AutoModel")
-FusionFeatureExtractor.register_for_auto_class()
-FusionProcessor.register_for_auto_class()
 
-AudioFeatureExtractor.register_for_auto_class()
+for shipped_class in (AudioFeatureExtractor, EfficientAtFeatureExtractor, FusionFeatureExtractor, FusionProcessor):
+    shipped_class.register_for_auto_class()
 
 # What `pipeline(...)` knows beside transformers' own, audio-classification for one: model, task, its Auto class.
 PIPELINES = (

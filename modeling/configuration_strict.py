@@ -12,7 +12,7 @@ OF_TRANSFORMERS = {
     "attn_implementation", "_attn_implementation", "experts_implementation", "_commit_hash", "auto_map",
     "custom_pipelines", "tokenizer_class", "per_layer_config",
 }  # fmt: skip
-OF_TRAINING = {"detection", "use_cache"}  # Trainer sets the latter
+OF_TRAINING = {"detection", "use_cache"}  # Trainer sets use_cache
 OF_OLDER_VERSIONS = {"class_names", "class_weights"}  # were always null
 MOST = 65_536  # channels, features, taps or labels of one layer
 MOST_LAYERS = 256

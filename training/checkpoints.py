@@ -130,7 +130,7 @@ def read_weights(file: Path) -> None:
     with safe_open(file, "pt"):
         pass
     noted = file.with_name(DIGEST)
-    if noted.exists() and noted.read_text(encoding="utf-8") != digest_of(file):
+    if noted.exists() and noted.read_text(encoding="utf-8") != sha256_of(file):
         raise ValueError(f"it differs from {DIGEST}")
 
 
@@ -143,7 +143,7 @@ READERS: dict[str, Callable[[Path], None]] = {
 }  # fmt: skip
 
 
-def digest_of(file: Path) -> str:
+def sha256_of(file: Path) -> str:
     """The SHA-256 of a file."""
     with open(file, "rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
@@ -151,4 +151,4 @@ def digest_of(file: Path) -> str:
 
 def note_digest(checkpoint: Path) -> None:
     """Write the digest of the weights next to them."""
-    (checkpoint / DIGEST).write_text(digest_of(checkpoint / SAFE_WEIGHTS_NAME), encoding="utf-8")
+    (checkpoint / DIGEST).write_text(sha256_of(checkpoint / SAFE_WEIGHTS_NAME), encoding="utf-8")

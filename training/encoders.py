@@ -1,6 +1,6 @@
 """Pretrained encoders by name: a folder, a name on the Hub, a published file, or a short name that is downloaded."""
 
-import hashlib
+import functools
 import json
 import os
 import tempfile
@@ -21,6 +21,7 @@ from modeling import (
     EfficientAtModel,
 )
 from system.hub import HTTP_ERROR
+from training.checkpoints import sha256_of
 from training.official_efficientat import LABELS_FILE, build_official, digest, read_labels, read_tensors, save_encoder
 
 SUFFIXES = (".pt", ".safetensors")  # of published weights
@@ -109,6 +110,12 @@ def load_encoder(name: str, revision: str | None = None) -> Encoder:
     return Encoder(model, extractor, f"sha256:{digest(model.state_dict())}")
 
 
+@functools.lru_cache(maxsize=1)
+def encoder_once(name: str, revision: str | None = None) -> Encoder:
+    """As `load_encoder`; the same one when it is asked for again."""
+    return load_encoder(name, revision)
+
+
 def find_commit(name: str, revision: str | None) -> str:
     """The commit on the Hub that a revision names, which the cache's folders are called after."""
     try:
@@ -151,7 +158,7 @@ def download_known(name: str) -> Path:
             if found != published.tensors_sha256:
                 raise ValueError(f"{weights}: SHA-256 of its tensors is {found}, not {published.tensors_sha256}")
             names = download(labels, Path(draft) / LABELS_FILE)
-            found = hashlib.sha256(names.read_bytes()).hexdigest()
+            found = sha256_of(names)
             if found != LABELS_SHA256:
                 raise ValueError(f"{labels}: SHA-256 is {found}, not {LABELS_SHA256}")
         except ValueError as error:

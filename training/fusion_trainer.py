@@ -6,12 +6,10 @@ from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
-import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from modeling.modeling_fusion import FusionPreTrainedModel
-from training.part_rates import groups_of_parts
 from training.samplers import InOrder, LengthGroupedSampler, ShardedSampler, dealt_batches
 from training.streaming import shard_numbers
 from training.task import Run
@@ -67,17 +65,16 @@ def describe_sizes(model: FusionPreTrainedModel) -> str:
 
 
 class FusionTrainer(SignalTrainer):
-    """As `SignalTrainer`, with a group of the optimizer for each of `model.parts()`.
+    """As `SignalTrainer`, for models that fuse modalities.
 
     Args:
-        learning_rates: by part; the other parts have the run's `learning_rate`. Biases and norms have no weight decay.
         streamed: the rows of data sets are read shard by shard.
     """
 
     model: FusionPreTrainedModel
 
-    def __init__(self, *args: Any, learning_rates: dict[str, float], streamed: bool = False, **kwargs: Any) -> None:
-        self.learning_rates, self.streamed = learning_rates, streamed
+    def __init__(self, *args: Any, streamed: bool = False, **kwargs: Any) -> None:
+        self.streamed = streamed
         self.undecodable = 0  # clips that could not be read, counted at each read by this process
         super().__init__(*args, **kwargs)
 
@@ -91,14 +88,6 @@ class FusionTrainer(SignalTrainer):
         if "undecodable" in inputs:
             self.undecodable += int(inputs.pop("undecodable").sum())
         return super()._prepare_inputs(inputs)
-
-    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        """Make one group for the weights and one for the rest of each part. Trainer's name, held by a test."""
-        if self.optimizer is None:
-            kind, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            groups = groups_of_parts(self.model.parts(), self.learning_rates, self.args)
-            self.optimizer = kind(groups, **options)
-        return self.optimizer
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """As in Trainer, with streamed rows divided by shard."""

@@ -20,7 +20,7 @@ from huggingface_hub import HfFileSystem, hf_hub_download
 
 from system.storage import S3FileManager, S3Object, is_remote, refuse_web_address
 from system.text import mask_secrets
-from training.checkpoints import digest_of
+from training.checkpoints import sha256_of
 from training.settings import RunArguments
 from training.streaming import GIGABYTE, READERS, stream_rows
 from training.task import DataRecord
@@ -116,7 +116,7 @@ def digests_of(files: Sequence[str]) -> dict[str, str]:
     """The digests of files of this machine or the Hub; the Hub knows those of its own."""
 
     def digest(file: str) -> str:
-        return HfFileSystem().info(file)["blob_id"] if file.startswith("hf://") else digest_of(Path(file))
+        return HfFileSystem().info(file)["blob_id"] if file.startswith("hf://") else sha256_of(Path(file))
 
     with ThreadPoolExecutor(READERS) as pool:
         return dict(zip(files, pool.map(digest, files), strict=True))

@@ -177,10 +177,9 @@ def checkpoint_to_resume(run: Run) -> str | None:
 def choose_checkpoint(run: Run) -> str | None:
     """The main process's part of `checkpoint_to_resume`."""
     folder, wanted = run.folder, run.training.resume_from_checkpoint
-    last = last_whole_checkpoint(folder)
     finished = (folder / "metrics.json").exists()
     if wanted is None:
-        if last is not None and not finished:
+        if not finished and (last := last_whole_checkpoint(folder)) is not None:
             raise ValueError(
                 f"{folder} holds an unfinished run ({last.name}): add --resume_from_checkpoint true to go on from it, "
                 "or name another --output_dir"
@@ -196,6 +195,7 @@ def choose_checkpoint(run: Run) -> str | None:
         return wanted
     if finished:
         raise ValueError(f"{folder} holds a finished run: there is nothing to resume; name another --output_dir")
+    last = last_whole_checkpoint(folder)
     if last is None:
         logger.warning("nothing to resume: %s has no whole checkpoint; starting at the beginning", folder)
     return str(last) if last else None

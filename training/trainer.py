@@ -14,6 +14,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from training.callbacks import EpochOfSampler, StopOnSigterm
 from training.checkpoints import note_digest
+from training.part_rates import groups_of_parts
 from training.samplers import EpochSampler, PrefetchingSampler
 from training.settings import TORCH_SCHEDULERS, RunTrainingArguments
 from training.workers import sharing_files
@@ -31,6 +32,8 @@ class SignalTrainer(Trainer):
 
     `sampler` is a function of the batch size of one process, so that the order knows how items become batches. Where
     items read raw files, the data set's `files_of(item)` names them, and those of coming batches are fetched ahead.
+
+    `learning_rates` are by part, of a model that has `parts()`; the other parts have the run's `learning_rate`.
     """
 
     args: RunTrainingArguments
@@ -41,6 +44,7 @@ class SignalTrainer(Trainer):
         *args: Any,
         sampler: Callable[[int], EpochSampler],
         validation_metrics: Callable[[EvalPrediction], dict[str, float]],
+        learning_rates: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
         arguments: RunTrainingArguments = kwargs["args"]
@@ -49,7 +53,7 @@ class SignalTrainer(Trainer):
             adam |= {"betas": (arguments.adam_beta1, arguments.adam_beta2)}
             kwargs["optimizer_cls_and_kwargs"] = (torch.optim.Adam, adam)
         super().__init__(*args, **kwargs)
-        self.validation_metrics = validation_metrics
+        self.validation_metrics, self.learning_rates = validation_metrics, learning_rates or {}
         self.sampler = sampler(self.args.train_batch_size)
         files_of = getattr(self.train_dataset, "files_of", None)
         if files_of is not None and self.args.prefetch_batches:
@@ -66,6 +70,18 @@ class SignalTrainer(Trainer):
         """The same order, the raw files of coming batches of this process on their way."""
         ahead, index, processes = self.args.prefetch_batches, self.args.process_index, self.args.world_size
         return PrefetchingSampler(sampler, files_of, batch_size, ahead, index, processes)
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """As in Trainer; a model with parts has groups for each. Trainer's name, held by a test."""
+        parts: Any = getattr(self.model, "parts", None)
+        if parts is None:
+            if self.learning_rates:
+                raise ValueError(f"learning_rates={self.learning_rates}: the model has no parts. Leave it out.")
+            return super().create_optimizer(model)
+        if self.optimizer is None:
+            kind, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = kind(groups_of_parts(parts(), self.learning_rates, self.args), **options)
+        return self.optimizer
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
         """The order of training; Trainer's name, held by a test."""

@@ -1,6 +1,5 @@
 """The baseline that a sceptic would run first: statistics of MFCCs of the same windows, and logistic regression."""
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchaudio.transforms import MFCC, ComputeDeltas
 from transformers import Trainer
 
+from tasks.detection.embedded import with_embeddings
 from tasks.detection.items import Items, Kind
 from tasks.detection.windows import AudioSetWindows
 from training.workers import sharing_files
@@ -47,8 +47,8 @@ class WindowDescriptors(torch.nn.Module):
 
 def plain(windows: AudioSetWindows) -> AudioSetWindows:
     """The sound of the same windows without augmentation; sounds in memory are shared."""
-    other = copy.copy(windows)
-    other.augmentation, other.backgrounds, other.embeddings = None, windows.backgrounds[:0], None
+    other = with_embeddings(windows, None)
+    other.augmentation = None
     return other
 
 

@@ -69,9 +69,7 @@ class DetectionCollator:
                 )
         audio = np.stack([item["audio"] for item in items])  # (B, S)
         labels = np.array([item["label"] for item in items], np.float32)  # (B,)
-        columns = {
-            name: np.array([item[name] for item in items], kind) for name, kind in COLUMNS.items() if name in items[0]
-        }
+        columns = columns_of(items)
         seeds = columns["seed"].tolist()
         columns["mixed"] = np.zeros(len(items), bool)
         if self.augmentation is not None:
@@ -86,14 +84,14 @@ class DetectionCollator:
         return batch | {name: torch.from_numpy(values) for name, values in columns.items()}
 
 
+def columns_of(items: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Those of COLUMNS that the items have, (B,) each."""
+    return {name: np.array([item[name] for item in items], kind) for name, kind in COLUMNS.items() if name in items[0]}
+
+
 def embedded_batch(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """A batch of windows whose embeddings are stored: `embeddings` (B, 1 + K, D) float32 in place of features."""
-    columns = {
-        name: torch.from_numpy(np.array([item[name] for item in items], kind))
-        for name, kind in COLUMNS.items()
-        if name in items[0]
-    }
-    return columns | {
+    return {name: torch.from_numpy(values) for name, values in columns_of(items).items()} | {
         "embeddings": torch.from_numpy(np.stack([item["embeddings"] for item in items]).astype(np.float32)),
         "labels": torch.tensor([[item["label"]] for item in items]),
         "mixed": torch.zeros(len(items), dtype=torch.bool),

@@ -133,6 +133,12 @@ def groups_of(table: pa.Table) -> pa.ChunkedArray | None:
     return pc.coalesce(table["group"], table["clip_id"])  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def recordings_of(table: pa.Table) -> list[str]:
+    """What each row (R,) is resampled with: its group, its id if it has none."""
+    groups = groups_of(table)
+    return (table["clip_id"] if groups is None else groups).to_pylist()
+
+
 def is_one_of(codes: np.ndarray, wanted: Sequence[int]) -> np.ndarray:
     """Return which codes (N,) of labels are one of those wanted, bool."""
     table, found = np.zeros(np.iinfo(np.int16).max + 1, bool), np.empty(len(codes), bool)

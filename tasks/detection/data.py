@@ -1,10 +1,12 @@
 """Prepare the clips of a data set as pools to draw from and splits to score."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import datasets
+import pyarrow as pa
 from transformers import EvalPrediction
 from transformers.trainer_utils import PredictionOutput
 
@@ -107,10 +109,14 @@ def prepare(
 def clip_pools(rows: datasets.Dataset, run: Run[DetectionTaskSettings]) -> tuple[Labels, ClipPools]:
     """The vocabulary of a data set, and what of its clips can be drawn and scored."""
     labels, ontology = ontology_from_labels(read_companion(run.arguments, rows.config_name, "labels.json"))
-    wanted = [name for name in (*COLUMNS, "group") if name != "synthetic" and name in rows.column_names]
-    table = rows.select_columns(wanted).data.table
+    table = columns_there(rows, [name for name in (*COLUMNS, "group") if name != "synthetic"])
     seconds = run.settings.windows.clip_seconds
     return labels, build_pools(table, labels, ontology, run.settings.pools, seconds)
+
+
+def columns_there(rows: datasets.Dataset, names: Sequence[str]) -> pa.Table:
+    """Those of some columns that a data set has."""
+    return rows.select_columns([name for name in names if name in rows.column_names]).data.table
 
 
 def check_sides(sides: dict[str, ClipWindows]) -> None:

@@ -41,8 +41,8 @@ def embedded_side(side: ClipWindows, model: EncoderForAudioClassification, extra
     return other
 
 
-def with_embeddings(windows: AudioSetWindows, embeddings: WindowEmbeddings) -> AudioSetWindows:
-    """The same windows by their embeddings."""
+def with_embeddings(windows: AudioSetWindows, embeddings: WindowEmbeddings | None) -> AudioSetWindows:
+    """The same windows by their embeddings; None: by their sound."""
     other = copy.copy(windows)
     other.embeddings = embeddings
     return other
@@ -61,8 +61,7 @@ def embed_windows(
     extractor: SoundExtractor,
 ) -> StoredRecords:
     """The embeddings of windows by number and seed (N, 2), from the disk where they were computed before."""
-    windows = copy.copy(windows)
-    windows.embeddings = None
+    windows = with_embeddings(windows, None)
     wanted = np.asarray(wanted, np.int64).reshape(-1, 2)
     settings = {
         "version": VERSION,

@@ -10,8 +10,8 @@ from transformers import Trainer
 
 from evaluation.intervals import Interval
 from tasks.detection.baselines import PlainWindows, described, logistic_regression, plain, training_windows
-from tasks.detection.columns import groups_of
-from tasks.detection.data import DetectionData, model_scores
+from tasks.detection.columns import recordings_of
+from tasks.detection.data import DetectionData, columns_there, model_scores
 from tasks.detection.embedded import embed_side, embed_windows
 from tasks.detection.mining import review_csv
 from tasks.detection.pretrained import frozen_encoder
@@ -39,26 +39,23 @@ def evaluate(trainer: Trainer, data: DetectionData, side: str) -> Evaluation:
     }
     rivals, left_out = rival_scores(trainer, data, scored)
     test, validation = scored[side], scored["validation"]
-    table = data.rows.select_columns(
-        [name for name in ("clip_id", "labels", "group") if name in data.rows.column_names]
-    ).data.table
-    rows = table.take(pa.array(test.side.clips.rows[test.readable]))
+    rows = columns_there(data.rows, ("clip_id", "labels", "group")).take(pa.array(test.side.clips.rows[test.readable]))
     baselines = {name: (of[side], of["validation"]) for name, of in rivals.items()}
+    of_test = {name: of[side] for name, of in rivals.items()}
     scores, events = assess(test, validation, baselines, data.rule, rows, data.labels, "validation")
     results = DetectionResults(
         **vars(scores),
         target=[Label(data.labels.mids[code], data.labels.names[code]) for code in data.pools.targets],
         baselines_left_out=left_out,
         note=IN_SAMPLE if side == "validation" else None,
-        encoder_gain=encoder_gain({name: of[side] for name, of in rivals.items()}, rows),
+        encoder_gain=encoder_gain(of_test, rows),
     )
     detection = {
         "clip_seconds": data.validation.clip_seconds,
         "hop_seconds": data.hop_seconds,
         "threshold": results.threshold.value,
     }
-    rivals_of_test = {name: of[side] for name, of in rivals.items()}
-    table = prediction_table(test, rivals_of_test, rows["clip_id"].to_pylist(), events)
+    table = prediction_table(test, of_test, rows["clip_id"].to_pylist(), events)
     return Evaluation(results, table, model_config={"detection": detection})
 
 
@@ -98,9 +95,7 @@ def encoder_gain(rivals: dict[str, ClipScores], rows: pa.Table) -> Interval | No
     """Average precision on embeddings minus that on MFCCs, of the rows that were scored; None without an encoder."""
     if "encoder_regression" not in rivals:
         return None
-    groups = groups_of(rows)
-    ids = (rows["clip_id"] if groups is None else groups).to_pylist()
-    return rivals["encoder_regression"].gain_over(rivals["mfcc_regression"], ids)
+    return rivals["encoder_regression"].gain_over(rivals["mfcc_regression"], recordings_of(rows))
 
 
 def window_embeddings(records: StoredRecords) -> np.ndarray:

@@ -30,9 +30,8 @@ from training.task import Predicted
 WINDOWS_AT_ONCE = 64
 WINDOWS_HELD = 2000  # of one event; a longer one is gone on with from its last windows
 ENVELOPE_BINS = 2000  # points of a curve that is drawn, at most
-UNTRAINED_THRESHOLD = (
-    0.2  # of an encoder's own labels; in windows of 1 s, mn04 gives ESC-10's cries 0.3 to 0.6, the rest below 0.01
-)
+# Of an encoder's own labels. In windows of 1 s, mn04 gives ESC-10's cries 0.3 to 0.6, and the rest below 0.01.
+UNTRAINED_THRESHOLD = 0.2
 
 
 @dataclass

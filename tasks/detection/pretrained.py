@@ -1,29 +1,18 @@
 """Detectors that hear through a pretrained encoder: its windows, its weights, and its own labels."""
 
-import functools
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import torch
 from transformers import AutoFeatureExtractor
 
 from modeling import EfficientAtFeatureExtractor, EfficientAtForAudioClassification, EncoderConfig
 from modeling.modeling_encoder import EncoderForAudioClassification
 from tasks.detection.data import DetectionData
-from tasks.detection.embedded import embed_batch, embedded_side, embedded_training
+from tasks.detection.embedded import embedded_side, embedded_training
+from tasks.detection.input_scaling import scale_embeddings
 from tasks.detection.settings import DetectionTaskSettings, EncoderSettings
-from training.encoders import Encoder, load_encoder
+from training.encoders import Encoder, encoder_once
 from training.task import Run
-
-WINDOWS_FOR_SCALING = 256  # training windows whose embeddings give a new head the level and spread of its input
-SMALLEST_DEVIATION = 1e-4  # an embedding that varies less is a constant, and is only centred
-
-
-@functools.lru_cache(maxsize=1)
-def loaded(name: str, revision: str | None) -> Encoder:
-    """An encoder, read once."""
-    return load_encoder(name, revision)
 
 
 def encoder_of(settings: EncoderSettings) -> Encoder:
@@ -33,7 +22,7 @@ def encoder_of(settings: EncoderSettings) -> Encoder:
             f"encoder={settings.encoder}: model_type {EncoderConfig.model_type} has no encoder. Add "
             '{"name": "efficientat_mn04_as"}.'
         )
-    return loaded(settings.encoder["name"], settings.encoder.get("revision"))
+    return encoder_once(settings.encoder["name"], settings.encoder.get("revision"))
 
 
 def encoder_features(run: Run[DetectionTaskSettings]) -> EfficientAtFeatureExtractor:
@@ -66,18 +55,12 @@ def encoder_model_settings(data: DetectionData, run: Run[DetectionTaskSettings])
     }
 
 
-def initialise_head(model: EncoderForAudioClassification, data: DetectionData, settings: EncoderSettings) -> None:
+def initialise_head(model: EncoderForAudioClassification, data: DetectionData) -> None:
     """Give a new model its encoder's weights, and scale the input of the head by some training windows."""
-    encoder = encoder_of(settings).model
+    encoder = encoder_of(data.encoder).model
     target = model.encoder if isinstance(encoder, EfficientAtForAudioClassification) else model.encoder.base_model
     target.load_state_dict(encoder.state_dict())
-    items = np.unique(np.linspace(0, len(data.train) - 1, min(WINDOWS_FOR_SCALING, len(data.train))).astype(int))
-    model.eval()
-    found = [embed_batch(data.train, [(item, item)], model, data.extractor)["embeddings"] for item in items.tolist()]
-    model.train()
-    windows = torch.from_numpy(np.concatenate(found)[:, 0].astype(np.float64))  # (N, D)
-    deviation = windows.std(0)
-    model.set_embedding_scaling(windows.mean(0), deviation.where(deviation >= SMALLEST_DEVIATION, 1.0))
+    scale_embeddings(model, data.train, data.extractor)
 
 
 def cached(data: DetectionData, model: EncoderForAudioClassification) -> DetectionData:
@@ -97,8 +80,10 @@ def cached(data: DetectionData, model: EncoderForAudioClassification) -> Detecti
 
 def frozen_encoder(model: Any, settings: EncoderSettings) -> EncoderForAudioClassification | None:
     """A model with the weights that its encoder came with; None of a model without an encoder."""
-    if not isinstance(model, EncoderForAudioClassification) or model.config.finetune == "none":
-        return model if isinstance(model, EncoderForAudioClassification) else None
+    if not isinstance(model, EncoderForAudioClassification):
+        return None
+    if model.config.finetune == "none":
+        return model
     encoder = encoder_of(settings).model
     config = EncoderConfig(encoder_config=model.config.encoder_config.to_dict())
     frozen = EncoderForAudioClassification(config)

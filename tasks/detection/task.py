@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import pyarrow as pa
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, FeatureExtractionMixin, PreTrainedModel
 
@@ -17,6 +16,7 @@ from tasks.detection import card, report, study
 from tasks.detection.collator import DetectionCollator, SoundExtractor
 from tasks.detection.data import COLUMNS, DetectionData, prepare
 from tasks.detection.evaluate import about_training, evaluate, extra_pages
+from tasks.detection.input_scaling import scale_features
 from tasks.detection.mining import MiningTable
 from tasks.detection.plots import plot_detections, plot_tags
 from tasks.detection.predict import Tags, predict
@@ -28,9 +28,6 @@ from tasks.detection.trainer import TargetSoundTrainer
 from training.build import OUR_TYPES, build_extractor
 from training.prediction import SUFFIXES
 from training.task import Evaluation, Predicted, Run, Task
-
-WINDOWS_FOR_SCALING = 512  # training windows whose features give a new model the level and spread of its input
-SMALLEST_FEATURE_DEVIATION = 1e-3  # dB; a feature that varies less is a constant, and is only centred
 
 
 class DetectionTask(Task[DetectionTaskSettings, DetectionData]):
@@ -87,15 +84,9 @@ class DetectionTask(Task[DetectionTaskSettings, DetectionData]):
     def initialise(self, model: PreTrainedModel, data: DetectionData, new: bool, resumed: bool) -> None:
         """Scale the inputs of a new model of ours by some training windows; an encoder gets its weights first."""
         if new and isinstance(model, EncoderForAudioClassification):
-            initialise_head(model, data, data.encoder)
-        if not new or not isinstance(model, SignalPreTrainedModel):
-            return
-        items = np.linspace(0, len(data.train) - 1, min(WINDOWS_FOR_SCALING, len(data.train))).astype(int)
-        sounds = [data.train[int(item)]["audio"] for item in np.unique(items)]
-        batch = data.extractor(sounds, sampling_rate=data.extractor.sampling_rate, return_tensors="pt")
-        frames = batch["input_features"].flatten(0, 1).double()  # (N * T, F)
-        deviation = frames.std(0)
-        model.set_input_scaling(frames.mean(0), deviation.where(deviation >= SMALLEST_FEATURE_DEVIATION, 1.0))
+            initialise_head(model, data)
+        elif new and isinstance(model, SignalPreTrainedModel):
+            scale_features(model, data.train, data.extractor)
 
     def cache(self, data: DetectionData, model: PreTrainedModel) -> DetectionData:
         """Embed all windows once, if a frozen encoder hears them."""

@@ -28,7 +28,6 @@ from tasks.detection.pools import ClipPools
 from tasks.detection.records import TrainingLength
 from tasks.detection.sampler import TwoTierBatchSampler, check_same_plan
 from tasks.detection.windows import AudioSetWindows
-from training.part_rates import groups_of_parts
 from training.samplers import EpochBatchSampler, PrefetchingBatchSampler
 from training.settings import RunTrainingArguments
 from training.trainer import SignalTrainer
@@ -50,7 +49,6 @@ class TargetSoundTrainer(SignalTrainer):
     Args:
         pools: what the items are.
         mining: the table of hard negatives, None for none.
-        learning_rates: by part, of a model that has parts.
     """
 
     train_dataset: AudioSetWindows
@@ -61,11 +59,9 @@ class TargetSoundTrainer(SignalTrainer):
         sampler: Callable[[int], TwoTierBatchSampler],
         pools: ClipPools,
         mining: MiningTable | None,
-        learning_rates: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
         arguments: RunTrainingArguments = kwargs["args"]
-        self.learning_rates = learning_rates or {}
         self.plan = sampler(arguments.train_batch_size)
         super().__init__(*args, sampler=lambda batch_size: self.plan, **kwargs)
         self.label_names = ["labels", "readable"]  # given back with the predictions
@@ -80,17 +76,6 @@ class TargetSoundTrainer(SignalTrainer):
         """The same batches, their raw files on their way."""
         ahead, index, processes = self.args.prefetch_batches, self.args.process_index, self.args.world_size
         return PrefetchingBatchSampler(sampler, files_of, ahead, index, processes)
-
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """As in Trainer; a model with parts has groups for each. Trainer's name, held by a test."""
-        parts: Any = getattr(self.model, "parts", None)
-        if self.optimizer is not None or parts is None:
-            if self.learning_rates and parts is None:
-                raise ValueError(f"learning_rates={self.learning_rates}: the model has no parts. Leave it out.")
-            return super().create_optimizer(model)
-        kind, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, self.model)
-        self.optimizer = kind(groups_of_parts(parts(), self.learning_rates, self.args), **options)
-        return self.optimizer
 
     def get_train_dataloader(self) -> DataLoader:
         """The plan's batches: Accelerate gives batch k * world + r to rank r."""

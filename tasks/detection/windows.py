@@ -103,11 +103,25 @@ class ClipSounds:
 
     def read(self, row: int, place: Callable[[float], float], seconds: float, sampling_rate: int) -> np.ndarray:
         """As `read_window`, fewer samples than asked for only where the sound ends by its own account."""
-        if self.keep:
-            if (row, sampling_rate) not in self._kept:
-                self._kept[row, sampling_rate] = self._decode(row, sampling_rate)
-            if (sound := self._kept[row, sampling_rate]) is not None:
-                return sound.window(self, row, place(sound.announced), seconds, sampling_rate)
+        kept = self._decoded(row, sampling_rate) if self.keep else None
+        if kept is None:
+            audio, announced, begin = self._read(row, place, seconds, sampling_rate)
+        else:
+            announced, begin = kept.announced, place(kept.announced)
+            first = round(begin * sampling_rate)
+            audio = kept.audio[first : first + max(round(seconds * sampling_rate), 1)].copy()
+            if not len(audio):
+                raise AudioError(f"{self.name(row)}: has no sound at {begin:g} s; it ends before")
+        there = whole_samples(announced, sampling_rate) - round(begin * sampling_rate)
+        if len(audio) < min(round(seconds * sampling_rate), there):
+            said = f"{announced:.3f} s that its header announces"
+            raise AudioError(f"{self.name(row)}: ends before the {said}; fetch it again or leave it out")
+        return audio
+
+    def _read(
+        self, row: int, place: Callable[[float], float], seconds: float, sampling_rate: int
+    ) -> tuple[np.ndarray, float, float]:
+        """A window, how many seconds the file has by its header, and where in them the window begins."""
         announced = begin = 0.0
 
         def note(file_seconds: float) -> float:
@@ -118,25 +132,18 @@ class ClipSounds:
         data, file, name = self._look(row)
         with self._local(data, file, name) as source:
             audio = read_window(source, note, seconds, sampling_rate, name)
-        check_whole(audio, announced, begin, seconds, sampling_rate, name)
-        return audio
+        return audio, announced, begin
 
-    def _decode(self, row: int, sampling_rate: int) -> "KeptSound | None":
-        """A whole sound; None where it does not decode to its end or is too long to keep."""
-        announced = 0.0
-
-        def note(file_seconds: float) -> float:
-            nonlocal announced
-            announced = file_seconds
-            return 0.0
-
-        data, file, name = self._look(row)
-        try:
-            with self._local(data, file, name) as source:
-                audio = read_window(source, note, LONGEST_KEPT, sampling_rate, name)
-        except AudioError:
-            return None
-        return KeptSound(audio, announced) if announced <= LONGEST_KEPT else None
+    def _decoded(self, row: int, sampling_rate: int) -> "KeptSound | None":
+        """A whole sound, decoded once; None where it does not decode to its end or is too long to keep."""
+        if (row, sampling_rate) not in self._kept:
+            try:
+                audio, announced, _ = self._read(row, lambda file_seconds: 0.0, LONGEST_KEPT, sampling_rate)
+                kept = KeptSound(audio, announced) if announced <= LONGEST_KEPT else None
+            except AudioError:
+                kept = None
+            self._kept[row, sampling_rate] = kept
+        return self._kept[row, sampling_rate]
 
     def _look(self, row: int) -> tuple[pa.Scalar | None, str | None, str]:
         """A row's sound as it lies there (bytes, not yet copied; or a path or URL), and what errors call it."""
@@ -171,26 +178,6 @@ class KeptSound:
 
     audio: np.ndarray  # (samples,) float32
     announced: float  # s, by its header
-
-    def window(self, sounds: ClipSounds, row: int, begin: float, seconds: float, sampling_rate: int) -> np.ndarray:
-        """A copy of the samples from `begin` s on."""
-        first = round(begin * sampling_rate)
-        audio = self.audio[first : first + max(round(seconds * sampling_rate), 1)].copy()
-        if not len(audio):
-            raise AudioError(f"{sounds.name(row)}: has no sound at {begin:g} s; it ends before")
-        if len(audio) < round(seconds * sampling_rate):
-            check_whole(audio, self.announced, begin, seconds, sampling_rate, sounds.name(row))
-        return audio
-
-
-def check_whole(
-    audio: np.ndarray, announced: float, begin: float, seconds: float, sampling_rate: int, name: str
-) -> None:
-    """Refuse a window (S,) that ends before its file does by its header."""
-    there = whole_samples(announced, sampling_rate) - round(begin * sampling_rate)
-    if len(audio) < min(round(seconds * sampling_rate), there):
-        said = f"{announced:.3f} s that its header announces"
-        raise AudioError(f"{name}: ends before the {said}; fetch it again or leave it out")
 
 
 @dataclass

@@ -4,7 +4,7 @@ import csv
 import functools
 import http.server
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,18 +16,24 @@ WEIGHTS = Path("models/efficientat_mn04_as.safetensors")  # of the real data
 LABELS = Path("audioset/meta/class_labels_indices.csv")
 
 
-def small_encoder(labels: int = 5, width: float = 0.1, **settings: object) -> EfficientAtForAudioClassification:
-    """A random model whose BatchNorm has seen something, in eval mode."""
-    names = [f"sound {place}, of some kind" for place in range(labels)]
+def small_encoder(
+    labels: int | Sequence[str] = 5, width: float = 0.1, **settings: object
+) -> EfficientAtForAudioClassification:
+    """A random model whose output depends on its input: the usual start shrinks signals from layer to layer."""
+    names = [f"sound {place}, of some kind" for place in range(labels)] if isinstance(labels, int) else labels
     mapped = {"id2label": dict(enumerate(names)), "label2id": {name: place for place, name in enumerate(names)}}
-    model = EfficientAtForAudioClassification(EfficientAtConfig(width=width, classifier_size=16, **mapped, **settings))
-    for name, buffer in model.named_buffers():
-        if name.endswith("running_mean"):
-            torch.nn.init.normal_(buffer, 0, 0.1)
-        if name.endswith("running_var"):
-            torch.nn.init.uniform_(buffer, 0.5, 1.5)
-    for layer in model.classifier[::3]:
-        torch.nn.init.normal_(layer.weight, 0, 0.5)
+    config = EfficientAtConfig(width=width, classifier_size=16, **mapped, **settings)
+    model = EfficientAtForAudioClassification(config)
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    with torch.no_grad():
+        for layer in model.classifier[::3]:
+            torch.nn.init.normal_(layer.weight, 0, 0.5)
+        for norm in norms:
+            norm.momentum = None  # the first batch decides
+        model.train().efficientat(torch.randn(8, 100, config.num_mel_bins))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
     return model.eval()
 
 

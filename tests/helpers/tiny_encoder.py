@@ -8,27 +8,17 @@ from pathlib import Path
 
 import torch
 
-from modeling import EfficientAtConfig, EfficientAtFeatureExtractor, EfficientAtForAudioClassification
+from modeling import EfficientAtForAudioClassification
+from tests.helpers.efficientat import small_encoder
+from training.official_efficientat import save_encoder
 
 LABELS = ("Speech", "Music", "Baby cry, infant cry", "Dog")
 
 
-def tiny_encoder(seed: int = 0, **settings: object) -> EfficientAtForAudioClassification:
-    """A random encoder whose output depends on its input: the usual start shrinks signals from layer to layer."""
+def tiny_encoder(seed: int = 0) -> EfficientAtForAudioClassification:
+    """The same encoder for the same seed."""
     torch.manual_seed(seed)
-    config = EfficientAtConfig(
-        width=0.1, classifier_size=8, id2label=dict(enumerate(LABELS)), label2id={n: i for i, n in enumerate(LABELS)},
-        **settings,
-    )  # fmt: skip
-    model = EfficientAtForAudioClassification(config)
-    with torch.no_grad():
-        for parameter in model.classifier.parameters():
-            parameter.normal_()
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = None  # the first batch decides
-        model.train().efficientat(torch.randn(8, 100, config.num_mel_bins))
-    return model.eval()
+    return small_encoder(LABELS)
 
 
 @functools.cache
@@ -36,6 +26,5 @@ def tiny_encoder_folder() -> Path:
     """Where `encoder.name` finds it; gone when the process ends."""
     folder = Path(tempfile.mkdtemp(prefix="tiny-encoder-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    tiny_encoder().save_pretrained(folder)
-    EfficientAtFeatureExtractor().save_pretrained(folder)
+    save_encoder(tiny_encoder(), folder)
     return folder

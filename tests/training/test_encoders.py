@@ -93,7 +93,7 @@ def test_a_download_that_is_not_the_file_leaves_nothing(
     folder, _ = release
     weights, labels = folder / KNOWN[SHORT].file, folder / LABELS_FILE
     if damage == "weights":
-        tensors = torch.load(weights)
+        tensors = torch.load(weights, weights_only=True)
         tensors["classifier.5.bias"][0] += 1
         torch.save(tensors, weights)
     elif damage == "labels":

@@ -298,11 +298,11 @@ def test_utterances_are_those_of_local_rows_and_only_shards_with_training_rows_a
 def test_clips_that_lie_beside_the_rows_and_cached_features_are_refused(
     s3: FakeS3, utterances: dict[str, datasets.Dataset]
 ) -> None:
-    beside = {
+    outside = {
         name: rows.map(lambda row: {"clip": {"bytes": None, "path": row["clip"] and "s3://lab/clip.mp4"}})
         for name, rows in utterances.items()
     }
-    upload(s3, "s3://lab/meld", {name: [rows] for name, rows in beside.items()}, ROWS_A_GROUP)
+    upload(s3, "s3://lab/meld", {name: [rows] for name, rows in outside.items()}, ROWS_A_GROUP)
     run, rows = emotion_run()
     with pytest.raises(
         ValueError, match="streaming: the rows do not hold their clips.* prepare the data with --embed"

@@ -40,7 +40,7 @@ class ToyResults:
 
     tones: int
     rmse: float
-    baselines: dict[str, float]  # "chance": the RMSE of the mean rating, the best guess of a model that hears nothing
+    baselines: dict[str, float]  # "chance": the RMSE of the mean rating, the best guess of a model that uses no audio
 
 
 class Tones(Dataset):
