@@ -28,7 +28,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.esc10 import real_data
+from benchmarks.esc10_tree import real_data
 from benchmarks.timing import Timing, compare, print_ratio, print_table, print_value, ratio
 from media.audio import read_audio, read_window
 from modeling.feature_extraction_audio import AudioFeatureExtractor

@@ -33,7 +33,7 @@ NEEDS = {
     r"(?<!\w)/data/|--dataset hf_datasets/audioset": "real data",
     r"\byou/|--push_to_hub": "the Hub",
     r"multi_gpu|multi_node": "several GPUs",
-    r"meld_fusion|meld_text|efficientat|_pretrained|--dataset embeddings": "weights of encoders",
+    r"meld_fusion|meld_text|efficientat|_pretrained|_finetuned|--dataset embeddings": "weights of encoders",
     r"\b(song|another|recording|clip|film)\.(mp3|wav|mp4|srt)\b": "a recording of the reader's",
     r"leave_one_listener_out|--folds|--set learning_rate|configs/meld_sample.json --seeds": "much time",
 }

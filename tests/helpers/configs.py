@@ -9,6 +9,7 @@ CONFIGS = sorted(REPOSITORY.glob("configs/*.json"))
 # The keys with which configs of models from the Hub train on a CPU and without a network.
 WITHOUT_THE_HUB = {
     "baby_cry_pretrained": ["--encoder.name", str(tiny_encoder_folder())],
+    "baby_cry_finetuned": ["--encoder.name", str(tiny_encoder_folder())],
     "meld_text": ["--text_model", "configs/tiny_bert", "--max_text_tokens", "64"],
     "meld_fusion": [
         "--text_model", "configs/tiny_bert", "--max_text_tokens", "64", "--video_weights", "none", "--ablations",

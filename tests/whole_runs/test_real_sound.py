@@ -8,7 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
-from benchmarks.esc10 import CLASSES, FOLDS, TARGET, Recordings, Training, make_tree, prepare_tree
+from benchmarks.esc10 import TARGET, Training
+from benchmarks.esc10_tree import CLASSES, FOLDS, Recordings, make_tree, prepare_tree
+from benchmarks.few_examples import COUNTS, DRAWS, drawn_groups, groups_with_target, weak_rows, with_few
 from tests.helpers.programs import run
 from tests.helpers.run_folders import record
 
@@ -33,13 +35,13 @@ def test_a_detector_of_real_cries_beats_chance_on_recordings_that_it_never_met(
     tree: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
     data, groups = tree
-    training = Training(TARGET, data, tmp_path / "run", 0, "configs/baby_cry.json", ("--num_train_epochs", EPOCHS))
+    training = Training(TARGET, data, "scratch", 0, tmp_path, ("--num_train_epochs", EPOCHS))
     run(sys.executable, "run_train.py", *training.arguments())
-    metrics = record(tmp_path / "run")
+    metrics = record(training.output)
     test = metrics["test"]
     assert [target["name"] for target in test["target"]] == [CLASSES[TARGET]]
     assert not metrics["data"]["synthetic"]
-    scores = pq.read_table(tmp_path / "run" / "predictions.parquet")
+    scores = pq.read_table(training.output / "predictions.parquet")
     assert len(scores) == test["clips"] == test["positives"] + test["negatives"]
     assert test["baselines"]["mfcc_regression"]["average_precision"]["mean"] > share_of(test)
     assert test["positives"] >= 8
@@ -47,7 +49,7 @@ def test_a_detector_of_real_cries_beats_chance_on_recordings_that_it_never_met(
     assert share == pytest.approx(share_of(test))
     assert test["scores"]["average_precision"]["mean"] > 1.5 * share
     assert metrics["training"]["composition"]["served"] == metrics["training"]["composition"]["planned"]
-    members = json.loads((tmp_path / "run" / "splits.json").read_text())["trials"]
+    members = json.loads((training.output / "splits.json").read_text())["trials"]
     heard, chosen_on, tested = ({groups[clip] for clip in members[side]} for side in ("train", "validation", "test"))
     assert heard
     assert chosen_on
@@ -70,3 +72,19 @@ def test_what_is_wrong_with_the_files_is_counted(tree: tuple[Path, dict[str, str
     assert not any(row["defects"] for row in rows["eval"].select_columns(["defects"]))
     missing = pq.read_table(next((data / "data").glob("train-*.parquet")))["audio"].null_count
     assert missing == kinds.count("clip_missing")
+
+
+def test_few_recordings_with_the_target_are_kept_and_all_without_it(tree: tuple[Path, dict[str, str]]) -> None:
+    data, groups = tree
+    found = groups_with_target(data.parent, TARGET)
+    draws = {(count, draw): drawn_groups(found, count, draw) for count in COUNTS for draw in range(DRAWS)}
+    assert all(len(set(kept)) == count and set(kept) <= set(found) for (count, _), kept in draws.items())
+    assert len({tuple(sorted(kept)) for kept in draws.values()}) > len(COUNTS)
+    few = with_few(data.parent, TARGET, COUNTS[0], 0)
+    kept = {clip for group in draws[COUNTS[0], 0] for clip in found[group]}
+    with_target = {clip for members in found.values() for clip in members}
+    everything = {clip for clip, _ in weak_rows(data.parent)}
+    assert {clip for clip, _ in weak_rows(few.parent)} == (everything - with_target) | kept
+    rows = load_dataset(str(few))
+    assert set(rows["train"]["clip_id"]) == {clip for clip, _ in weak_rows(few.parent)}
+    assert {groups[clip] for clip in kept} == set(draws[COUNTS[0], 0])
