@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.esc10_tree import CLASSES, FOLDS, HALF, Recordings, make_tree, prepare_tree, real_data
+from benchmarks.esc10_tree import CLASSES, FOLDS, HALF, Recordings, make_tree, prepare_tree, read_groups, real_data
 from benchmarks.timing import print_value
 from evaluation.detection import area_under_precision, average_precision, paired_bootstrap
 
@@ -181,10 +181,10 @@ def main() -> None:
         pretrained = set(options.detector) != {"scratch"}
         encoder = converted_encoder(folder, metadata) if pretrained else folder
         for grouping in options.grouping:
-            recordings, groups, data = Recordings.of(esc10, grouping), {}, {}
+            recordings, data = Recordings.of(esc10, grouping), {}
             for fold in options.folds:
                 tree = folder / grouping / f"fold{fold}"
-                groups |= make_tree(recordings, metadata, tree, fold)
+                make_tree(recordings, metadata, tree, fold)
                 data[fold] = prepare_tree(tree)
             for target in options.target:
                 earlier: dict[str, dict[str, float]] = {}
@@ -196,7 +196,7 @@ def main() -> None:
                     ]
                     seconds = in_children(train, trainings, options.processes)
                     svm = in_children(svm_scores, trainings[:: len(options.seeds)], options.processes)
-                    scores = scores_of(trainings, {"mfcc_svm": functools.reduce(dict.__or__, svm)} | earlier, groups)
+                    scores = scores_of(trainings, {"mfcc_svm": functools.reduce(dict.__or__, svm)} | earlier)
                     earlier[detector] = dict(zip(scores["clips"], scores["scores"]["ours"], strict=True))
                     found.append({"target": target, "grouping": grouping, "detector": detector, **scores})
                     report(found[-1], seconds)
@@ -205,14 +205,16 @@ def main() -> None:
                         (options.output / "scores.json").write_text(json.dumps(found))
 
 
-def scores_of(trainings: Sequence[Training], others: dict[str, dict[str, float]], groups: dict[str, str]) -> dict:
+def scores_of(trainings: Sequence[Training], others: dict[str, dict[str, float]]) -> dict:
     """The scores of all clips that were tested: of our detector averaged over seeds, and of its rivals."""
     ours: dict[str, list[float]] = defaultdict(list)
-    rows = {}
+    rows, groups = {}, {}
     for training in trainings:
+        of_tree = read_groups(training.data.parent)  # trees of two folds may name a clip's group differently
         for row in pq.read_table(training.output / "predictions.parquet").to_pylist():
             ours[row["clip_id"]].append(row["score"])
             rows[row["clip_id"]] = row
+            groups[row["clip_id"]] = of_tree[row["clip_id"]]
     clips = sorted(rows)
     reported = [name for name in rows[clips[0]] if name not in MEASURED_CLIP]
     return {

@@ -133,6 +133,12 @@ def make_tree(recordings: Recordings, metadata: Path, folder: Path, eval_fold: i
     return groups
 
 
+def read_groups(folder: Path) -> dict[str, str]:
+    """The group of each clip of a tree."""
+    with open(folder / "groups.csv", newline="", encoding="utf-8") as file:
+        return {row["clip_id"]: row["group"] for row in csv.DictReader(file)}
+
+
 def joined_groups(members: dict[str, list[str]]) -> dict[str, str]:
     """Clips that share a member, directly or through others, are one group, named by the first of its members."""
     parent: dict[str, str] = {}

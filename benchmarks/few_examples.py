@@ -28,7 +28,7 @@ from benchmarks.esc10 import (
     train,
     workplace,
 )
-from benchmarks.esc10_tree import CLASSES, FOLDS, Recordings, make_tree, prepare_tree, write_weak
+from benchmarks.esc10_tree import CLASSES, FOLDS, Recordings, make_tree, prepare_tree, read_groups, write_weak
 from benchmarks.timing import print_value
 from evaluation.detection import average_precision
 from media.audioset import id_uniforms
@@ -45,9 +45,7 @@ def groups_with_target(tree: Path, target: str) -> dict[str, list[str]]:
     """Ids of the clips with the target that training can use, by group."""
     with open(tree / "meta" / "class_labels_indices.csv", newline="", encoding="utf-8") as file:
         mid = next(row["mid"] for row in csv.DictReader(file) if row["display_name"] == CLASSES[target])
-    with open(tree / "groups.csv", newline="", encoding="utf-8") as file:
-        groups = {row["clip_id"]: row["group"] for row in csv.DictReader(file)}
-    found = defaultdict(list)
+    groups, found = read_groups(tree), defaultdict(list)
     for clip, labels in weak_rows(tree):
         if mid in labels:
             found[groups[clip]].append(clip)
@@ -105,9 +103,8 @@ def main() -> None:
     folds = FOLDS if options.full else FOLDS[-1:]
     with workplace(options.processes) as (folder, esc10, metadata):
         encoder = converted_encoder(folder, metadata)
-        recordings, groups = Recordings.of(esc10, "recording"), {}
         for fold in folds:
-            groups |= make_tree(recordings, metadata, folder / f"fold{fold}", fold)
+            make_tree(Recordings.of(esc10, "recording"), metadata, folder / f"fold{fold}", fold)
         for count in COUNTS:
             found: dict[str, list[float]] = defaultdict(list)
             for draw in range(DRAWS):
@@ -115,7 +112,7 @@ def main() -> None:
                 for detector in options.detector:
                     trainings = [Training(options.target, place, detector, draw, encoder) for place in data]
                     in_children(train, trainings, options.processes)
-                    scores = scores_of(trainings, {}, groups)
+                    scores = scores_of(trainings, {})
                     truth = np.array(scores["holds_target"], bool)
                     found[detector].append(average_precision(np.array(scores["scores"]["ours"]), truth))
                 print(count, draw, {name: round(values[-1], 3) for name, values in found.items()}, flush=True)
