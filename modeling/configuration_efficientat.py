@@ -27,7 +27,7 @@ class EfficientAtConfig(StrictConfig):
     num_mel_bins: int = 128
     classifier_size: int = 512
     classifier_dropout: float = 0.2
-    window_seconds: float = 1.0
+    window_seconds: float = 2.0
     hop_seconds: float = 0.5
 
     def __post_init__(self, **kwargs: object) -> None:

@@ -158,7 +158,7 @@ def test_more_layers_than_there_are_cannot_be_trained() -> None:
         small_encoder().freeze(18)
 
 
-@pytest.mark.parametrize("settings", [{"width": 0}, {"width": 11}, {"hop_seconds": 2.0}, {"classifier_dropout": 1}])
+@pytest.mark.parametrize("settings", [{"width": 0}, {"width": 11}, {"hop_seconds": 2.5}, {"classifier_dropout": 1}])
 def test_a_size_that_makes_no_model_is_refused(settings: dict) -> None:
     with pytest.raises(ValueError, match=f"EfficientAtConfig: {next(iter(settings))}"):
         EfficientAtConfig(**settings)
@@ -173,7 +173,7 @@ assert not any(name == "modeling" or name.startswith("modeling.") for name in sy
 sound = numpy.load("sound.npy")
 with torch.inference_mode():
     numpy.save("out.npy", model(**extractor(sound, sampling_rate=32000))[sys.argv[3]].numpy())
-assert model.config.window_seconds == 2.0
+assert model.config.window_seconds == 1.5
 """
 
 
@@ -182,7 +182,7 @@ assert model.config.window_seconds == 2.0
     ("auto", "output"), [("AutoModel", "pooler_output"), ("AutoModelForAudioClassification", "logits")]
 )
 def test_a_process_elsewhere_hears_the_same_bits(auto: str, output: str, tmp_path: Path) -> None:
-    model: torch.nn.Module = small_encoder(window_seconds=2.0)
+    model: torch.nn.Module = small_encoder(window_seconds=1.5)
     save_encoder(model, tmp_path / "model")
     if auto == "AutoModel":
         model = model.base_model
