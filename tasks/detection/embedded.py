@@ -21,8 +21,8 @@ from training.official_efficientat import digest
 
 # N windows, K frames of embeddings, D numbers of an embedding, V views of an item
 
-VERSION = 1  # of what is stored
-ON_GPU = 64  # windows that go through the encoder together; on a CPU that gains nothing, and changes last digits
+VERSION = 2  # of what is stored
+ON_GPU = 64  # windows that go through the encoder together; on a CPU one by one, as batches change last digits
 
 
 def embedded_training(

@@ -153,6 +153,17 @@ def test_what_is_frozen_keeps_weights_and_statistics_in_training(last_n: int | N
     assert all(module.training for module in model.modules())
 
 
+def test_loaded_weights_keep_the_layout_that_is_fast_and_say_the_same_bits(tmp_path: Path) -> None:
+    model = small_encoder()
+    model.save_pretrained(tmp_path)
+    loaded = EfficientAtForAudioClassification.from_pretrained(tmp_path)
+    features = torch.randn(3, 101, 128)
+    with torch.inference_mode():
+        assert torch.equal(loaded(features).logits, model(features).logits)
+    kernels = [layer.weight for layer in loaded.efficientat.features.modules() if isinstance(layer, torch.nn.Conv2d)]
+    assert all(kernel.stride(1) == 1 for kernel in kernels)  # by strides: depthwise kernels are contiguous either way
+
+
 def test_more_layers_than_there_are_cannot_be_trained() -> None:
     with pytest.raises(ValueError, match="last_n=18"):
         small_encoder().freeze(18)
