@@ -48,6 +48,7 @@ from training.environment import version
 
 LAYERS = ("window", "frames")
 ROWS_PER_SHARD, ROWS_PER_GROUP = 256, 16
+WINDOWS_AT_ONCE = 16  # of one recording, whose embeddings so depend on no other; more fit a processor's cache less
 METADATA = b"feltsound"  # key of the shards' schema metadata
 UNREADABLE = "unreadable.csv"
 FREE_TO_CHANGE = ("encoder", "recordings")  # a name of the same weights; recordings that changed are embedded again
@@ -103,7 +104,7 @@ def embed(encoder: Encoder, layer: str, sound: str | bytes, name: str) -> tuple[
     hop = round(config.hop_seconds * rate) if layer == "window" else size
     step = FRAMES_PER_EMBEDDING / encoder.extractor.frame_rate  # s
     times, found = [], []
-    for starts, windows in sliding_windows(read_audio_blocks(sound, rate, name), size, hop):
+    for starts, windows in sliding_windows(read_audio_blocks(sound, rate, name), size, hop, WINDOWS_AT_ONCE):
         states = encoder.base(**encoder.extractor(list(windows), sampling_rate=rate))
         for start, pooled, frames in zip(starts / rate, states.pooler_output, states.last_hidden_state, strict=True):
             seconds = start + step * np.arange(len(frames)) if layer == "frames" else np.array([start])
