@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_matrix
-from scipy.special import ndtri
+from scipy.special import expit, logit, ndtri
 
 from evaluation.intervals import LEVEL, TOLERANCE, Interval, interval_of
 
 PER_HOUR = (1, 10, 60)  # false alarms per hour at which recall is told
 RECALL = 0.9  # at which false alarms are told
+ALMOST_0 = 2.0**-53  # as near to 0 as the largest float below 1 is to 1
 SAMPLES = 1000  # of the bootstrap
 AT_ONCE = 1_000_000  # numbers of resampled weights that are held at once
 RULES = ("f1", "recall:0.9", "false_alarms:10")
@@ -174,7 +175,8 @@ def threshold_for(scores: np.ndarray, targets: np.ndarray, rule: str, hours: flo
     """The threshold at which to fire, chosen on scores and targets (N,), which must not be those that are reported.
 
     Args:
-        rule: "f1" for the largest F1 (the highest threshold of equals); "recall:0.9" for the highest threshold that
+        rule: "f1" for the largest F1 (the highest of equals), in the middle of the gap below the lowest score that
+            fires, as other clips may score a little less; "recall:0.9" for the highest threshold that
             keeps this recall; "false_alarms:10" for the lowest with at most so many false alarms per hour, counted as
             `recall_at_false_alarms` does.
         hours: of negative audio, for the last.
@@ -197,7 +199,18 @@ def threshold_for(scores: np.ndarray, targets: np.ndarray, rule: str, hours: flo
         )
     if kind == "recall":
         return float(ranking.thresholds[(hits < value * hits[-1] - TOLERANCE).sum()])
-    return float(ranking.thresholds[np.argmax(2 * hits / (hits + false_alarms + hits[-1]))])
+    best = int(np.argmax(2 * hits / (hits + false_alarms + hits[-1])))
+    if best + 1 == len(ranking.thresholds):
+        return float(ranking.thresholds[best])
+    return middle_of(float(ranking.thresholds[best + 1]), float(ranking.thresholds[best]))
+
+
+def middle_of(low: float, high: float) -> float:
+    """A score above `low` and at most `high`, half-way; of probabilities, half-way between their logits."""
+    middle = low + (high - low) / 2
+    if low >= 0 and high <= 1:  # at 0 and 1, where sigmoids saturate, logits are infinite
+        middle = float(expit(logit(np.clip([low, high], ALMOST_0, 1 - ALMOST_0)).mean()))
+    return middle if low < middle <= high else high
 
 
 def check_rule(rule: str) -> tuple[str, float]:

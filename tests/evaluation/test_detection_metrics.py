@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.special import expit
 
 from evaluation.detection import (
     Ranking,
@@ -184,13 +185,40 @@ def test_thresholds_by_a_loop(pairs) -> None:
         return 2 * hits / (targets.sum() + hits + false_alarms)
 
     best = max(map(f1, scores))
-    assert threshold_for(scores, targets, "f1") == max(t for t in scores if f1(t) == pytest.approx(best))
+    lowest = max(t for t in scores if f1(t) == pytest.approx(best))
+    middle = threshold_for(scores, targets, "f1")
+    assert max(scores[scores < lowest], default=middle - 1) < middle <= lowest
+    assert f1(middle) == pytest.approx(best)
     half = threshold_for(scores, targets, "recall:0.5")
     assert half == max(t for t in scores if at(t)[0] >= targets.sum() / 2)
     within = [t for t in scores if at(t)[1] <= 3]
     lowest = threshold_for(scores, targets, "false_alarms:6", hours=0.5)
     assert lowest == min(within, default=np.nextafter(scores.max(), np.inf))
     assert at(lowest)[1] <= 3
+
+
+@pytest.mark.parametrize(
+    ("positives", "negatives", "middle"),
+    [
+        ([4.0, 2.0], [1.0, -3.0], 1.5),
+        ([-20.0], [-30.0, -60.0], -25.0),  # dB
+        ([expit(6.0), expit(3.0)], [expit(-5.0), expit(-9.0)], expit(-1.0)),
+        ([1.0, 1.0], [expit(1.0)], expit((53 * np.log(2) + 1) / 2)),  # a sigmoid that saturates
+        ([1.0], [0.0], 0.5),
+        ([1.0], [np.nextafter(1.0, 0.0)], 1.0),
+        ([1e-20], [1e-30], 1e-20),
+        ([0.9, 0.2], [0.4, 0.3, 0.1], expit((np.log(9) - np.log(1.5)) / 2)),  # equal F1 with one positive and with two
+        ([0.9, 0.8], [], 0.8),  # nothing is rejected
+        ([np.inf], [-np.inf], np.inf),
+    ],
+)
+def test_the_threshold_of_f1_is_in_the_middle_of_its_gap(positives, negatives, middle) -> None:
+    scores, targets = np.array(positives + negatives), np.arange(len(positives + negatives)) < len(positives)
+    assert threshold_for(scores, targets, "f1") == pytest.approx(middle, rel=1e-6, abs=1e-30)
+    assert threshold_for(scores, targets, "recall:1") == min(positives)
+    if negatives:
+        silent = min(score for score in positives if score > max(negatives))
+        assert threshold_for(scores, targets, "false_alarms:0", hours=1.0) == silent
 
 
 def test_a_recall_of_a_tenth_of_ten_is_one_clip_whatever_floats_say() -> None:
