@@ -12,7 +12,7 @@ from media.audio import AudioError
 from system.storage import S3FileManager, is_remote
 from system.text import mask_secrets, printable
 from training.prediction import find_sounds
-from training.rows import local_rows
+from training.rows import file_states, local_rows
 from training.settings import RunArguments
 
 
@@ -81,7 +81,17 @@ class SoundRows:
 
     def state(self) -> list[Any]:
         """Facts that change when a recording does, as JSON can write it."""
-        return [self.digests, self.first, len(self)]
+        return [self.digests, self.first, len(self), *file_states(self.files())[0]]
+
+    def files(self) -> list[str]:
+        """The recordings that are files of their own."""
+        table = self.rows.select_columns(["audio"]).with_format("arrow")[:]
+        return [
+            path.as_py()
+            for chunk in table["audio"].chunks
+            for data, path in zip(chunk.field("bytes"), chunk.field("path"), strict=True)
+            if path.is_valid and not data.is_valid
+        ]
 
     @contextmanager
     def opened(self, place: int) -> Iterator[str | bytes]:

@@ -20,9 +20,10 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import fsspec
 
@@ -53,6 +54,8 @@ __all__ = [
     "s3_download",
     "scratch_folder",
 ]
+
+T = TypeVar("T")
 
 MAX_BYTES = 8 << 30  # of local copies
 MIN_FREE_BYTES = 1 << 28  # that are left on the disk
@@ -105,6 +108,7 @@ class S3FileManager:
         self.owner = None if self.persistent else os.getpid()
         self.root = Path(cache_dir) if cache_dir is not None else _own_folder(FOLDER)
         self.cache = FileCache(self.root, max_bytes, min_free_bytes, durable=self.persistent)
+        self._described: dict[str, S3Object | None] = {}  # by URL; None: not there
         self._start_process()
         _managers.add(self)
 
@@ -182,12 +186,27 @@ class S3FileManager:
 
     def upload_file(self, path: str | os.PathLike, url: str) -> None:
         """Put a file of this machine into S3 in one piece: its ETag is its MD5. It is never whole in memory."""
-        deadline = time.monotonic() + DEADLINE
-        for attempt in itertools.count(1):
+        self._tried(self._downloads.store().upload, path, url)
+
+    def describe_files(self, urls: Iterable[str]) -> dict[str, S3Object]:
+        """Size and ETag of files, asked for once by this manager; those that are not there are left out.
+
+        Of S3 the listing is asked, by no more requests than there are files, and no more than it has pages; where
+        listing is not allowed, and elsewhere, each file costs a request.
+        """
+        urls = set(urls)
+        by_bucket: dict[str, list[str]] = {}
+        for url in sorted(urls - self._described.keys()):
+            bucket, key = parse_s3_url(url) if url.startswith("s3://") else ("", url)
+            by_bucket.setdefault(bucket, []).append(key)
+        for bucket, keys in by_bucket.items():
+            new = keys if not bucket else [f"s3://{bucket}/{key}" for key in keys]
             try:
-                return self._downloads.store().upload(path, url)
-            except OSError as error:
-                self._downloads.wait_to_try_again(error, attempt, deadline)
+                found = self._find(bucket, keys) if bucket else self._describe_each(new)
+            except PermissionError:
+                found = self._describe_each(new)
+            self._described |= dict.fromkeys(new) | {file.url: file for file in found}
+        return {url: file for url in urls if (file := self._described[url]) is not None}
 
     def stats(self) -> Statistics:
         """What this process did so far."""
@@ -221,6 +240,40 @@ class S3FileManager:
 
     def __repr__(self) -> str:
         return f"S3FileManager({str(self.root)!r}, {self.settings})"
+
+    def _find(self, bucket: str, keys: Sequence[str]) -> list[S3Object]:
+        """The existing ones of some keys, in order; pages of the listing without any of them are passed over."""
+        prefix, last, more = os.path.commonprefix(keys), "", True
+        found, page = [], {}
+        for key in keys:
+            while more and key > last:
+                files, more = self._tried(self._downloads.store().list_page, bucket, prefix, max(last, key[:-1]))
+                page = {parse_s3_url(file.url)[1]: file for file in files}
+                last = max(page, default=last)
+            found += [page[key]] if key in page else []
+        return found
+
+    def _describe_each(self, urls: Sequence[str]) -> list[S3Object]:
+        """The existing ones of some files, by a request each."""
+
+        def described(url: str) -> S3Object | None:
+            try:
+                return self._tried(self._downloads.store().describe, url)
+            except (FileNotFoundError, PermissionError):
+                return None
+
+        with ThreadPoolExecutor(self.settings["max_workers"]) as pool:
+            return [file for file in pool.map(described, urls) if file is not None]
+
+    def _tried(self, ask: Callable[..., T], *arguments: Any) -> T:
+        """The answer to a request, which is made again where that may help."""
+        deadline = time.monotonic() + DEADLINE
+        for attempt in itertools.count(1):
+            try:
+                return ask(*arguments)
+            except OSError as error:
+                self._downloads.wait_to_try_again(error, attempt, deadline)
+        raise AssertionError
 
     def _start_process(self) -> None:
         """Start without downloads; a forked child does not use the threads, locks and connections of its parent."""

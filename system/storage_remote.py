@@ -28,6 +28,7 @@ GLANCE = 0.1  # s between two looks whether to stop
 CONNECT_TIMEOUT, READ_TIMEOUT = 5, 15  # s without an answer or a byte
 OPTIONS = ("profile", "endpoint_url", "region", "anon", "requester_pays", "read_timeout")
 SECRET_NAME = re.compile(r"key|secret|token|passw|credential", re.IGNORECASE)
+ETAGS = ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "Last-Modified")  # as fsspec's file systems name them
 MD5 = re.compile(r"[0-9a-f]{32}")
 AGAIN = {429, 500, 502, 503, 504}  # HTTP statuses that another try may not get
 AGAIN_CODES = {"RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable", "ThrottlingException"}
@@ -129,6 +130,12 @@ class Store:
             answer = self.call("head_object", Bucket=bucket, Key=key)
             return S3Object(url, answer["ContentLength"], answer["ETag"].strip('"'))
 
+    def list_page(self, bucket: str, prefix: str, after: str) -> tuple[list[S3Object], bool]:
+        """Up to a thousand objects in order of their keys, from behind a key on, and whether there are more."""
+        with _named_errors(f"s3://{bucket}/{prefix}"):
+            page = self.call("list_objects_v2", Bucket=bucket, Prefix=prefix, StartAfter=after)
+        return [_listed(bucket, entry) for entry in page.get("Contents", [])], bool(page.get("IsTruncated"))
+
     def list(self, prefix: str) -> list[S3Object]:
         """Every object below a prefix, in order of its URL; those that stand for folders are left out."""
         with _named_errors(prefix):
@@ -147,7 +154,7 @@ class Store:
             page = self.call("list_objects_v2", Bucket=bucket, Prefix=key, **more)
             for entry in page.get("Contents", []):
                 if not entry["Key"].endswith("/"):
-                    yield S3Object(f"s3://{bucket}/{entry['Key']}", entry["Size"], entry["ETag"].strip('"'))
+                    yield _listed(bucket, entry)
             if not page.get("IsTruncated"):
                 return
             more = {"ContinuationToken": page["NextContinuationToken"]}
@@ -263,9 +270,14 @@ class _OtherBody:
         self._file.close()
 
 
+def _listed(bucket: str, entry: dict) -> S3Object:
+    """An object of a listing's page."""
+    return S3Object(f"s3://{bucket}/{entry['Key']}", entry["Size"], entry["ETag"].strip('"'))
+
+
 def _size_and_etag(fs: Any, path: str, info: dict | None = None) -> tuple[int, str]:
     info = fs.info(path) if info is None else info
-    etag = next((str(info[name]) for name in ("ETag", "etag", "md5Hash", "content_md5") if info.get(name)), None)
+    etag = next((str(info[name]) for name in ETAGS if info.get(name)), None)
     return info["size"], (etag or fs.ukey(path)).strip('"')
 
 

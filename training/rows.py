@@ -122,6 +122,25 @@ def digests_of(files: Sequence[str]) -> dict[str, str]:
         return dict(zip(files, pool.map(digest, files), strict=True))
 
 
+def file_states(files: Sequence[str]) -> tuple[list[tuple[str, int, int | str]], dict[str, S3Object]]:
+    """Path, size, and time of change or ETag of files, which tell versions apart; and the remote ones that are there.
+
+    A file that is not there has the size 0.
+    """
+    remote = [file for file in files if is_remote(file)]
+    there = S3FileManager.shared().describe_files(remote) if remote else {}
+
+    def state(file: str) -> tuple[str, int, int | str]:
+        if file in there:
+            return file, there[file].size, there[file].etag
+        if is_remote(file) or not os.path.exists(file):
+            return file, 0, 0
+        found = os.stat(file)
+        return file, found.st_size, found.st_mtime_ns
+
+    return [state(file) for file in files], there
+
+
 def shards_on_s3(arguments: RunArguments) -> tuple[str, dict[str, list[S3Object]]]:
     """The configuration that is meant, and by split the files that an s3:// prefix points to.
 

@@ -1,8 +1,7 @@
 """Windows whose embeddings by a frozen encoder are computed once and kept on the disk, in place of their sound."""
 
 import copy
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -11,13 +10,13 @@ import torch
 from accelerate import PartialState
 
 from modeling.modeling_encoder import EncoderForAudioClassification
-from system.storage import is_remote
 from tasks.detection.collator import SoundExtractor
 from tasks.detection.eval_windows import ClipWindows
 from tasks.detection.windows import AudioSetWindows
 from training.embeddings import StoredRecords, WindowEmbeddings, array_digest, key_of, stored_records
 from training.environment import versions
 from training.official_efficientat import digest
+from training.rows import file_states
 
 # N windows, K frames of embeddings, D numbers of an embedding, V views of an item
 
@@ -62,6 +61,10 @@ def embed_windows(
 ) -> StoredRecords:
     """The embeddings of windows by number and seed (N, 2), from the disk where they were computed before."""
     windows = with_embeddings(windows, None)
+    files = [windows.sounds.file(row) for row in np.unique(windows.items.clip).tolist()]
+    states, remote = file_states([file for file in files if file is not None])
+    if remote:  # an older copy, or another file during an outage, must not be stored
+        windows.sounds = windows.sounds.pinned(remote)
     wanted = np.asarray(wanted, np.int64).reshape(-1, 2)
     settings = {
         "version": VERSION,
@@ -69,7 +72,7 @@ def embed_windows(
         "encoder": digest(model.encoder.base_model.state_dict()),
         "extractor": extractor.to_dict(),
         "rows": windows.sounds.rows._fingerprint,
-        "files": key_of(list(file_states(windows))),
+        "files": key_of(states),
         "items": array_digest(*windows.items.columns()),
         "wanted": array_digest(wanted),
         "samples": windows.samples,
@@ -110,16 +113,3 @@ def embed_batch(
     records = np.zeros(len(pairs), [("served", np.int64), ("embeddings", np.float16, embeddings.shape[1:])])
     records["served"], records["embeddings"] = [each["item"] for each in found], embeddings
     return records
-
-
-def file_states(windows: AudioSetWindows) -> Iterator[tuple[str, int, int]]:
-    """Path, size and time of change of each sound that is a file of its own; of a remote one, its address."""
-    for row in np.unique(windows.items.clip).tolist():
-        file = windows.sounds.file(row)
-        if file is None:
-            continue
-        if is_remote(file) or not os.path.exists(file):
-            yield file, 0, 0
-        else:
-            state = os.stat(file)
-            yield file, state.st_size, state.st_mtime_ns

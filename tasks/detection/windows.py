@@ -18,7 +18,7 @@ import pyarrow as pa
 from torch.utils.data import Dataset
 
 from media.audio import AudioError, read_window
-from system.storage import S3FileManager, is_remote
+from system.storage import S3FileManager, S3Object, is_remote
 from tasks.detection.augmentation import PLACE, SUBSTITUTE, Augmentation, random_stream, with_background
 from tasks.detection.items import KIND_NAMES, Items, Kind
 from training.embeddings import WindowEmbeddings
@@ -79,10 +79,17 @@ class ClipSounds:
         self.rows = rows.select_columns(list(COLUMNS)).with_format("arrow")
         self.keep = keep
         self._kept: dict[tuple[int, int], KeptSound | None] = {}  # None: does not decode as a whole
+        self._pinned: dict[str, S3Object] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Workers that get a copy by pickle decode for themselves."""
         return self.__dict__ | {"_kept": {}}
+
+    def pinned(self, objects: dict[str, S3Object]) -> "ClipSounds":
+        """The same sounds, where these remote files by their URL are read as described, or are an OSError."""
+        other = ClipSounds.__new__(ClipSounds)
+        other.__dict__ |= self.__getstate__() | {"_pinned": objects}
+        return other
 
     def clip_id(self, row: int) -> str:
         """The id of a row's clip."""
@@ -164,8 +171,10 @@ class ClipSounds:
         elif is_remote(file):
             with contextlib.ExitStack() as stack:
                 try:
-                    local = stack.enter_context(S3FileManager.shared().lease(file))
+                    local = stack.enter_context(S3FileManager.shared().lease(self._pinned.get(file, file)))
                 except OSError as error:
+                    if file in self._pinned:
+                        raise
                     raise AudioError(f"{name}: cannot be fetched ({error})") from error
                 yield str(local)
         else:

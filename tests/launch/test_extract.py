@@ -10,6 +10,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -17,9 +18,11 @@ import torch
 
 from launch import extract
 from media.audio import read_audio
+from system.storage import S3FileManager
 from tests.helpers.efficientat import small_encoder
 from tests.helpers.programs import run, start
 from tests.helpers.run_folders import record
+from tests.helpers.s3_server import serve_s3
 from training.encoders import load_encoder
 from training.official_efficientat import save_encoder
 
@@ -138,6 +141,36 @@ def test_a_data_set_is_read_like_a_folder(encoder: Path, sounds: Path, tmp_path:
         assert found[clip.stem]["embeddings"] == alone[clip.relative_to(sounds).as_posix()]["embeddings"]
     assert found["by path"]["embeddings"] == found[clips[1].stem]["embeddings"]
     assert (found["none"]["has_embeddings"], found["none"]["synthetic"]) == (False, True)
+
+
+def test_rows_change_with_the_files_that_they_name(sounds: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    local, url = sounds / "0" / "0.wav", "s3://ads/a.wav"
+    places = [(local.read_bytes(), None), (None, str(local)), (None, url), (None, "s3://ads/none.wav")]
+    table = [{"clip_id": str(i), "audio": {"bytes": b, "path": p}} for i, (b, p) in enumerate(places)]
+    rows = pa.Table.from_pylist([*table, {"clip_id": "none", "audio": None}])
+    pq.write_table(rows, tmp_path / "data" / "train-00000.parquet")
+    before = S3FileManager.live()
+
+    def states() -> list[list]:
+        """Of each row, as a new process finds it."""
+        S3FileManager.adopt(manager := S3FileManager(min_free_bytes=0))
+        recordings = extract.find_recordings(str(tmp_path / "data"), None)
+        found = [recordings.part(place, 1).state() for place in range(len(recordings))]
+        manager.close()
+        return found
+
+    with serve_s3() as s3:
+        s3.put(url, b"1234")
+        first = states()
+        assert states() == first
+        assert first[2][3:] == [(url, 4, s3.boto.head_object(Bucket="ads", Key="a.wav")["ETag"].strip('"'))]
+        assert first[3][3:] == [("s3://ads/none.wav", 0, 0)]
+        assert first[0][3:] == first[4][3:] == []
+        s3.put(url, b"4321")
+        os.utime(local, (0, 0))
+        assert [one != other for one, other in zip(first, states(), strict=True)] == [False, True, True, False, False]
+    S3FileManager.adopt(before)
 
 
 @pytest.mark.parametrize(

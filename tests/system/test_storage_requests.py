@@ -1,11 +1,15 @@
 """One request for each object, however many ask for it."""
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from system.storage import list_objects
-from tests.helpers.s3_server import Delay, Rule
+from tests.helpers.efficientat import served
+from tests.helpers.s3_server import Delay, Rule, Status
 from tests.helpers.stored_files import CONTENT, URL, fill, start
 
 
@@ -35,6 +39,53 @@ def test_a_listing_turns_pages(s3, monkeypatch):
     contents = fill(s3, 25)
     assert [file.url for file in list_objects("s3://many")] == list(contents)
     assert s3.proxy.count("list-type=2") == 3
+
+
+@pytest.mark.parametrize(
+    ("wanted", "requests"),
+    [(range(0, 100, 2), 10), ([0, 50, 99], 3), ([0, 1, 2, 3], 1), ([50, 200], 2), ([200, 300], 1)],
+)
+def test_files_are_described_by_the_pages_that_they_are_on(s3, make, monkeypatch, wanted, requests):
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "10")  # in place of a thousand
+    contents, files = fill(s3, 100), make()
+    urls = [f"s3://many/{i:03d}.bin" for i in wanted]
+    expected = {file.url: file for file in list_objects("s3://many") if file.url in urls}
+    assert expected.keys() == contents.keys() & set(urls)
+    s3.proxy.forget()
+    for _ in range(2):
+        assert files.describe_files(urls) == expected
+    assert s3.proxy.count() == s3.proxy.count("list-type=2") == requests
+
+
+def test_files_are_described_one_by_one_where_listing_is_not_allowed(s3, make):
+    contents = fill(s3, 5)
+    s3.proxy.rules.append(Rule("list-type=2", Status(403)))
+    s3.proxy.rules.append(Rule("^HEAD /many/003", Status(503), times=1))
+    s3.proxy.rules.append(Rule("^HEAD /many/004", Status(403)))
+    found = make().describe_files([*contents, "s3://many/none.bin"])
+    assert [(url, file.size) for url, file in sorted(found.items())] == [(url, 1000) for url in [*contents][:4]]
+    assert (s3.proxy.count("^HEAD /many/"), s3.proxy.count("list-type=2")) == (7, 1)
+
+
+def test_a_listing_that_fails_once_is_asked_again_where_it_was(s3, make, monkeypatch):
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "10")
+    contents = fill(s3, 30)
+    s3.proxy.rules.append(Rule("list-type=2", Status(503), times=1, skip=1))
+    assert make().describe_files(contents).keys() == contents.keys()
+    assert s3.proxy.count() == 4
+
+
+def test_a_file_of_the_web_is_described_by_what_its_server_says(make, tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"1234")
+    with served(tmp_path) as (address, asked):
+        first = make().describe_files([f"{address}/a.wav", f"{address}/b.wav"])
+        os.utime(tmp_path / "a.wav", (0, 0))
+        second = make().describe_files([f"{address}/a.wav"])
+    assert first.keys() == second.keys() == {f"{address}/a.wav"}
+    (before,), (after,) = first.values(), second.values()
+    assert (before.size, after.size) == (4, 4)
+    assert before.etag != after.etag
+    assert asked.count("/a.wav") == 2
 
 
 def test_a_listing_leaves_out_folder_marks_and_neighbours(s3):
