@@ -140,6 +140,8 @@ class EncoderForAudioClassification(PreTrainedModel):
             raise ValueError("input_features and embeddings: give one of the two.")
         if embeddings is None:
             embeddings = self.embed(input_features)
+            if self.config.finetune == "none":
+                embeddings = embeddings.half()  # as they are stored: evaluation and prediction give the same scores
         embeddings = embeddings.to(self.embedding_mean.dtype)
         logits, frame_logits = self.head((embeddings - self.embedding_mean) / self.embedding_std)
         if self.config.encoder_labels:

@@ -59,7 +59,7 @@ def features() -> torch.Tensor:
 @pytest.mark.parametrize("head", HEADS)
 def test_a_new_model_scores_as_its_encoder_or_says_nothing(head: str, features: torch.Tensor) -> None:
     with torch.no_grad():
-        output = make_model(head=head, encoder_labels=[TARGET])(features)
+        output = make_model(head=head, encoder_labels=[TARGET], finetune="full")(features)
         expected = tiny_encoder()(features)
         silent = make_model(head=head)(features)
     torch.testing.assert_close(output.logits[:, 0], expected.logits[:, TARGET])
@@ -71,21 +71,26 @@ def test_a_new_model_scores_as_its_encoder_or_says_nothing(head: str, features: 
 
 def test_of_several_labels_the_highest_counts(features: torch.Tensor) -> None:
     with torch.no_grad():
-        logits = make_model(encoder_labels=[0, TARGET])(features).logits[:, 0]
+        logits = make_model(encoder_labels=[0, TARGET], finetune="full")(features).logits[:, 0]
         torch.testing.assert_close(logits, tiny_encoder()(features).logits[:, [0, TARGET]].amax(1))
 
 
+@pytest.mark.parametrize("finetune", FINETUNE)
 @pytest.mark.parametrize("head", HEADS)
-def test_the_head_on_embeddings_is_the_whole_model_on_features(head: str, features: torch.Tensor) -> None:
-    model = make_head_random(make_model(head=head, encoder_labels=[TARGET]))
+def test_the_head_on_embeddings_is_the_whole_model_on_features(
+    head: str, finetune: str, features: torch.Tensor
+) -> None:
+    """Those of a frozen encoder are in half precision, as they are stored."""
+    model = make_head_random(make_model(head=head, finetune=finetune, encoder_labels=[TARGET]))
     with torch.no_grad():
         whole, embeddings = model(features), model.embed(features)
-        alone = model(embeddings=embeddings)
-        stored = model(embeddings=embeddings.half())
+        exact, stored = model(embeddings=embeddings), model(embeddings=embeddings.half())
     assert embeddings.shape == (3, 5, model.config.encoder_config.hidden_size)
-    assert torch.equal(whole.logits, alone.logits)
-    assert torch.equal(whole.frame_logits, alone.frame_logits)
-    torch.testing.assert_close(stored.logits, whole.logits, rtol=0, atol=2e-2)
+    same, other = (stored, exact) if finetune == "none" else (exact, stored)
+    assert torch.equal(whole.logits, same.logits)
+    assert torch.equal(whole.frame_logits, same.frame_logits)
+    assert not torch.equal(whole.logits, other.logits)
+    torch.testing.assert_close(other.logits, whole.logits, rtol=0, atol=2e-2)
     assert len(whole.logits.unique()) == 3
 
 

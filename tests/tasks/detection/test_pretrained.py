@@ -3,28 +3,37 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import datasets.config
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from launch.run import parse_run
 from modeling import EfficientAtFeatureExtractor, EncoderConfig
 from modeling.modeling_encoder import EncoderForAudioClassification
+from system import storage_downloads
+from system.storage import S3FileManager
 from tasks.detection.augmentation import Augmentation
 from tasks.detection.collator import DetectionCollator
 from tasks.detection.data import DetectionData
 from tasks.detection.embedded import embed_batch, embed_side, embedded_side, embedded_training
 from tasks.detection.pretrained import cached, encoder_of, frozen_encoder
+from tasks.detection.sampler import SamplerSettings, TwoTierBatchSampler
 from tasks.detection.settings import EncoderSettings
 from tasks.detection.task import TASK
+from tasks.detection.trainer import TargetSoundTrainer
 from tasks.detection.windows import AudioSetWindows
 from tests.conftest import REPOSITORY
 from tests.helpers.configs import WITHOUT_THE_HUB
+from tests.helpers.s3_server import Rule, Status, serve_s3
 from tests.helpers.tiny_encoder import tiny_encoder
 from tests.helpers.toy_clips import RATE, toy_clips, toy_side
 from training.part_rates import groups_of_parts
+from training.settings import RunTrainingArguments
 
 SECONDS = 0.5
 VIEWS = 2
@@ -144,6 +153,76 @@ def test_what_is_stored_is_found_again_until_something_changes(model, cache: Pat
         assert stores() == number
 
 
+@pytest.fixture
+def clips_on_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A store with the sound of each toy clip, and a function that gives windows of them as a new run reads them."""
+    rows, pools = toy_clips()
+    sounds = [sound["bytes"] for sound in rows["audio"]]
+    paths = [f"s3://clips/audio/{row:04d}.wav" for row in range(len(sounds))]
+    elsewhere = pa.StructArray.from_arrays(
+        [pa.nulls(len(sounds), pa.binary()), pa.array(paths)], fields=[*rows.features.arrow_schema.field("audio").type]
+    )
+    rows = datasets.Dataset(rows.data.table.set_column(1, rows.features.arrow_schema.field("audio"), elsewhere))
+    items = pools.items.take(np.arange(0, len(sounds), 4))
+    monkeypatch.setattr(storage_downloads, "FIRST_PAUSE", 0.01)
+    made = []
+
+    def windows() -> AudioSetWindows:
+        made.append(S3FileManager(min_free_bytes=0))
+        S3FileManager.adopt(made[-1])
+        return AudioSetWindows(rows, items, SECONDS, RATE)
+
+    before = S3FileManager.live()
+    with serve_s3() as s3:
+        for path, sound in zip(paths, sounds, strict=True):
+            s3.put(path, sound)
+        yield s3, windows
+        for manager in made:
+            manager.close()
+    S3FileManager.adopt(before)
+
+
+def test_remote_sounds_are_embedded_again_once_they_change(
+    model, clips_on_s3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3, windows = clips_on_s3
+    first = embedded_training(windows(), 1, model, EXTRACTOR)
+    count = len(first)
+    local = embedded_training(toy_windows(), 1, model, EXTRACTOR)
+    assert all(np.array_equal(first[item]["embeddings"], local[item]["embeddings"]) for item in range(count))
+    assert (s3.proxy.count("list-type=2"), s3.proxy.count("^GET /clips/audio"), s3.proxy.count("^HEAD")) == (
+        1,
+        count,
+        0,
+    )
+    s3.proxy.forget()
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model), "embed", lambda *given: pytest.fail("was computed again"))
+        again = embedded_training(windows(), 1, model, EXTRACTOR)
+    assert s3.proxy.count() == 1
+    assert again.embeddings == first.embeddings
+    running = windows()
+    heard = running[0]["audio"]  # an older copy is at hand
+    s3.put("s3://clips/audio/0000.wav", s3.contents("s3://clips/audio")["0001.wav"])
+    changed = embedded_training(running, 1, model, EXTRACTOR)
+    fresh = embedded_training(windows(), 1, model, EXTRACTOR)
+    for item in range(count):
+        same = np.array_equal(changed[item]["embeddings"], first[item]["embeddings"])
+        assert same == (item > 0)
+        assert np.array_equal(changed[item]["embeddings"], fresh[item]["embeddings"])
+    assert not np.array_equal(windows()[0]["audio"], heard)
+
+
+def test_an_outage_is_not_stored_as_another_sound(model, cache: Path, clips_on_s3) -> None:
+    s3, windows = clips_on_s3
+    s3.proxy.rules.append(Rule("^GET /clips/audio/0000.wav", Status(503)))
+    with pytest.raises(OSError, match="audio/0000.wav"):
+        embedded_training(windows(), 1, model, EXTRACTOR)
+    s3.proxy.rules.clear()
+    stored = embedded_training(windows(), 1, model, EXTRACTOR)
+    assert [stored[item]["item"] for item in range(len(stored))] == [*range(len(stored))]
+
+
 def test_a_batch_of_several_windows_is_stored_alike(model) -> None:
     side = toy_side()
     records = embed_side(side, model, EXTRACTOR)
@@ -194,6 +273,58 @@ def test_learning_rates_are_those_of_the_parts(model) -> None:
     assert len(trained) == sum(parameter.requires_grad for parameter in made.parameters())
     with pytest.raises(ValueError, match="encoders"):
         groups_of_parts(made.parts(), {"encoders": 1e-5}, run.training)
+
+
+class NotesRates(TrainerCallback):
+    """The learning rates of each step by the name of the part."""
+
+    def __init__(self) -> None:
+        self.rates: list[dict[str, float]] = []
+
+    def on_step_end(self, *args: Any, optimizer: torch.optim.Optimizer, **kwargs: Any) -> None:
+        self.rates.append({group["name"]: group["lr"] for group in optimizer.param_groups})
+
+
+@pytest.mark.parametrize(("finetune", "trained"), [("none", 0), ("last_n", 2), ("full", 17)])
+def test_a_run_trains_the_parts_that_it_is_to_train_at_their_rates(
+    model, finetune: str, trained: int, tmp_path: Path
+) -> None:
+    rows, pools = toy_clips()
+    config = EncoderConfig(
+        encoder_config=model.config.encoder_config.to_diff_dict(), num_labels=1, finetune=finetune, finetune_layers=2
+    )
+    tuned = EncoderForAudioClassification(config)
+    tuned.encoder.load_state_dict(model.encoder.state_dict())
+    before = {name: value.clone() for name, value in tuned.state_dict().items()}
+    args = RunTrainingArguments(
+        output_dir=str(tmp_path), per_device_train_batch_size=8, max_steps=3, learning_rate=0.01, report_to="none",
+        lr_scheduler_type="constant", eval_strategy="steps", eval_steps=1, save_strategy="no", use_cpu=True,
+        load_best_model_at_end=False, disable_tqdm=True, prefetch_batches=0,
+        metric_for_best_model="loss", greater_is_better=False,
+    )  # fmt: skip
+    notes = NotesRates()
+    trainer = TargetSoundTrainer(
+        model=tuned,
+        args=args,
+        train_dataset=AudioSetWindows(rows, pools.items, SECONDS, RATE),
+        eval_dataset=toy_side(seconds=SECONDS),
+        data_collator=DetectionCollator(EXTRACTOR),
+        sampler=lambda size: TwoTierBatchSampler.from_pools(pools, SamplerSettings(min_epoch_steps=1), size, 7, 1),
+        validation_metrics=lambda output: {},
+        processing_class=EXTRACTOR,
+        pools=pools,
+        mining=None,
+        learning_rates={"encoder": 1e-4} if trained else {},
+        callbacks=[notes],
+    )
+    trainer.train()
+    assert notes.rates == 3 * [({"encoder": 1e-4} if trained else {}) | {"head": 0.01}]
+    changed = {name for name, value in tuned.state_dict().items() if not torch.equal(value, before[name])}
+    layers = {int(name.split(".")[3]) for name in changed if name.startswith("encoder.efficientat.features.")}
+    assert layers == set(range(17 - trained, 17))
+    moved = {name for name in changed if name.endswith("running_mean")}
+    assert moved == {name for name in before if name.endswith("running_mean") and int(name.split(".")[3]) in layers}
+    assert all(name.startswith(("encoder.efficientat.features.", "head.")) for name in changed)
 
 
 def test_an_encoder_is_read_once() -> None:
