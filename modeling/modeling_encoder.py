@@ -55,6 +55,11 @@ class FramesHead(nn.Module):
         return self.pooled(self.tcn(embeddings[:, 1:]).last_hidden_state, None)
 
 
+def head_of(config: EncoderConfig, size: int) -> WindowHead | FramesHead:
+    """The head that a config names, on embeddings of so many numbers."""
+    return (FramesHead if config.head == "tcn" else WindowHead)(config, size)
+
+
 class EncoderForAudioClassification(PreTrainedModel):
     """An encoder and a head that says of windows of sound whether they hold a target.
 
@@ -69,7 +74,7 @@ class EncoderForAudioClassification(PreTrainedModel):
         super().__init__(config)
         self.encoder = EfficientAtForAudioClassification(config.encoder_config)
         size = config.encoder_config.hidden_size
-        self.head = (FramesHead if config.head == "tcn" else WindowHead)(config, size)
+        self.head = head_of(config, size)
         self.register_buffer("embedding_mean", torch.zeros(size))
         self.register_buffer("embedding_std", torch.ones(size))
         self.post_init()

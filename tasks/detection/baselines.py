@@ -66,16 +66,16 @@ class PlainWindows(Dataset):
         return torch.from_numpy(self.windows[place if self.wanted is None else self.wanted[place]]["audio"])
 
 
-def described(trainer: Trainer, windows: Dataset, sampling_rate: int) -> np.ndarray:
-    """The descriptors (N, 1 + D) of all windows, read by the workers of all processes."""
+def described(trainer: Trainer, windows: Dataset, describe: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
+    """Read all windows by the workers of all processes; returns what a function makes of their sound (N, ...)."""
     args, accelerator = trainer.args, trainer.accelerator
     loader = DataLoader(
         windows,
         batch_size=args.per_device_eval_batch_size,
         num_workers=args.dataloader_num_workers,
+        generator=torch.Generator(),  # the global one has to stay as it was
         multiprocessing_context=args.dataloader_multiprocessing_context,
     )
-    describe = WindowDescriptors(sampling_rate)
     with torch.inference_mode():
         batches = [
             accelerator.gather_for_metrics(describe(batch.cpu()))

@@ -2,17 +2,30 @@
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
+from scipy.special import expit
 from transformers import Trainer
 
 from evaluation.intervals import Interval
-from tasks.detection.baselines import PlainWindows, described, logistic_regression, plain, training_windows
+from tasks.detection.baselines import (
+    PlainWindows,
+    WindowDescriptors,
+    described,
+    logistic_regression,
+    plain,
+    training_windows,
+)
+from tasks.detection.collator import SoundExtractor
 from tasks.detection.columns import recordings_of
 from tasks.detection.data import DetectionData, columns_there, model_scores
 from tasks.detection.embedded import embed_side, embed_windows
+from tasks.detection.eval_windows import ClipWindows
+from tasks.detection.log_mel_head import fit_head, log_mel_frames
 from tasks.detection.mining import review_csv
 from tasks.detection.pretrained import frozen_encoder
 from tasks.detection.records import Composition, Coverage, DetectionResults, Label, Substitution
@@ -63,24 +76,50 @@ def rival_scores(
     trainer: Trainer, data: DetectionData, scored: dict[str, ClipScores]
 ) -> tuple[dict[str, dict[str, ClipScores]], dict[str, str]]:
     """Scores of each baseline on each side that was scored, and why a baseline is left out."""
-    rate = data.train.sampling_rate
-    found = {name: described(trainer, PlainWindows(plain(data.sides[name].windows)), rate) for name in scored}
+    describe = WindowDescriptors(data.train.sampling_rate)
+    found = {name: described(trainer, sound_of(of.side), describe) for name, of in scored.items()}
     rivals = {"loudness": {name: replace(of, scores=found[name][:, 0], frames=None) for name, of in scored.items()}}
     wanted = training_windows(data.pools.items)
     encoder = frozen_encoder(trainer.model, data.encoder)
-    regressions = ["mfcc_regression"] + ["encoder_regression"] * (encoder is not None)
     if not wanted:
         reason = "there are no training windows of both kinds to fit it on"
-        return rivals, dict.fromkeys(regressions, reason)
+        fitted = ["mfcc_regression", *(["logmel_head", "encoder_regression"] if encoder is not None else [])]
+        return rivals, dict.fromkeys(fitted, reason)
     targets = data.pools.items.targets()[[item for item, _ in wanted]]
     descriptors = {name: values[:, 1:] for name, values in found.items()}
-    of_training = described(trainer, PlainWindows(plain(data.train), wanted), rate)[:, 1:]
+    training = PlainWindows(plain(data.train), wanted)
+    of_training = described(trainer, training, describe)[:, 1:]
     rivals["mfcc_regression"] = regression_scores(scored, of_training, targets, descriptors)
     if encoder is not None:
+        rivals["logmel_head"] = head_scores(trainer, data.extractor, scored, training, targets)
         sides = {name: window_embeddings(embed_side(data.sides[name], encoder, data.extractor)) for name in scored}
         of_training = window_embeddings(embed_windows(plain(data.train), wanted, encoder, data.extractor))
         rivals["encoder_regression"] = regression_scores(scored, of_training, targets, sides)
     return rivals, {}
+
+
+def sound_of(side: ClipWindows) -> PlainWindows:
+    """The sound of the windows of a side."""
+    return PlainWindows(plain(side.windows))
+
+
+def head_scores(
+    trainer: Trainer,
+    extractor: SoundExtractor,
+    scored: dict[str, ClipScores],
+    training: PlainWindows,
+    targets: np.ndarray,
+) -> dict[str, ClipScores]:
+    """Scores of the head of the model on log-mel, trained on training windows, on the windows of each side."""
+    features = partial(log_mel_frames, extractor=extractor)
+    frames = torch.from_numpy(described(trainer, training, features)).float()
+    model: Any = trainer.model
+    predict = fit_head(frames, torch.from_numpy(targets), model.config, trainer.args.seed)
+    found = {}
+    for name, of in scored.items():
+        logits = described(trainer, sound_of(of.side), lambda audio: predict(features(audio)))
+        found[name] = replace(of, scores=expit(logits[:, 0]), frames=expit(logits[:, 1:]))
+    return found
 
 
 def regression_scores(

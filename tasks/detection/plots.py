@@ -45,7 +45,7 @@ def plot_precision_recall(test: dict[str, Any]) -> Figure | None:
         return None
     figure, (panel,) = panels_below_each_other(1, height=3.1)
     draw_curve(panel, test["curve"], "-", color=MODEL, linewidth=1.6, label=with_score("model", test["scores"]))
-    dashes = ("--", "-.", (0, (1, 1)))
+    dashes = ("--", "-.", (0, (1, 1)), (0, (8, 2)))
     for place, (who, curve) in enumerate(test["baseline_curves"].items()):
         label = with_score(name_of(who), test["baselines"].get(who, {}))
         draw_curve(panel, curve, dashes[place % len(dashes)], color=OTHERS, linewidth=1.3, label=label)

@@ -95,4 +95,5 @@ class DetectionResults(ClipResults):
     target: list[Label]
     baselines_left_out: dict[str, str]  # baseline -> why
     note: str | None  # what a reader has to know first
-    encoder_gain: Interval | None = None  # in average precision of its embeddings over MFCCs, under the same head
+    # In average precision of the encoder's embeddings over MFCCs, under logistic regression.
+    encoder_gain: Interval | None = None

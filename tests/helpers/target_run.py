@@ -4,24 +4,26 @@
 
 Each rank writes `rank<r>.json`: for every arrangement of workers and accumulation the (item, seed) pairs of the whole
 run, and of runs resumed at several steps, with whether their final weights are those of the whole run, bit for bit;
-and the loudness of the windows that are scored.
+the loudness of the windows that are scored, and their logits by a head on log-mel.
 """
 
 import json
 import shutil
 import sys
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from modeling import TcnConfig, TcnForAudioClassification
+from modeling import EfficientAtFeatureExtractor, EncoderConfig, TcnConfig, TcnForAudioClassification
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from tasks.detection.augmentation import Augmentation
-from tasks.detection.baselines import PlainWindows, described
+from tasks.detection.baselines import PlainWindows, WindowDescriptors, described
 from tasks.detection.collator import DetectionCollator
+from tasks.detection.log_mel_head import fit_head, log_mel_frames
 from tasks.detection.mining import MiningSettings, MiningTable
 from tasks.detection.sampler import SamplerSettings, TwoTierBatchSampler
 from tasks.detection.trainer import TargetSoundTrainer
@@ -31,6 +33,7 @@ from training.settings import RunTrainingArguments
 
 EPOCHS = 3
 CLIP_SECONDS = 0.25
+LOG_MEL = EfficientAtFeatureExtractor(sampling_rate=RATE, hop_length=40, max_frequency=1900.0)
 
 
 class Recording(TargetSoundTrainer):
@@ -90,6 +93,15 @@ def weights(trainer: Recording) -> list[torch.Tensor]:
     return [value.clone() for value in trainer.model.state_dict().values()]
 
 
+def logits_on_log_mel(trainer: Recording) -> list[float]:
+    """Of windows that are scored, by a head that was trained on them."""
+    side = toy_side()
+    features = partial(log_mel_frames, extractor=LOG_MEL)
+    frames = torch.from_numpy(described(trainer, PlainWindows(side), features)).float()
+    predict = fit_head(frames, torch.from_numpy(side.labels), EncoderConfig(head="mlp", num_labels=1), seed=0)
+    return described(trainer, PlainWindows(side), lambda audio: predict(features(audio)))[:, 0].tolist()
+
+
 def main(folder: Path) -> None:
     """Every arrangement, whole and resumed."""
     found = []
@@ -107,7 +119,8 @@ def main(folder: Path) -> None:
                 "hard": int(whole.served.counts["hard"]),
                 "counts": dict(whole.served.counts),
                 "history": [asdict(mined) for mined in whole.mining.history],
-                "loudness": described(whole, PlainWindows(toy_side()), RATE)[:, 0].tolist(),
+                "loudness": described(whole, PlainWindows(toy_side()), WindowDescriptors(RATE))[:, 0].tolist(),
+                "logmel": logits_on_log_mel(whole),
                 "resumed": [],
             }
             for step in sorted({1, last // 3, last // 2, last - 1} if not workers else {last // 2}):

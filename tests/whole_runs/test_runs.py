@@ -137,7 +137,7 @@ def test_every_config_trains_and_predicts(name: str, songs: Path, tmp_path: Path
         run(sys.executable, "run_predict.py", tmp_path / "run", songs, "--output", tmp_path / "out.csv")
         assert (tmp_path / "out.csv").read_text().startswith("file,start_seconds,end_seconds,score,label")
         test = record(tmp_path / "run")["test"]
-        assert {"mfcc_regression", "encoder_regression"} <= test["gains"].keys()
+        assert {"mfcc_regression", "logmel_head", "encoder_regression"} <= test["gains"].keys()
         gained = test["baselines"]["encoder_regression"]["average_precision"]["mean"]
         gained -= test["baselines"]["mfcc_regression"]["average_precision"]["mean"]
         assert test["encoder_gain"]["mean"] == pytest.approx(gained)

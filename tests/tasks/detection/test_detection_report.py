@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from reporting.card import SYNTHETIC_NOTICE
 from reporting.plots import FALSE, MODEL, TRUTH, png
-from tasks.detection.card import is_beaten, model_card, results_table, verdict_line
+from tasks.detection.card import encoder_share, is_beaten, model_card, results_table, verdict_line
 from tasks.detection.plots import (
     plot_composition,
     plot_detections,
@@ -272,15 +272,22 @@ def test_one_epoch_of_mining_is_drawn_with_what_was_recorded_of_it() -> None:
     assert png(figure)
 
 
-def test_the_encoders_share_is_told_where_there_is_one() -> None:
+def test_what_the_encoder_bought_is_told_where_there_is_one() -> None:
     test = make_test(np.random.default_rng(0))
-    assert "0.321" not in results_table(test)
+    assert encoder_share(test) == []
+    assert "log-mel" not in results_table(test)
+    rows = {"logmel_head": (0.456, 0.234), "mfcc_regression": (0.345, 0.345), "encoder_regression": (0.567, 0.123)}
     told = test | {
         "encoder_gain": score(0.321, 0.05),
-        "baselines": test["baselines"] | {"encoder_regression": test["baselines"]["mfcc_regression"]},
-        "gains": test["gains"] | {"encoder_regression": score(0.123, 0.05)},
+        "baselines": test["baselines"]
+        | {who: {"average_precision": score(of, 0.02)} for who, (of, _) in rows.items()},
+        "gains": test["gains"] | {who: score(gain, 0.05) for who, (_, gain) in rows.items()},
     }
     text = results_table(told)
+    assert "| same head on log-mel | 0.456 [0.436, 0.476] | 0.234 [0.184, 0.284] |" in text
+    assert "| MFCC + logistic regression | 0.345 [0.325, 0.365] | 0.345 [0.295, 0.395] |" in text
+    assert "| frozen encoder + logistic regression | 0.567 [0.547, 0.587] | 0.123 [0.073, 0.173] |" in text
     assert "0.321 [0.271, 0.371]" in text
-    assert "0.123 [0.073, 0.173]" in text
-    assert "encoder_regression" not in text
+    assert not any(name in text for name in rows)
+    page = report_files(make_facts() | {"test": told}, {}, pa.table({}))["report.html"]
+    assert "<td>same head on log-mel</td><td>0.456 [0.436, 0.476]</td><td>0.234 [0.184, 0.284]</td>" in page

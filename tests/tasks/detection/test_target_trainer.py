@@ -96,6 +96,15 @@ def test_loudness_is_in_the_order_of_the_windows_whoever_reads_them(ranks: dict,
     assert all(run["loudness"] == expected for rank in ranks[world] for run in rank)
 
 
+@pytest.mark.slow
+def test_a_head_on_log_mel_says_the_same_in_any_number_of_processes(ranks: dict) -> None:
+    expected = ranks[1][0][0]["logmel"]
+    assert np.std(expected) > 0
+    for world in ranks.values():
+        for run in (run for rank in world for run in rank):
+            np.testing.assert_allclose(run["logmel"], expected, rtol=0, atol=1e-5)
+
+
 def test_what_was_served_has_the_planned_composition(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, workers=0, accumulation=1, max_steps=-1)
     trainer.train()

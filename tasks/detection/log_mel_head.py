@@ -1,0 +1,63 @@
+"""The baseline of a pretrained encoder: the head of the model, trained from scratch on log-mel of the same windows."""
+
+from collections.abc import Callable
+
+import torch
+from torch.nn.functional import avg_pool1d
+
+from modeling import EncoderConfig
+from modeling.layers import init_weights
+from modeling.modeling_classification import MULTI, classification_loss
+from modeling.modeling_efficientat import FRAMES_PER_EMBEDDING
+from modeling.modeling_encoder import head_of
+from tasks.detection.collator import SoundExtractor
+from tasks.detection.input_scaling import SMALLEST_EMBEDDING_DEVIATION, level_and_spread
+
+# N windows, S samples of a window, T frames of features, F mel bands, K frames of embeddings
+
+# Not those of the run: a low rate for an encoder, or few steps, would leave this head untrained and flatter the model.
+PASSES = 10  # over the training windows
+BATCH_SIZE = 128
+LEARNING_RATE = 1e-2  # at first; falls to 0 as a cosine
+WEIGHT_DECAY = 0.01
+
+
+def log_mel_frames(audio: torch.Tensor, extractor: SoundExtractor) -> torch.Tensor:
+    """Windows (N, S) to log-mel in the layout of embeddings (N, 1 + K, F): the mean of a window, then of each part."""
+    sounds = list(audio.numpy())
+    features = extractor(sounds, sampling_rate=extractor.sampling_rate, return_tensors="pt")["input_features"]
+    frames = avg_pool1d(features.transpose(1, 2), FRAMES_PER_EMBEDDING, ceil_mode=True).transpose(1, 2)
+    return torch.cat([features.mean(1, keepdim=True), frames], 1)
+
+
+def fit_head(
+    frames: torch.Tensor, targets: torch.Tensor, config: EncoderConfig, seed: int
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Train the head of a config on frames (N, 1 + K, F) of windows with and without the target (N,).
+
+    Returns:
+        a function of such frames that gives logits of each window and of its frames (N, 1 + K).
+    """
+    mean, deviation = level_and_spread(frames[:, 0], SMALLEST_EMBEDDING_DEVIATION)
+    inputs, labels = (frames - mean) / deviation, targets.to(frames.dtype)[:, None]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # that of the CPU alone
+        head = head_of(config, frames.shape[2]).apply(init_weights)
+        optimizer = torch.optim.AdamW(head.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        steps = PASSES * -(-len(inputs) // BATCH_SIZE)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for _ in range(PASSES):
+            for chosen in torch.randperm(len(inputs)).split(BATCH_SIZE):
+                logits, _ = head(inputs[chosen])
+                loss = classification_loss(logits, labels[chosen], MULTI, positive_weight=config.positive_weight)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+    head.eval()
+
+    def predict(others: torch.Tensor) -> torch.Tensor:
+        logits, frame_logits = head((others - mean) / deviation)
+        return torch.cat([logits[:, None], frame_logits], 1)[..., 0]
+
+    return predict
