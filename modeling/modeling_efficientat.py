@@ -96,7 +96,7 @@ class EfficientAtModel(EfficientAtPreTrainedModel):
         """Switch to training, except for the frozen layers."""
         super().train(mode)
         self.features[: self.frozen].eval()
-        # Depthwise convolutions on a CPU take half the time like this. Here, for loaded weights replace the first ones.
+        # Depthwise convolutions on a CPU take half the time. Done here, as loaded weights replace the first ones.
         self.features.to(memory_format=torch.channels_last)
         return self
 
