@@ -15,6 +15,8 @@ import functools
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -26,7 +28,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.esc10_tree import CLASSES, FOLDS, HALF, Recordings, make_tree, prepare_tree, read_groups, real_data
+from benchmarks.esc10_tree import (
+    CLASSES,
+    FOLDS,
+    HALF,
+    HERE,
+    Recordings,
+    make_tree,
+    prepare_tree,
+    read_groups,
+    real_data,
+)
 from benchmarks.timing import print_value
 from evaluation.detection import area_under_precision, average_precision, paired_bootstrap
 
@@ -131,13 +143,14 @@ def workplace(processes: int) -> Iterator[tuple[Path, Path, Path]]:
 
 def converted_encoder(folder: Path, metadata: Path) -> Path:
     """EfficientAT mn04 of the real data in a folder that `--encoder.name` takes."""
-    from launch.convert_efficientat import main as convert
-
     weights = real_data() / "models" / "efficientat_mn04_as.safetensors"
     if not weights.is_file():
         raise SystemExit(f"no weights: {weights} is needed (set FELTSOUND_REAL_DATA, or take --detector scratch)")
     place = folder / "efficientat_mn04_as"
-    convert([str(weights), str(place), "--labels", str(metadata / "class_labels_indices.csv")])
+    labels = metadata / "class_labels_indices.csv"
+    command = [sys.executable, "-m", "launch.convert_efficientat", weights, place, "--labels", labels]
+    # In a process of its own: one that has used OpenMP cannot be forked.
+    subprocess.run(list(map(str, command)), cwd=HERE, check=True, capture_output=True)
     return place
 
 
