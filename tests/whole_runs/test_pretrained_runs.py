@@ -22,7 +22,7 @@ from tests.helpers.tiny_encoder import tiny_encoder_folder
 
 pytestmark = pytest.mark.slow
 
-ROUNDED = 1e-4  # last digits that differ by batch or thread can change the rounding of an embedding to half precision
+ROUNDED = 1e-3  # last digits differ by batch and alignment, and can round an embedding to half precision the other way
 SHORT = ("--max_steps", "6", "--learning_rate", "0.03", "--warmup_steps", "0", "--encoder_views", "1")
 LITTLE = ("--max_eval_clips", "30", "--eval_strategy", "no", "--save_strategy", "no")
 ONCE = ("--load_best_model_at_end", "false")
@@ -102,7 +102,7 @@ def test_evaluation_repeats_the_scores_without_the_encoder(finished: Path, tmp_p
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one["window_score"], other["window_score"], rtol=0, atol=ROUNDED)
     scores = [numbers(record(folder)["test"]) for folder in (tmp_path, finished)]
-    assert scores[0] == pytest.approx(scores[1], rel=1e-4, abs=1e-4)
+    assert scores[0] == pytest.approx(scores[1], rel=ROUNDED, abs=ROUNDED)
 
 
 def test_events_are_found_without_the_encoder(finished: Path, clips: dict[Path, dict], tmp_path: Path) -> None:
