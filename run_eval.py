@@ -4,15 +4,47 @@ python run_eval.py outputs/eda_tcn hf_datasets/pmemo
 python run_eval.py outputs/eda_tcn hf_datasets/pmemo --dataset_config sample_null --side all
 """
 
+import argparse
 import sys
 from dataclasses import asdict
 
-from system.process import end_imports_quietly, one_line_errors
+from launch.start import begin
+from system.process import one_line_errors
+
+SIDES = ("test", "validation", "train", "all")
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command line of run_eval.py."""
+    parser = argparse.ArgumentParser(
+        prog="run_eval.py",
+        description="Score a saved model on a data set.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("model", help="A folder that run_train.py wrote, or a name on the Hub.")
+    parser.add_argument("dataset", help="A data set folder such as hf_datasets/pmemo, or a name on the Hub.")
+    parser.add_argument("--dataset_config", default=None, help="Configuration of the data set; None is its default.")
+    parser.add_argument(
+        "--side",
+        choices=SIDES,
+        default="test",
+        help="Which side of the run's split is scored. The sides follow from ids and the seed, so the test side of "
+        "the data that was trained on is what training never saw; `all` is for other data.",
+    )
+    parser.add_argument(
+        "--output_dir", default=None, help="Folder of the scores; None is outputs/eval-<model>-<data>."
+    )
+    parser.add_argument(
+        "--explain", action="store_true", help="Report what the model loses without a band or a moment of sound."
+    )
+    parser.add_argument("--batch_size", type=int, default=32, help="Trials of a batch.")
+    return parser.parse_args(argv)
+
 
 if __name__ == "__main__":
-    end_imports_quietly()
+    begin(parse)
 
-from launch.scoring import describe_scores, parse_eval, save_scores, saved_run
+from launch.scoring import describe_scores, save_scores, saved_run
 from training.build import build_trainer, set_up_process
 from training.prediction import load_model
 from training.rows import load_rows
@@ -21,7 +53,7 @@ from training.run_folder import read_record
 
 def main(argv: list[str]) -> None:
     """The settings of the model's own run, another data set, no training."""
-    arguments = parse_eval(argv)
+    arguments = parse(argv)
     run = saved_run(arguments)
     set_up_process(run)
     rows, source = load_rows(run.arguments, run.task.columns)

@@ -13,14 +13,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from system.process import end_imports_quietly, one_line_errors
-
-if __name__ == "__main__":
-    end_imports_quietly()
-
-from launch.run import load_task
-from system.text import printable
-from training.prediction import check_outputs, find_sounds, load_model, task_of
+from launch.start import begin
+from system.process import one_line_errors
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -52,6 +46,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--device", default="cpu", help="Where the model runs: cpu, cuda, cuda:1, ...")
     return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    begin(parse)
+
+from launch.run import load_task
+from system.text import printable
+from training.prediction import check_outputs, find_sounds, load_model, task_of
 
 
 def main(argv: list[str]) -> None:

@@ -8,14 +8,16 @@ Add --dry_run to see the request, --spot for spare capacity, --wait to follow it
 import json
 import sys
 
-from system.process import end_imports_quietly, one_line_errors
+from launch.sagemaker.options import REPOSITORY, read_job
+from launch.start import begin
+from system.process import one_line_errors
 
 if __name__ == "__main__":
-    end_imports_quietly()
+    begin(read_job)
 
 from launch.sagemaker.archive import pack_code
 from launch.sagemaker.follow import connect, fetch_model, follow, submit
-from launch.sagemaker.job import REPOSITORY, build_request, check_reaches_container, data_of, parse_job
+from launch.sagemaker.job import build_request, check_reaches_container, data_of, parse_job
 from launch.sagemaker.limits import check_request
 
 

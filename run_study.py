@@ -9,12 +9,14 @@ python run_study.py configs/eda_tcn.json --leave_one_song_out --output_dir outpu
 
 import sys
 
-from system.process import end_imports_quietly, one_line_errors
+from launch.start import begin
+from launch.study_settings import parse_study, read_study
+from system.process import one_line_errors
 
 if __name__ == "__main__":
-    end_imports_quietly()
+    begin(read_study)
 
-from launch.study import begin_study, collect, parse_study, plan, run_cells
+from launch.study import begin_study, collect, plan, run_cells
 from reporting.study import study_files, study_table
 from training.run_folder import write_pages
 

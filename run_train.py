@@ -7,10 +7,12 @@ accelerate launch run_train.py configs/eda_tcn.json --learning_rate 3e-4
 import sys
 from dataclasses import asdict
 
-from system.process import end_imports_quietly, one_line_errors
+from launch.settings import check_command_line
+from launch.start import begin
+from system.process import one_line_errors
 
 if __name__ == "__main__":
-    end_imports_quietly()
+    begin(check_command_line)
 
 from launch.pages import run_pages
 from launch.run import parse_run

@@ -15,13 +15,13 @@ from scipy.sparse import csr_matrix
 from scipy.special import expit, logit, ndtri
 
 from evaluation.intervals import LEVEL, TOLERANCE, Interval, interval_of
+from evaluation.threshold_rules import check_rule
 
 PER_HOUR = (1, 10, 60)  # false alarms per hour at which recall is told
 RECALL = 0.9  # at which false alarms are told
 ALMOST_0 = 2.0**-53  # as near to 0 as the largest float below 1 is to 1
 SAMPLES = 1000  # of the bootstrap
 AT_ONCE = 1_000_000  # numbers of resampled weights that are held at once
-RULES = ("f1", "recall:0.9", "false_alarms:10")
 
 
 def check_scores(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -211,22 +211,6 @@ def middle_of(low: float, high: float) -> float:
     if low >= 0 and high <= 1:  # at 0 and 1, where sigmoids saturate, logits are infinite
         middle = float(expit(logit(np.clip([low, high], ALMOST_0, 1 - ALMOST_0)).mean()))
     return middle if low < middle <= high else high
-
-
-def check_rule(rule: str) -> tuple[str, float]:
-    """What a rule for thresholds asks for: its kind and number, NaN without one; refuses rules that are none."""
-    kind, _, number = rule.partition(":")
-    try:
-        value = float(number) if number else np.nan
-    except ValueError:
-        value = np.nan
-    known = kind == "f1" and not number or kind == "recall" and 0 < value <= 1
-    if not known and not (kind == "false_alarms" and 0 <= value < np.inf):
-        raise ValueError(
-            f"threshold rule {rule!r} is not known; it takes one such as {', '.join(RULES)}: recall above 0 and up "
-            "to 1, false alarms per hour"
-        )
-    return kind, value
 
 
 # Intervals: whole recordings are drawn with replacement

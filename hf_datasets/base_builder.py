@@ -7,9 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from datasets import List, Value
 
 from .raw_files import RawFolder, odd_name_defects
 from .shards import ROWS_PER_GROUP, RowReader
+
+# The column of a row that says what was found.
+DEFECTS_COLUMN = List(
+    {
+        "listener": Value("string"),
+        "what": Value("string"),
+        "how_much": Value("float64"),
+        "unit": Value("string"),
+        "detail": Value("string"),
+    }
+)
 
 
 @dataclass

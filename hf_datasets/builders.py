@@ -12,36 +12,10 @@ from system.storage import scratch_folder
 
 from .base_builder import Builder
 
-HERE = Path(__file__).resolve().parent
-BUILDER_OPTIONS = (
-    "audio_root",
-    "target",
-    "pos_strong_paths",
-    "neg_strong_paths",
-    "weak_paths",
-    "group_paths",
-    "check_audio",
-    "embed_audio",
-    "embed_clips",
-)
-
-
-def data_set_names() -> list[str]:
-    """Return the names of all data sets in this folder."""
-    return sorted(path.parent.name for path in HERE.glob("*/builder.py"))
-
 
 def builder_class(name: str) -> type[Builder]:
     """Import the builder of a data set: `PmemoBuilder` from `hf_datasets/pmemo/builder.py`."""
     return getattr(importlib.import_module(f"hf_datasets.{name}.builder"), f"{name.capitalize()}Builder")
-
-
-def check_arguments(name: str, num_proc: int) -> None:
-    """Raise a ValueError if the data set or the number of processes cannot be used."""
-    if name not in data_set_names():
-        raise ValueError(f"there is no data set {name!r}; there are {data_set_names()}")
-    if num_proc < 1:
-        raise ValueError(f"--num_proc {num_proc}: give 1 or more processes")
 
 
 @contextmanager

@@ -8,20 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from datasets import List, Value
-
 from system.text import csv_text
-
-# The column of a row that says what was found.
-DEFECTS_COLUMN = List(
-    {
-        "listener": Value("string"),
-        "what": Value("string"),
-        "how_much": Value("float64"),
-        "unit": Value("string"),
-        "detail": Value("string"),
-    }
-)
 
 
 @dataclass(frozen=True)

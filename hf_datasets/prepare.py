@@ -27,10 +27,85 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from system.process import end_imports_quietly, give_back_freed_memory
+from system.process import answer_at_once, give_back_freed_memory, one_line_errors
+from system.storage import OPTIONS, S3FileManager, check_options
+
+from .names import BUILDER_OPTIONS, HERE, check_arguments, data_set_names
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m hf_datasets.prepare",
+        description="Turn a raw corpus into Parquet files that load_dataset('hf_datasets/<name>') serves.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("name", help=f"the data set: one of {', '.join(data_set_names())}")
+    parser.add_argument(
+        "--raw_dir", metavar="FOLDER", help="the folder or s3:// URL that the corpus was unpacked to, at any depth"
+    )
+    parser.add_argument(
+        "--audio_root", metavar="FOLDER", help="folder or s3:// URL of the sounds, where the corpus comes without"
+    )
+    parser.add_argument("--target", metavar="LABEL", nargs="+", help="labels, by name or MID, that are looked for")
+    for kind, what in (("pos_strong", "the target's events"), ("neg_strong", "other events"), ("weak", "clips")):
+        parser.add_argument(
+            f"--{kind}_paths", metavar="FILE", nargs="+", help=f"your own lists of {what}, tsv or csv; see the card"
+        )
+    parser.add_argument(
+        "--group_paths", metavar="FILE", nargs="+", help="tables of clips and what they are alike by; see the card"
+    )
+    parser.add_argument(
+        "--check_audio", metavar="HOW", help="what is opened of each sound: headers, decode or none; None is headers"
+    )
+    parser.add_argument(
+        "--embed_audio", action="store_true", default=None, help="put the sounds into the rows, not their paths"
+    )
+    parser.add_argument(
+        "--embed_clips", action="store_true", default=None, help="put the clips into the rows, not their paths"
+    )
+    parser.add_argument(
+        "--output_dir",
+        metavar="FOLDER",
+        help="folder or s3:// URL for data/, defects.csv and the card; None is hf_datasets/<name>",
+    )
+    parser.add_argument(
+        "--s3", metavar="KEY=VALUE", nargs="+", default=[], help=f"how S3 is reached: {', '.join(OPTIONS)}; no secrets"
+    )
+    parser.add_argument("--cache_dir", metavar="FOLDER", help="where copies of remote files stay; None keeps none")
+    parser.add_argument(
+        "--num_proc", metavar="N", type=int, default=1, help="processes; the result is always the same"
+    )
+    parser.add_argument(
+        "--check_only",
+        action="store_true",
+        help="read all, write nothing, print the defects by kind and each unreadable input; exit 1 if there is one",
+    )
+    parser.add_argument(
+        "--keep_unreadable", action="store_true", help="publish rows of unreadable inputs too, flagged as such"
+    )
+    parser.add_argument(
+        "--rebuild_samples", action="store_true", help="write the committed synthetic sample configs anew, then stop"
+    )
+    parsed = parser.parse_args(arguments)
+    if not parsed.rebuild_samples and parsed.raw_dir is None:
+        parser.error("--raw_dir is needed: the folder that the corpus was unpacked to")
+    check_arguments(parsed.name, parsed.num_proc)
+    parsed.s3 = _parse_options(parsed.s3)
+    return parsed
+
+
+def _parse_options(pairs: list[str]) -> dict[str, Any]:
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--s3 {pair}: it takes key=value, such as profile=lab or anon=true")
+        options[key] = {"true": True, "false": False}.get(value.lower(), value)
+    return check_options(options, "--s3")
+
 
 if __name__ == "__main__":
-    end_imports_quietly()
+    answer_at_once(parse, "prepare")
     give_back_freed_memory()  # before Arrow is imported
 
 import pyarrow as pa
@@ -38,12 +113,10 @@ import pyarrow.parquet as pq
 import yaml
 from tqdm import tqdm
 
-from system.process import one_line_errors
-from system.storage import OPTIONS, S3FileManager, check_options
 from system.worker_pool import map_in_processes
 
 from .base_builder import Builder
-from .builders import BUILDER_OPTIONS, HERE, check_arguments, data_set_names, open_builder
+from .builders import open_builder
 from .cards import CARD, POINTER, sample_configs, split_card, with_configs
 from .defects import KINDS, defects_csv, defects_table
 from .output import Bucket, Place, WriteError, place, write_bytes, write_text
@@ -214,80 +287,11 @@ def _explained(error: WriteError, output: Place, shards: list[tuple[str, Any, di
     )
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m hf_datasets.prepare",
-        description="Turn a raw corpus into Parquet files that load_dataset('hf_datasets/<name>') serves.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("name", help=f"the data set: one of {', '.join(data_set_names())}")
-    parser.add_argument(
-        "--raw_dir", metavar="FOLDER", help="the folder or s3:// URL that the corpus was unpacked to, at any depth"
-    )
-    parser.add_argument(
-        "--audio_root", metavar="FOLDER", help="folder or s3:// URL of the sounds, where the corpus comes without"
-    )
-    parser.add_argument("--target", metavar="LABEL", nargs="+", help="labels, by name or MID, that are looked for")
-    for kind, what in (("pos_strong", "the target's events"), ("neg_strong", "other events"), ("weak", "clips")):
-        parser.add_argument(
-            f"--{kind}_paths", metavar="FILE", nargs="+", help=f"your own lists of {what}, tsv or csv; see the card"
-        )
-    parser.add_argument(
-        "--group_paths", metavar="FILE", nargs="+", help="tables of clips and what they are alike by; see the card"
-    )
-    parser.add_argument(
-        "--check_audio", metavar="HOW", help="what is opened of each sound: headers, decode or none; None is headers"
-    )
-    parser.add_argument(
-        "--embed_audio", action="store_true", default=None, help="put the sounds into the rows, not their paths"
-    )
-    parser.add_argument(
-        "--embed_clips", action="store_true", default=None, help="put the clips into the rows, not their paths"
-    )
-    parser.add_argument(
-        "--output_dir",
-        metavar="FOLDER",
-        help="folder or s3:// URL for data/, defects.csv and the card; None is hf_datasets/<name>",
-    )
-    parser.add_argument(
-        "--s3", metavar="KEY=VALUE", nargs="+", default=[], help=f"how S3 is reached: {', '.join(OPTIONS)}; no secrets"
-    )
-    parser.add_argument("--cache_dir", metavar="FOLDER", help="where copies of remote files stay; None keeps none")
-    parser.add_argument(
-        "--num_proc", metavar="N", type=int, default=1, help="processes; the result is always the same"
-    )
-    parser.add_argument(
-        "--check_only",
-        action="store_true",
-        help="read all, write nothing, print the defects by kind and each unreadable input; exit 1 if there is one",
-    )
-    parser.add_argument(
-        "--keep_unreadable", action="store_true", help="publish rows of unreadable inputs too, flagged as such"
-    )
-    parser.add_argument(
-        "--rebuild_samples", action="store_true", help="write the committed synthetic sample configs anew, then stop"
-    )
-    parsed = parser.parse_args(arguments)
-    if not parsed.rebuild_samples and parsed.raw_dir is None:
-        parser.error("--raw_dir is needed: the folder that the corpus was unpacked to")
-    return parsed
-
-
-def _parse_options(pairs: list[str]) -> dict[str, Any]:
-    options = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise ValueError(f"--s3 {pair}: it takes key=value, such as profile=lab or anon=true")
-        options[key] = {"true": True, "false": False}.get(value.lower(), value)
-    return check_options(options, "--s3")
-
-
 def main(arguments: list[str] | None = None) -> None:
     """The command line; bad input ends in one line on stderr and exit code 1."""
     with one_line_errors("prepare", "stopped. Finished work is kept: run this again to continue."):
         try:
-            _run(_parse(arguments))
+            _run(parse(arguments))
         except FetchError as error:
             raise ValueError(str(error)) from error
         except BrokenProcessPool as error:
@@ -299,9 +303,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     if args.s3 or args.cache_dir:
-        S3FileManager.shared(storage_options=_parse_options(args.s3), cache_dir=args.cache_dir)
+        S3FileManager.shared(storage_options=args.s3, cache_dir=args.cache_dir)
     if args.rebuild_samples:
-        check_arguments(args.name, 1)
         return rebuild_samples(args.name)
     options = {option: getattr(args, option) for option in BUILDER_OPTIONS}
     if args.check_only:

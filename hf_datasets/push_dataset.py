@@ -16,16 +16,43 @@ import fnmatch
 from pathlib import Path
 from typing import Any
 
+from system.process import answer_at_once, one_line_errors
+
+from .names import HERE, check_name, data_set_names
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m hf_datasets.push_dataset", description="Put a prepared data set on the Hub."
+    )
+    parser.add_argument("name", help=f"the data set: one of {', '.join(data_set_names())}")
+    parser.add_argument("repository", help="where it goes, you/name; the token comes from `hf auth login` or HF_TOKEN")
+    parser.add_argument(
+        "--folder", type=Path, help="what `prepare --output_dir` wrote to; by default hf_datasets/<name>"
+    )
+    parser.add_argument("--samples", action="store_true", help="push the synthetic samples alone")
+    parser.add_argument("--private", action="store_true", default=None, help="make a new repository private")
+    parser.add_argument(
+        "--i_have_the_right", action="store_true", help="push also what its licence does not allow everybody to share"
+    )
+    parsed = parser.parse_args(argv)
+    check_name(parsed.name)
+    return parsed
+
+
+if __name__ == "__main__":
+    answer_at_once(parse, "push_dataset")
+
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 from huggingface_hub import CommitOperationAdd, HfApi
 
 from system.hub import told_by_hub
-from system.process import one_line_errors
 
 from .base_builder import Builder
-from .builders import HERE, builder_class, data_set_names
+from .builders import builder_class
 from .cards import CARD, POINTER, split_card, with_configs
 
 BESIDE = (".json", ".csv", ".gz", ".parquet")  # suffixes of the small files beside the rows
@@ -43,8 +70,7 @@ def push_dataset(
 
     `folder` is where `prepare` wrote it, by default its own; with `samples` only these go.
     """
-    if name not in data_set_names():
-        raise ValueError(f"there is no data set {name!r}; there are {data_set_names()}")
+    check_name(name)
     folder = Path(folder or HERE / name)
     card, configs = read_configs(folder, samples)
     rows = [path for config in configs for path in rows_of(folder, config)]
@@ -116,21 +142,8 @@ def refusal(builder: type[Builder], rows: list[Path]) -> str | None:
 
 def main(argv: list[str] | None = None) -> None:
     """The command line; what is refused ends in one line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hf_datasets.push_dataset", description="Put a prepared data set on the Hub."
-    )
-    parser.add_argument("name", help=f"the data set: one of {', '.join(data_set_names())}")
-    parser.add_argument("repository", help="where it goes, you/name; the token comes from `hf auth login` or HF_TOKEN")
-    parser.add_argument(
-        "--folder", type=Path, help="what `prepare --output_dir` wrote to; by default hf_datasets/<name>"
-    )
-    parser.add_argument("--samples", action="store_true", help="push the synthetic samples alone")
-    parser.add_argument("--private", action="store_true", default=None, help="make a new repository private")
-    parser.add_argument(
-        "--i_have_the_right", action="store_true", help="push also what its licence does not allow everybody to share"
-    )
     with one_line_errors("push_dataset"):
-        print(f"pushed: {push_dataset(**vars(parser.parse_args(argv)))}")
+        print(f"pushed: {push_dataset(**vars(parse(argv)))}")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from .builders import HERE, open_builder
+from .builders import open_builder
 from .cards import CARD, POINTER, with_configs
+from .names import HERE
 from .output import Folder, write_text
 from .shards import write_parquet
 

@@ -11,7 +11,9 @@ from datasets import Audio, Features, List, Value
 
 from media.audio import AudioError, read_audio
 
-from .defects import DEFECTS_COLUMN, located, make_defect
+from .base_builder import DEFECTS_COLUMN
+from .defects import located, make_defect
+from .ratings import RATINGS
 from .raw_files import RawFolder
 
 FLAT_RANGE = 0.1  # uS: real near-flat trials span 0.04-0.05 uS, 25-30 quantisation steps
@@ -22,7 +24,7 @@ SHORTEST_TRIAL = 10.0  # s: a response takes some 5 s to rise and fall
 TIME_TOLERANCE = 1e-3  # s, of one step of the time column
 RATE_TOLERANCE = 2e-3  # of the expected rate
 
-RATINGS = {name: Value("float64") for name in ("arousal_mean", "valence_mean", "arousal_std", "valence_std")}
+RATINGS_COLUMNS = {name: Value("float64") for name in RATINGS}
 FEATURES = Features(
     {
         "song_id": Value("string"),
@@ -39,8 +41,8 @@ FEATURES = Features(
                 "eda": List(Value("float32")),
             }
         ),
-        **RATINGS,
-        "dynamic": List({"time_seconds": Value("float64"), **RATINGS}),
+        **RATINGS_COLUMNS,
+        "dynamic": List({"time_seconds": Value("float64"), **RATINGS_COLUMNS}),
         "defects": DEFECTS_COLUMN,
         "synthetic": Value("bool"),
     }

@@ -7,12 +7,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from system.process import end_imports_quietly, one_line_errors
-
-if __name__ == "__main__":
-    end_imports_quietly()
-
-from training.official_efficientat import build_official, read_labels, read_tensors, save_encoder
+from launch.start import begin
+from system.process import one_line_errors
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -24,14 +20,21 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("weights", type=Path, help=weights)
     parser.add_argument("folder", type=Path, help="A new folder.")
     parser.add_argument("--labels", type=Path, required=True, help="class_labels_indices.csv of AudioSet.")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.folder.exists():
+        raise ValueError(f"{arguments.folder}: is there already. Name a new folder.")
+    return arguments
+
+
+if __name__ == "__main__":
+    begin(parse)
+
+from training.official_efficientat import build_official, read_labels, read_tensors, save_encoder
 
 
 def main(argv: list[str]) -> None:
     """Read, convert, write."""
     arguments = parse(argv)
-    if arguments.folder.exists():
-        raise ValueError(f"{arguments.folder}: is there already. Name a new folder.")
     model = build_official(read_tensors(arguments.weights), read_labels(arguments.labels), arguments.weights)
     save_encoder(model, arguments.folder)
     print(f"{arguments.folder}: {model.num_parameters():,} parameters, {model.config.num_labels} labels")

@@ -10,12 +10,34 @@ import argparse
 import sys
 from pathlib import Path
 
+from launch.settings import read_settings
+from launch.start import begin
+from system.process import one_line_errors
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The command line, and the keys of the config among it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m launch.explain_plan", description="Explain the windows of a batch."
+    )
+    parser.add_argument("config", help="the config of a detection run")
+    parser.add_argument("--epoch", type=int, default=0, help="counted from 0")
+    parser.add_argument("--batch", type=int, default=0, help="of all ranks, counted from 0")
+    parser.add_argument("--ranks", type=int, default=1, help="processes of the run")
+    parser.add_argument("--checkpoint", type=Path, help="a checkpoint's folder, whose hard negatives are drawn")
+    arguments, rest = parser.parse_known_args(argv)
+    read_settings([arguments.config, *rest])
+    return arguments, rest
+
+
+if __name__ == "__main__":
+    begin(parse)
+
 import numpy as np
 import pyarrow as pa
 
 from launch.run import parse_run
 from media.audioset import Labels
-from system.process import one_line_errors
 from tasks.detection.data import clip_pools
 from tasks.detection.items import KIND_NAMES
 from tasks.detection.pools import ClipPools
@@ -49,15 +71,7 @@ def explanations(
 
 def main(argv: list[str]) -> None:
     """Build the plan as a run does, and print one batch of it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m launch.explain_plan", description="Explain the windows of a batch."
-    )
-    parser.add_argument("config", help="the config of a detection run")
-    parser.add_argument("--epoch", type=int, default=0, help="counted from 0")
-    parser.add_argument("--batch", type=int, default=0, help="of all ranks, counted from 0")
-    parser.add_argument("--ranks", type=int, default=1, help="processes of the run")
-    parser.add_argument("--checkpoint", type=Path, help="a checkpoint's folder, whose hard negatives are drawn")
-    arguments, rest = parser.parse_known_args(argv)
+    arguments, rest = parse(argv)
     run = parse_run([arguments.config, *rest])
     if not isinstance(run.task, DetectionTask):
         task = run.arguments.task

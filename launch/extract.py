@@ -23,10 +23,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from system.process import end_imports_quietly, one_line_errors
+from launch.start import begin
+from system.process import one_line_errors
+
+LAYERS = ("window", "frames")
+ROWS_PER_SHARD, ROWS_PER_GROUP = 256, 16
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m launch.extract",
+        description="Embeddings of recordings by a pretrained encoder.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--encoder", required=True, help="A folder, a published file, a short name, or a Hub name.")
+    parser.add_argument("--revision", default=None, help="Of a Hub name: a commit or tag.")
+    parser.add_argument("--input", required=True, help="A folder of sounds, or a data set with a column `audio`.")
+    parser.add_argument("--dataset_config", default=None, help="Of a data set, such as `sample`.")
+    parser.add_argument("--output", required=True, type=Path, help="The folder of the Parquet files.")
+    parser.add_argument("--layer", default="window", choices=LAYERS, help="One embedding a window, or every 0.32 s.")
+    parser.add_argument("--targets", default=None, type=Path, help="csv with id,target, for the attention task.")
+    parser.add_argument("--rows_per_shard", default=ROWS_PER_SHARD, type=int, help="Recordings a file.")
+    parser.add_argument("--num_proc", default=1, type=int, help="Processes.")
+    arguments = parser.parse_args(argv)
+    for name in ("rows_per_shard", "num_proc"):
+        if getattr(arguments, name) < 1:
+            raise ValueError(f"--{name}={getattr(arguments, name)}: give 1 or more")
+    return arguments
+
 
 if __name__ == "__main__":
-    end_imports_quietly()
+    begin(parse)
 
 import numpy as np
 import pyarrow as pa
@@ -46,8 +74,6 @@ from training.environment import version
 
 # N embeddings of a recording, D numbers of one
 
-LAYERS = ("window", "frames")
-ROWS_PER_SHARD, ROWS_PER_GROUP = 256, 16
 WINDOWS_AT_ONCE = 16  # of one recording, whose embeddings so depend on no other; more fit a processor's cache less
 METADATA = b"feltsound"  # key of the shards' schema metadata
 UNREADABLE = "unreadable.csv"
@@ -213,31 +239,9 @@ def read_targets(path: Path, ids: set[str]) -> dict[str, float]:
     return targets
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m launch.extract",
-        description="Embeddings of recordings by a pretrained encoder.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--encoder", required=True, help="A folder, a published file, a short name, or a Hub name.")
-    parser.add_argument("--revision", default=None, help="Of a Hub name: a commit or tag.")
-    parser.add_argument("--input", required=True, help="A folder of sounds, or a data set with a column `audio`.")
-    parser.add_argument("--dataset_config", default=None, help="Of a data set, such as `sample`.")
-    parser.add_argument("--output", required=True, type=Path, help="The folder of the Parquet files.")
-    parser.add_argument("--layer", default="window", choices=LAYERS, help="One embedding a window, or every 0.32 s.")
-    parser.add_argument("--targets", default=None, type=Path, help="csv with id,target, for the attention task.")
-    parser.add_argument("--rows_per_shard", default=ROWS_PER_SHARD, type=int, help="Recordings a file.")
-    parser.add_argument("--num_proc", default=1, type=int, help="Processes.")
-    return parser.parse_args(argv)
-
-
 def main(argv: list[str]) -> None:
     """Plan the shards, write those that are missing, list what could not be read."""
     arguments = parse(argv)
-    for name in ("rows_per_shard", "num_proc"):
-        if getattr(arguments, name) < 1:
-            raise ValueError(f"--{name}={getattr(arguments, name)}: give 1 or more")
     recordings = find_recordings(arguments.input, arguments.dataset_config)
     identity = encoder_once(arguments.encoder, arguments.revision).identity
     use = Extraction(arguments.encoder, arguments.revision, arguments.layer, arguments.output, identity)

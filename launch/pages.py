@@ -9,11 +9,34 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from launch.start import begin
+from system.process import one_line_errors
+
+
+def parse(argv: list[str]) -> Path:
+    """The folder that the command line names."""
+    parser = argparse.ArgumentParser(
+        prog="python -m launch.pages", description="Make card, report and figures of a finished run again."
+    )
+    parser.add_argument("folder", type=Path, help="The folder of the run, with its metrics.json.")
+    folder = parser.parse_args(argv).folder
+    check_folder(folder)
+    return folder
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that holds no scores of a run."""
+    if not (folder / "metrics.json").is_file():
+        raise ValueError(f"{folder}: no metrics.json; give the folder of a run that run_train.py wrote to its end")
+
+
+if __name__ == "__main__":
+    begin(parse)
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from launch.run import load_task
-from system.process import one_line_errors
 from training.run_folder import write_pages
 from training.task import Task
 
@@ -30,8 +53,7 @@ def renew_pages(folder: Path) -> list[Path]:
 
     A folder from the Hub has no predictions: its card is renewed, and it keeps the figures that it came with.
     """
-    if not (folder / "metrics.json").is_file():
-        raise ValueError(f"{folder}: no metrics.json; give the folder of a run that run_train.py wrote to its end")
+    check_folder(folder)
     facts = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     if "training" not in facts:
         raise ValueError(f"{folder}: holds scores by run_eval.py and no model, so it has no card; give a run's folder")
@@ -45,12 +67,8 @@ def renew_pages(folder: Path) -> list[Path]:
 
 
 def main(argv: list[str]) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m launch.pages", description="Make card, report and figures of a finished run again."
-    )
-    parser.add_argument("folder", type=Path, help="The folder of the run, with its metrics.json.")
-    print(*renew_pages(parser.parse_args(argv).folder), sep="\n")
+    """Print the files that were renewed."""
+    print(*renew_pages(parse(argv)), sep="\n")
 
 
 if __name__ == "__main__":

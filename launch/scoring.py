@@ -8,46 +8,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from launch.run import build_run, load_task, setting_groups
+from launch.run import build_run
+from launch.settings import setting_groups, settings_of
 from training.environment import versions
 from training.run_folder import describe_data, read_record, split_record, write_json, write_pages
 from training.task import DataRecord, Run, ScoreFacts, TaskData
-
-SIDES = ("test", "validation", "train", "all")
-
-
-def parse_eval(argv: list[str]) -> argparse.Namespace:
-    """The command line of run_eval.py."""
-    parser = argparse.ArgumentParser(
-        prog="run_eval.py",
-        description="Score a saved model on a data set.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("model", help="A folder that run_train.py wrote, or a name on the Hub.")
-    parser.add_argument("dataset", help="A data set folder such as hf_datasets/pmemo, or a name on the Hub.")
-    parser.add_argument("--dataset_config", default=None, help="Configuration of the data set; None is its default.")
-    parser.add_argument(
-        "--side",
-        choices=SIDES,
-        default="test",
-        help="Which side of the run's split is scored. The sides follow from ids and the seed, so the test side of "
-        "the data that was trained on is what training never saw; `all` is for other data.",
-    )
-    parser.add_argument(
-        "--output_dir", default=None, help="Folder of the scores; None is outputs/eval-<model>-<data>."
-    )
-    parser.add_argument(
-        "--explain", action="store_true", help="Report what the model loses without a band or a moment of sound."
-    )
-    parser.add_argument("--batch_size", type=int, default=32, help="Trials of a batch.")
-    return parser.parse_args(argv)
 
 
 def saved_run(arguments: argparse.Namespace) -> Run:
     """The run that made a model, with another data set and output folder, and nothing to train or track."""
     record = read_record(arguments.model, "run_config.json")
-    task = load_task(record["task"])
-    keys = [key for kind in setting_groups(task).values() for key in kind.__dataclass_fields__]
+    groups = setting_groups(settings_of(record["task"]))
+    keys = [key for kind in groups.values() for key in kind.__dataclass_fields__]
     task_keys = {
         key: record[key] for key in keys if key in record
     }  # what came later has a default that changes nothing

@@ -5,12 +5,28 @@ run_train.py does it with --push_to_hub; a run that ended without it, or whose u
 """
 
 import argparse
+import sys
 from pathlib import Path
+
+from launch.start import begin
+from system.process import one_line_errors
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m launch.sharing", description="Share a finished run on the Hub.")
+    parser.add_argument("folder", type=Path, help="The folder of the run.")
+    parser.add_argument("name", help="The repository, you/eda-tcn.")
+    parser.add_argument("--private", action="store_true", default=None, help="Make a new repository private.")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    begin(parse)
 
 from huggingface_hub import HfApi
 
 from system.hub import told_by_hub
-from system.process import one_line_errors
 from training.task import Run
 
 # What is on the way to a model, or local to the machine, stays out of a repository on the Hub; so does what shows the
@@ -52,16 +68,12 @@ def push_run(folder: Path, name: str, private: bool | None = None, token: str | 
     return str(repository)
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m launch.sharing", description="Share a finished run on the Hub.")
-    parser.add_argument("folder", type=Path, help="The folder of the run.")
-    parser.add_argument("name", help="The repository, you/eda-tcn.")
-    parser.add_argument("--private", action="store_true", default=None, help="Make a new repository private.")
-    arguments = parser.parse_args(argv)
+def main(argv: list[str]) -> None:
+    """Share, and print the address."""
+    arguments = parse(argv)
     print(f"shared: {push_run(arguments.folder, arguments.name, arguments.private)}")
 
 
 if __name__ == "__main__":
     with one_line_errors():
-        main()
+        main(sys.argv[1:])

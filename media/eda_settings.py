@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from media.filters import EPSILON
+ROUNDING = 1e-6  # frames that a whole number of them may be off
 
 
 def _setting(default: Any, description: str) -> Any:
@@ -99,7 +99,7 @@ class EdaSettings:
                 yield f"{low} = {getattr(self, low)} is not below {high} = {getattr(self, high)}"
         if not 0 <= self.max_invalid_fraction <= 1:
             yield f"max_invalid_fraction = {self.max_invalid_fraction}; it takes a share from 0 to 1"
-        if abs(self.lag_seconds * self.frame_rate - round(self.lag_seconds * self.frame_rate)) > EPSILON:
+        if abs(self.lag_seconds * self.frame_rate - round(self.lag_seconds * self.frame_rate)) > ROUNDING:
             yield f"lag_seconds = {self.lag_seconds} is no whole number of frames at frame_rate = {self.frame_rate} Hz"
         if self._decomposes and self.decomposition == "none":
             yield f"eda_target '{self.eda_target}' needs a decomposition: one of 'highpass', 'smoothmedian', 'cvxeda'"

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -65,6 +65,13 @@ def end_imports_quietly() -> None:
             sys.stderr.write(f"{Path(sys.argv[0]).name}: {unexpected(error)}\n")
 
     sys.excepthook = end
+
+
+def answer_at_once(read: Callable[[list[str]], Any], program: str = "") -> None:
+    """Read the command line before the imports of a program, which take seconds: help and mistakes end it here."""
+    end_imports_quietly()
+    with one_line_errors(program):
+        read(sys.argv[1:])
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ MOST_LINES, MANY_LINES = 700, 450  # per file: the limit, and the size that need
 MOST_FILES, MANY_FILES = 32, 20  # Python files per folder
 ANY_NUMBER_OF_FILES = ("modeling", "benchmarks")  # modeling is flat because only flat modules load from the Hub
 REASONS: dict[str, str] = {
+    "evaluation": "one module per kind of score, baseline, control and interval",
     "tasks/detection": "two-tier sampling, mining and windows over time are parts that no other task has",
     "training": "encoders, their stored embeddings and what trains on them are shared by tasks",
     "tests/evaluation/test_detection_metrics.py": "every metric of detection against its definition",

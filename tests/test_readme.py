@@ -19,7 +19,8 @@ from accelerate.commands.launch import launch_command_parser
 
 from launch.run import parse_run
 from launch.sagemaker.job import parse_job
-from launch.study import parse_study, plan
+from launch.study import plan
+from launch.study_settings import parse_study
 from tests.conftest import REPOSITORY
 from tests.helpers.source_files import PRODUCT, tree_of
 

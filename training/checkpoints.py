@@ -19,7 +19,7 @@ from transformers.trainer_pt_utils import safe_globals
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from training.settings import RunTrainingArguments
+from training.trainer_arguments import RunTrainingArguments
 
 logger = logging.getLogger(__name__)
 

@@ -5,11 +5,15 @@ import difflib
 import json
 import typing
 from pathlib import Path
-from typing import Any
-
-from transformers import HfArgumentParser
+from typing import TYPE_CHECKING, Any
 
 from training.settings import DICTS, SECRET_KEYS
+from training.trainer_keys import load_parser
+
+if TYPE_CHECKING:
+    from transformers import HfArgumentParser
+else:
+    HfArgumentParser = load_parser()
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -7,13 +7,6 @@ import torch
 from transformers import TrainingArguments
 
 
-def check_part_rates(rates: dict[str, float]) -> None:
-    """Refuse learning rates of parts that are not above 0."""
-    for part, rate in rates.items():
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 0:
-            raise ValueError(f"learning_rates.{part} = {rate!r}: give a number above 0")
-
-
 def groups_of_parts(
     parts: Mapping[str, Sequence[torch.nn.Parameter]], rates: Mapping[str, float], training: TrainingArguments
 ) -> list[dict[str, Any]]:

@@ -18,10 +18,10 @@ from datasets import load_dataset_builder
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import HfFileSystem, hf_hub_download
 
-from system.storage import S3FileManager, S3Object, is_remote, refuse_web_address
+from system.storage import S3FileManager, S3Object, is_remote
 from system.text import mask_secrets
 from training.checkpoints import sha256_of
-from training.settings import RunArguments
+from training.settings import RunArguments, check_folder
 from training.streaming import GIGABYTE, READERS, stream_rows
 from training.task import DataRecord
 
@@ -75,17 +75,6 @@ def by_name(digests: dict[str, str]) -> dict[str, str]:
     """Digests by the files' names, which start below the folder that all of them are in."""
     shared = os.path.commonpath([PurePath(file).parent for file in digests])
     return {PurePath(file).relative_to(shared).as_posix(): digests[file] for file in sorted(digests)}
-
-
-def check_folder(name: str) -> None:
-    """Refuse a misspelt folder, which would be looked for on the Hub, slowly; a file; and a web address."""
-    refuse_web_address("dataset", name)
-    folder = Path(name)
-    if not is_remote(name) and not folder.exists() and folder.parent.name and folder.parent.is_dir():
-        found = ", ".join(sorted(str(card.parent) for card in folder.parent.glob("*/README.md")))
-        raise ValueError(f"dataset = {name!r}: no such folder; there is {found or 'no data set beside it'}")
-    if folder.is_file():
-        raise ValueError(f"dataset = {name!r} is a file; it takes a folder such as hf_datasets/pmemo, or a Hub name")
 
 
 def streamed_rows(arguments: RunArguments, streamed: Sequence[str]) -> tuple[datasets.Dataset, dict[str, str]]:

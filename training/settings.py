@@ -1,21 +1,25 @@
 """Settings that every run has: its data and model, and Trainer's arguments with our defaults.
 
 The fields of these dataclasses are the keys of a config. They also make the parser, `--help` and the tables of keys.
+They are read before anything that takes seconds to import.
 """
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from enum import Enum
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
-from transformers import TrainingArguments
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy
-
-from system.storage import OPTIONS
+from system.storage import OPTIONS, is_remote, refuse_web_address
+from training.trainer_keys import installed_keys
 
 # Beside those of transformers: torch's own, which count optimizer steps like all schedulers of Trainer.
 TORCH_SCHEDULERS = ("step", "exponential")
 OPTIMIZER_ALIASES = {"adamw": "adamw_torch_fused"}
 DICTS = ("model_config", "feature_config", "s3", "learning_rates", "encoder")  # keys whose values have keys
+# Values of keys of TrainingArguments that only we know.
+OUR_VALUES = {"lr_scheduler_type": TORCH_SCHEDULERS, "optim": ("adam", *OPTIMIZER_ALIASES)}
 SECRET_KEYS = ("hub_token",)
 # Keys of TrainingArguments whose other values our items, order or scores cannot honour.
 KEPT_AS_IT_IS = {
@@ -76,8 +80,8 @@ class RunArguments:
 
 
 @dataclass
-class RunTrainingArguments(TrainingArguments):
-    """Trainer's arguments with the defaults of this project, and the schedulers and optimizers that it lacks."""
+class TrainingKeys:
+    """The keys of training that are ours, or whose default is; the others are those of TrainingArguments."""
 
     output_dir: str | None = setting(None, "Folder of the run; by default outputs/<name of the config>.")
     optim: str = setting("adamw", "Optimizer: adamw, adam, sgd (optim_args momentum=0.9), or another of transformers.")
@@ -89,8 +93,10 @@ class RunTrainingArguments(TrainingArguments):
     learning_rate: float = setting(1e-3, "Peak learning rate.")
     num_train_epochs: float = setting(30.0, "Passes over the training data; of batches by plan, over the positives.")
     per_device_eval_batch_size: int = setting(32, "Items of an evaluation batch, a process.")
-    eval_strategy: IntervalStrategy | str = setting("epoch", "Validate each: no, steps, epoch.")
-    save_strategy: SaveStrategy | str = setting("epoch", "Checkpoint each: no, steps, epoch, best.")
+    eval_strategy: Literal["no", "steps", "epoch"] = setting("epoch", "Validate each: no, steps, epoch.")
+    save_strategy: Literal["no", "steps", "epoch", "best"] = setting(
+        "epoch", "Checkpoint each: no, steps, epoch, best."
+    )
     save_total_limit: int | None = setting(2, "Checkpoints kept, the best always among them.")
     load_best_model_at_end: bool = setting(True, "End with the best on validation.")
     metric_for_best_model: str | None = setting(
@@ -108,30 +114,61 @@ class RunTrainingArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = setting(False, "Leave false: our models use all of their parameters.")
     seed: int = setting(0, "Seed of weights, order, windows and dropout.")
 
-    def __post_init__(self) -> None:
-        # TrainingArguments turns both into its enums, which know neither torch's schedulers nor plain Adam.
-        scheduler, optimizer = self.lr_scheduler_type, self.optim
-        metric, better = self.metric_for_best_model, self.greater_is_better
-        self.lr_scheduler_type = "constant" if scheduler in TORCH_SCHEDULERS else scheduler
-        self.optim = "adamw_torch" if optimizer == "adam" else OPTIMIZER_ALIASES.get(optimizer, optimizer)
-        super().__post_init__()
-        if scheduler in TORCH_SCHEDULERS:
-            self.lr_scheduler_type = scheduler
-        if optimizer == "adam":
-            self.optim = optimizer
-        # TrainingArguments guesses both, the latter from the name: the worst RMSE would be best.
-        self.metric_for_best_model, self.greater_is_better = metric, better
-        for problem in self._problems():
-            raise ValueError(problem)
 
-    def _problems(self) -> Iterator[str]:
-        """What is wrong between the settings, one line each."""
-        if self.lr_scheduler_type == "reduce_lr_on_plateau" and self.warmup_steps:
-            yield "lr_scheduler_type reduce_lr_on_plateau takes no warmup_steps; set one of the two"
-        if self.num_train_epochs <= 0 and self.max_steps <= 0:
-            yield f"num_train_epochs = {self.num_train_epochs} trains nothing; it takes a number above 0"
-        if self.early_stopping_patience and not self.load_best_model_at_end:
-            yield "early_stopping_patience needs load_best_model_at_end true, or the worst is kept"
-        for key, value in KEPT_AS_IT_IS.items():
-            if getattr(self, key) != value:
-                yield f"{key} = {getattr(self, key)!r} has no meaning here; leave it out"
+def check_training(training: Any) -> None:
+    """Refuse what is wrong between the keys of training."""
+    for problem in _problems(training):
+        raise ValueError(problem)
+
+
+def _problems(training: Any) -> Iterator[str]:
+    if training.lr_scheduler_type == "reduce_lr_on_plateau" and training.warmup_steps:
+        yield "lr_scheduler_type reduce_lr_on_plateau takes no warmup_steps; set one of the two"
+    if training.num_train_epochs <= 0 and training.max_steps <= 0:
+        yield f"num_train_epochs = {training.num_train_epochs} trains nothing; it takes a number above 0"
+    if training.early_stopping_patience and not training.load_best_model_at_end:
+        yield "early_stopping_patience needs load_best_model_at_end true, or the worst is kept"
+    for key, value in KEPT_AS_IT_IS.items():
+        if getattr(training, key) != value:
+            yield f"{key} = {getattr(training, key)!r} has no meaning here; leave it out"
+
+
+def check_enums(training: Any) -> None:
+    """Refuse values that the enums of TrainingArguments do not have."""
+    for key, hint in get_type_hints(installed_keys()).items():
+        for kind in get_args(hint):
+            value = getattr(training, key)
+            if isinstance(kind, type) and issubclass(kind, Enum) and value not in OUR_VALUES.get(key, ()):
+                kind(value)
+
+
+@functools.cache
+def training_keys() -> type[TrainingKeys]:
+    """All keys of training, as a dataclass: those of TrainingArguments, then ours in their places."""
+    return dataclass(type("AllTrainingKeys", (TrainingKeys, installed_keys()), {}))
+
+
+class TaskSettings:
+    """A dataclass of dataclasses, whose fields are a task's keys, and the facts that a command line needs of it."""
+
+    validation_metrics: ClassVar[dict[str, bool]]  # name -> whether more is better; the first is the default
+    streamed: ClassVar[tuple[str, ...]] = ()  # columns that `streaming` leaves on S3
+    not_streamed: ClassVar[str] = ""  # the reason, if there are none
+
+
+def check_part_rates(rates: dict[str, float]) -> None:
+    """Refuse learning rates of parts that are not above 0."""
+    for part, rate in rates.items():
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 0:
+            raise ValueError(f"learning_rates.{part} = {rate!r}: give a number above 0")
+
+
+def check_folder(name: str) -> None:
+    """Refuse a misspelt folder, which would be looked for on the Hub, slowly; a file; and a web address."""
+    refuse_web_address("dataset", name)
+    folder = Path(name)
+    if not is_remote(name) and not folder.exists() and folder.parent.name and folder.parent.is_dir():
+        found = ", ".join(sorted(str(card.parent) for card in folder.parent.glob("*/README.md")))
+        raise ValueError(f"dataset = {name!r}: no such folder; there is {found or 'no data set beside it'}")
+    if folder.is_file():
+        raise ValueError(f"dataset = {name!r} is a file; it takes a folder such as hf_datasets/pmemo, or a Hub name")

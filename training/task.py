@@ -1,7 +1,8 @@
 """The interface between the engine and a task.
 
 A task is a folder under `tasks/`. Its `task.py` ends with `TASK`, an instance of a subclass of `Task`, and
-`tasks/__init__.py` names that module. The engine reaches a task only through what is written here.
+`tasks/__init__.py` names that module. Its `settings.py` ends with `SETTINGS`, which the command line is read by
+before torch is imported. The engine reaches a task only through what is written here.
 
 A run calls a task in this order: `features`, `prepare`, `model_settings`, `initialise`, `cache`; then `collator`,
 `sampler` and `trainer_settings` for the trainer; after training `evaluate`, `training_record`, and the pages.
@@ -23,11 +24,12 @@ from transformers import AutoConfig, EvalPrediction, PreTrainedConfig, PreTraine
 
 from system.text import masked
 from training.samplers import EpochSampler
-from training.settings import NOT_RECORDED, RunArguments, RunTrainingArguments
+from training.settings import NOT_RECORDED, RunArguments, TaskSettings
 from training.study_runs import StudyTables
 from training.trainer import SignalTrainer
+from training.trainer_arguments import RunTrainingArguments
 
-SettingsT = TypeVar("SettingsT")
+SettingsT = TypeVar("SettingsT", bound=TaskSettings)
 DataT = TypeVar("DataT", bound="TaskData")
 
 
@@ -187,14 +189,11 @@ class Task(ABC, Generic[SettingsT, DataT]):
     name: str
     settings: type[SettingsT]
     columns: tuple[str, ...]  # that a data set must have
-    streamed: tuple[str, ...] = ()  # columns that `streaming` leaves on S3
-    not_streamed: str = ""  # the reason, if there are none
 
     auto_model: type  # the Auto class that loads a saved model
     model_configs: tuple[type[PreTrainedConfig], ...]  # of the models that can be trained
     auto_extractor: type | None  # the Auto class that loads what makes the model's inputs
     trainer: type[SignalTrainer] = SignalTrainer
-    validation_metrics: dict[str, bool]  # name -> whether more is better; the first is the default
 
     suffixes: tuple[str, ...] = ()  # of the recordings that `predict` reads
     output_suffix: str = ".csv"  # of the predictions
@@ -204,6 +203,14 @@ class Task(ABC, Generic[SettingsT, DataT]):
     study: StudyTables | None = None  # combines the scores of several runs; run_study.py needs it
     data_record: type[DataRecord] = DataRecord
     training_record: type[TrainingRecord] = TrainingRecord
+
+    @property
+    def validation_metrics(self) -> dict[str, bool]:
+        return self.settings.validation_metrics
+
+    @property
+    def streamed(self) -> tuple[str, ...]:
+        return self.settings.streamed
 
     @abstractmethod
     def features(self, run: Run[SettingsT]) -> Any:

@@ -16,7 +16,8 @@ from training.callbacks import EpochOfSampler, StopOnSigterm
 from training.checkpoints import note_digest
 from training.part_rates import groups_of_parts
 from training.samplers import EpochSampler, PrefetchingSampler
-from training.settings import TORCH_SCHEDULERS, RunTrainingArguments
+from training.settings import TORCH_SCHEDULERS
+from training.trainer_arguments import RunTrainingArguments
 from training.workers import sharing_files
 
 logger = logging.getLogger(__name__)

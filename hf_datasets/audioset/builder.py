@@ -16,8 +16,8 @@ from datasets.builder import Key
 
 from media.audioset import Labels, Ontology
 
-from ..base_builder import Builder, RawConfig
-from ..defects import CLIP_DEFECTS, DEFECTS_COLUMN
+from ..base_builder import DEFECTS_COLUMN, Builder, RawConfig
+from ..defects import CLIP_DEFECTS
 from ..shards import RowReader
 from .reports import summarise
 from .rows import CHECKS, Reading, read_clips

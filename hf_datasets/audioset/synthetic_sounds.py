@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from scipy.signal import lfilter
 
 RATE = 16000  # Hz
 MP3_LEVEL = 0.94  # soundfile's compression level: 16 kbit/s at this rate
@@ -121,19 +120,19 @@ def rain(rng: np.random.Generator, seconds: float) -> np.ndarray:
     """Hiss and drops."""
     hiss = np.diff(rng.standard_normal(_samples(seconds) + 1))
     drops = np.where(rng.uniform(size=len(hiss)) < 0.004, rng.exponential(4, len(hiss)), 0)
-    return 0.6 * hiss + lfilter([1], [1, -0.6, 0.5], drops)
+    return 0.6 * hiss + filtered([1], [1, -0.6, 0.5], drops)
 
 
 def vehicle(rng: np.random.Generator, seconds: float) -> np.ndarray:
     """An engine's rumble."""
     pitch = rng.uniform(28, 60) * (1 + 0.1 * np.sin(2 * np.pi * 0.2 * _clock(seconds)))
-    rumble = lfilter([0.05], [1, -0.95], rng.standard_normal(_samples(seconds)))
+    rumble = filtered([0.05], [1, -0.95], rng.standard_normal(_samples(seconds)))
     return _voiced(pitch, 20, 0.4) + 2 * rumble
 
 
 def noise(rng: np.random.Generator, seconds: float) -> np.ndarray:
     """What is always there: noise that falls with frequency, more or less steeply."""
-    return lfilter([1], [1, -rng.uniform(0.3, 0.97)], rng.standard_normal(_samples(seconds)))
+    return filtered([1], [1, -rng.uniform(0.3, 0.97)], rng.standard_normal(_samples(seconds)))
 
 
 @dataclass(frozen=True)
@@ -202,7 +201,9 @@ def _resonant(sound: np.ndarray, centres: tuple[float, ...], widths: tuple[float
     raised = 0.15 * sound
     for centre, width in zip(centres, widths, strict=True):
         radius = np.exp(-np.pi * width / RATE)
-        raised = raised + lfilter([1 - radius], [1, -2 * radius * np.cos(2 * np.pi * centre / RATE), radius**2], sound)
+        raised = raised + filtered(
+            [1 - radius], [1, -2 * radius * np.cos(2 * np.pi * centre / RATE), radius**2], sound
+        )
     return raised
 
 
@@ -214,3 +215,10 @@ def _smooth(gate: np.ndarray, seconds: float) -> np.ndarray:
 def _fade(sound: np.ndarray, rise: float, fall: float) -> np.ndarray:
     clock = np.arange(len(sound)) / RATE
     return sound * np.minimum(1, np.minimum(clock / rise, (len(sound) / RATE - clock) / fall))
+
+
+def filtered(b: list[float], a: list[float], sound: np.ndarray) -> np.ndarray:
+    """The sound through a filter of these coefficients."""
+    from scipy.signal import lfilter  # here, because it costs half a second of `--help`
+
+    return lfilter(b, a, sound)

@@ -13,8 +13,9 @@ from datasets.builder import Key
 
 from ..base_builder import Builder
 from ..defects import SIGNAL_DEFECTS, located, make_defect
+from ..ratings import RATINGS
 from ..raw_files import RawFolder
-from ..song_rows import FEATURES, RATINGS, check_ends, read_sound
+from ..song_rows import FEATURES, check_ends, read_sound
 from .metadata import METADATA, Folder, Recording, Song, read_folder
 from .recording import read_recording
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..defects import make_defect
+from ..ratings import RATINGS
 from ..raw_files import SYNTHETIC_MARKER, RawFolder
-from ..song_rows import RATINGS
 from .tables import read_number, read_rows
 
 METADATA = "metadata.csv"

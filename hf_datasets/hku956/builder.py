@@ -19,10 +19,11 @@ from system.text import csv_text
 
 from ..base_builder import Builder, RawConfig
 from ..defects import SIGNAL_DEFECTS, located, make_defect
+from ..ratings import RATINGS
 from ..raw_files import RawFolder
 from ..shards import RowReader
 from ..song_rows import FEATURES as SHARED
-from ..song_rows import RATINGS, check_ends, check_listeners, check_trial, read_sound
+from ..song_rows import check_ends, check_listeners, check_trial, read_sound
 from .raw import KINDS, PERSONALITY, RATINGS_OF_TRIAL, RawSong, RawTree, RawTrial, read_signal, read_tree, settle_rate
 
 EDA_RATE = 4.0  # Hz

@@ -17,8 +17,8 @@ from datasets.builder import Key
 from media.video import VideoError, probe_clip
 from system.text import csv_text
 
-from ..base_builder import Builder, RawConfig
-from ..defects import DEFECTS_COLUMN, UTTERANCE_DEFECTS, located, make_defect
+from ..base_builder import DEFECTS_COLUMN, Builder, RawConfig
+from ..defects import UTTERANCE_DEFECTS, located, make_defect
 from ..raw_files import RawFolder
 from ..shards import RowReader
 from .raw import RawTree, read_tree

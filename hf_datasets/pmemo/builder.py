@@ -13,8 +13,9 @@ from datasets.builder import Key
 
 from ..base_builder import Builder
 from ..defects import SIGNAL_DEFECTS, located, make_defect
+from ..ratings import RATINGS
 from ..raw_files import RawFolder
-from ..song_rows import FEATURES, RATINGS, check_ends, check_listeners, check_time, check_trial, read_sound
+from ..song_rows import FEATURES, check_ends, check_listeners, check_time, check_trial, read_sound
 from .raw import RawSong, RawTree, read_eda, read_tree
 
 EDA_RATE = 50.0  # Hz, as exported upstream; a row's own rate comes from its time column

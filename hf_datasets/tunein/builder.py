@@ -20,8 +20,8 @@ from datasets.builder import Key
 
 from system.text import safe_row
 
-from ..base_builder import Builder
-from ..defects import CREATIVE_DEFECTS, DEFECTS_COLUMN, make_defect
+from ..base_builder import DEFECTS_COLUMN, Builder
+from ..defects import CREATIVE_DEFECTS, make_defect
 from ..raw_files import AHEAD, RawFolder
 from ..shards import RowReader, one_ahead
 from .raw import (

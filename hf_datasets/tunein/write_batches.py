@@ -29,28 +29,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from system.process import end_imports_quietly, give_back_freed_memory
-
-if __name__ == "__main__":
-    end_imports_quietly()
-    give_back_freed_memory()  # before Arrow is imported
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import safetensors.numpy
-import yaml
-
-from system.process import one_line_errors
-from system.storage import S3FileManager
-
-from ..output import Place, place, write_bytes
-from .raw import MODALITIES, SOUNDS, VECTORS
+from system.process import answer_at_once, give_back_freed_memory, one_line_errors
 
 FOLDER, MANIFEST = "latest_embeddings", "manifest.json"
 POLICIES = ("random", "zeros", "mean", "drop")
-WRITERS = 8  # batches on their way at once
-COLUMNS = ["creative_id", "target", *MODALITIES, *(f"{kind}_frames" for kind in SOUNDS)]
 
 
 @dataclass(frozen=True)
@@ -73,6 +55,46 @@ class Settings:
                 raise ValueError(f"--{name} {getattr(self, name)}: give 1 or more")
         if self.missing not in POLICIES:
             raise ValueError(f"--missing {self.missing}: it takes one of {', '.join(POLICIES)}")
+
+
+def parse(arguments: list[str] | None) -> tuple[str, str, Settings]:
+    """The command line: where the data are, where the batches go, and what they depend on."""
+    parser = argparse.ArgumentParser(
+        prog="python -m hf_datasets.tunein.write_batches",
+        description="Write batches of prepared creatives as safetensors files, with a manifest.",
+        formatter_class=functools.partial(argparse.ArgumentDefaultsHelpFormatter, width=119),
+    )
+    parser.add_argument(
+        "--data_dir", metavar="FOLDER", default=str(Path(__file__).parent), help="prepared data, folder or s3:// URL"
+    )
+    parser.add_argument("--output_dir", metavar="FOLDER", required=True, help=f"folder or s3:// URL; gets {FOLDER}/")
+    parser.add_argument("--batch_size", type=int, default=Settings.batch_size, help="creatives a batch")
+    parser.add_argument("--segment_size", type=int, default=Settings.segment_size, help="rows in memory at once")
+    parser.add_argument(
+        "--missing", metavar="HOW", default=Settings.missing, help=f"embeddings not there: {', '.join(POLICIES)}"
+    )
+    parser.add_argument("--seed", type=int, default=Settings.seed, help="of the noise that `random` is")
+    args = parser.parse_args(arguments)
+    return args.data_dir, args.output_dir, Settings(args.batch_size, args.segment_size, args.missing, args.seed)
+
+
+if __name__ == "__main__":
+    answer_at_once(parse, "write_batches")
+    give_back_freed_memory()  # before Arrow is imported
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import safetensors.numpy
+import yaml
+
+from system.storage import S3FileManager
+
+from ..output import Place, place, write_bytes
+from .raw import MODALITIES, SOUNDS, VECTORS
+
+WRITERS = 8  # batches on their way at once
+COLUMNS = ["creative_id", "target", *MODALITIES, *(f"{kind}_frames" for kind in SOUNDS)]
 
 
 def write_batches(data_dir: str | Path, output_dir: str | Path, settings: Settings | None = None) -> dict[str, Any]:
@@ -288,25 +310,8 @@ def standin(kind: str, name: str, mean: np.ndarray, settings: Settings) -> np.nd
 
 def main(arguments: list[str] | None = None) -> None:
     """The command line; bad input ends in one line on stderr and exit code 1."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hf_datasets.tunein.write_batches",
-        description="Write batches of prepared creatives as safetensors files, with a manifest.",
-        formatter_class=functools.partial(argparse.ArgumentDefaultsHelpFormatter, width=119),
-    )
-    parser.add_argument(
-        "--data_dir", metavar="FOLDER", default=str(Path(__file__).parent), help="prepared data, folder or s3:// URL"
-    )
-    parser.add_argument("--output_dir", metavar="FOLDER", required=True, help=f"folder or s3:// URL; gets {FOLDER}/")
-    parser.add_argument("--batch_size", type=int, default=Settings.batch_size, help="creatives a batch")
-    parser.add_argument("--segment_size", type=int, default=Settings.segment_size, help="rows in memory at once")
-    parser.add_argument(
-        "--missing", metavar="HOW", default=Settings.missing, help=f"embeddings not there: {', '.join(POLICIES)}"
-    )
-    parser.add_argument("--seed", type=int, default=Settings.seed, help="of the noise that `random` is")
     with one_line_errors("write_batches", "stopped. Finished batches are kept: run this again to continue."):
-        args = parser.parse_args(arguments)
-        settings = Settings(args.batch_size, args.segment_size, args.missing, args.seed)
-        manifest = write_batches(args.data_dir, args.output_dir, settings)
+        manifest = write_batches(*parse(arguments))
     absent = ", ".join(f"{kind} {count:,}" for kind, count in manifest["missing_counts"].items())
     print(f"{manifest['creatives']:,} creatives in {len(manifest['batches']):,} batches; made up: {absent}")
     print(f"{len(manifest['dropped']):,} creatives are in none; {FOLDER}/{MANIFEST} names them")

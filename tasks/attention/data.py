@@ -12,14 +12,12 @@ from evaluation.regression import point_scores
 from evaluation.splits import SIDES
 from modeling import FusionConfig
 from tasks.attention.items import CreativeDataset, column_of, embedding_sizes
-from tasks.attention.settings import AttentionSettings, AttentionTaskSettings
+from tasks.attention.settings import MODALITIES, AttentionSettings, AttentionTaskSettings
 from tasks.attention.split import CreativeSplit
 from training.fusion_trainer import SMALLEST_BATCH
 from training.task import Run
 
 logger = logging.getLogger(__name__)
-
-MODALITIES = ("text", "video", "audio", "back_audio")
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,12 @@
 """Settings of the attention task."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from tasks.attention.split import CreativeSplitSettings
-from training.part_rates import check_part_rates
+from training.settings import TaskSettings, check_part_rates
+
+MODALITIES = ("text", "video", "audio", "back_audio")
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,16 @@ class AttentionSettings:
 
 
 @dataclass(frozen=True)
-class AttentionTaskSettings:
+class AttentionTaskSettings(TaskSettings):
     """All settings of the attention task."""
+
+    validation_metrics: ClassVar = {
+        "spearman": True, "pearson": True, "r2": True, "mae": False, "rmse": False, "loss": False,
+    }  # fmt: skip
+    streamed: ClassVar = MODALITIES
 
     split: CreativeSplitSettings
     attention: AttentionSettings
+
+
+SETTINGS = AttentionTaskSettings

@@ -11,7 +11,7 @@ from transformers import AutoModel
 
 from modeling import FusionConfig, FusionForRegression
 from tasks.attention import card, report, study
-from tasks.attention.data import MODALITIES, AttentionData, prepare
+from tasks.attention.data import AttentionData, prepare
 from tasks.attention.evaluate import evaluate
 from tasks.attention.records import AttentionDataRecord, AttentionTrainingRecord
 from tasks.attention.settings import AttentionTaskSettings
@@ -28,12 +28,10 @@ class AttentionTask(Task[AttentionTaskSettings, AttentionData]):
     name = "attention"
     settings = AttentionTaskSettings
     columns = ("creative_id", "target", "defects", "synthetic")
-    streamed = MODALITIES
     auto_model = AutoModel
     model_configs = (FusionConfig,)
     auto_extractor = None
     trainer = FusionTrainer
-    validation_metrics = {"spearman": True, "pearson": True, "r2": True, "mae": False, "rmse": False, "loss": False}
     simple_baseline = "ridge on all"
     study = study.TABLES
     data_record = AttentionDataRecord

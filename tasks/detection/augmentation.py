@@ -6,9 +6,12 @@ of its own, so that switching one on changes nothing of the others, and nobody t
 
 import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 # S samples of a window, B windows of a batch, T frames, F features
 
@@ -121,7 +124,7 @@ class Augmentation:
             labels_mixed[place] = max(pair) if self.mixup_rule == "max" else own * pair[0] + (1 - own) * pair[1]
         return audio_mixed, labels_mixed
 
-    def masked(self, features: torch.Tensor, seeds: list[int]) -> torch.Tensor:
+    def masked(self, features: "torch.Tensor", seeds: list[int]) -> "torch.Tensor":
         """Features (B, T, F) with SpecAugment's masks, a block of frames and one of features at their window's mean.
 
         Never more than half of either, and nothing of windows of negative seeds.
@@ -135,6 +138,8 @@ class Augmentation:
                 "spec_time_mask_frames and spec_frequency_mask_bins are for features (B, T, F), but this extractor "
                 f"gives {tuple(features.shape)}; set both 0"
             )
+        import torch  # here, for a command line is read before torch is imported
+
         hidden = np.zeros(features.shape, bool)
         for window, seed in zip(hidden, seeds, strict=True):
             for stream, axis, most in masks if seed >= 0 else ():

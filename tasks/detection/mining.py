@@ -8,7 +8,7 @@ that nobody labelled: it is put aside, not trained on harder, and listed for peo
 import json
 import os
 import zipfile
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from media.audioset import Labels
 from system.text import csv_text
 from tasks.detection.items import Kind
 from tasks.detection.pools import ClipPools
+from tasks.detection.settings import MiningSettings
 
 # N items of the data set, T entries of the table
 
@@ -28,41 +29,6 @@ YOUTUBE = "https://www.youtube.com/watch?v={}&t={:d}s"
 ID_LENGTH = 11  # characters of YouTube's ids
 KINDS_OF_ENTRIES = (np.int32, np.float32, np.uint16, np.uint8)
 NAMED = 5  # items that an error names
-
-
-@dataclass(frozen=True)
-class MiningSettings:
-    """What is a hard negative, and how much of it comes."""
-
-    mining: bool = field(
-        default=True, metadata={"help": "Draw more of the negatives that the model takes for the target."}
-    )
-    mining_capacity: int = field(default=50_000, metadata={"help": "Hard negatives that are remembered."})
-    hard_threshold: float = field(default=0.5, metadata={"help": "Score above which a negative is hard."})
-    max_uses: int = field(
-        default=2, metadata={"help": "How often the hardest may come in an epoch; others less, at least once."}
-    )
-    score_memory: float = field(
-        default=0.5, metadata={"help": "Share of its older scores in the score of a negative; 0 forgets them."}
-    )
-    suspect_threshold: float = field(
-        default=0.95, metadata={"help": "Score above which a negative may be a target that nobody labelled."}
-    )
-    suspect_epochs: int = field(
-        default=3, metadata={"help": "Epochs with such a score after which it is put aside and listed for review."}
-    )
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.hard_threshold <= self.suspect_threshold <= 1:
-            raise ValueError(
-                f"hard_threshold = {self.hard_threshold}, suspect_threshold = {self.suspect_threshold}: both are "
-                "scores from 0 to 1, the second no less than the first"
-            )
-        if not 0 <= self.score_memory < 1:
-            raise ValueError(f"score_memory = {self.score_memory}: give 0 to below 1")
-        for name, most in (("mining_capacity", 2**30), ("max_uses", 127), ("suspect_epochs", 255)):
-            if not 1 <= getattr(self, name) <= most:
-                raise ValueError(f"{name} = {getattr(self, name)}: give 1 to {most:,}")
 
 
 @dataclass(frozen=True)

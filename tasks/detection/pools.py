@@ -11,12 +11,12 @@ small data set of strong labels alone has both pools.
 
 import functools
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from media.audioset import TRIMS, Labels, Ontology, id_uniforms, trim_heads
+from media.audioset import Labels, Ontology, id_uniforms, trim_heads
 from tasks.detection.columns import ClipColumns, is_one_of, reasons_without_audio
 from tasks.detection.items import (
     TOLERANCE,
@@ -28,72 +28,13 @@ from tasks.detection.items import (
     target_clips,
     weak_clips,
 )
+from tasks.detection.settings import PoolSettings
 
 # R rows of the data set, M clips of a side, E events
 
 
-POSITIVE_SOURCES = ("auto", "strong", "weak", "both")
-HEAD_TRIMS = (*TRIMS, "none")
 VALIDATION, MOST = 2**32, 2**33  # what a seed is raised by, so that each choice of clips has draws of its own
 NAMED = 5  # ids that an error names
-
-
-@dataclass(frozen=True)
-class PoolSettings:
-    """What is detected, and which clips are trained and chosen on."""
-
-    target: list[str] = field(
-        default_factory=lambda: ["Baby cry, infant cry"],
-        metadata={"help": "Labels, by name or MID, that are the target together."},
-    )
-    related: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Labels under which the target may be heard, so that a clip with one is no negative; by default "
-            "all kinds of the target and what it is directly a kind of."
-        },
-    )
-    positives: str = field(
-        default="auto",
-        metadata={
-            "help": "Positives: strong (events), weak (clips, anywhere), both, or auto (events where the target has "
-            "any, else clips)."
-        },
-    )
-    head_trim: str = field(
-        default="only_head", metadata={"help": f"How the commonest sounds are thinned: {', '.join(HEAD_TRIMS)}."}
-    )
-    head_labels: list[str] = field(
-        default_factory=lambda: ["/m/09x0r", "/m/04rlf"],
-        metadata={"help": "The commonest sounds: speech and music by default."},
-    )
-    head_keep_fraction: float = field(default=0.2, metadata={"help": "Share of their clips that is kept."})
-    head_floor: int = field(default=100, metadata={"help": "Clips that head_trim floor leaves every label."})
-    head_seed: int = field(default=0, metadata={"help": "Seed of the thinning."})
-    validation_fraction: float = field(
-        default=0.1,
-        metadata={"help": "Share of the training groups (recordings, else clips) that thresholds are chosen on."},
-    )
-    validation_seed: int = field(default=0, metadata={"help": "Seed of that choice."})
-    max_eval_clips: int = field(
-        default=0, metadata={"help": "Clips of validation and test each, positives all among them; 0 for all."}
-    )
-
-    def __post_init__(self) -> None:
-        for name, value, known in (
-            ("positives", self.positives, POSITIVE_SOURCES),
-            ("head_trim", self.head_trim, HEAD_TRIMS),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} = {value!r} is not known; it takes one of {', '.join(known)}")
-        for name in ("head_keep_fraction", "validation_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: give 0 to 1")
-        for name in ("head_floor", "max_eval_clips"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} = {getattr(self, name)}: give 0 or more")
-        if not self.target:
-            raise ValueError("target is empty; name at least one label, such as 'Baby cry, infant cry'")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from tasks.detection.draws import DrawnItems, Reason, label_quotas, spread_repea
 from tasks.detection.items import LabelledPool
 from tasks.detection.permuting import keys_of, permuted_places
 from tasks.detection.pools import ClipPools
+from tasks.detection.settings import SamplerSettings
 
 # P pools' members, L labels, K steps of an epoch, W ranks, B items of a batch, D draws
 
@@ -41,36 +42,6 @@ class Stream(IntEnum):
     DEALING = 5  # of items to steps
     SEEDS = 6
     TURNS = 7  # of labels, where an epoch has fewer slots
-
-
-@dataclass(frozen=True)
-class SamplerSettings:
-    """What a batch is made of."""
-
-    positive_share: float = field(default=0.25, metadata={"help": "Share of a batch that holds the target."})
-    strong_share: float = field(
-        default=0.25, metadata={"help": "Share of negatives that are known events; 0 where there are none."}
-    )
-    weak_share: float = field(default=0.5, metadata={"help": "Share of negatives from anywhere in a clip."})
-    tier_a_share: float = field(
-        default=0.6,
-        metadata={"help": "Share of the strong negatives that come by label; the others are hard ones, tier B."},
-    )
-    min_epoch_steps: int = field(
-        default=16,
-        metadata={
-            "help": "Fewest optimizer steps of an epoch: a small set of positives is passed over several times in one."
-        },
-    )
-
-    def __post_init__(self) -> None:
-        if self.min_epoch_steps < 1:
-            raise ValueError(f"min_epoch_steps={self.min_epoch_steps}: an epoch has no step. Give 1 or more.")
-
-    @property
-    def shares(self) -> tuple[float, float, float]:
-        """Of positives, strong and weak negatives."""
-        return self.positive_share, self.strong_share, self.weak_share
 
 
 def apportion(size: int, shares: Sequence[float], names: Sequence[str]) -> list[int]:

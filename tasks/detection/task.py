@@ -34,12 +34,10 @@ class DetectionTask(Task[DetectionTaskSettings, DetectionData]):
     name = "detection"
     settings = DetectionTaskSettings
     columns = COLUMNS
-    not_streamed = "its clips are files, each fetched ahead of its use already"
     auto_model = AutoModelForAudioClassification
     model_configs = tuple(AutoModelForAudioClassification._model_mapping)
     auto_extractor = AutoFeatureExtractor
     trainer = TargetSoundTrainer
-    validation_metrics = {"average_precision": True, "roc_auc": True, "loss": False}
     suffixes = SUFFIXES
     prediction_options = ("target", "threshold")
     simple_baseline = "mfcc_regression"

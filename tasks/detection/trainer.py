@@ -29,8 +29,8 @@ from tasks.detection.records import TrainingLength
 from tasks.detection.sampler import TwoTierBatchSampler, check_same_plan
 from tasks.detection.windows import AudioSetWindows
 from training.samplers import EpochBatchSampler, PrefetchingBatchSampler
-from training.settings import RunTrainingArguments
 from training.trainer import SignalTrainer
+from training.trainer_arguments import RunTrainingArguments
 from training.workers import sharing_files
 
 logger = logging.getLogger(__name__)

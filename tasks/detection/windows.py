@@ -9,7 +9,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import datasets
@@ -21,6 +21,7 @@ from media.audio import AudioError, read_window
 from system.storage import S3FileManager, S3Object, is_remote
 from tasks.detection.augmentation import PLACE, SUBSTITUTE, Augmentation, random_stream, with_background
 from tasks.detection.items import KIND_NAMES, Items, Kind
+from tasks.detection.settings import LONGEST_KEPT, WindowSettings
 from training.embeddings import WindowEmbeddings
 
 logger = logging.getLogger(__name__)
@@ -31,36 +32,7 @@ logger = logging.getLogger(__name__)
 COLUMNS = ("clip_id", "audio")
 FAILURES = 20  # files in a row that cannot be read, for one item, before that is an error
 LEAST_OF_EVENT = 0.5  # of an event that a file which ends within it must hold
-LONGEST_KEPT = 120.0  # s; windows of longer files are read where they are
-SAMPLE_BYTES = 4  # float32
 ROUNDING = 0.05  # samples; float32 seconds are exact to about this
-
-
-@dataclass(frozen=True)
-class WindowSettings:
-    """What a detector hears at once."""
-
-    clip_seconds: float = field(default=1.0, metadata={"help": "Length of the windows in seconds."})
-    sampling_rate: int = field(default=16000, metadata={"help": "Rate that all sounds are brought to, in Hz."})
-    memory_gb: float = field(
-        default=1.0,
-        metadata={
-            "help": "Each process keeps decoded sounds in memory if all of them take at most this much, GB; 0: never."
-        },
-    )
-
-    def __post_init__(self) -> None:
-        if not 0 < self.clip_seconds < math.inf:
-            raise ValueError(f"clip_seconds = {self.clip_seconds}: give a length in seconds above 0")
-        if self.sampling_rate < 1:
-            raise ValueError(f"sampling_rate = {self.sampling_rate}: give a whole number of Hz, such as 16000")
-        if not 0 <= self.memory_gb < math.inf:
-            raise ValueError(f"memory_gb={self.memory_gb}: not a size. Give 0 or more.")
-
-    def fit_in_memory(self, seconds: np.ndarray) -> bool:
-        """Whether sounds of these lengths (N,), NaN where unknown, may be kept decoded."""
-        known = bool(len(seconds)) and bool((seconds <= LONGEST_KEPT).all())
-        return known and float(seconds.sum()) * self.sampling_rate * SAMPLE_BYTES <= self.memory_gb * 1e9
 
 
 class ClipSounds:

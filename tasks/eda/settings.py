@@ -1,9 +1,11 @@
 """Settings of the eda task."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from evaluation.splits import SplitSettings
 from media.eda_settings import EdaSettings
+from training.settings import TaskSettings
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,11 @@ class ReportSettings:
 
 
 @dataclass(frozen=True)
-class EdaTaskSettings:
+class EdaTaskSettings(TaskSettings):
     """All settings of the eda task."""
+
+    validation_metrics: ClassVar = {"rmse": False, "pearson": True, "loss": False}
+    not_streamed: ClassVar = "each sound is read once, to make features of it, which are kept on the disk"
 
     target: EdaSettings
     trials: TrialSettings
@@ -50,3 +55,6 @@ class EdaTaskSettings:
                 f"normalisation_scope=listener: with split_by {self.split.split_by} the listeners of the test have no "
                 "training trials to take statistics from. Use normalisation_scope global or trial."
             )
+
+
+SETTINGS = EdaTaskSettings

@@ -36,11 +36,9 @@ class EdaTask(Task[EdaTaskSettings, EdaData]):
     name = "eda"
     settings = EdaTaskSettings
     columns = ("song_id", "artist", "audio", "eda_rate", "trials", "defects", "synthetic")
-    not_streamed = "each sound is read once, to make features of it, which are kept on the disk"
     auto_model = AutoModel
     model_configs = tuple(config for config, _ in SIGNAL_MODELS)
     auto_extractor = AutoFeatureExtractor
-    validation_metrics = {"rmse": False, "pearson": True, "loss": False}
     suffixes = SUFFIXES
     prediction_options = ("listener",)
     simple_baseline = "ridge"

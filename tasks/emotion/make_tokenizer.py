@@ -4,15 +4,28 @@ python -m tasks.emotion.make_tokenizer hf_datasets/meld configs/tiny_bert
 """
 
 import argparse
+import sys
 from collections import Counter
 from pathlib import Path
+
+from system.process import answer_at_once, one_line_errors
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", help="A data set with a column `text`.")
+    parser.add_argument("folder", type=Path)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    answer_at_once(parse)
 
 from datasets import load_dataset
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from transformers import BertConfig, BertTokenizer
-
-from system.process import one_line_errors
 
 VOCABULARY = 400  # pieces at most
 LONGEST = 64  # tokens
@@ -50,16 +63,13 @@ def make_tokenizer(texts: list[str], folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", help="A data set with a column `text`.")
-    parser.add_argument("folder", type=Path)
-    arguments = parser.parse_args()
+def main(argv: list[str]) -> None:
+    """Read the texts of a sample, write their tokenizer."""
+    arguments = parse(argv)
     texts = load_dataset(arguments.dataset, "sample", split="train")["text"]
     make_tokenizer([text for text in texts if text], arguments.folder)
 
 
 if __name__ == "__main__":
     with one_line_errors():
-        main()
+        main(sys.argv[1:])

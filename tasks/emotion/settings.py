@@ -1,8 +1,9 @@
 """Settings of the emotion task."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from training.part_rates import check_part_rates
+from training.settings import TaskSettings, check_part_rates
 
 CLASS_WEIGHTS = {"none": 0.0, "root": 0.5, "inverse": 1.0}  # name -> power of the inverse frequency
 
@@ -66,8 +67,17 @@ class EmotionSettings:
 
 
 @dataclass(frozen=True)
-class EmotionTaskSettings:
+class EmotionTaskSettings(TaskSettings):
     """All settings of the emotion task."""
+
+    validation_metrics: ClassVar = {
+        "emotion_weighted_f1": True, "emotion_macro_f1": True, "sentiment_weighted_f1": True,
+        "sentiment_macro_f1": True, "loss": False,
+    }  # fmt: skip
+    streamed: ClassVar = ("clip",)
 
     encoders: EncoderSettings
     emotion: EmotionSettings
+
+
+SETTINGS = EmotionTaskSettings

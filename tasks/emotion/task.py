@@ -42,15 +42,10 @@ class EmotionTask(Task[EmotionTaskSettings, EmotionData]):
     name = "emotion"
     settings = EmotionTaskSettings
     columns = COLUMNS
-    streamed = ("clip",)
     auto_model = AutoModelForVideoClassification
     model_configs = (FusionConfig,)
     auto_extractor = AutoProcessor
     trainer = FusionTrainer
-    validation_metrics = {
-        "emotion_weighted_f1": True, "emotion_macro_f1": True, "sentiment_weighted_f1": True,
-        "sentiment_macro_f1": True, "loss": False,
-    }  # fmt: skip
     suffixes = SUFFIXES
     output_suffix = ".json"
     prediction_options = ("text", "utterances")

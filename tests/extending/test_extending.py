@@ -24,7 +24,7 @@ from tests.helpers.hub_server import Hub, serve_hub
 from tests.helpers.run_folders import OF_EVERY_RUN, record
 
 HERE = Path(__file__).parent
-MOST_LINES = {"toy_data_set": 120, "toy_model": 100, "toy_task": 200}  # of all files together
+MOST_LINES = {"toy_data_set": 120, "toy_model": 100, "toy_task": 220}  # of all files together
 # Where an addition is registered: the line in front of which its own line goes. Data sets are found by their folder.
 REGISTRATIONS = {
     "modeling/__init__.py": (

@@ -14,6 +14,12 @@ FILES = sorted(
     for path in REPOSITORY.glob(pattern)
 )
 PRODUCT = [path for path in FILES if path.parts[0] not in FREE]
+CHILDREN = ("entry", "unpickling")  # programs that other programs start
+PROGRAMS = sorted(
+    ".".join(path.with_suffix("").parts)
+    for path in PRODUCT
+    if '__name__ == "__main__"' in (REPOSITORY / path).read_text(encoding="utf-8") and path.stem not in CHILDREN
+)
 
 
 @cache

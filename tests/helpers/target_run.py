@@ -29,7 +29,7 @@ from tasks.detection.sampler import SamplerSettings, TwoTierBatchSampler
 from tasks.detection.trainer import TargetSoundTrainer
 from tasks.detection.windows import AudioSetWindows
 from tests.helpers.toy_clips import RATE, toy_clips, toy_side
-from training.settings import RunTrainingArguments
+from training.trainer_arguments import RunTrainingArguments
 
 EPOCHS = 3
 CLIP_SECONDS = 0.25

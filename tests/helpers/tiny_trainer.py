@@ -12,8 +12,8 @@ from modeling.layers import IGNORE_LABEL
 from modeling.modeling_tcn import TcnForSignalRegression
 from tasks.eda.collator import SignalCollator
 from training.samplers import LengthGroupedSampler
-from training.settings import RunTrainingArguments
 from training.trainer import SignalTrainer
+from training.trainer_arguments import RunTrainingArguments
 
 FEATURES = 3
 

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from hf_datasets.builders import HERE, builder_class, data_set_names
+from hf_datasets.builders import builder_class
 from hf_datasets.defects import KINDS, make_defect
+from hf_datasets.names import HERE, data_set_names
 from hf_datasets.samples import build_sample
 from hf_datasets.song_rows import FEATURES as SIGNAL_FEATURES
 from media.audio import read_audio

@@ -13,12 +13,12 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_datasets.builders import HERE
 from hf_datasets.folder.builder import FolderBuilder
 from hf_datasets.folder.metadata import COLUMNS, read_folder
 from hf_datasets.folder.recording import read_signal
 from hf_datasets.folder.synthesize import RATE, synthesize
 from hf_datasets.folder.tables import read_number, read_rows
+from hf_datasets.names import HERE
 from hf_datasets.prepare import main
 from launch.run import parse_run
 from tasks.eda.task import TASK

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_datasets.builders import HERE
+from hf_datasets.names import HERE
 from hf_datasets.tunein.synthesize import synthesize
 from tests.helpers.prepared_data import contents
 

@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 
 from hf_datasets import prepare as prepare_module
 from hf_datasets import shards
-from hf_datasets.builders import HERE
 from hf_datasets.cards import split_card
 from hf_datasets.defects import defects_csv, make_defect
+from hf_datasets.names import HERE
 from hf_datasets.output import Folder, WriteError
 from hf_datasets.pmemo.builder import PmemoBuilder
 from hf_datasets.pmemo.synthesize import synthesize

@@ -14,7 +14,8 @@ import datasets
 import pytest
 import yaml
 
-from hf_datasets.builders import HERE, builder_class, data_set_names
+from hf_datasets.builders import builder_class
+from hf_datasets.names import HERE, data_set_names
 from hf_datasets.output import place
 from hf_datasets.prepare import main
 from system.storage import S3FileManager

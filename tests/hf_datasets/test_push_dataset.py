@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from hf_datasets.builders import HERE, builder_class, data_set_names
+from hf_datasets.builders import builder_class
 from hf_datasets.cards import split_card
+from hf_datasets.names import HERE, data_set_names
 from hf_datasets.push_dataset import main, push_dataset, refusal
 from tests.conftest import REPOSITORY
 from tests.helpers.hub_server import TOKEN, serve_hub

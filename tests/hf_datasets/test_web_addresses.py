@@ -3,7 +3,7 @@
 import pytest
 
 from hf_datasets.audioset.synthesize import synthesize
-from hf_datasets.builders import data_set_names
+from hf_datasets.names import data_set_names
 from hf_datasets.prepare import main
 from hf_datasets.tunein.write_batches import main as write_batches
 from launch.run import parse_run

@@ -22,7 +22,8 @@ from evaluation.intervals import bootstrap, tail_of
 from evaluation.regression import drawn_weights, scores_of
 from evaluation.splits import SIDES, Split
 from launch.run import parse_run
-from launch.study import Study, begin_study, collect, parse_setting, parse_study, plan, run_cells
+from launch.study import begin_study, collect, plan, run_cells
+from launch.study_settings import Study, parse_setting, parse_study
 from reporting.study import study_files, study_table
 from tasks.detection.task import DetectionTask
 from tasks.eda.data import divide

@@ -50,7 +50,7 @@ def test_a_torchvision_that_does_not_load_is_named_with_what_to_install(tmp_path
     """What a torchvision built for another torch does at import, without one: a module that raises the same."""
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
     run = subprocess.run(
-        [sys.executable, REPOSITORY / "run_train.py", "--help"],
+        [sys.executable, REPOSITORY / "run_train.py", REPOSITORY / "configs" / "eda_tcn.json", "--dataset", "x"],
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,

@@ -17,7 +17,7 @@ from system.process import one_line_errors
 from tests.conftest import REPOSITORY
 from tests.helpers.configs import SAMPLE
 from tests.helpers.programs import run, start
-from tests.helpers.source_files import PRODUCT
+from tests.helpers.source_files import PROGRAMS
 
 CONFIG = "configs/eda_tcn.json"
 SECRET = "Zx9qSECRETq9xZ"
@@ -38,14 +38,6 @@ COMMANDS = {
     "hf_datasets.tunein.write_batches": [["--data_dir", URL, "--output_dir", URL]],
     "launch.explain_plan": [["configs/baby_cry.json", "--checkpoint", URL, "--dataset", URL]],
 }  # fmt: skip
-
-
-CHILDREN = ("entry", "unpickling")  # programs that other programs start
-PROGRAMS = sorted(
-    ".".join(path.with_suffix("").parts)
-    for path in PRODUCT
-    if '__name__ == "__main__"' in (REPOSITORY / path).read_text(encoding="utf-8") and path.stem not in CHILDREN
-)
 
 
 def command_of(program: str) -> list[str]:

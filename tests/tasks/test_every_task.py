@@ -29,8 +29,10 @@ from matplotlib.figure import Figure
 import run_predict
 import run_train
 from launch.pages import renew_pages
-from launch.run import load_task, parse_run, setting_groups
-from launch.study import collect, parse_study, plan
+from launch.run import load_task, parse_run
+from launch.settings import setting_groups
+from launch.study import collect, plan
+from launch.study_settings import parse_study
 from reporting.card import SYNTHETIC_NOTICE
 from reporting.study import study_files
 from system.text import printable
@@ -41,9 +43,10 @@ from tests.helpers.facts import attention, detection, eda, emotion
 from tests.helpers.pages import assert_no_missing_value, embedded_images, without_images
 from tests.helpers.run_folders import OF_EVERY_RUN, record
 from training.run_folder import describe_run
-from training.settings import RunArguments, RunTrainingArguments
+from training.settings import RunArguments
 from training.task import DataRecord, RunFacts, Task, TrainingRecord
 from training.trainer import SignalTrainer
+from training.trainer_arguments import RunTrainingArguments
 
 FILES = {"task", "data", "settings", "evaluate", "items", "records", "study", "card", "report", "plots"}
 # Options of run_predict.py that only some tasks know.
@@ -85,7 +88,7 @@ def test_a_folder_has_the_files_of_all_tasks(task: Task) -> None:
 
 
 def test_every_key_has_a_help_text_and_a_default_in_a_frozen_group(task: Task) -> None:
-    groups = setting_groups(task).values()
+    groups = setting_groups(task.settings).values()
     assert all(kind.__dataclass_params__.frozen for kind in (task.settings, *groups))
     for item in (item for kind in groups for item in dataclasses.fields(kind)):
         assert item.metadata.get("help"), item.name
@@ -94,7 +97,7 @@ def test_every_key_has_a_help_text_and_a_default_in_a_frozen_group(task: Task) -
 
 
 def test_every_key_stands_for_one_setting(task: Task) -> None:
-    kinds = (RunArguments, *setting_groups(task).values(), RunTrainingArguments)
+    kinds = (RunArguments, *setting_groups(task.settings).values(), RunTrainingArguments)
     keys = [item.name for kind in kinds for item in dataclasses.fields(kind)]
     assert sorted(keys) == sorted(set(keys))
 
@@ -104,7 +107,7 @@ def test_help_lists_every_key_with_its_default(task: Task, capsys: pytest.Captur
         parse_run(["--task", task.name, "--help"])
     assert exit.value.code == 0
     text = capsys.readouterr().out
-    for kind in (RunArguments, RunTrainingArguments, *setting_groups(task).values()):
+    for kind in (RunArguments, RunTrainingArguments, *setting_groups(task.settings).values()):
         for item in dataclasses.fields(kind):
             assert item.init is False or f"--{item.name} " in text, item.name
     assert "(default: 0.001)" in text

@@ -16,8 +16,9 @@ from tests.conftest import REPOSITORY
 from tests.helpers.configs import CONFIGS
 from tests.helpers.tiny_trainer import tiny_trainer
 from training.build import build_model, new_config
-from training.settings import RunArguments, RunTrainingArguments
+from training.settings import RunArguments
 from training.task import Run
+from training.trainer_arguments import RunTrainingArguments
 
 
 def parse(tmp_path: Path, config: dict, *rest: str) -> Run:

@@ -14,7 +14,7 @@ from tests.helpers.tiny_fusion import tiny_model
 from training.collators import PaddingCollator
 from training.fusion_trainer import FusionTrainer
 from training.samplers import LengthGroupedSampler
-from training.settings import RunTrainingArguments
+from training.trainer_arguments import RunTrainingArguments
 
 ITEMS = 12
 PARTS = ("text", "video", "audio", "fusion", "emotion", "sentiment")

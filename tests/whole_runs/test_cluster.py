@@ -29,8 +29,8 @@ from tests.helpers.configs import CONFIGS, LITTLE_SCORED, OF_TASK, SAMPLE, WITHO
 from tests.helpers.programs import TIMEOUT, end_ranks, free_port, run, start_ranks
 from tests.helpers.run_folders import assert_same_weights, numbers, record
 from training.rows import load_rows
-from training.settings import RunTrainingArguments
 from training.task import Run
+from training.trainer_arguments import RunTrainingArguments
 
 pytestmark = pytest.mark.slow
 

@@ -17,8 +17,8 @@ import soundfile
 
 from hf_datasets.audioset.builder import AudiosetBuilder
 from hf_datasets.audioset.synthesize import SCHEMES, synthesize
-from hf_datasets.builders import BUILDER_OPTIONS
 from hf_datasets.defects import CLIP_DEFECTS
+from hf_datasets.names import BUILDER_OPTIONS
 from media.audioset import ontology_from_labels
 from system.storage import S3FileManager
 from tests.helpers.prepared_data import contents

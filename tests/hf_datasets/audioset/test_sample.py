@@ -12,7 +12,7 @@ import soundfile
 
 from hf_datasets.audioset import synthesize as synthesizer
 from hf_datasets.audioset.synthesize import synthesize
-from hf_datasets.builders import HERE
+from hf_datasets.names import HERE
 from media.audio import read_audio
 from media.audioset import ontology_from_labels
 from tests.helpers.prepared_data import contents

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 import run_sagemaker
-from launch.run import load_task, setting_groups
+from launch.run import load_task
 from launch.sagemaker import job as sagemaker_job
+from launch.sagemaker import options as sagemaker_options
 from launch.sagemaker.archive import Code
-from launch.sagemaker.job import build_request, check_reaches_container, make_parser, metric_definitions, parse_job
+from launch.sagemaker.job import build_request, check_reaches_container, metric_definitions, parse_job
 from launch.sagemaker.limits import check_request
+from launch.sagemaker.options import make_parser
+from launch.settings import setting_groups, settings_of
 from tasks import TASKS
 from tests.conftest import REPOSITORY
 from tests.helpers.sagemaker_jobs import (
@@ -29,7 +32,8 @@ from tests.helpers.sagemaker_jobs import (
     words,
 )
 from training.command_line import type_hints
-from training.settings import RunArguments, RunTrainingArguments
+from training.settings import RunArguments
+from training.trainer_arguments import RunTrainingArguments
 
 # What is refused
 
@@ -60,7 +64,8 @@ def test_a_config_from_elsewhere_or_with_a_secret_is_refused(tmp_path: Path, mon
     config.write_text('{"run_name": "AKIAIOSFODNN7EXAMPLE"}')
     with pytest.raises(ValueError, match="is not in .*, which is what a job gets; copy it into configs/"):
         parse_job(words(config=str(config)))
-    monkeypatch.setattr(sagemaker_job, "REPOSITORY", tmp_path)
+    for module in (sagemaker_job, sagemaker_options):
+        monkeypatch.setattr(module, "REPOSITORY", tmp_path)
     with pytest.raises(ValueError, match="run_name: the value looks like a secret") as refusal:
         parse_job(words(config=str(config)))
     assert "AKIA" not in str(refusal.value)
@@ -91,7 +96,8 @@ def test_prepared_data_that_stays_here_does_not_silently_become_the_sample(
     (tmp_path / "hf_datasets/pmemo/README.md").touch()
     (tmp_path / "configs").mkdir()
     shutil.copy(CONFIG, tmp_path / "configs")
-    monkeypatch.setattr(sagemaker_job, "REPOSITORY", tmp_path)
+    for module in (sagemaker_job, sagemaker_options):
+        monkeypatch.setattr(module, "REPOSITORY", tmp_path)
     code = Code(b"", frozenset({"hf_datasets/pmemo/README.md"}))
     config = str(tmp_path / "configs/eda_tcn.json")
     with pytest.raises(ValueError, match="holds prepared data, which does not travel with the code"):
@@ -105,7 +111,7 @@ def test_no_option_of_a_job_is_called_like_a_key_of_a_run() -> None:
     for task in TASKS:
         assert (
             not options
-            & type_hints((RunArguments, *setting_groups(load_task(task)).values(), RunTrainingArguments)).keys()
+            & type_hints((RunArguments, *setting_groups(settings_of(task)).values(), RunTrainingArguments)).keys()
         )
 
 

@@ -23,7 +23,7 @@ from tasks.detection.scores import ClipScores
 from tasks.detection.windows import AudioSetWindows
 from tests.helpers.tiny_encoder import tiny_encoder
 from tests.helpers.toy_clips import POSITIVES, RATE, toy_clips, toy_side
-from training.settings import RunTrainingArguments
+from training.trainer_arguments import RunTrainingArguments
 
 SECONDS = 0.4
 EXTRACTOR = EfficientAtFeatureExtractor(sampling_rate=RATE, hop_length=40, max_frequency=1900.0)

@@ -8,8 +8,7 @@ import pyarrow as pa
 from datasets import Audio, Features, Value
 from datasets.builder import Key
 
-from ..base_builder import Builder
-from ..defects import DEFECTS_COLUMN
+from ..base_builder import DEFECTS_COLUMN, Builder
 from ..raw_files import RawFolder
 from ..song_rows import read_sound
 from .raw import RawTree, read_tree

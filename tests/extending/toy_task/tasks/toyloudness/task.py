@@ -15,23 +15,17 @@ import torch
 from torch.utils.data import Dataset
 from transformers import AutoFeatureExtractor, AutoModel, EvalPrediction
 
-from evaluation.splits import SIDES, Split, SplitSettings, split_trials
+from evaluation.splits import SIDES, Split, split_trials
 from media.audio import read_audio
 from modeling import SIGNAL_MODELS
 from reporting.card import SYNTHETIC_NOTICE
 from tasks.toyloudness import study
+from tasks.toyloudness.settings import ToySettings
 from training.build import build_extractor
 from training.collators import PaddingCollator
 from training.prediction import SUFFIXES
 from training.samplers import LengthGroupedSampler
 from training.task import Evaluation, Predicted, Run, Task
-
-
-@dataclass(frozen=True)
-class ToySettings:
-    """The keys of a config, in groups. This task has only those that divide the data."""
-
-    split: SplitSettings
 
 
 @dataclass(frozen=True)
@@ -89,7 +83,6 @@ class ToyTask(Task[ToySettings, ToyData]):
     model_configs = tuple(config for config, _ in SIGNAL_MODELS)
     auto_extractor = AutoFeatureExtractor
     simple_baseline = "chance"
-    validation_metrics = {"rmse": False, "loss": False}  # less is better
     suffixes = SUFFIXES
     study = study.TABLES
 

@@ -1,0 +1,3 @@
+"""The ratings of a song."""
+
+RATINGS = ("arousal_mean", "valence_mean", "arousal_std", "valence_std")
