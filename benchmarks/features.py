@@ -8,22 +8,35 @@ is to `spectrogram`, clip by clip, which all its numpy feature extractors call (
 Settings are the extractor's own, for music, and what is usual for speech. Everyone may use all cores, as a user's
 program would; numpy's FFT takes one whatever is allowed. `--threads 1` is a core against a core and bounds torch and
 BLAS alike; `--full` runs more rounds.
+
+The last table is the front end of prediction: a stereo file of three minutes at 44.1 kHz is decoded and resampled to
+22.05 kHz, with and without features, block by block. An mp3 without a length tag is decoded by PyAV, the
+other files by libsndfile. The ratio is the speed with features over that without; the network's time has its own line.
 """
 
 import argparse
+import tempfile
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
 
 import librosa
 import numpy as np
+import soundfile
 import torch
 from threadpoolctl import threadpool_limits
 from transformers.audio_utils import mel_filter_bank, spectrogram, spectrogram_batch, window_function
 
 from benchmarks.timing import Timing, compare, print_ratio, print_table, print_value, ratio
+from media.audio import read_audio_blocks
+from modeling import TcnConfig, TcnForSignalRegression
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 
 CLIPS = 8
 SECONDS = 10
 MUSIC = {}  # the extractor's own settings
+MINUTES, FILE_RATE = 3, 44100  # of the files that are predicted, and Hz
+FORMATS = {"wav": "PCM_16", "flac": "PCM_16", "ogg": "VORBIS", "mp3": "MPEG_LAYER_III"}
 SPEECH = {"sampling_rate": 16000, "n_fft": 400, "hop_length": 160, "num_mel_bins": 80}
 
 
@@ -82,6 +95,52 @@ def measure(options: dict, threads: int, rounds: int) -> tuple[dict[str, Timing]
         return compare(rivals, rounds=rounds), apart
 
 
+def write_files(folder: Path) -> dict[str, Path]:
+    """The same sound in all formats, by name."""
+    sound = np.tile(make_clips(FILE_RATE)[0], 60 * MINUTES // SECONDS)
+    files = {}
+    for name, subtype in FORMATS.items():
+        files[name] = folder / f"sound.{name}"
+        with soundfile.SoundFile(files[name], "w", FILE_RATE, 2, subtype, format=name.upper()) as file:
+            for start in range(0, len(sound), FILE_RATE):  # libsndfile's vorbis encoder fails on long blocks
+                file.write(np.stack([sound[start : start + FILE_RATE]] * 2, axis=1))
+    files["mp3_untagged"] = folder / "untagged.mp3"
+    files["mp3_untagged"].write_bytes(files["mp3"].read_bytes().replace(b"Xing", bytes(4), 1))
+    return files
+
+
+def measure_prediction(threads: int, rounds: int) -> list[tuple]:
+    """Print a table; returns the lines for scripts."""
+    extractor, lines = AudioFeatureExtractor(), []
+    rate = extractor.sampling_rate
+    model = TcnForSignalRegression(TcnConfig(input_size=extractor.feature_size)).eval()
+    torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as folder, threadpool_limits(threads):
+        files = write_files(Path(folder))
+        rivals = {}
+        for name, path in files.items():
+            rivals[f"{name}, decoded"] = partial(exhaust, lambda path=path: read_audio_blocks(path, rate))
+            rivals[f"{name}, features"] = partial(
+                exhaust, lambda path=path: extractor.stream(read_audio_blocks(path, rate), rate)
+            )
+        features = list(extractor.stream(read_audio_blocks(files["wav"], rate), rate))
+        rivals["network"] = partial(exhaust, lambda: model.predict_blocks(features))
+        timings = compare(rivals, rounds, warmup=1)
+    print(f"\nprediction of {MINUTES} minutes, {threads} thread(s)")
+    print_table(timings)
+    for name in files:
+        share = ratio(timings[f"{name}, decoded"], timings[f"{name}, features"])
+        lines.append((print_ratio, f"predict_{name}_vs_decode", share))
+    lines.append((print_value, "predict_network", timings["network"].median / MINUTES, "s per minute of sound"))
+    return lines
+
+
+def exhaust(make: Callable[[], Iterable]) -> None:
+    """One pass."""
+    for _ in make():
+        pass
+
+
 def main() -> None:
     """Print a table a setting, then the lines for scripts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -107,6 +166,7 @@ def main() -> None:
             lines.append((print_ratio, f"logmel_vs_{name}{suffix}", ratio(peer, ours)))
             lines.append((print_ratio, f"logmel_float32_vs_{name}{suffix}", ratio(peer, single)))
             lines.append((print_value, f"logmel_apart_from_{name}{suffix}", apart[name], "dB"))
+    lines += measure_prediction(threads, rounds=15 if arguments.full else 5)
     print()
     print_value("logmel_threads", threads, "threads")
     for show, *line in lines:

@@ -291,14 +291,13 @@ def _frame_count(header: soundfile.SoundFile, where: str) -> int:
 
 def _decoded_blocks(file: BinaryIO, header: soundfile.SoundFile, where: str) -> Iterator[np.ndarray]:
     """The samples of an open file, (samples, channels) a block, by the decoder that `_decode` takes."""
+    count, decoded = min(BLOCK_SECONDS * header.samplerate, MOST_FRAMES), 0
     if header.format == "MP3" and not _with_content(file, _announces_length):
         file.seek(0)
-        yield from _frames_by_av(file, where)
+        yield from _gathered(_frames_by_av(file, where), count)
         return
-    decoded = 0
     while True:
         with _decoding(header, where):
-            count = min(BLOCK_SECONDS * header.samplerate, MOST_FRAMES)
             frames = header.read(count, dtype="float32", always_2d=True)
         if not len(frames):
             break
@@ -306,6 +305,20 @@ def _decoded_blocks(file: BinaryIO, header: soundfile.SoundFile, where: str) -> 
         yield frames
     if 0 < decoded < header.frames < UNKNOWN_LENGTH:
         _report_missing(header, decoded, where)
+
+
+def _gathered(parts: Iterator[np.ndarray], count: int) -> Iterator[np.ndarray]:
+    """Samples that come in small parts (samples, channels), `count` at a time or a part more."""
+    held: list[np.ndarray] = []
+    size = 0
+    for part in parts:
+        held.append(part)
+        size += len(part)
+        if size >= count:
+            yield np.concatenate(held)
+            held, size = [], 0
+    if held:
+        yield np.concatenate(held)
 
 
 @contextlib.contextmanager

@@ -252,6 +252,33 @@ def test_blocks_are_the_whole_sound(container, subtype, _, tagged, new_rate, tmp
     np.testing.assert_allclose(np.concatenate(blocks), whole, atol=1e-6)
 
 
+@pytest.mark.parametrize("tagged", [True, False])
+@pytest.mark.parametrize("container, subtype, _", FORMATS)
+def test_blocks_of_any_length_hold_the_same_samples(container, subtype, _, tagged, tmp_path, monkeypatch):
+    noise = np.random.default_rng(0).normal(0, 0.1, (round(3.3 * RATE), 2)).astype(np.float32)
+    data = encode(noise, container, subtype)
+    path = tmp_path / f"sound.{container.lower()}"
+    path.write_bytes(data if tagged else without_length(data))
+    for new_rate in (None, 22050, 16000):
+        found = {}
+        for most in (1000, RATE, MOST_FRAMES):
+            monkeypatch.setattr(audio_module, "MOST_FRAMES", most)
+            blocks = list(read_audio_blocks(path, new_rate))
+            assert all(len(block) <= most + 1152 for block in blocks)  # at least one frame of an mp3 more
+            found[most] = np.concatenate(blocks)
+        np.testing.assert_array_equal(found[1000], found[MOST_FRAMES])
+        np.testing.assert_array_equal(found[RATE], found[MOST_FRAMES])
+
+
+def test_the_frames_of_an_mp3_without_a_length_come_in_blocks_of_seconds(tmp_path):
+    """A block per frame of 1152 samples would make one spectrum at a time."""
+    path = tmp_path / "sound.mp3"
+    path.write_bytes(without_length(encode(tone(50), "MP3", "MPEG_LAYER_III")))
+    lengths = [len(block) for block in read_audio_blocks(path)]
+    assert len(lengths) == 3
+    assert all(20 * RATE <= length < 20 * RATE + 1152 for length in lengths[:-1])
+
+
 def test_blocks_of_what_cannot_be_read_raise_as_the_whole_does(tmp_path):
     for name, data in (("empty.wav", b""), ("text.mp3", b"no sound at all" * 100), ("nan.wav", None)):
         path = tmp_path / name

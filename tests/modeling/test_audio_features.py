@@ -440,6 +440,18 @@ def test_a_sound_in_blocks_has_the_features_of_the_whole(frames, samples, cuts, 
     torch.testing.assert_close(torch.cat(pieces, 1), whole, rtol=0, atol=1e-4)
 
 
+def test_blocks_of_any_length_have_the_same_features():
+    extractor, audio = AudioFeatureExtractor(), sounds(22050)["noise"]
+    audio = np.tile(audio, -(-22050 * 30 // len(audio)))  # 30 s
+    found = []
+    for length in (830, 4096, 22050, 22050 * 20, len(audio)):  # samples a block
+        blocks = np.split(audio, range(length, len(audio), length))
+        found.append(torch.cat(list(extractor.stream(blocks, 22050)), 1))
+    for features in found:  # a product of one row may be summed in another order than one of many
+        torch.testing.assert_close(features, found[-1], rtol=0, atol=1e-5)
+    assert torch.equal(found[-2], found[-1])
+
+
 def test_a_stream_of_nothing_or_of_nan_is_refused():
     extractor = AudioFeatureExtractor()
     with pytest.raises(ValueError, match="no block held a sample"):
