@@ -223,21 +223,13 @@ def _restore(
             keep[dropped[np.argsort(drawn[dropped])[:lacking]]] = True
 
 
-def clip_weights(table: pa.Table, num_labels: int, scheme: str) -> np.ndarray:
-    """How often to draw each clip (rows,), in proportion.
-
-    "panns": a class is drawn evenly, then one of its clips, as PANNs' balanced sampler does; "ast": the sum over a
-    clip's labels of 1000 / (count + 0.01), as AST's published weights; "sqrt": the sum of 1 / sqrt(count), by which a
-    class is drawn in proportion to the root of its size.
-    """
-    by_label = label_weights(class_counts(table, num_labels), scheme)
-    codes, edges = label_lists(table)
-    rows = np.repeat(np.arange(len(table)), np.diff(edges))
-    return np.bincount(rows, weights=by_label[codes], minlength=len(table))
-
-
 def label_weights(counts: np.ndarray, scheme: str) -> np.ndarray:
-    """What each label adds to the weight of a clip (labels,), by the number of its clips (labels,)."""
+    """Weights that labels add to their clips (labels,), by the number of clips of each (labels,).
+
+    "panns": a class is drawn evenly, then one of its clips, as PANNs' balanced sampler does; "ast": 1000 / (count +
+    0.01), as AST's published weights; "sqrt": 1 / sqrt(count), by which a class is drawn in proportion to the root of
+    its size.
+    """
     if scheme not in WEIGHTS:
         raise ValueError(f"weights {scheme!r} are not known; it takes one of {', '.join(WEIGHTS)}")
     counts = counts.astype(np.float64)

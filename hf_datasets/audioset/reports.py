@@ -15,13 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.parquet as pq
 
 from media.audioset import (
     TRIMS,
     WEIGHTS,
     class_counts,
-    clip_weights,
     clips_with,
     label_lists,
     label_weights,
@@ -79,7 +77,6 @@ def _summarise(tree: Tree, outcome: Outcome) -> tuple[dict[str, str | bytes], st
     files: dict[str, str | bytes] = {
         "reconciliation.csv": reconciliation_csv(tree, outcome),
         "classes.csv": classes_csv(tree, outcome, trained),
-        "weights.parquet": weights_parquet(trained, len(tree.labels.mids)),
     }
     if tree.reading.location is not None:
         files["missing_ids.csv"] = missing_csv(tree, outcome)
@@ -204,15 +201,6 @@ def _trained(tree: Tree, outcome: Outcome) -> pa.Table:
     """The train split's clips with a sound, or all of it where none were looked for."""
     clips = ~tree.in_eval if tree.reading.location is None else ~tree.in_eval & outcome.usable
     return tree.table.select(["clip_id", "subset", "labels"]).filter(pa.array(clips))
-
-
-def weights_parquet(trained: pa.Table, num_labels: int) -> bytes:
-    """How often to draw each clip that can be trained on, by the schemes of media.audioset, as a Parquet file."""
-    columns = {scheme: clip_weights(trained, num_labels, scheme).astype(np.float32) for scheme in WEIGHTS}
-    file = io.BytesIO()
-    table = pa.table({"clip_id": trained["clip_id"], **columns})
-    pq.write_table(table, file, compression="zstd", use_dictionary=list(WEIGHTS))  # ids are all different
-    return file.getvalue()
 
 
 def missing_csv(tree: Tree, outcome: Outcome) -> bytes:

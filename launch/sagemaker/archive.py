@@ -34,7 +34,7 @@ LEFT_OUT_FOLDERS = (
 # What `prepare` writes beside a card, and what runs leave behind.
 LEFT_OUT_FILES = (
     "*.pyc", "*.part", "*.lock", "predictions.csv", "hf_datasets/*/*.csv", "hf_datasets/*/*.csv.gz",
-    "hf_datasets/*/labels.json", "hf_datasets/*/target.json", "hf_datasets/*/weights.parquet",
+    "hf_datasets/*/labels.json", "hf_datasets/*/target.json",
 )  # fmt: skip
 
 

@@ -8,6 +8,8 @@ import numpy as np
 
 # K steps of an epoch, W ranks, B items of a batch, L labels
 
+# In proportion to which numbers labels are drawn, by the number of their members.
+LABEL_WEIGHTS = {"uniform": np.asarray, "sqrt": np.sqrt, "panns": np.ones_like}
 TRIES = 20  # steps that are asked to take a negative which would come twice in its own
 
 
@@ -39,15 +41,16 @@ class DrawnItems(NamedTuple):
         return cls(*(np.concatenate(columns, axis=axis) for columns in zip(*parts, strict=True)))
 
 
-def label_quotas(sizes: np.ndarray, slots: int) -> np.ndarray:
-    """How often each label comes (L,): once, and what is left in proportion to the root of its size.
+def label_quotas(sizes: np.ndarray, slots: int, weights: str = "sqrt") -> np.ndarray:
+    """How often each label comes (L,): once, and what is left by its size and LABEL_WEIGHTS.
 
     With fewer slots than labels it is 1 for each, more than there is room for.
     """
     rest = slots - len(sizes)
     if rest <= 0:
         return np.ones(len(sizes), np.int64)
-    exact = rest * np.sqrt(sizes) / np.sqrt(sizes).sum()
+    weight = LABEL_WEIGHTS[weights](sizes)
+    exact = rest * weight / weight.sum()
     quotas = np.floor(exact).astype(np.int64)
     quotas[np.argsort(quotas - exact, kind="stable")[: rest - quotas.sum()]] += 1
     return quotas + 1

@@ -86,6 +86,7 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
         batch_size: of one process.
         shares: of positives, strong and weak negatives.
         tier_a_share: of the strong negatives.
+        weak_weights: of the weak negatives' labels, of LABEL_WEIGHTS.
         hard: items for tier B, the hardest first; `set_hard` exchanges them between epochs.
         uses: how often each of them may come in an epoch through tier B; empty: once.
         explicit: items for tier B after the hard ones.
@@ -101,6 +102,7 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
     world_size: int = 1
     shares: tuple[float, float, float] = (0.25, 0.25, 0.5)
     tier_a_share: float = 0.6
+    weak_weights: str = "sqrt"
     hard: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     uses: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     explicit: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -152,6 +154,7 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
             world_size,
             settings.shares,
             settings.tier_a_share,
+            settings.weak_weights,
             explicit=pools.explicit,
             pool_digest=pools.digest,
             min_steps=settings.min_epoch_steps * accumulated,
@@ -229,10 +232,12 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
             len(self) * np.count_nonzero(drawn),
             (draws.labels == label) & (draws.reasons == Reason.BY_LABEL) & drawn,
         )
+        weights = self.weak_weights if tier == "weak" else "sqrt"
+        by = {"uniform": "its size", "sqrt": "the root of its size", "panns": "turns"}[weights]
         spare = ", where hard ones are too few" if tier == "tier_b" else ""
         return (
-            f"by label{spare}: its label has {np.count_nonzero(same)} of {slots} slots (by the root of its size, at "
-            f"least one) and {np.count_nonzero(pool.labels == label)} members"
+            f"by label{spare}: its label has {np.count_nonzero(same)} of {slots} slots (by {by}, at least one) and"
+            f" {np.count_nonzero(pool.labels == label)} members"
         )
 
     def digest(self) -> str:
@@ -284,7 +289,7 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
             self.positives, self.strong.items, self.strong.labels, self.weak.items, self.weak.labels, self.explicit
         ):  # fmt: skip
             digest.update(f"{len(column)}:".encode() + np.ascontiguousarray(column, "<i4").data)
-        settings = ("batch_size", "world_size", "seed", "shares", "tier_a_share", "passes")
+        settings = ("batch_size", "world_size", "seed", "shares", "tier_a_share", "weak_weights", "passes")
         return {name: getattr(self, name) for name in settings} | {"the data": digest.hexdigest()[:16]}
 
     def _random(self, stream: Stream, *place: int) -> np.random.Generator:
@@ -300,7 +305,7 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
             DrawnItems(*(column.reshape(self.steps, self.world_size, positive) for column in in_turn)),
             self._deal(self._by_label(self.strong, batches * self.tiers[0], epoch, Stream.TIER_A), epoch, 1),
             self._deal(self._tier_b(batches * self.tiers[1], epoch), epoch, 2),
-            self._deal(self._by_label(self.weak, batches * weak, epoch, Stream.WEAK), epoch, 3),
+            self._deal(self._by_label(self.weak, batches * weak, epoch, Stream.WEAK, self.weak_weights), epoch, 3),
         ]
         draws = DrawnItems.joined(parts, axis=2)  # (K, W, B)
         edges = np.cumsum([positive, *self.tiers, weak])
@@ -323,13 +328,15 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
         rounds, places = np.divmod(np.arange(start, start + count), len(members))
         return members[permuted_places(places, len(members), keys_of(self.seed, stream, 0, rounds))]
 
-    def _by_label(self, pool: LabelledPool, slots: int, epoch: int, stream: Stream) -> DrawnItems:
-        """So many items, each label as often as the root of its size asks for; within it in shuffled rounds."""
+    def _by_label(
+        self, pool: LabelledPool, slots: int, epoch: int, stream: Stream, weights: str = "sqrt"
+    ) -> DrawnItems:
+        """So many items, each label as often as its size asks for; within it in shuffled rounds."""
         if not slots:
             return DrawnItems.of(np.zeros(0, np.int64), Reason.BY_LABEL)
         items, edges, labels = pool.by_label
         sizes = np.diff(edges)
-        quotas = label_quotas(sizes, slots)
+        quotas = label_quotas(sizes, slots, weights)
         used = epoch * quotas
         if len(quotas) > slots:  # labels take turns
             order = self._random(Stream.TURNS, stream, len(sizes)).permutation(len(sizes))

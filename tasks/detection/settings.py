@@ -9,6 +9,7 @@ import numpy as np
 from evaluation.threshold_rules import check_rule
 from media.audioset import TRIMS
 from tasks.detection.augmentation import Augmentation
+from tasks.detection.draws import LABEL_WEIGHTS
 from training.settings import TaskSettings, check_part_rates
 
 POSITIVE_SOURCES = ("auto", "strong", "weak", "both")
@@ -116,6 +117,13 @@ class SamplerSettings:
         default=0.6,
         metadata={"help": "Share of the strong negatives that come by label; the others are hard ones, tier B."},
     )
+    weak_weights: str = field(
+        default="sqrt",
+        metadata={
+            "help": "How often each label of the weak negatives is drawn: uniform (in proportion to its clips), sqrt "
+            "(to their root), or panns (all labels alike)."
+        },
+    )
     min_epoch_steps: int = field(
         default=16,
         metadata={
@@ -124,6 +132,9 @@ class SamplerSettings:
     )
 
     def __post_init__(self) -> None:
+        if self.weak_weights not in LABEL_WEIGHTS:
+            known = ", ".join(LABEL_WEIGHTS)
+            raise ValueError(f"weak_weights={self.weak_weights}: unknown weights. Must be one of {known}.")
         if self.min_epoch_steps < 1:
             raise ValueError(f"min_epoch_steps={self.min_epoch_steps}: an epoch has no step. Give 1 or more.")
 

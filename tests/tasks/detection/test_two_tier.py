@@ -101,6 +101,36 @@ def test_every_label_comes_in_every_epoch_with_room_for_it(hard):
         assert drawn == dict(enumerate(label_quotas(sizes, len(sampler) * sampler.tiers[0]).tolist()))
 
 
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ("uniform", [1 + 9 * 397 / 909, 1 + 100 * 397 / 909, 1 + 800 * 397 / 909]),
+        ("sqrt", [1 + root * 397 / (13 + 800**0.5) for root in (3, 10, 800**0.5)]),
+        ("panns", [1 + 397 / 3] * 3),
+    ],
+)
+def test_weak_labels_are_drawn_as_often_as_their_weights_say(weights, expected):
+    """400 slots for labels of 9, 100 and 800 clips: each label once, the other 397 by weight."""
+    clips = LabelledPool(10_000 + np.arange(909), np.repeat([0, 1, 2], [9, 100, 800]))
+    strong = LabelledPool(1000 + np.arange(40), np.arange(40) % 4)
+    sampler = TwoTierBatchSampler(np.arange(200), strong, clips, 16, 0, weak_weights=weights)
+    labels = np.repeat([0, 1, 2], [9, 100, 800])
+    for epoch in range(3):
+        drawn = np.bincount(labels[of_tier(sampler, epoch, "weak") - 10_000])
+        assert drawn.sum() == 400
+        assert np.abs(drawn - expected).max() < 1
+        others = TwoTierBatchSampler(np.arange(200), strong, clips, 16, 0)
+        for tier in ("positive", "tier_a", "tier_b"):  # which no weight of weak negatives changes
+            np.testing.assert_array_equal(of_tier(sampler, epoch, tier), of_tier(others, epoch, tier))
+
+
+def test_unknown_weak_weights_are_refused_and_a_run_keeps_its_own():
+    with pytest.raises(ValueError, match=r"weak_weights=ast: .* uniform, sqrt, panns\."):
+        SamplerSettings(weak_weights="ast")
+    with pytest.raises(ValueError, match="made with weak_weights = 'sqrt', it is 'panns' now"):
+        make(weak_weights="panns").load_state_dict(make().state_dict())
+
+
 @settings(deadline=None, max_examples=30)
 @given(labels=st.integers(30, 200), first=st.integers(0, 50), world=st.integers(1, 2), hard=st.data())
 def test_where_labels_are_more_than_slots_they_take_turns_within_the_stated_epochs(labels, first, world, hard):
