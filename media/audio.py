@@ -9,6 +9,7 @@ names the source; it never becomes silence. How each format behaves when the fil
   middle raises, because libsndfile would close the gap and move all that follows to an earlier time.
 - mp3: a file cut off at the end gives the frames that are there, with a logged warning when the file announces more.
   A damaged stretch is skipped by the decoder (warned about in the same way) or, beyond 1024 bytes, raises.
+  The decoder's own messages are dropped: see `media.quiet_decoder`.
 """
 
 import contextlib
@@ -24,6 +25,8 @@ import av
 import numpy as np
 import soundfile
 import soxr
+
+from media.quiet_decoder import MP3_BEGINNING, without_decoder_messages
 
 logger = logging.getLogger(__name__)
 
@@ -225,14 +228,20 @@ class _StraightSoundFile(soundfile.SoundFile):
 
 
 def _open(file: BinaryIO, where: str, kind: type[soundfile.SoundFile] = soundfile.SoundFile) -> soundfile.SoundFile:
+    beginning = file.read(3)
+    file.seek(0)
+    mp3 = MP3_BEGINNING.match(beginning)
     try:
-        # libsndfile reads a file itself, by its descriptor, faster than through Python
-        return kind(file.fileno(), closefd=False) if isinstance(file, FileIO) else kind(file)
+        with without_decoder_messages() if mp3 else contextlib.nullcontext():
+            # libsndfile reads a file itself, by its descriptor, faster than through Python
+            return kind(file.fileno(), closefd=False) if isinstance(file, FileIO) else kind(file)
     except soundfile.LibsndfileError as error:
         size = file.seek(0, 2)
         if not size:
             raise AudioError(f"{where}: is empty (0 bytes); fetch it again or leave it out") from None
         reason = error.error_string.rstrip(".")
+        if mp3:  # libsndfile says that the file does not exist
+            reason = "its first bytes are those of an MP3, but no frame can be read"
         raise AudioError(f"{where}: {size} bytes are not a readable sound ({reason}); give a {FORMATS} file") from None
 
 
@@ -324,7 +333,8 @@ def _gathered(parts: Iterator[np.ndarray], count: int) -> Iterator[np.ndarray]:
 @contextlib.contextmanager
 def _decoding(header: soundfile.SoundFile, where: str) -> Iterator[None]:
     try:
-        yield
+        with without_decoder_messages() if header.format == "MP3" else contextlib.nullcontext():
+            yield
     except soundfile.LibsndfileError as error:
         reason = error.error_string.rstrip(".") or f"libsndfile error {error.code}"
         raise AudioError(

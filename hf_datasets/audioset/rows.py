@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import soundfile
 
 from media.audio import ID3_HEADER, LENGTH_TAG_REACH, UNKNOWN_LENGTH, AudioError, read_audio
+from media.quiet_decoder import without_decoder_messages
 from system.storage import S3FileManager
 
 from ..raw_files import FetchError
@@ -138,7 +139,8 @@ def _seconds_of(source: str | bytes, check: str) -> float | None:
     if check == "none":
         return None
     if check == "headers":
-        header = soundfile.info(io.BytesIO(source) if isinstance(source, bytes) else source)
+        with without_decoder_messages():
+            header = soundfile.info(io.BytesIO(source) if isinstance(source, bytes) else source)
         if 0 < header.frames < UNKNOWN_LENGTH:
             share = _share_there(source) if header.format == "MP3" else 1.0
             return header.frames / header.samplerate * share
