@@ -44,6 +44,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 if __name__ == "__main__":
     begin(parse)
 
+from launch.ending import last_lines
 from launch.scoring import describe_scores, save_scores, saved_run
 from training.build import build_trainer, set_up_process
 from training.prediction import load_model
@@ -66,7 +67,7 @@ def main(argv: list[str]) -> None:
         report = run.task.report_files(facts, run.resolved(), evaluation.predictions)
         folder = save_scores(run, facts, report, evaluation.predictions)
         print(run.task.results_table(facts["test"]))
-        print(f"report: {folder / 'report.html'}\nscores and predictions: {folder}")
+        print(last_lines(run, facts, folder))
 
 
 if __name__ == "__main__":

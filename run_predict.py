@@ -72,10 +72,13 @@ def main(argv: list[str]) -> None:
     model, extractor = load_model(arguments.model, arguments.device, task)
     found = task.predict(model, extractor, sounds, arguments)
     if found.predictions:
-        print(f"{len(found.predictions)} recordings, {found.summary}\nwritten: {printable(arguments.output)}")
+        count = len(found.predictions)
+        print(f"{count} recording{'s' * (count != 1)}, {found.summary}\nwritten: {printable(arguments.output)}")
     if found.predictions and arguments.plot:
         task.plot_predictions(found.predictions, arguments.plot)
         print(f"plot: {printable(arguments.plot)}")
+    elif found.predictions:
+        print("next: the same command with --plot predictions.png draws them")
     if found.unreadable:
         reasons = "; ".join(found.unreadable)
         raise ValueError(f"{len(found.unreadable)} of {len(sounds)} recordings have no prediction: {reasons}")

@@ -14,6 +14,7 @@ from system.process import one_line_errors
 if __name__ == "__main__":
     begin(check_command_line)
 
+from launch.ending import last_lines
 from launch.pages import run_pages
 from launch.run import parse_run
 from launch.sharing import check_hub, destination, push_run
@@ -56,7 +57,7 @@ def train(run: Run) -> None:
         pages |= task.extra_pages(trainer, data)
         folder = save_run(run, trainer.model, extractor, pages, records | {"metrics.json": facts}, evaluation)
         print(task.results_table(facts["test"]))
-        print(f"report: {folder / 'report.html'}\ncard: {folder / 'README.md'}\nmodel and scores: {folder}")
+        print(last_lines(run, facts, folder))
         if run.push_to_hub:
             print(f"shared: {push_run(folder, *destination(run))}")
 

@@ -21,6 +21,7 @@ import argparse
 import errno
 import functools
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -312,7 +313,9 @@ def _run(args: argparse.Namespace) -> None:
         print(defects_table(found), *_refused(found), sep="\n")
         sys.exit(int(bool(_refused(found))))
     found, said = prepare(args.name, args.raw_dir, args.output_dir, args.num_proc, args.keep_unreadable, **options)
-    print(*filter(None, (defects_table(found), said)), sep="\n")
+    where = args.output_dir or f"hf_datasets/{args.name}"
+    following = f"next: accelerate launch run_train.py CONFIG --dataset {shlex.quote(where)}"
+    print(*filter(None, (defects_table(found), said, f"written: {where}", following)), sep="\n")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from modeling.feature_extraction_audio import AudioFeatureExtractor
 from system.process import keep_freed_memory
 from training.command_line import unknown_key
 from training.environment import threads_for_this_process
+from training.progress import HandlerAroundBars
 from training.rows import use_storage
 from training.settings import RunArguments
 from training.task import Run, TaskData
@@ -38,7 +39,8 @@ OUR_TYPES = {kind.model_type for kind in (*SIGNAL_CONFIGS, EncoderConfig, Fusion
 def set_up_process(run: Run) -> None:
     """Logging on the main process, torch's share of the machine, and the seed, before there are weights to draw."""
     main = run.training.process_index == 0
-    logging.basicConfig(level=logging.INFO if main else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    level, line = logging.INFO if main else logging.ERROR, "%(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=level, format=line, handlers=[HandlerAroundBars()])
     for library in ("httpx", "httpx2", "fsspec", "datasets", "matplotlib"):
         logging.getLogger(library).setLevel(logging.WARNING)
     threads = run.arguments.num_threads or threads_for_this_process()

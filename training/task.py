@@ -247,6 +247,10 @@ class Task(ABC, Generic[SettingsT, DataT]):
         """Return the scores as a Markdown table."""
 
     @abstractmethod
+    def conclusion(self, results: dict[str, Any]) -> str:
+        """Return the main score with its interval, and the verdict, for the terminal: one line for each target."""
+
+    @abstractmethod
     def model_card(self, facts: dict[str, Any]) -> str:
         """Return the README.md of the saved model, from metrics.json."""
 

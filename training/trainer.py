@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import ExponentialLR, LinearLR, LRScheduler, SequentialLR, StepLR
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
-from transformers import EvalPrediction, PreTrainedModel, Trainer
+from transformers import EvalPrediction, PreTrainedModel, ProgressCallback, Trainer
 from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils.logging import disable_progress_bar
 
 from training.callbacks import EpochOfSampler, StopOnSigterm
 from training.checkpoints import note_digest
 from training.part_rates import groups_of_parts
+from training.progress import ProgressBar
 from training.samplers import EpochSampler, PrefetchingSampler
 from training.settings import TORCH_SCHEDULERS
 from training.trainer_arguments import RunTrainingArguments
@@ -54,6 +56,9 @@ class SignalTrainer(Trainer):
             adam |= {"betas": (arguments.adam_beta1, arguments.adam_beta2)}
             kwargs["optimizer_cls_and_kwargs"] = (torch.optim.Adam, adam)
         super().__init__(*args, **kwargs)
+        disable_progress_bar()  # transformers' own, of the files of weights
+        if self.pop_callback(ProgressCallback) is not None:  # none where disable_tqdm asks for plain lines
+            self.add_callback(ProgressBar())
         self.validation_metrics, self.learning_rates = validation_metrics, learning_rates or {}
         self.sampler = sampler(self.args.train_batch_size)
         files_of = getattr(self.train_dataset, "files_of", None)

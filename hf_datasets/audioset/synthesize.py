@@ -19,6 +19,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import soundfile
+from tqdm import tqdm
 
 from ..synthesizing import run_synthesizer
 from .damage import CLIPS_FOR_DAMAGE, damage
@@ -103,7 +104,9 @@ def synthesize(
     if scheme not in SCHEMES:
         raise ValueError(f"scheme = {scheme!r}: it takes one of {', '.join(SCHEMES)}")
     if defects != "none" and num_train < CLIPS_FOR_DAMAGE:
-        raise ValueError(f"num_train = {num_train}: damage needs {CLIPS_FOR_DAMAGE} clips; or say defects 'none'")
+        raise ValueError(
+            f"num_train={num_train}: damage needs {CLIPS_FOR_DAMAGE} clips. Give more, or add --defects none."
+        )
     root = Path(output_dir) / "AudioSet"
     tables, sounds = root / "metadata", root / "audio"
     tables.mkdir(parents=True, exist_ok=True)
@@ -116,7 +119,7 @@ def synthesize(
     write_tables(tables, clips)
     heard = _dealt_out(clips, seed) if not linked else {clip.ytid: clip for clip in clips}
     paths = {}
-    for clip in clips:
+    for clip in tqdm(clips, desc="synthesizing", unit="clip"):
         paths[clip.ytid] = sounds / file_name(clip, scheme, suffix)
         paths[clip.ytid].parent.mkdir(parents=True, exist_ok=True)
         write_sound(paths[clip.ytid], render(heard[clip.ytid], seed))

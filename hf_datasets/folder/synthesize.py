@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from tqdm import tqdm
 
 from ..pmemo.synthesize import EDA_RATE, Listener, draw_accents, synthesize_sound, write_mp3
 from ..synthesizing import run_synthesizer, write_csv
@@ -51,7 +52,7 @@ def synthesize(
     (root / "SYNTHETIC").write_text(origin + "\n")
     listeners = [Listener(seed, number) for number in range(num_listeners)]
     rows = []
-    for number in range(num_songs):
+    for number in tqdm(range(num_songs), desc="synthesizing", unit="song"):
         rng = np.random.default_rng([seed, 0, number])
         length = round(rng.uniform(*seconds), 2)  # s
         times, strengths = draw_accents(rng, 0.0, length - 0.3)

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 import soundfile
+from tqdm import tqdm
 
 from ..pmemo.synthesize import EDA_RATE as FINE_RATE
 from ..pmemo.synthesize import Listener, draw_accents, synthesize_sound, write_mp3
@@ -55,7 +56,9 @@ def synthesize(
     if not 0 <= coupling <= 1:
         raise ValueError(f"coupling = {coupling}: give 0 (sound drives nothing) to 1 (sound drives all but the rest)")
     if defects == "all" and num_songs < SONGS_FOR_ALL:
-        raise ValueError(f"num_songs = {num_songs}: all kinds of damage need {SONGS_FOR_ALL} songs; or say 'few'")
+        raise ValueError(
+            f"num_songs={num_songs}: all kinds of damage need {SONGS_FOR_ALL} songs. Give more, or add --defects few."
+        )
     root = Path(output_dir) / "HKU956"
     (root / AUDIO_FOLDER).mkdir(parents=True, exist_ok=True)
     origin = (
@@ -66,7 +69,7 @@ def synthesize(
     (root / "SYNTHETIC").write_text(origin + "\n")
     participants = [Participant(seed, number) for number in range(num_participants)]
     links, ratings = [], []
-    for number in range(num_songs):
+    for number in tqdm(range(num_songs), desc="synthesizing", unit="song"):
         rng = np.random.default_rng([seed, 0, number])
         song_id = 1_100_000 + 137 * number
         length = round(rng.uniform(*seconds), 2)

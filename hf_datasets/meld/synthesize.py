@@ -17,6 +17,7 @@ from typing import Literal
 
 import av
 import numpy as np
+from tqdm import tqdm
 
 from ..synthesizing import run_synthesizer
 from .damage import ROWS_FOR_DAMAGE, clip_path, damage
@@ -86,7 +87,7 @@ def synthesize(
     (root / "SYNTHETIC").write_text(origin + "\n")
     lines = {split: plan_lines(count, seed, split) for split, count in counts.items()}
     for split, (_, folder) in TREE.items():
-        for number, line in enumerate(lines[split]):
+        for number, line in enumerate(tqdm(lines[split], desc=f"synthesizing {split}", unit="clip")):
             chance = np.random.default_rng([seed, SPLITS.index(split), 2, number])
             acted = line["mood"] if chance.uniform() < coupling else _mood(chance)
             rng = np.random.default_rng([seed, SPLITS.index(split), 1, number])

@@ -17,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 import soundfile
+from tqdm import tqdm
 
 from ..synthesizing import run_synthesizer, write_csv
 from .damage import SONGS_FOR_ALL, damage
@@ -60,7 +61,9 @@ def synthesize(
     if not 5 <= seconds[0] <= seconds[1]:
         raise ValueError(f"seconds = {seconds}: give the shortest clip (5 s or more) and the longest")
     if defects == "all" and num_songs < SONGS_FOR_ALL:
-        raise ValueError(f"num_songs = {num_songs}: all kinds of damage need {SONGS_FOR_ALL} songs; or say 'few'")
+        raise ValueError(
+            f"num_songs={num_songs}: all kinds of damage need {SONGS_FOR_ALL} songs. Give more, or add --defects few."
+        )
     root = Path(output_dir) / "PMEmo2019"
     for folder in ("chorus", "EDA", "annotations"):
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -71,7 +74,7 @@ def synthesize(
     (root / "SYNTHETIC").write_text(origin + "\n")
     listeners = [Listener(seed, number) for number in range(num_listeners)]
     tables = _Tables()
-    for song_id, number in zip(_sparse_ids(seed, num_songs), range(num_songs), strict=True):
+    for number, song_id in enumerate(tqdm(_sparse_ids(seed, num_songs), desc="synthesizing", unit="song")):
         rng = np.random.default_rng([seed, 0, number])
         length = round(rng.uniform(*seconds), 2)  # s
         if defects != "none" and number == 2:

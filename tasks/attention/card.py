@@ -52,6 +52,13 @@ def results_table(test: dict[str, Any]) -> str:
     )
 
 
+def conclusion(test: dict[str, Any]) -> str:
+    """The score that the verdict is on, and the verdict."""
+    score = test["verdict"]["score"]
+    scored = f"{NAMES[score]} {cell(test['scores'][score], 3)} over {test['rows']:,} creatives"
+    return f"{scored}; verdict: {test['verdict']['verdict']}"
+
+
 def verdict_line(test: dict[str, Any]) -> str:
     """Whether the model beats each baseline, by the rule of the record: the interval of the difference."""
     verdict = test["verdict"]

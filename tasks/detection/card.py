@@ -112,34 +112,50 @@ def is_beaten(test: dict[str, Any], baseline: str) -> bool:
     return found["low"] is not None and found["low"] > bound
 
 
+def conclusion(test: dict[str, Any]) -> str:
+    """Average precision and the verdict."""
+    scored = f"average precision {cell(test['scores']['average_precision'], 3)} over {test['clips']:,} clips"
+    return f"{scored}; verdict: {verdict_of(test)}"
+
+
+def verdict_of(test: dict[str, Any]) -> str:
+    """The baselines that are beaten, and those that are not."""
+    if test["scores"]["average_precision"]["mean"] is None:
+        return "not measured"
+    rivals = rivals_of(test)
+    beaten = [name_of(who) for who in rivals if is_beaten(test, who)]
+    unbeaten = [name_of(who) for who in rivals if not is_beaten(test, who)]
+    said = [f"better than {' and '.join(beaten)}"] if beaten else []
+    said += [f"not shown to be better than {' and '.join(unbeaten)}"] if unbeaten else []
+    return ", ".join(said) or "compared with nothing"
+
+
+def rivals_of(test: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The average precision of each baseline that has one."""
+    return {
+        who: scores["average_precision"]
+        for who, scores in test["baselines"].items()
+        if "average_precision" in scores and scores["average_precision"]["mean"] is not None
+    }
+
+
 def verdict_line(test: dict[str, Any]) -> str:
     """Whether average precision is above what hears nothing and what hears only loudness, and by how much."""
     found = test["scores"]["average_precision"]
     if found["mean"] is None:
         return f"**Verdict: not measured** (average precision is undefined: {found['reason']})."
-    rivals = {
-        who: scores["average_precision"]
-        for who, scores in test["baselines"].items()
-        if "average_precision" in scores and scores["average_precision"]["mean"] is not None
-    }
+    rivals = rivals_of(test)
     said = f"average precision {cell(found, 3)}"
-    if not rivals:
-        return f"**Verdict: compared with nothing** ({said})."
     gains, p = test.get("gains") or {}, test.get("permutation_p") or {}
     for who, score in rivals.items():
         said += f"; {name_of(who)} {cell(score, 3)}"
         said += f", gain {cell(gains[who], 3)}" if who in gains else ""
         said += f", permutation p {p[who]:.2g}" if who in p else ""
-    said += "" if found["low"] is not None else f"; no interval: {found['reason']}"
-    beaten = [name_of(who) for who in rivals if is_beaten(test, who)]
-    unbeaten = [name_of(who) for who in rivals if not is_beaten(test, who)]
-    line = f"better than {' and '.join(beaten)}" if beaten else ""
-    line += ", " if beaten and unbeaten else ""
-    line += f"not shown to be better than {' and '.join(unbeaten)}" if unbeaten else ""
+    said += "" if found["low"] is not None or not rivals else f"; no interval: {found['reason']}"
     left_out = "".join(
         f" Not compared with {name_of(who)}: {why}." for who, why in (test.get("baselines_left_out") or {}).items()
     )
-    return f"**Verdict: {line}** ({said}).{left_out}"
+    return f"**Verdict: {verdict_of(test)}** ({said}).{left_out}"
 
 
 def operating_line(test: dict[str, Any]) -> str:

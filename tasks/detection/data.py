@@ -134,7 +134,8 @@ def log_what_was_kept(data: DetectionData) -> None:
     """The clips of each side, and what was left out."""
     logger.info("target: %s; clips: %s", ", ".join(data.target_names()), data.split.sides)
     for rule in data.pools.rules:
-        logger.info("left out: %s: %s clips", rule.rule, rule.clips)
+        if rule.clips:
+            logger.info("left out: %s: %s clips", rule.rule, rule.clips)
 
 
 def model_scores(side: ClipWindows, output: EvalPrediction | PredictionOutput) -> ClipScores:

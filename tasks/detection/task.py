@@ -139,6 +139,9 @@ class DetectionTask(Task[DetectionTaskSettings, DetectionData]):
     def results_table(self, results: dict[str, Any]) -> str:
         return card.results_table(results)
 
+    def conclusion(self, results: dict[str, Any]) -> str:
+        return card.conclusion(results)
+
     def model_card(self, facts: dict[str, Any]) -> str:
         return card.model_card(facts)
 

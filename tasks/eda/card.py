@@ -45,6 +45,16 @@ def results_table(results: dict[str, Any]) -> str:
     return "\n\n".join([*tables, results["note"]] if results["note"] else tables)
 
 
+def conclusion(results: dict[str, Any]) -> str:
+    """The score that the verdict is on, and the verdict, of each channel."""
+    return "\n".join(
+        f"{name}: r after detrending {score_cell(channel['model']['detrended_pearson'])} over {results['trials']} "
+        f"trials, against {score_cell(channel['baselines'][channel['gain']['over']]['detrended_pearson'])} of "
+        f"{channel['gain']['over'].replace('_', ' ')}; verdict: {channel['verdict']['verdict']}"
+        for name, channel in results["channels"].items()
+    )
+
+
 def channel_table(results: dict[str, Any], name: str, channel: dict[str, Any]) -> str:
     """The table of one channel; brackets hold 95 % intervals."""
     headings = [heading.format(unit=results["unit"]) for heading, _ in SCORES]

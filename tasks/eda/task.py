@@ -122,6 +122,9 @@ class EdaTask(Task[EdaTaskSettings, EdaData]):
     def results_table(self, results: dict[str, Any]) -> str:
         return card.results_table(results)
 
+    def conclusion(self, results: dict[str, Any]) -> str:
+        return card.conclusion(results)
+
     def model_card(self, facts: dict[str, Any]) -> str:
         return card.model_card(facts)
 

@@ -59,6 +59,23 @@ def results_table(test: dict[str, Any]) -> str:
     return "\n\n".join([*blocks, *remarks(test)])
 
 
+def conclusion(test: dict[str, Any]) -> str:
+    """The score that the verdict is on, and the verdict, of each head."""
+    lines = []
+    for head, found in test["heads"].items():
+        score = found["verdict"]["score"]
+        scored = f"{score_name(score)} {cell(found['scores'][score], 3)} over {test['rows']:,} rows"
+        lines.append(f"{head}: {scored}; verdict: {verdict_of(found['verdict'])}")
+    return "\n".join(lines)
+
+
+def verdict_of(verdict: dict[str, Any]) -> str:
+    """The baselines that are not beaten, or, where all are, that they are."""
+    if verdict["unbeaten"]:
+        return f"not shown to be better than {named(verdict['unbeaten'])}"
+    return f"better than {named(verdict['beaten'])}"
+
+
 def head_blocks(test: dict[str, Any], head: str) -> list[str]:
     """Verdict, scores and classes of one head."""
     found = test["heads"][head]
@@ -75,10 +92,7 @@ def verdict_line(head: str, found: dict[str, Any]) -> str:
     said = [f"{score_name(score)} {cell(found['scores'][score], 3)}"]
     for who, rival in found["baselines"].items():
         said.append(f"less that of {WHO[who]} {no_interval(rival['difference'][score])}")
-    if verdict["unbeaten"]:
-        line = f"**Verdict, {head}: not shown to be better than {named(verdict['unbeaten'])}** ({'; '.join(said)})."
-    else:
-        line = f"**Verdict, {head}: better than {named(verdict['beaten'])}** ({'; '.join(said)})."
+    line = f"**Verdict, {head}: {verdict_of(verdict)}** ({'; '.join(said)})."
     for who, reason in found["baselines_left_out"].items():
         line += f" Not compared with {WHO[who]}: {reason}."
     dead = [f"{one['name']} ({one['support']:,} rows)" for one in found["dead_classes"]]

@@ -78,7 +78,8 @@ def predict_clips(
         with whole_file(arguments.output) as file:
             file.write(text + "\n")
     lines = [line_of(utterance) for clip in predictions for utterance in clip.utterances]
-    summary = "\n".join([f"{len(lines)} utterances, by {' and '.join(model.config.modalities)}", *lines])
+    count = f"{len(lines)} utterance{'s' * (len(lines) != 1)}"
+    summary = "\n".join([f"{count}; the model reads {' and '.join(model.config.modalities)}", *lines])
     return Predicted(predictions, unreadable, summary)
 
 

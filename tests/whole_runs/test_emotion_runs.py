@@ -194,7 +194,7 @@ def test_a_film_is_answered_with_json_and_a_picture_and_a_broken_clip_is_named(
     done = run(*predict, "--utterances", cues, "--plot", plot)
     (found,) = json.loads(output.read_text())
     assert len(found["utterances"]) == 5
-    assert "5 utterances, by text and video and audio" in done.stdout
+    assert "5 utterances; the model reads text and video and audio" in done.stdout
     assert imread(plot).shape[1] == WIDTH * DPI
     # An utterance cut out of a film is what the model was scored on, but for the compression of the pictures.
     names = [one["emotions"][0]["label"] for one in found["utterances"]]

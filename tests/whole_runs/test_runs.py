@@ -236,6 +236,12 @@ def test_a_mistake_is_one_line_that_says_what_to_do(command: list[str], parts: l
     assert all(part in last_line(done) for part in parts), done.stderr[-1000:]
 
 
+def test_the_launcher_adds_nothing_to_a_mistake() -> None:
+    done = run(*LAUNCH, "--quiet", *CPU, "run_train.py", "configs/nowhere.json", fails=True)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("configs/nowhere.json: ")
+
+
 def test_a_sound_that_does_not_decode_is_named(finished: tuple[Path, str], songs: Path, tmp_path: Path) -> None:
     (tmp_path / "noise.mp3").write_bytes(b"this is no sound" * 100)
     done = run(sys.executable, "run_predict.py", finished[0], tmp_path, "--output", tmp_path / "o.csv", fails=True)

@@ -174,7 +174,7 @@ def test_a_whole_film_is_answered_utterance_by_utterance(
             assert len({each["label"] for each in one[head]} & set(names)) == len(one[head]) == 3
             assert sure == sorted(sure, reverse=True)
             assert 0 < sum(sure) <= 1 + 1e-9
-    assert predicted.summary.startswith("3 utterances, by text and video and audio\n")
+    assert predicted.summary.startswith("3 utterances; the model reads text and video and audio\n")
     assert "(without video and audio)" in predicted.summary
 
 

@@ -132,6 +132,9 @@ class ToyTask(Task[ToySettings, ToyData]):
         head = f"| {results['tones']} tones | RMSE |\n|---|---|"
         return f"{head}\n| model | {results['rmse']:.3f} |\n| chance | {results['baselines']['chance']:.3f} |"
 
+    def conclusion(self, results: dict[str, Any]) -> str:
+        return f"RMSE {results['rmse']:.3f}; chance: {results['baselines']['chance']:.3f}"
+
     def model_card(self, facts: dict[str, Any]) -> str:
         return f"---\nlicense: other\n---\n{self.summary(facts)}\n"
 
