@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from media.audioset import Labels, id_uniforms
 
 from ..defects import make_defect
-from .own_lists import OwnList
+from .own_lists import GroupTable, OwnList
 from .sound_files import SUBSETS
 from .table_formats import ROWS_A_PART
 from .tables import StrongTable, WeakTable
@@ -82,6 +82,7 @@ class Clips:
     paths: pa.Array | None  # (clips,) where a list names a file in a folder, else null
     disputed: np.ndarray  # (clips,) bool, tables disagree about the excerpt
     defects: ClipDefects
+    group_defects: list[dict]  # of lists and tables of groups
 
 
 @dataclass(frozen=True)
@@ -106,14 +107,13 @@ def join_clips(
     labels: Labels,
     meant: dict[str, str],
     target: list[str],
-    groups: Sequence[tuple[str, pa.Array, pa.Array]] = (),
+    groups: Sequence[GroupTable] = (),
 ) -> Clips:
     """One row a clip. An id of the eval split in a table or list of the train split is a ValueError.
 
     Args:
         meant: MID of every label that the lists write.
         target: MIDs that the events of a list of positives have.
-        groups: clips and groups by the place of each table of groups.
     """
     sources = _number_clips(weak, strong, own)
     in_eval = _settle_sides(sources)
@@ -127,6 +127,7 @@ def join_clips(
         whole[clips] |= table.whole
     for one, clips in sources.own:
         whole[clips] |= one.kind != "weak"
+    of_clips, group_defects = _join_groups(sources, groups)
     table = pa.table(
         {
             "clip_id": sources.ids,
@@ -137,10 +138,10 @@ def join_clips(
             "labels": _join_labels(sources, labels, meant),
             "events": events,
             "strongly_labelled": whole & ~disputed,
-            "group": _join_groups(sources, groups),
+            "group": of_clips,
         }
     )
-    return Clips(table, in_eval, subset, part, _named_paths(sources), disputed, defects)
+    return Clips(table, in_eval, subset, part, _named_paths(sources), disputed, defects, group_defects)
 
 
 def _number_clips(weak: list[WeakTable], strong: list[StrongTable], own: list[OwnList]) -> _Sources:
@@ -256,15 +257,18 @@ def _join_labels(sources: _Sources, labels: Labels, meant: dict[str, str]) -> pa
     return pa.ListArray.from_arrays(offsets.astype(np.int32), pa.array(code))
 
 
-def _join_groups(sources: _Sources, tables: Sequence[tuple[str, pa.Array, pa.Array]]) -> pa.Array:
-    """The group of each clip, null where no list says one; ValueError where two are said."""
+def _join_groups(sources: _Sources, tables: Sequence[GroupTable]) -> tuple[pa.Array, list[dict]]:
+    """The group of each clip, null where nothing says one, and what is missing; ValueError where two are said."""
     said = [(one.where, clips, one.groups) for one, clips in sources.own if one.groups is not None]
-    for where, named, groups in tables:
-        places = pc.index_in(named, value_set=sources.ids)
-        known = places.is_valid()
-        said.append((where, places.filter(known).to_numpy().astype(np.int64), groups.filter(known)))
-    if not said:
-        return pa.nulls(len(sources.ids), pa.string())
+    defects = []
+    for table in tables:
+        clips = table.clips_among(sources.ids)
+        known = clips.is_valid()
+        said.append((table.where, clips.filter(known).to_numpy().astype(np.int64), table.groups.filter(known)))
+        strangers = table.stems.filter(pc.invert(known))
+        if len(strangers):
+            names = ", ".join(strangers[:NAMED].to_pylist()) + (", ..." if len(strangers) > NAMED else "")
+            defects.append(make_defect("group_unmatched", len(strangers), detail=f"{table.where}: {names}"))
     found = np.full(len(sources.ids), None, object)
     for where, clips, groups in said:
         for clip, group in zip(clips.tolist(), groups.to_pylist(), strict=True):
@@ -274,7 +278,12 @@ def _join_groups(sources: _Sources, tables: Sequence[tuple[str, pa.Array, pa.Arr
                     f"{where}: clip {name} has the groups {found[clip]!r} and {group!r}. Give each clip one group."
                 )
             found[clip] = found[clip] if group is None else group
-    return pa.array(found, pa.string())
+    for one, clips in sources.own:
+        alone = sum(found[clip] is None for clip in np.unique(clips).tolist())
+        if alone:
+            detail = f"{one.where}: each of these clips counts as a recording of its own"
+            defects.append(make_defect("group_not_given", alone, detail=detail))
+    return pa.array(found, pa.string()), defects
 
 
 def _codes_of(texts: pa.Array, labels: Labels, meant: dict[str, str]) -> np.ndarray:

@@ -90,14 +90,29 @@ class OwnList:
 
 
 @dataclass(frozen=True)
-class OwnLists:
-    """All lists, the paths that they were read from, and a digest of their content.
+class GroupTable:
+    """The rows of a table of groups, their clips named as in an OwnList; columns (rows,)."""
 
-    `groups` are clips and groups by the place of each, of tables of groups.
-    """
+    where: str
+    stems: pa.Array
+    ytids: pa.Array
+    groups: pa.Array
+
+    def clips_among(self, ids: pa.Array) -> pa.Array:
+        """The position of each row's clip (rows,), null for none: the clip of that name, else the one of its id.
+
+        Lists name a clip in either way, by whether AudioSet has its id.
+        """
+        found = pc.index_in(pa.concat_arrays([self.stems, self.ytids]), value_set=ids, skip_nulls=True)
+        return pc.coalesce(found[: len(self.stems)], found[len(self.stems) :])
+
+
+@dataclass(frozen=True)
+class OwnLists:
+    """All lists, tables of groups, the paths that they were read from, and a digest of their content."""
 
     lists: list[OwnList] = field(default_factory=list)
-    groups: list[tuple[str, pa.Array, pa.Array]] = field(default_factory=list)
+    groups: list[GroupTable] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     digest: str = ""
     size: int = 0  # bytes
@@ -113,25 +128,24 @@ def read_lists(paths: dict[str, list[str]]) -> OwnLists:
             read_from.append(path)
             name = PurePosixPath(path).name
             in_eval = bool(IN_EVAL.search(PurePosixPath(name).stem.lower()))
-            digest.update(
-                f"{kind} {'eval' if in_eval else 'train'} {name} {len(data)} ".encode(errors="surrogateescape") + data
-            )
+            side = "both" if kind == GROUP else "eval" if in_eval else "train"
+            digest.update(f"{kind} {side} {name} {len(data)} ".encode(errors="surrogateescape") + data)
             size += len(data)
             if kind == GROUP:
-                groups.append((path, *read_groups(data, path)))
+                groups.append(read_groups(data, path))
                 continue
             read = read_weak_list if kind == "weak" else read_strong_list
             lists.append(read(data, path, in_eval, kind))
     return OwnLists(lists, groups, read_from, digest.hexdigest(), size)
 
 
-def read_groups(data: bytes, where: str) -> tuple[pa.Array, pa.Array]:
-    """Clips, as in lists, and the group of each (rows,)."""
+def read_groups(data: bytes, where: str) -> GroupTable:
+    """A table of groups, one row per clip."""
     columns = _Columns(_read_csv(data, where), where)
     _, stems, ytids, *_ = columns.clips()
     groups = columns.get((GROUP,))
     columns.refuse_empty(groups, GROUP)
-    return pc.coalesce(ytids, stems), groups
+    return GroupTable(where, stems, ytids, groups)
 
 
 def read_strong_list(data: bytes, where: str, in_eval: bool = False, kind: str = "pos_strong") -> OwnList:

@@ -66,12 +66,7 @@ def read_tree(
         labels, ontology, mids, meant = find_vocabulary(tables, strong, own, target)
         weak = tables.read_weak(labels)
     clips = join_clips(weak, strong, own.lists, labels, meant, mids, own.groups)
-    defects = tables.defects
-    defects += [
-        make_defect("group_not_given", len(one), detail=f"{one.where}: each clip counts as a recording of its own")
-        for one in own.lists
-        if one.groups is None and not own.groups
-    ]
+    defects = tables.defects + clips.group_defects
     if audio_root is not None:
         sounds = list_sounds(audio_root, "folder that holds the clips' sound files", "--audio_root")
     else:
