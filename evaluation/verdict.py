@@ -1,14 +1,15 @@
 """When a run may claim something: the rule of an effect, and exact tests where a bootstrap has no bounds.
 
-Resamples of a perfect detector all agree, which tells nothing of how sure it is. Two tests count the arrangements that
-give an average precision as high as the one that was seen. They go through all arrangements where these are few, so
-that p is exact, and else through random ones.
+Resamples of a perfect detector all agree, so they say nothing about its uncertainty. Two tests count the arrangements
+that give an average precision as high as the one that was seen. They go through all arrangements where these are few,
+so that p is exact, and else through random ones. Both arrange whole groups, as intervals resample them: one clip of
+each group is ranked against chance, and the ranks of a group are exchanged together between two detectors.
 """
 
-# N clips, P with the target, A arrangements
+# N clips, G groups, A arrangements
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import comb
 from typing import Literal
@@ -74,9 +75,17 @@ def is_above_zero(difference: Interval) -> bool:
     return agree and difference.mean > TOLERANCE and 0.5 ** min(difference.clusters.values()) < SURE
 
 
-def p_against_chance(scores: np.ndarray, targets: np.ndarray, seed: int = 0) -> float:
-    """The share of ways to place the targets (N,) at which the scores (N,) rank as well, one-sided."""
-    scores, targets = check_scores(scores, targets)
+def p_against_chance(scores: np.ndarray, targets: np.ndarray, groups: Sequence[str], seed: int = 0) -> float:
+    """The share of ways to place the targets at which the scores rank as well, of one clip of each group; one-sided.
+
+    One clip each keeps the test valid where groups with the target are larger, or smaller, than those without: means
+    or maxima of groups of different size differ by chance. A detector that ranks all clips right ranks these right.
+
+    Args:
+        scores, targets, groups: (N,).
+    """
+    chosen = one_per_group(check_scores(scores, targets)[1], groups, seed)
+    scores, targets = check_scores(scores[chosen], targets[chosen])
     ranking, positives = Ranking.of(scores, targets), int(targets.sum())
     seen = average_precision(scores, targets)
     found = [
@@ -87,32 +96,57 @@ def p_against_chance(scores: np.ndarray, targets: np.ndarray, seed: int = 0) -> 
     return share_as_high(np.concatenate(found), seen, comb(len(targets), positives) <= ARRANGEMENTS)
 
 
-def p_against(scores: np.ndarray, rival: np.ndarray, targets: np.ndarray, seed: int = 0) -> float:
-    """The share of ways to exchange the ranks of two detectors, clip by clip, at which the first is as far ahead.
+def one_per_group(targets: np.ndarray, groups: Sequence[str], seed: int) -> np.ndarray:
+    """Positions (G,) of one clip of each group, chosen without a look at scores.
+
+    A group with clips of both kinds gives one of the kind that fewer groups have so far: balance makes p finest.
+    """
+    code = codes_of(groups)
+    with_target, without = (np.bincount(code[kind], minlength=code.max() + 1) > 0 for kind in (targets, ~targets))
+    both = np.flatnonzero(with_target & without)
+    positive = ~without
+    positive[both[: max(len(positive) // 2 - int(positive.sum()), 0)]] = True
+    drawn = np.random.default_rng(seed).permutation(np.flatnonzero(targets == positive[code]))
+    return np.sort(drawn[np.unique(code[drawn], return_index=True)[1]])
+
+
+def p_against(
+    scores: np.ndarray, rival: np.ndarray, targets: np.ndarray, groups: Sequence[str], seed: int = 0
+) -> float:
+    """The share of ways to exchange the ranks of two detectors, group by group, at which the first is as far ahead.
 
     Args:
         scores, rival: (N,) of both; they may be in different units, since only ranks are exchanged.
+        targets, groups: (N,).
     """
     first, second = (rankdata(check_scores(each, targets)[0]) for each in (scores, rival))
+    code = codes_of(groups)
 
     def lead(exchanged: np.ndarray) -> float:
-        own, other = np.where(exchanged, second, first), np.where(exchanged, first, second)
+        """Of groups (G,) bool."""
+        own, other = np.where(exchanged[code], [second, first], [first, second])
         return average_precision(own, targets) - average_precision(other, targets)
 
-    clips = len(first)
-    every = 2**clips <= ARRANGEMENTS
+    size = int(code.max()) + 1
+    every = 2**size <= ARRANGEMENTS
     if every:
-        exchanges: Iterator[np.ndarray] = (np.array(each, bool) for each in itertools.product((0, 1), repeat=clips))
+        exchanges: Iterator[np.ndarray] = (np.array(each, bool) for each in itertools.product((0, 1), repeat=size))
     else:
         generator = np.random.default_rng(seed)
-        exchanges = (generator.random(clips) < 0.5 for _ in range(ARRANGEMENTS - 1))
-    return share_as_high(np.array([lead(each) for each in exchanges]), lead(np.zeros(clips, bool)), every)
+        exchanges = (generator.random(size) < 0.5 for _ in range(ARRANGEMENTS - 1))
+    return share_as_high(np.array([lead(each) for each in exchanges]), lead(np.zeros(size, bool)), every)
+
+
+def codes_of(groups: Sequence[str]) -> np.ndarray:
+    """The number of each clip's group, (N,)."""
+    return np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
 
 
 def placements(clips: int, positives: int, seed: int) -> Iterator[np.ndarray]:
     """Ways to place the positives among the clips, (A, N) bool, some at a time: all of them, or random ones."""
-    if comb(clips, positives) <= ARRANGEMENTS:
-        chosen = np.array(list(itertools.combinations(range(clips), positives)), int).reshape(-1, positives)
+    choices = comb(clips, positives)
+    if choices <= ARRANGEMENTS:
+        chosen = np.array(list(itertools.combinations(range(clips), positives)), int).reshape(choices, positives)
         placed = np.zeros((len(chosen), clips), bool)
         np.put_along_axis(placed, chosen, True, axis=1)
         yield placed
@@ -125,5 +159,5 @@ def placements(clips: int, positives: int, seed: int) -> Iterator[np.ndarray]:
 
 def share_as_high(found: np.ndarray, seen: float, every: bool) -> float:
     """The share of values (A,) that reach the one that was seen; only those of every arrangement hold it already."""
-    as_high = int((found >= seen - TOLERANCE).sum())
+    as_high = int((~(found < seen - TOLERANCE)).sum())  # undefined shows nothing, so it counts as high
     return as_high / len(found) if every else (1 + as_high) / (1 + len(found))

@@ -59,7 +59,7 @@ NAMES = {  # of baselines, where the record's name is none
 RULE = (
     "better than a baseline is a model whose average precision minus that of the baseline, on the same resamples of "
     "recordings, has an interval above 0; better than chance is one whose interval is above the share of positives. "
-    f"Where all resamples agree, the one-sided permutation p against the baseline has to be below {SURE:.3g}"
+    f"Where all resamples agree, the one-sided p of permuting whole recordings has to be below {SURE:.3g}"
 )
 LIMITS = (
     "AudioSet's labels are weak: they say that a sound is somewhere in a clip, and many sounds that are there have no "
@@ -68,7 +68,7 @@ LIMITS = (
     "Sounds that resemble the target (its siblings in the ontology) stay among the negatives: the table of false "
     "alarms tells which of them fire. Clips are excerpts that people found worth a label: an hour of them has more, "
     "and more varied, sounds than an hour of a room, and positives are more frequent, so precision and false alarms "
-    "an hour will differ where the model listens all day. Set the threshold anew on recordings of that place. "
+    "an hour will differ where the model listens all day. Choose the threshold again on recordings of that place. "
     "AudioSet's labels are CC BY 4.0 and its ontology CC BY-SA 4.0 (Google); the audio belongs to those who made the "
     "videos and may not be redistributed."
 )

@@ -276,7 +276,7 @@ def assess(
         scores=scores,
         baselines=baselines,
         gains=gains,
-        permutation_p=permutation_p(scores["average_precision"], gains, test, rivals),
+        permutation_p=permutation_p(scores["average_precision"], gains, test, rivals, groups),
         false_alarms_at_recall=FalseAlarms(RECALL, at_recall.mean),
         curve=curve(test),
         baseline_curves={name: curve(of_test) for name, (of_test, _) in rivals.items()},
@@ -288,14 +288,18 @@ def assess(
 
 
 def permutation_p(
-    found: Interval, gains: dict[str, Interval], test: ClipScores, rivals: dict[str, tuple[ClipScores, ClipScores]]
+    found: Interval,
+    gains: dict[str, Interval],
+    test: ClipScores,
+    rivals: dict[str, tuple[ClipScores, ClipScores]],
+    groups: Sequence[str],
 ) -> dict[str, float]:
     """How often chance would do as well as the model, where all resamples of its score, or of a gain, agree."""
     agree = found.low is None and found.samples > 0
-    p = {"chance": p_against_chance(test.clip_scores, test.targets)} if agree else {}
+    p = {"chance": p_against_chance(test.clip_scores, test.targets, groups)} if agree else {}
     for name, gain in gains.items():
         if agree or (gain.low is None and gain.samples):
-            p[name] = p_against(test.clip_scores, rivals[name][0].clip_scores, test.targets)
+            p[name] = p_against(test.clip_scores, rivals[name][0].clip_scores, test.targets, groups)
     return p
 
 

@@ -21,6 +21,11 @@ SMALL = st.integers(3, 5).flatmap(
 )
 
 
+def alone_in_group(clips: np.ndarray) -> list[str]:
+    """A group for each clip."""
+    return [f"clip{place}" for place in range(len(clips))]
+
+
 @settings(max_examples=40, deadline=None)
 @given(SMALL)
 def test_few_arrangements_are_counted_one_by_one(drawn: tuple[list[int], list[int], int]) -> None:
@@ -29,38 +34,94 @@ def test_few_arrangements_are_counted_one_by_one(drawn: tuple[list[int], list[in
     seen = average_precision(scores, targets)
     places = [np.isin(np.arange(len(scores)), each) for each in itertools.combinations(range(len(scores)), positives)]
     as_high = sum(average_precision(scores, placed) >= seen - 1e-9 for placed in places)
-    assert p_against_chance(scores, targets) == pytest.approx(as_high / len(places))
-    assert p_against(scores, rival, targets) >= 2.0 ** -len(scores)
-    assert p_against(scores, scores, targets) == 1
+    alone = alone_in_group(targets)
+    assert p_against_chance(scores, targets, alone) == pytest.approx(as_high / len(places))
+    assert p_against(scores, rival, targets, alone) >= 2.0 ** -len(scores)
+    assert p_against(scores, scores, targets, alone) == 1
 
 
 @pytest.mark.parametrize(("positives", "negatives"), [(1, 1), (2, 3), (5, 5), (1, 99)])
-def test_a_perfect_ranking_of_few_is_one_of_all_choices(positives: int, negatives: int) -> None:
-    targets = np.arange(positives + negatives) < positives
-    assert p_against_chance(targets.astype(float), targets) == pytest.approx(1 / comb(len(targets), positives))
-    assert p_against_chance(np.zeros(len(targets)), targets) == 1
-    assert p_against_chance(np.arange(len(targets)), targets) == 1  # those with the target are the lowest
+@pytest.mark.parametrize("clips_each", [1, 10])
+def test_a_perfect_ranking_of_few_is_one_of_all_choices_of_groups(
+    positives: int, negatives: int, clips_each: int
+) -> None:
+    groups = [f"group{place}" for place in range(positives + negatives)] * clips_each
+    targets = np.tile(np.arange(positives + negatives) < positives, clips_each)
+    choices = comb(positives + negatives, positives)
+    assert p_against_chance(targets.astype(float), targets, groups) == pytest.approx(1 / choices)
+    assert p_against_chance(np.zeros(len(targets)), targets, groups) == 1
+    rising = np.tile(np.arange(positives + negatives), clips_each)  # those with the target are the lowest
+    assert p_against_chance(rising, targets, groups) == 1
 
 
 def test_many_arrangements_are_drawn_at_random() -> None:
     targets = np.arange(60) < 12
-    perfect = targets.astype(float)
-    assert p_against_chance(perfect, targets) == p_against(perfect, -perfect, targets) == 1 / ARRANGEMENTS
-    assert p_against_chance(perfect, targets, seed=1) == 1 / ARRANGEMENTS
-    assert p_against(-perfect, perfect, targets) == 1
+    perfect, alone = targets.astype(float), alone_in_group(targets)
+    assert p_against_chance(perfect, targets, alone) == 1 / ARRANGEMENTS
+    assert p_against(perfect, -perfect, targets, alone) == 1 / ARRANGEMENTS
+    assert p_against_chance(perfect, targets, alone, seed=1) == 1 / ARRANGEMENTS
+    assert p_against(-perfect, perfect, targets, alone) == 1
 
 
-def test_scores_that_know_nothing_have_a_low_p_no_more_often_than_they_should() -> None:
-    generator, targets = np.random.default_rng(0), np.arange(30) < 8
-    p = [p_against_chance(generator.normal(size=30), targets) for _ in range(400)]
-    assert np.mean(np.array(p) < 0.025) < 0.05
-    assert np.mean(p) == pytest.approx(0.5, abs=0.05)
+def recordings(
+    seed: int, lengths: dict[bool, int], alike: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    """Scores of two detectors that know nothing, targets and groups: two recordings with the target, three without.
+
+    `alike`: whether all clips of a recording have one score.
+    """
+    generator = np.random.default_rng(seed)
+    of_group = np.arange(5) < 2
+    code = np.repeat(np.arange(5), [lengths[bool(target)] for target in of_group])
+    model, rival = (
+        generator.normal(size=5)[code] if alike else generator.normal(size=len(code)) for _ in ("model", "rival")
+    )
+    return model, rival, of_group[code], [f"group{number}" for number in code]
+
+
+@pytest.mark.parametrize("lengths", [{True: 10, False: 10}, {True: 1, False: 10}, {True: 10, False: 1}], ids=str)
+@pytest.mark.parametrize("alike", [True, False])
+def test_detectors_that_know_nothing_have_a_low_p_no_more_often_than_they_should(lengths: dict, alike: bool) -> None:
+    """One choice of ten ranks the two recordings first, and one of 32 exchanges is the best: 0.1 and 0.03 are low."""
+    p_chance, p_rival = [], []
+    for seed in range(300):
+        model, rival, targets, groups = recordings(seed, lengths, alike)
+        p_chance.append(p_against_chance(model, targets, groups))
+        if seed % 4 == 0:
+            p_rival.append(p_against(model, rival, targets, groups))
+    for p in (np.array(p_chance), np.array(p_rival)):
+        for level in (0.025, 0.05, 0.1, 0.2, 0.5):
+            assert np.mean(p <= level) <= level + 3 * np.sqrt(level * (1 - level) / len(p))
+
+
+def test_a_clear_effect_in_enough_groups_is_found() -> None:
+    generator = np.random.default_rng(0)
+    code = np.repeat(np.arange(16), 10)
+    targets, groups = code < 8, [f"group{number}" for number in code]
+    model = 3.0 * targets + 0.3 * generator.normal(size=16)[code] + 0.3 * generator.normal(size=160)
+    rival = generator.normal(size=16)[code]
+    assert p_against_chance(model, targets, groups) == 1 / ARRANGEMENTS
+    assert p_against(model, rival, targets, groups) < 0.025
+
+
+@pytest.mark.parametrize("targets", ["+-+-+-+-", "+++-+-+-", "+++++-+-", "---+---+"])
+def test_groups_of_both_kinds_count_once_and_for_either_kind(targets: str) -> None:
+    """Four groups of two clips each: two for each kind, so that a perfect ranking is one of six."""
+    holds = np.array([sign == "+" for sign in targets])
+    assert p_against_chance(holds.astype(float), holds, list("aabbccdd")) == pytest.approx(1 / 6)
+
+
+def test_one_group_of_both_kinds_shows_nothing() -> None:
+    targets = np.arange(20) < 10
+    assert p_against_chance(targets.astype(float), targets, ["her"] * 20) == 1
+    assert p_against(targets.astype(float), -targets.astype(float), targets, ["her"] * 20) == 0.5
 
 
 def test_units_of_the_rival_do_not_matter() -> None:
     generator, targets = np.random.default_rng(0), np.arange(40) < 10
     model, rival = targets + generator.normal(size=40), generator.normal(size=40)
-    assert p_against(model, rival, targets) == p_against(model, 20 * rival - 60, targets)
+    groups = alone_in_group(targets)
+    assert p_against(model, rival, targets, groups) == p_against(model, 20 * rival - 60, targets, groups)
 
 
 @pytest.mark.parametrize(("songs", "shown"), [(5, False), (6, True), (60, True)])

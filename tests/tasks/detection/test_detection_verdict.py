@@ -16,7 +16,9 @@ from tests.helpers.toy_clips import POSITIVES, RATE, toy_clips
 LABELS = Labels(("/m/cry", "/m/dog", "/m/rain"), ("Cry", "Dog", "Rain"))
 
 
-def assessed(positives: int, scores: list[float], loudness: list[float]) -> ClipResults:
+def assessed(
+    positives: int, scores: list[float], loudness: list[float], groups: list[str] | None = None
+) -> ClipResults:
     """Assess a detector and loudness that say one number of each clip; the first clips hold the target."""
     rows = np.r_[:positives, POSITIVES : POSITIVES + len(scores) - positives].astype(np.int32)
     no_events = np.zeros(len(rows) + 1, np.int64), np.zeros((0, 2), np.float32)
@@ -25,6 +27,8 @@ def assessed(positives: int, scores: list[float], loudness: list[float]) -> Clip
     readable = np.ones(len(rows), bool)
     model, loud = (ClipScores(windows, np.array(each, float), None, readable) for each in (scores, loudness))
     table = pa.table({"clip_id": [f"clip{row}" for row in rows], "labels": [[0]] * len(rows)})
+    if groups is not None:
+        table = table.append_column("group", pa.array(groups))
     return assess(model, model, {"loudness": (loud, loud)}, "f1", table, LABELS, "validation")[0]
 
 
@@ -58,6 +62,17 @@ MIXED = [-30.0, -20.0] * 10
 )
 def test_verdicts_at_both_extremes(positives: int, scores: list, loudness: list, expected: str) -> None:
     assert verdict(assessed(positives, scores, loudness)) == expected
+
+
+def test_a_perfect_ranking_of_few_recordings_is_not_shown_to_be_better_than_chance() -> None:
+    """Of 20 clips it would be one of 184,756 choices; of four recordings, two of each kind, one of six."""
+    groups = [name for name in "abcd" for _ in range(5)]
+    few = assessed(10, UP + DOWN, MIXED, groups)
+    assert few.scores["average_precision"].mean == 1
+    assert few.permutation_p["chance"] == pytest.approx(1 / 6)
+    assert few.permutation_p["loudness"] >= 1 / 16
+    assert verdict(few) == UNBEATEN
+    assert verdict(assessed(10, UP + DOWN, MIXED, list("abcdefghijklmnopqrst"))) == "better than chance and loudness"
 
 
 def test_p_is_recorded_where_resamples_agree_and_only_there() -> None:
