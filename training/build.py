@@ -10,7 +10,6 @@ from transformers import (
     CONFIG_MAPPING,
     FEATURE_EXTRACTOR_MAPPING,
     AutoFeatureExtractor,
-    EarlyStoppingCallback,
     FeatureExtractionMixin,
     PreTrainedConfig,
     PreTrainedModel,
@@ -20,6 +19,7 @@ from transformers import (
 from modeling import SIGNAL_CONFIGS, EncoderConfig, FusionConfig
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from system.process import keep_freed_memory
+from training.callbacks import StopWithoutProgress
 from training.command_line import unknown_key
 from training.environment import threads_for_this_process
 from training.progress import HandlerAroundBars
@@ -137,6 +137,7 @@ def check_fit(saved: dict[str, Any], asked: dict[str, Any], name: str) -> None:
 
 def build_trainer(run: Run, model: PreTrainedModel, extractor: Any, data: TaskData) -> SignalTrainer:
     """Trainer over the task's items, order and metrics."""
+    patience = run.training.early_stopping_patience
     return run.task.trainer(
         model=model,
         args=run.training,
@@ -146,12 +147,6 @@ def build_trainer(run: Run, model: PreTrainedModel, extractor: Any, data: TaskDa
         sampler=run.task.sampler(data, run),
         validation_metrics=data.validation_metrics,
         processing_class=extractor,
-        callbacks=early_stopping(run),
+        callbacks=[StopWithoutProgress(patience)] if patience else [],
         **run.task.trainer_settings(data, run),
     )
-
-
-def early_stopping(run: Run) -> list[EarlyStoppingCallback]:
-    """The callback that stops a run whose validation no longer improves, if it was asked for."""
-    patience = run.training.early_stopping_patience
-    return [EarlyStoppingCallback(early_stopping_patience=patience)] if patience else []

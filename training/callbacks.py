@@ -1,10 +1,11 @@
-"""Trainer callbacks: stop on SIGTERM, and set the sampler's epoch."""
+"""Trainer callbacks: stop on SIGTERM or without progress, and set the sampler's epoch."""
 
 import logging
 import signal
 import threading
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -74,6 +75,32 @@ class StopOnSigterm(TrainerCallback):
                 output_dir,
             )
             raise SystemExit(EXIT_CODE)
+
+
+class StopWithoutProgress(TrainerCallback):
+    """Ends training after `patience` validations in a row with neither the best score nor the lowest loss so far.
+
+    A score of few clips saturates: while it stays at its best, the loss says whether the model still improves. All
+    follows from the log, which a checkpoint holds: a resumed run stops where the whole one does.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stop, if the last progress is too long ago."""
+        chosen_by = f"eval_{str(args.metric_for_best_model).removeprefix('eval_')}"
+        signs = {"eval_loss": -1, chosen_by: 1 if args.greater_is_better else -1}
+        validations = [entry for entry in state.log_history if "eval_loss" in entry]
+        since_best = []
+        for name, sign in signs.items():
+            values = np.array([sign * entry[name] for entry in validations], np.float64)
+            best = np.argmax(np.where(np.isnan(values), -np.inf, values))  # the first of equally good ones
+            since_best.append(len(values) - 1 - best)
+        if min(since_best) >= self.patience:
+            control.should_training_stop = True
 
 
 class EpochOfSampler(TrainerCallback):

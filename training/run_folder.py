@@ -34,7 +34,7 @@ def describe_run(
     training = task.training_record(
         steps=state.global_step,
         epochs=state.epoch,
-        best_checkpoint_step=state.best_global_step,
+        best_checkpoint_step=trainer.loaded_step,
         best_validation=state.best_metric,
         chosen_by=run.training.metric_for_best_model,
         processes=run.training.world_size,
@@ -241,7 +241,7 @@ def check_same_run(folder: Path, records: dict[str, dict[str, Any]]) -> None:
                 "settings that it began with: take them, or name another --output_dir"
             )
     if saved["splits.json"]["sha256"] != records["splits.json"]["sha256"]:
-        raise ValueError(f"{folder}: the data or the split have changed since the checkpoint; start anew")
+        raise ValueError(f"{folder}: the data or the split have changed since the checkpoint; start again")
 
 
 def check_same_data(folder: Path, now: dict[str, Any]) -> None:

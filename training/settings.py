@@ -91,7 +91,9 @@ class TrainingKeys:
         "(lr_scheduler_kwargs step_size, gamma) or exponential (gamma); the latter count optimizer steps.",
     )
     learning_rate: float = setting(1e-3, "Peak learning rate.")
-    num_train_epochs: float = setting(30.0, "Passes over the training data; of batches by plan, over the positives.")
+    num_train_epochs: float = setting(
+        30.0, "Passes over the training data; of batches by plan, epochs of min_epoch_steps optimizer steps or more."
+    )
     per_device_eval_batch_size: int = setting(32, "Items of an evaluation batch, a process.")
     eval_strategy: Literal["no", "steps", "epoch"] = setting("epoch", "Validate each: no, steps, epoch.")
     save_strategy: Literal["no", "steps", "epoch", "best"] = setting(
@@ -106,8 +108,12 @@ class TrainingKeys:
     prefetch_batches: int = setting(
         8, "Batches whose raw files are fetched ahead, where items read raw files; 0: none."
     )
-    early_stopping_patience: int = setting(0, "Stop after so many validations without a better one; 0: never.")
-    logging_steps: float = setting(10, "Log each so many optimizer steps.")
+    early_stopping_patience: int = setting(
+        0,
+        "Stop after this many validations in a row with neither a better metric_for_best_model nor a lower loss; 0: "
+        "never.",
+    )
+    logging_steps: float = setting(10, "Log every n optimizer steps.")
     report_to: None | str | list[str] = setting("tensorboard", "Trackers: tensorboard, wandb, mlflow, ..., or none.")
     remove_unused_columns: bool = setting(False, "Leave false: items are not table rows.")
     dataloader_pin_memory: bool = setting(False, "Pinned memory; true helps on a GPU.")

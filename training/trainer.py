@@ -10,7 +10,7 @@ import torch
 from torch.optim.lr_scheduler import ExponentialLR, LinearLR, LRScheduler, SequentialLR, StepLR
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from transformers import EvalPrediction, PreTrainedModel, ProgressCallback, Trainer
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, SaveStrategy
 from transformers.utils.logging import disable_progress_bar
 
 from training.callbacks import EpochOfSampler, StopOnSigterm
@@ -70,7 +70,7 @@ class SignalTrainer(Trainer):
         self.data_wait_seconds = 0.0
         self.train_seconds = 0.0
         self.seconds_at_log = (0.0, 0.0)  # both, when the last training loss was logged
-        self.waiting_was_told = False
+        self.warned_of_waiting = False
 
     def prefetching(self, sampler: Any, files_of: Callable[[Any], list[str]], batch_size: int) -> PrefetchingSampler:
         """The same order, the raw files of coming batches of this process on their way."""
@@ -180,13 +180,25 @@ class SignalTrainer(Trainer):
         return output._replace(metrics=metrics)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """As in Trainer, but of equally good checkpoints the latest is the best: small validation sets saturate."""
+        """As in Trainer, but of equally good checkpoints the latest is the best: small validation sets saturate.
+
+        Where the best is loaded at the end, a step that leaves no checkpoint cannot be it.
+        """
+        saves = self.control.should_save or self.args.save_strategy == SaveStrategy.BEST
+        if self.args.load_best_model_at_end and not saves:
+            return False
         if super()._determine_best_metric(metrics, trial):
             return True
         if metrics[f"eval_{str(self.args.metric_for_best_model).removeprefix('eval_')}"] != self.state.best_metric:
             return False
         self.state.best_global_step = self.state.global_step
         return True
+
+    @property
+    def loaded_step(self) -> int | None:
+        """The step of the checkpoint that a finished training ended with; None for the last weights."""
+        folder = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        return None if folder is None else int(Path(folder).name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-"))
 
     def in_order_of_data(self, dataloader: DataLoader, output: EvalLoopOutput) -> EvalLoopOutput:
         """Return predictions in the order of the rows, as they are unless rows were read in another order."""
@@ -199,21 +211,22 @@ class SignalTrainer(Trainer):
             since = waited - self.seconds_at_log[0], trained - self.seconds_at_log[1]
             self.seconds_at_log = waited, trained
             logs["data_wait_share"] = round(since[0] / max(sum(since), 1e-9), 4)
-            self.tell_of_waiting()
+            self.warn_of_waiting()
         super().log(logs, start_time)
 
-    def tell_of_waiting(self) -> None:
+    def warn_of_waiting(self) -> None:
         """Warn once, after some seconds of training, when batches come too slowly; and say what to change."""
         seconds = self.data_wait_seconds + self.train_seconds
-        if self.waiting_was_told or seconds < SETTLED or self.data_wait_share < WAITS_MUCH:
+        if self.warned_of_waiting or seconds < SETTLED or self.data_wait_share < WAITS_MUCH:
             return
-        self.waiting_was_told = True
-        workers = self.args.dataloader_num_workers
-        logger.warning(
-            "%.0f %% of training is waiting for data; raise dataloader_num_workers (it is %d), or make items cheaper",
-            100 * self.data_wait_share,
-            workers,
-        )
+        self.warned_of_waiting = True
+        share = 100 * self.data_wait_share
+        logger.warning("%.0f %% of training is waiting for data. %s", share, self.waiting_remedy)
+
+    @property
+    def waiting_remedy(self) -> str:
+        """How a user makes batches come faster."""
+        return f"Raise dataloader_num_workers (it is {self.args.dataloader_num_workers}), or make items cheaper."
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """None are counted: transformers' estimate takes every feature of a frame for a token of a language model."""

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import EarlyStoppingCallback
+from transformers import TrainerControl, TrainerState
 
 from tests.helpers.tiny_trainer import tiny_trainer
+from training.callbacks import StopWithoutProgress
 from training.trainer import SignalTrainer
 
 
@@ -165,9 +166,94 @@ def test_every_loss_and_norm_learns(tmp_path: Path, model_config: dict) -> None:
 
 def test_training_stops_early_when_validation_no_longer_improves(tmp_path: Path) -> None:
     trainer = tiny_trainer(tmp_path, learning_rate=0.0, num_train_epochs=50, weight_decay=0.0)
-    trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=2))
+    trainer.add_callback(StopWithoutProgress(2))
     trainer.train()
     assert trainer.state.epoch == 3  # the first is the best, two more are not better
+
+
+@pytest.mark.parametrize(
+    ("scores", "losses", "stops_after"),
+    [
+        ([1.0] * 8, [0.9, 0.8, 0.7, 0.6, 0.5, 0.5, 0.5, 0.4], 7),  # the score is saturated, the loss is not
+        ([0.1, 0.2, 0.3, 0.4, 0.4, 0.3, 0.5], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], 6),  # and the other way round
+        ([0.5] * 4, [0.5] * 4, 3),
+        ([0.5] * 4, [np.nan] * 4, 3),
+        ([0.5, 0.6, 0.5, 0.5, 0.5], [0.5, 0.6, 0.4, 0.5, 0.5], 5),
+        ([0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1], None),
+    ],
+)
+@pytest.mark.parametrize("more_is_better", [True, False])
+def test_patience_ends_when_neither_score_nor_loss_is_at_its_best(
+    tmp_path: Path, scores: list[float], losses: list[float], stops_after: int | None, more_is_better: bool
+) -> None:
+    args = tiny_trainer(tmp_path, metric_for_best_model="goodness", greater_is_better=more_is_better).args
+    sign = 1 if more_is_better else -1
+    log = [{"eval_goodness": sign * score, "eval_loss": loss} for score, loss in zip(scores, losses, strict=True)]
+    stopped = []
+    for count in range(1, len(log) + 1):
+        control = TrainerControl()
+        StopWithoutProgress(2).on_evaluate(args, TrainerState(log_history=[{"loss": 1.0}, *log[:count]]), control)
+        stopped.append(control.should_training_stop)
+    assert (stopped.index(True) + 1 if True in stopped else None) == stops_after
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [([0.5, 0.7, 0.7, 0.6], 3), ([1.0, 1.0, 1.0, 1.0], 4), ([0.5, 0.4, 0.3, 0.5], 4), ([0.4, 0.3, 0.2, 0.1], 1)],
+)
+@pytest.mark.parametrize("more_is_better", [True, False])
+def test_of_equally_good_checkpoints_the_latest_is_kept(
+    tmp_path: Path, scores: list[float], best: int, more_is_better: bool
+) -> None:
+    """One optimizer step per epoch; the weights at the end are those of the step that is recorded."""
+    trainer = tiny_trainer(
+        tmp_path,
+        num_train_epochs=len(scores),
+        per_device_train_batch_size=16,
+        metric_for_best_model="goodness",
+        greater_is_better=more_is_better,
+    )
+    sign = 1 if more_is_better else -1
+    weights = []
+
+    def note(_: object) -> dict[str, float]:
+        weights.append({name: value.clone() for name, value in trainer.model.state_dict().items()})
+        return {"goodness": sign * scores[len(weights) - 1]}
+
+    trainer.validation_metrics = note
+    trainer.train()
+    assert trainer.loaded_step == trainer.state.best_global_step == best
+    assert trainer.state.best_metric == sign * scores[best - 1]
+    for name, value in weights[best - 1].items():
+        assert torch.equal(trainer.model.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize(
+    ("settings", "loaded"),
+    [
+        ({"save_steps": 2}, 4),  # step 3 is better, but has no checkpoint
+        ({"save_steps": 1}, 3),
+        ({"save_strategy": "best"}, 3),
+        ({"save_steps": 2, "load_best_model_at_end": False}, None),
+    ],
+)
+def test_the_step_that_is_recorded_is_that_of_the_checkpoint_that_was_loaded(
+    tmp_path: Path, settings: dict, loaded: int | None
+) -> None:
+    scores = [0.1, 0.2, 0.9, 0.8, 0.4, 0.3]
+    trainer = tiny_trainer(
+        tmp_path,
+        max_steps=6,
+        per_device_train_batch_size=16,
+        metric_for_best_model="goodness",
+        greater_is_better=True,
+        **{"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps"} | settings,
+    )
+    trainer.validation_metrics = lambda _: {"goodness": scores[trainer.state.global_step - 1]}
+    trainer.train()
+    assert trainer.loaded_step == loaded
+    if loaded:
+        assert trainer.state.best_metric == scores[loaded - 1]
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
