@@ -1,8 +1,9 @@
 """Which trials are trained on, chosen from and tested: by song, artist, listener, or song and listener together.
 
-The side of an id is a pure function of the id and the seed, so a song that is added later moves no other song, and
-two machines agree without a list. A trial is one listener hearing one song; `random_pairs` splits the trials
-themselves, which puts every song and every listener on all sides. It is there to show how much that flatters.
+By the fractions, the side of an id is a pure function of the id and the seed, so a song that is added later moves no
+other song, and two machines agree without a list. Folds are equal parts of all ids, so a new song may move others. A
+trial is one listener hearing one song; `random_pairs` splits the trials themselves, which puts every song and every
+listener on all sides. It is there to show how much that flatters.
 """
 
 import hashlib

@@ -85,7 +85,7 @@ def described(trainer: Trainer, windows: Dataset, describe: Callable[[torch.Tens
 
 
 def training_windows(items: Items) -> list[tuple[int, int]]:
-    """Numbers and seeds of the windows to fit on: positives again and again, and negatives of all kinds in turn."""
+    """Numbers and seeds of the windows to fit on: positives repeated, and equally many negatives of each kind."""
     dice = np.random.default_rng(0)
     positives, negatives = (np.flatnonzero((items.kind == Kind.POSITIVE) == wanted) for wanted in (True, False))
     if not len(positives) or not len(negatives):

@@ -134,7 +134,7 @@ def groups_of(table: pa.Table) -> pa.ChunkedArray | None:
 
 
 def recordings_of(table: pa.Table) -> list[str]:
-    """What each row (R,) is resampled with: its group, its id if it has none."""
+    """The group that each row (R,) is resampled by, its id if it has none."""
     groups = groups_of(table)
     return (table["clip_id"] if groups is None else groups).to_pylist()
 

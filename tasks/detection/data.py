@@ -95,7 +95,7 @@ def prepare(
     sides = {
         side: ClipWindows(rows, clips, seconds, scores.hop_seconds, rate, keep) for side, clips in pools.sides.items()
     }
-    check_sides(sides)
+    check_sides(sides, run.settings.pools.validation_fraction)
     train = AudioSetWindows(rows, pools.items, seconds, rate, run.settings.augmentation, keep)
     split = ClipSplit.of(rows, pools, run.settings.pools)
     data = DetectionData(
@@ -119,15 +119,22 @@ def columns_there(rows: datasets.Dataset, names: Sequence[str]) -> pa.Table:
     return rows.select_columns([name for name in names if name in rows.column_names]).data.table
 
 
-def check_sides(sides: dict[str, ClipWindows]) -> None:
+def check_sides(sides: dict[str, ClipWindows], validation_fraction: float) -> None:
     """Thresholds are chosen on one side and checked on the other: both need the target and something else."""
     for name, side in sides.items():
         positives = int(side.clips.targets.sum())
-        if not positives or positives == len(side.clips):
-            raise ValueError(
-                f"the {name} side has {positives} clips with the target and {len(side.clips) - positives} without; it "
-                "needs both: change validation_seed or validation_fraction, or prepare more clips"
-            )
+        if 0 < positives < len(side.clips):
+            continue
+        lacking = "without" if positives else "with"
+        problem = f"the {name} side has no clip {lacking} the target"
+        if name == "test":
+            raise ValueError(f"eval: {problem}. Prepare clips {lacking} the target in eval.")
+        if not validation_fraction:
+            raise ValueError(f"validation_fraction=0: {problem}. Give a number above 0.")
+        raise ValueError(
+            f"validation_fraction={validation_fraction:g}: {problem}: of two groups (recordings) outside eval, one "
+            f"would be in validation with any seed. Prepare clips {lacking} the target of two groups or more."
+        )
 
 
 def log_what_was_kept(data: DetectionData) -> None:

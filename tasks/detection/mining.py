@@ -164,7 +164,7 @@ class MiningTable:
         if str(state["pools"]) != self.pools.digest:
             raise ValueError(
                 f"the hard negatives are of the items {state['pools']}, these are {self.pools.digest}: the data or "
-                "the settings of its pools have changed; take those of the checkpoint, or start anew"
+                "the settings of its pools have changed; take those of the checkpoint, or start again"
             )
         self.entries = Entries(*(state[column.name] for column in fields(Entries)))
         self.history = [MinedEpoch(**epoch) for epoch in json.loads(str(state["history"]))]

@@ -103,6 +103,7 @@ class ClipPools:
     trim: list[LabelCount]  # most clips first
     counts: ClipCounts
     ids: str = ""  # a digest of all rows' ids, in their order
+    target_groups: tuple[int, int] = (0, 0)  # with a usable clip that has the target: in training, in validation
 
     @functools.cached_property
     def digest(self) -> str:
@@ -112,10 +113,22 @@ class ClipPools:
             digest.update(f"{len(column)}:".encode() + np.ascontiguousarray(column, kind).data)
         return digest.hexdigest()[:16]
 
+    def advice_for_positives(self) -> str:
+        """How a data set without positives for training gets some."""
+        in_training, in_validation = self.target_groups
+        if in_training or not in_validation:
+            return "take another target, or other `positives`"
+        if in_validation == 1:
+            return "the target is in one group only, which is in validation. Prepare clips of more groups with it"
+        return (
+            f"all {in_validation} groups with the target are in validation. Lower validation_fraction, or change "
+            "validation_seed"
+        )
+
     def check_not_empty(self, shares: tuple[float, float, float]) -> None:
         """Refuse shares of positives, strong and weak negatives of which there are none; says how it came to that."""
         pools = {
-            "positive_share": (self.positives, "take another target, or other `positives`"),
+            "positive_share": (self.positives, self.advice_for_positives()),
             "strong_share": (self.strong.items, "prepare the data with strong tables, or set strong_share 0"),
             "weak_share": (self.weak.items, "prepare clips without the target, or set weak_share 0"),
         }
@@ -187,6 +200,7 @@ def build_pools(
             explicit_negatives=len(checked),
         ),
         ids=roles.ids,
+        target_groups=roles.target_groups(clips),
     )
 
 
@@ -203,7 +217,7 @@ def find_codes(labels: Labels, ontology: Ontology, settings: PoolSettings) -> tu
 
 @dataclass(frozen=True)
 class ClipRoles:
-    """Whether each clip (R,) bool has the target by any table, and the side it is on."""
+    """Per clip (R,) bool: whether any table says that it has the target, and its side."""
 
     targets: list[int]
     by_labels: np.ndarray  # the target is one of its weak labels
@@ -213,6 +227,7 @@ class ClipRoles:
     validation: np.ndarray
     train: np.ndarray  # usable, on neither other side
     ids: str  # a digest of all ids
+    by_group: np.ndarray  # (R,) float64, equal where groups are
 
     @classmethod
     def of(cls, clips: ClipColumns, targets: list[int], related: list[int], settings: PoolSettings) -> "ClipRoles":
@@ -235,7 +250,13 @@ class ClipRoles:
                 validation |= ~clips.test & _first_group(by_group, clips.usable & ~clips.test & kind, validation)
         train = clips.usable & ~clips.test & ~validation
         ids = hashlib.sha256(draws.astype("<f8", copy=False).data).hexdigest()
-        return cls(targets, by_labels, by_events, target, near, validation, train, ids)
+        return cls(targets, by_labels, by_events, target, near, validation, train, ids, by_group)
+
+    def target_groups(self, clips: ClipColumns) -> tuple[int, int]:
+        """How many groups with a usable clip that has the target are in training, and in validation."""
+        sides = (self.train, clips.usable & self.validation)
+        in_training, in_validation = (len(np.unique(self.by_group[self.target & side])) for side in sides)
+        return in_training, in_validation
 
     def rules(self, clips: ClipColumns) -> dict[str, int]:
         """How many clips each rule leaves out, those of earlier rules not again."""

@@ -12,7 +12,7 @@ from tasks.detection.pools import ClipPools, PoolSettings
 # R rows of the data set
 
 
-LISTED = 100_000  # clips of a side whose ids stand in the record; more are told by the hash alone
+LISTED = 100_000  # clips of a side whose ids are in the record; of more, only the hash is recorded
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ClipSplit:
         return digest_of_sides(self.members)
 
     def record(self) -> dict[str, Any]:
-        """What is saved beside a model: settings, hash, and the clips of each side that are not too many."""
+        """What is saved next to a model: settings, hash, and the clips of each side that are not too many."""
         return {
             "settings": asdict(self.settings),
             "sha256": self.sha256,

@@ -95,13 +95,18 @@ class TargetSoundTrainer(SignalTrainer):
 
     @property
     def length(self) -> TrainingLength:
-        """How long the training is, as Trainer counts steps."""
-        args, plan = self.args, self.plan
-        per_epoch = math.ceil(len(plan) / (args.world_size * args.gradient_accumulation_steps))
-        steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
-        per_step = plan.composition[0] * args.world_size * args.gradient_accumulation_steps
-        drawn = steps / per_epoch * len(plan) * plan.composition[0]
-        return TrainingLength(steps, per_epoch, len(plan.positives), per_step, drawn / len(plan.positives))
+        """How long the training is."""
+        return planned_length(self.args, self.plan, self.args.world_size)
+
+    @property
+    def waiting_remedy(self) -> str:
+        """As in SignalTrainer; for sounds that are kept in memory, each process decodes all of them."""
+        if not self.train_dataset.sounds.keep or self.train_dataset.embeddings is not None:
+            return super().waiting_remedy
+        workers = self.args.dataloader_num_workers
+        if not workers:
+            return "Sounds are decoded once (memory_gb): waiting ends with the first pass over them."
+        return f"Lower dataloader_num_workers (it is {workers}): each worker decodes all sounds once more (memory_gb)."
 
     def num_examples(self, dataloader: DataLoader) -> int:
         """Items of an epoch of all ranks; for other loaders as in Trainer."""
@@ -190,6 +195,15 @@ class AtEpochs(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.trainer.finish_epoch()
+
+
+def planned_length(args: TrainingArguments, plan: TwoTierBatchSampler, ranks: int) -> TrainingLength:
+    """How long a training is, as Trainer counts steps."""
+    per_epoch = math.ceil(len(plan) / (ranks * args.gradient_accumulation_steps))
+    steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
+    per_step = plan.composition[0] * ranks * args.gradient_accumulation_steps
+    drawn = steps / per_epoch * len(plan) * plan.composition[0]
+    return TrainingLength(steps, per_epoch, len(plan.positives), per_step, drawn / len(plan.positives))
 
 
 class ServedWindows:

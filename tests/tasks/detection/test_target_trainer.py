@@ -9,10 +9,13 @@ import pytest
 import torch
 
 from tasks.detection.baselines import PlainWindows, WindowDescriptors
+from tasks.detection.sampler import SamplerSettings, TwoTierBatchSampler
+from tasks.detection.trainer import planned_length
 from tasks.detection.windows import AudioSetWindows
 from tests.helpers.programs import end_ranks, start_ranks
 from tests.helpers.target_run import EPOCHS, make_trainer
 from tests.helpers.toy_clips import POSITIVES, RATE, toy_clips, toy_side
+from training.settings import RunTrainingArguments
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +117,67 @@ def test_what_was_served_has_the_planned_composition(tmp_path: Path) -> None:
     assert sum(kept.values()) + counts["mixed"] == 8 * batches
     assert all(kept[name] <= planned[name] * batches for name in planned)
     assert trainer.served.seen[1:4].all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "least", "world", "accumulated", "expected"),
+    [
+        # 14 positives, 2 per batch of a rank: steps, per epoch, positives per step, passes
+        ({"num_train_epochs": 3}, 1, 1, 1, (21, 7, 2, 3.0)),
+        ({"num_train_epochs": 3}, 16, 1, 1, (63, 21, 2, 9.0)),  # two passes are 14 steps, so that an epoch is three
+        ({"num_train_epochs": 3}, 16, 1, 4, (54, 18, 8, 30.0)),  # ten passes are 70 batches, 17.5 steps of 4
+        ({"num_train_epochs": 3}, 16, 2, 1, (54, 18, 4, 216 / 14)),  # five passes are 17.5 steps of two ranks
+        ({"num_train_epochs": 0.5}, 1, 1, 1, (4, 7, 2, 4 / 7)),
+        ({"max_steps": 10}, 16, 1, 1, (10, 21, 2, 10 / 7)),
+        ({"max_steps": 10}, 1, 3, 2, (10, 2, 12, 10 / 2 * 18 / 14)),  # three steps of three ranks, two by two
+    ],
+)
+def test_the_length_is_counted_in_steps_passes_and_positives(
+    tmp_path: Path, settings: dict, least: int, world: int, accumulated: int, expected: tuple
+) -> None:
+    args = RunTrainingArguments(
+        output_dir=str(tmp_path), gradient_accumulation_steps=accumulated, use_cpu=True, report_to="none", **settings
+    )
+    plan = TwoTierBatchSampler.from_pools(
+        toy_clips()[1], SamplerSettings(min_epoch_steps=least), 8, 7, world, accumulated
+    )
+    length = planned_length(args, plan, world)
+    found = length.steps, length.steps_per_epoch, length.positives_per_step, length.passes
+    assert found == pytest.approx(expected)
+    assert length.positives == POSITIVES
+    drawn = sum((plan.plan(epoch)[0][:, : plan.composition[0]].size for epoch in range(3)), 0)
+    if settings.get("num_train_epochs") == 3:
+        assert length.passes == pytest.approx(drawn / POSITIVES)
+
+
+@pytest.mark.parametrize(("accumulation", "settings"), [(1, {}), (2, {}), (3, {"max_steps": 5})])
+def test_the_length_is_printed_before_the_first_step_and_is_trainers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, accumulation: int, settings: dict
+) -> None:
+    caplog.set_level("INFO")
+    trainer = make_trainer(tmp_path, workers=0, accumulation=accumulation, **settings)
+    seen = []
+    compute_loss = trainer.compute_loss
+    trainer.compute_loss = lambda *args, **kwargs: seen.append(caplog.text) or compute_loss(*args, **kwargs)
+    trainer.train()
+    length = trainer.length
+    assert f"training: {length}" in seen[0]
+    assert f"{length.steps} optimizer steps" in seen[0]
+    assert length.steps == trainer.state.max_steps == trainer.state.global_step
+    served = sum(sum(item < POSITIVES for item, _ in batch) for batch in trainer.noted)
+    planned = settings.get("max_steps", EPOCHS * length.steps_per_epoch)
+    assert planned == length.steps
+    if not settings:
+        assert length.passes == served / POSITIVES
+
+
+def test_waiting_for_sounds_in_memory_is_not_answered_with_more_workers(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, workers=2, accumulation=1)
+    assert trainer.waiting_remedy.startswith("Raise dataloader_num_workers (it is 2)")
+    trainer.train_dataset.sounds.keep = True
+    assert trainer.waiting_remedy.startswith("Lower dataloader_num_workers (it is 2)")
+    trainer.args.dataloader_num_workers = 0
+    assert "dataloader_num_workers" not in trainer.waiting_remedy
 
 
 def test_substitutes_of_bad_files_are_counted(tmp_path: Path) -> None:
