@@ -22,6 +22,16 @@ VALUE = re.compile(
     r"|(?<![^\W\d_])sig)(?:=[\"']?|[\"']\s*:\s*[\"']))[^\s&;#\"'<>]+?(?=:?(?:[\s&;#\"'<>]|$))",
     re.IGNORECASE,
 )
+# The value of an entry `name: value` or `name = value` whose name has no quotes, and of an option `--name value`.
+NAMES = r"(?:token|secret|passw(?:or)?d|pwd|credentials?|api[-_]?key|access[-_]?key(?:[-_]?id)?)"
+ENTRY = re.compile(
+    rf"((?<![\w-])(?:(?!--)[\w-]*{NAMES}\s*[:=]|--[\w-]*{NAMES})[^\S\n]+[\"']?)(?!-)[^\s,;\"']+", re.IGNORECASE
+)
+# The credentials of an HTTP header.
+HEADER = re.compile(
+    r"(\bauthorization[\"']?\s*[:=]\s*[\"']?(?:(?:bearer|basic|token)\s+)?|\bbearer\s+(?=\S{16}))[^\s,;\"']+",
+    re.IGNORECASE,
+)
 DEEPEST = 5  # times that a URL may be percent-encoded
 RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
@@ -37,7 +47,10 @@ def holds_secret(text: str) -> bool:
 
 
 def _mask(text: str) -> str:
-    return TOKEN.sub(MASK, VALUE.sub(rf"\1{MASK}", USER.sub(rf"\1{MASK}@", text)))
+    text = USER.sub(rf"\1{MASK}@", text)
+    for pattern in (VALUE, ENTRY, HEADER):
+        text = pattern.sub(rf"\1{MASK}", text)
+    return TOKEN.sub(MASK, text)
 
 
 def _mask_encoded(word: str) -> str:

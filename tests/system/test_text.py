@@ -34,6 +34,37 @@ def test_a_signature_in_a_url_is_masked_and_the_rest_stays(name: str, times_enco
     assert text.endswith("': not there")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "aws_secret_access_key: {}",
+        "AWS_SECRET_ACCESS_KEY: {}\nregion: here",
+        "token: {}",
+        "  hub_token :  {}",
+        "Authorization: Bearer {}",
+        "authorization: {}",
+        "'Authorization': 'Bearer {}'",
+        "Authorization: Basic {}",
+        "run_train.py --hub_token {} --seed 3",
+        "--api-key {}",
+        "{{token: {}, seed: 3}}",
+        "aws_access_key_id: {}",
+        "password: {}; user: me",
+        "aws_secret_access_key = {}",
+        "token = '{}'",
+    ],
+)
+@pytest.mark.parametrize("value", [SECRET, "hf_X", "abc", "wJalrXUtnFEMI/K7MDENG+bPx=", "a-b_c.d~e"])
+def test_the_value_of_a_secret_entry_option_or_header_is_masked_and_the_rest_stays(text: str, value: str) -> None:
+    assert mask_secrets(text.format(value)) == text.format("***")
+    assert holds_secret(text.format(value))
+    assert mask_secrets(text.format("***")) == text.format("***")
+
+
+def test_a_long_bearer_is_masked_without_its_header() -> None:
+    assert mask_secrets(f"401 for Bearer {SECRET}abcdefgh, sent twice") == "401 for Bearer ***, sent twice"
+
+
 PASSWORD = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="/"), max_size=8)
 
 
@@ -59,7 +90,8 @@ def test_an_access_key_is_a_secret_wherever_it_stands(key: str) -> None:
     [
         "s3://bucket/songs/100%25 of a@b.wav?x=1", "hf_datasets/pmemo: no such folder", "--s3 a: it takes key=value",
         "learning_rate=nan: not a number", "num_threads=3 design=5", "HFA", "https://host:8080/path?design=4",
-        "user@host.org: unknown",
+        "user@host.org: unknown", "argument --hub_token: expected one argument", "--hub_token --seed 3",
+        "tokens: 512", "--max_tokens 512", "the token is missing: give one", "a bearer of news", "secretary: me",
     ],
 )  # fmt: skip
 def test_a_text_without_a_secret_stays_as_it_is(text: str) -> None:
