@@ -1,6 +1,7 @@
 """What all configurations of models refuse: settings that they do not have, and sizes that no machine can hold."""
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 
@@ -13,7 +14,9 @@ OF_TRANSFORMERS = {
     "custom_pipelines", "tokenizer_class", "per_layer_config",
 }  # fmt: skip
 OF_TRAINING = {"detection", "use_cache"}  # Trainer sets use_cache
-OF_OLDER_VERSIONS = {"class_names", "class_weights"}  # were always null
+OF_OLDER_VERSIONS = {"class_names", "class_weights"}
+ALWAYS_NULL = OF_OLDER_VERSIONS | {"per_layer_config"}
+DETECTION = ("clip_seconds", "hop_seconds", "threshold")  # which a run of detection leaves in a config
 MOST = 65_536  # channels, features, taps or labels of one layer
 MOST_LAYERS = 256
 MOST_WORDS = 2**24  # of a tokenizer
@@ -30,6 +33,10 @@ class StrictConfig(PreTrainedConfig):
             near = difflib.get_close_matches(key, known, n=1)
             remedy = f"Did you mean {near[0]!r}?" if near else f"Must be one of {', '.join(known)}."
             raise ValueError(f"{kind}: {key}={kwargs[key]!r}: unknown setting. {remedy}")
+        for key in sorted(ALWAYS_NULL & kwargs.keys()):
+            if (value := kwargs.pop(key)) is not None:
+                raise ValueError(f"{kind}: {key}={value!r}: these models do not have it. Leave it out.")
+        check_detection(kind, kwargs.get("detection"))
         check_sizes(kind, {"num_labels": kwargs.get("num_labels") or 1}, MOST)
         super().__post_init__(**kwargs)
 
@@ -46,6 +53,21 @@ class StrictConfig(PreTrainedConfig):
                 f"{type(self).__name__}: {given}: about {self.weights:.2g} weights, above {MOST_WEIGHTS:.2g}. Take "
                 "smaller sizes."
             )
+
+
+def check_detection(kind: str, detection: object) -> None:
+    """Refuse an entry that is not of the three numbers by which a detector listens."""
+    if detection is None:
+        return
+    if not isinstance(detection, dict) or detection.keys() != set(DETECTION):
+        raise ValueError(
+            f"{kind}: detection={detection!r}: not of {', '.join(DETECTION)}. Give these, or leave it out."
+        )
+    for name, value in detection.items():
+        fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not fits or (value <= 0 and name != "threshold"):
+            wanted = "finite number" if name == "threshold" else "number above 0"
+            raise ValueError(f"{kind}: detection.{name}={value!r}: not a {wanted}. Give one.")
 
 
 def check_sizes(kind: str, sizes: Mapping[str, object], most: int) -> None:

@@ -39,6 +39,7 @@ MODELS = dict(SIGNAL_MODELS) | {
 FUSED = ("num_mel_bins", "hidden_size", "fusion_size", "head_size")
 WIDTHS = {kind: getattr(kind, "sizes", FUSED) for kind in CONFIGS}
 DEPTHS = {kind: getattr(kind, "depths", ()) for kind in CONFIGS}
+DETECTION = {"clip_seconds": 1.0, "hop_seconds": 0.5, "threshold": -2}
 SOUND = {FusionConfig: {"modalities": ["video", "audio"], "video_encoder": "small"}}  # without a large text encoder
 
 
@@ -69,16 +70,41 @@ def test_a_slip_in_a_name_is_refused_with_the_right_one(kind: type, name: str) -
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_what_transformers_and_training_write_is_taken_and_comes_back(kind: type, tmp_path: Path) -> None:
     config = kind(id2label={0: "a", 1: "b", 2: "c"}, problem_type="multi_label_classification", dtype="float32")
-    config.update({"detection": {"threshold": 0.5}})
+    config.update({"detection": DETECTION})
     config.custom_pipelines = {"one": {"impl": "a.B"}}
     config.use_cache = False  # as Trainer does
     config.save_pretrained(tmp_path)
     for again in (kind.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path), kind(**config.to_dict())):
         assert again.to_dict() | {"_name_or_path": "", "use_cache": False} == config.to_dict()
-        assert again.detection == {"threshold": 0.5}
+        assert again.detection == DETECTION
     assert kind.from_pretrained(tmp_path, num_labels=5, attn_implementation="eager").num_labels == 5
     given = kind.from_pretrained(tmp_path, output_attentions=False, name_or_path="x")
     assert given.problem_type == "multi_label_classification"
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("key", ["class_names", "class_weights", "per_layer_config"])
+@pytest.mark.parametrize("value", [[1, 2], ["a"], {}, [], 0, False, ""])
+def test_a_key_that_was_always_null_takes_nothing_else(kind: type, key: str, value: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(kind().to_dict() | {key: value}))
+    for way in (lambda: kind(**{key: value}), lambda: AutoConfig.from_pretrained(tmp_path)):
+        with pytest.raises(ValueError, match=rf"^{kind.__name__}: {key}=[^\n]*Leave it out\.$"):
+            way()
+    (tmp_path / "config.json").write_text(json.dumps(kind().to_dict() | {key: None}))
+    assert AutoConfig.from_pretrained(tmp_path).to_dict().keys() == kind(**{key: None}).to_dict().keys()
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize(
+    "value",
+    [{}, [], 0.5, "yes", {"threshold": 0.5}, DETECTION | {"more": 1}]
+    + [DETECTION | {name: value} for name in DETECTION for value in ("1", None, True, float("nan"), float("inf"))]
+    + [DETECTION | {name: 0} for name in ("clip_seconds", "hop_seconds")],
+)
+def test_what_no_run_of_detection_leaves_is_refused(kind: type, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{kind.__name__}: detection[^\n]*$"):
+        kind(detection=value)
+    assert kind(detection=None).detection is None
 
 
 @pytest.mark.parametrize(("kind", "name"), CASES)
