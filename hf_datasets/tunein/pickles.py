@@ -1,6 +1,7 @@
 """Read the columns of TuneIn's pickles, which are opened in a child process; see unpickling.py."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -14,6 +15,8 @@ import numpy as np
 from ..raw_files import FetchError
 from . import unpickling
 from .unpickling import most_seconds
+
+logger = logging.getLogger(__name__)
 
 PATIENCE = 24  # seconds of waiting for each second of processor time, on a busy machine
 REMEDY = "Save it again as a dict of lists that hold numbers, text and numpy arrays"
@@ -48,33 +51,48 @@ class _Child:
         self.process: subprocess.Popen | None = None
 
     def ask(self, question: dict, size: int) -> dict:
-        """Send a question about a file of this size, and return the answer."""
+        """Send a question about a file of this size, and return the answer.
+
+        Only processor time is a limit of the file. All else that ends a child may come from a busy machine: another
+        child gets the question, once.
+        """
         limit = most_seconds(size)
         with self.lock:
-            process = self.process
-            if process is None or process.poll() is not None:
-                process = self.process = _start()
-            assert process.stdin is not None
-            assert process.stdout is not None
-            watch = threading.Timer(PATIENCE * limit, process.kill)
-            watch.start()
-            try:
-                process.stdin.write(json.dumps(question) + "\n")
-                process.stdin.flush()
-                line = process.stdout.readline()
-            except BrokenPipeError:
-                line = ""
-            except BaseException:
-                process.kill()  # its answer would be taken for that of the next question
-                raise
-            finally:
-                watch.cancel()
-            if line.endswith("\n"):
-                return json.loads(line)
-            code = process.wait()
+            answer = self._try(question, limit)
+            if isinstance(answer, str):
+                logger.warning("%s: its reader %s; it is read again", question["path"], answer)
+                answer = self._try(question, limit)
+        return {"refused": f"its reader {answer}, twice"} if isinstance(answer, str) else answer
+
+    def _try(self, question: dict, limit: int) -> dict | str:
+        """The answer, or how the child ended."""
+        process = self.process
+        if process is None or process.poll() is not None:
+            process = self.process = _start()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        late = threading.Event()
+        watch = threading.Timer(PATIENCE * limit, lambda: (late.set(), process.kill()))
+        watch.start()
+        try:
+            process.stdin.write(json.dumps(question) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        except BaseException:
+            process.kill()  # its answer would be taken for that of the next question
+            raise
+        finally:
+            watch.cancel()
+        if line.endswith("\n"):
+            return json.loads(line)
+        code = process.wait()
         if code == -signal.SIGXCPU:
             return {"refused": f"its values would take more than {limit} s of processor time"}
-        return {"refused": f"its values would take more time or memory than there is (its reader ended with {code})"}
+        if late.is_set():
+            return f"gave no answer within {PATIENCE * limit:g} s"
+        return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
 def _start() -> subprocess.Popen:

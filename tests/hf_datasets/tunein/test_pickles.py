@@ -317,6 +317,58 @@ def test_a_forked_process_asks_a_child_of_its_own(read, tmp_path):
     assert pickles._child.process.pid == own
 
 
+GOOD = pickle.dumps({"id": ["a"], "e": [[1.0]]})
+
+
+@pytest.fixture
+def signals(monkeypatch) -> list[int | None]:
+    """The signal that each child gets when it starts, None for no signal; one that is stopped gets little patience."""
+    sent: list[int | None] = []
+    start = pickles._start
+
+    def start_and_signal() -> subprocess.Popen:
+        process = start()
+        number = sent.pop(0)
+        monkeypatch.setattr(pickles, "PATIENCE", 0.01 if number == signal.SIGSTOP else 24)
+        if number is not None:
+            process.send_signal(number)
+        return process
+
+    child = pickles._Child()
+    monkeypatch.setattr(pickles, "_start", start_and_signal)
+    monkeypatch.setattr(pickles, "_child", child)
+    yield sent
+    if child.process:
+        child.process.kill()
+        child.process.wait()
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
+def test_a_file_whose_reader_is_ended_from_outside_or_held_up_is_read_again(end, signals, read):
+    signals += [end, None]
+    ids, (values,) = read(GOOD)
+    assert ids == ["a"]
+    assert values.tolist() == [[1.0]]
+    assert signals == []
+
+
+@pytest.mark.parametrize(
+    ("end", "said"), [(signal.SIGKILL, "SIGKILL, twice"), (signal.SIGSTOP, r"within 0\.05 s, twice")]
+)
+def test_a_file_whose_readers_are_ended_twice_is_refused_with_the_reason(end, said, signals, read):
+    signals += [end, end]
+    with pytest.raises(LegacyPickleError, match=f"^x.pkl: .*{said}"):
+        read(GOOD)
+    assert signals == []
+
+
+def test_processor_time_is_a_limit_of_the_file_and_tried_once(signals, read):
+    signals += [signal.SIGXCPU]
+    with pytest.raises(LegacyPickleError, match=r"^x.pkl: .* 5 s of processor time"):
+        read(GOOD)
+    assert signals == []
+
+
 PARENT = """
 import sys, time
 from hf_datasets.tunein import pickles, raw
