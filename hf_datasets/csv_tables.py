@@ -9,6 +9,7 @@ line end, blanks around cells and empty cells after the last column are read.
 import csv
 import io
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from .defects import make_defect
 from .raw_files import RawFolder
 
 MISSING = ("", "nan", "na", "n/a", "null", "none")  # cells that say "no number", in any case
+DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 QUOTE_HINT = "look for a quote that is not closed"
 Row = tuple[int, list[str]]  # its line, and its cells
 
@@ -168,12 +170,13 @@ def damaged_line(data: bytes, separator: str, width: int, skipped: int, numbers:
 
 
 def parse_number(cell: str | None) -> float:
-    """The number in a cell, NaN for a cell that says there is none; ValueError for text."""
+    """The finite decimal number in a cell, NaN for a cell that says there is none; ValueError for all else."""
     if cell is None or cell.strip().lower() in MISSING:
         return math.nan
-    if "_" in cell:  # which float takes
+    value = float(cell) if DECIMAL.fullmatch(cell.strip()) else math.nan  # float takes 1_0, inf and digits of others
+    if not math.isfinite(value):
         raise ValueError(f"{cell[:40]!r} is not a number")
-    return float(cell)
+    return value
 
 
 def blank_defects(names: list[str], detail: str) -> list[dict]:

@@ -118,7 +118,7 @@ _OF_CREATIVES = (
     DefectKind("not_finite", "numbers", "numbers of its entry that are NaN or infinite; the entry is not used"),
     DefectKind("other_width", "numbers", "width of its entry, not that of the others; the entry is not used"),
     DefectKind("duplicate_id", "entries", "further entries of its id in one file; the first is taken"),
-    DefectKind("target_missing", "", "its cell of the target holds no finite number; it is null"),
+    DefectKind("target_missing", "", "its cell of the target is empty, NaN or n/a; it is null"),
     DefectKind("strangers_in_batch", "ids", "ids in its batch that the index does not list there; they are left out"),
     DefectKind("undeclared_ids", "ids", "ids of a file that labels.csv does not have; they are left out"),
     DefectKind("batch_not_indexed", "", "a batch of sounds beyond the last row of the index; it is left out"),

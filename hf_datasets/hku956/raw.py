@@ -120,17 +120,18 @@ def read_signal(data: bytes) -> tuple[np.ndarray, float | None, list[str]]:
     if any("," in line.strip().strip(",") for line in lines[:2]):
         raise ValueError(f"has several columns ({lines[0][:40]!r}), where one value a line should be")
     try:
-        if b"_" in data:
-            raise ValueError("numpy takes 1_0 for 10")
+        if b"_" in data or not data.isascii():
+            raise ValueError("numpy takes 1_0 for 10, and digits of other scripts")
         values, texts = np.array(lines, dtype=np.float64), []
+        if np.isinf(values).any():
+            raise ValueError("numpy takes infinity for a number")
     except ValueError:
         values, texts = _parse_slowly(lines)
     start = None
-    if len(values) and UNIX_TIME < values[0] < math.inf:
+    if len(values) and UNIX_TIME < values[0]:
         start = float(values[0])
         # an E4 export has its rate in the second line
         values = values[2:] if len(values) > 1 and values[1] in (1.0, 4.0, 32.0, 64.0) else values[1:]
-    values[~np.isfinite(values)] = np.nan
     return values, start, texts
 
 

@@ -152,9 +152,11 @@ def _parse_numbers(data: bytes, width: int) -> tuple[np.ndarray, list[list[str]]
                 column_types=dict.fromkeys(names, pa.float64()), null_values=["", "NaN", "nan", "NA", "null"]
             ),
         )
-        return np.column_stack([column.to_numpy() for column in table.columns]), [[]] * width
+        numbers = np.column_stack([column.to_numpy() for column in table.columns])
+        if not np.isinf(numbers).any():  # infinity is no number of a table
+            return numbers, [[]] * width
     except pa.ArrowInvalid:
-        pass  # text somewhere, or rows of different lengths: the slow way tells which
+        pass  # text somewhere, or rows of different lengths
     rows = [fit_row(line, cells, width) for line, cells in read_rows(data)[1:] if cells]
     columns, text_cells = np.full((len(rows), width), np.nan), [[] for _ in range(width)]
     for number, cells in enumerate(rows):

@@ -252,7 +252,7 @@ def read_labels(
         if name in targets:
             again[name] += 1
             continue
-        targets[name] = target if math.isfinite(target) else None
+        targets[name] = None if math.isnan(target) else target
         if targets[name] is None:
             defects.setdefault(name, []).append(make_defect("target_missing", detail=cell.strip()))
     for name, count in again.items():

@@ -1,6 +1,7 @@
 """The tables of every data set are read whole, or refused with the number of the damaged line."""
 
 import math
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -183,9 +184,11 @@ def test_a_stray_quote_in_labels_is_refused_and_loses_no_creative(tmp_path, caps
     assert "600 creatives" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("cell", ["1_0", "1e1_0", "_1", "abc", "0x10", "1,5"])
+@pytest.mark.parametrize(
+    "cell", ["1_0", "1e1_0", "_1", "abc", "0x10", "1,5", "inf", "-Infinity", "1e400", "+nan", ".", "\u0661", "\uff11"]
+)
 def test_what_is_no_plain_number_is_none(cell):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=f"^{re.escape(repr(cell))} is not a number$"):
         parse_number(cell)
 
 

@@ -152,7 +152,13 @@ def test_without_a_listening_time_or_a_rate_that_fits_the_usual_one_is_taken():
         (b"1546300800.0\n4.0\n0.3\n", [0.3], 1546300800.0, []),
         (b"1546300800\n0.3\n0.2\n", [0.3, 0.2], 1546300800.0, []),
         (b"1\n\n3\nx\n", [1, np.nan, 3, np.nan], None, ["x"]),
-        (b"inf\n1\n", [np.nan, 1], None, []),
+        (b"inf\n1\n", [np.nan, 1], None, ["inf"]),
+        (
+            "1e400\n1\n\N{ARABIC-INDIC DIGIT ONE}\n".encode(),
+            [np.nan, 1, np.nan],
+            None,
+            ["1e400", "\N{ARABIC-INDIC DIGIT ONE}"],
+        ),
         (b"", [], None, []),
     ],
 )

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import detrend
 
@@ -335,6 +335,7 @@ def test_the_builder_works_alone_and_sees_a_changed_value(tiny, tmp_path):
 # Parsing and checks
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 4).flatmap(
         lambda width: st.lists(
@@ -354,6 +355,7 @@ def test_any_numbers_come_back_as_written(table, newline):
     np.testing.assert_array_equal(columns, np.array(table))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_table_or_a_named_error(data):
     try:
@@ -492,3 +494,10 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path):
 def test_impossible_trees_are_refused_by_name(tmp_path, options):
     with pytest.raises(ValueError, match=next(iter(options))):
         synthesize(tmp_path, **options)
+
+
+@pytest.mark.parametrize("cell", ["inf", "-Infinity", "1e400", "\u0661"])
+def test_a_number_that_is_not_finite_ascii_is_a_counted_defect(cell):
+    _, columns, defects = read_eda(f"time(s),100101\n0.0,{cell}\n0.02,1.5\n".encode())
+    np.testing.assert_array_equal(columns, [[0, np.nan], [0.02, 1.5]])
+    assert [(defect["what"], defect["how_much"]) for defect in defects] == [("non_numeric_cell", 1)]
