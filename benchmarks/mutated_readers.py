@@ -16,6 +16,7 @@ import hf_datasets.hku956.synthesize
 import hf_datasets.meld.synthesize
 import hf_datasets.pmemo.synthesize
 import hf_datasets.tunein.synthesize
+from hf_datasets.audioset.own_lists import read_lists
 from hf_datasets.audioset.tree import read_tree as read_audioset
 from hf_datasets.folder.metadata import read_folder
 from hf_datasets.folder.recording import read_signal as read_folder_signal
@@ -38,6 +39,17 @@ SUBTITLES = {
     "srt": "1\n00:00:01,000 --> 00:00:02,500\nYou <i>came</i>!\n\n2\n00:00:03,000 --> 00:00:04,000\nI did.\n",
     "vtt": "WEBVTT\n\n00:01.000 --> 00:02.500\nYou came &amp; went!\n\n01:00:03.000 --> 01:00:04.000\nI did.\n",
     "csv": 'start,end,text\n1.0,2.5,You came!\n0:03.0,0:04.0,"I, too."\n',
+}
+LISTS = {
+    "pos_strong": "segment_id\tstart_time_seconds\tend_time_seconds\tlabel\tgroup\n"
+    "abcdefghijk_30000\t0.5\t2.25\t/m/0t3\tone\nlmnopqrstuv_0\t1\t10\t/m/0t3\t\n",
+    "neg_strong": "filename,onset,offset,event_label,present\n"
+    'street/1.wav,0,4.5,"Dog, bark",PRESENT\nstreet/2.wav,1.0,2.0,Speech,NOT_PRESENT\n',
+    "weak": "# Segments csv\n# num_segs=2\n# YTID, start_seconds, end_seconds, positive_labels\n"
+    'abcdefghijk, 30.000, 40.000, "/m/09x0r,/t/dd00003"\nlmnopqrstuv, 0.000, 10.000, "/m/04rlf"\n',
+    "weak_own": "clip_id,start_seconds,end_seconds,labels\nabcdefghijk,30.0,40.0,Speech; Baby cry\n"
+    "lmnopqrstuv,0,9,/m/04rlf\n",
+    "group": "clip_id,group\nabcdefghijk,one\nlmnopqrstuv,two\n",
 }
 
 
@@ -150,8 +162,10 @@ def readers_of_media(folder: Path, trees: Path) -> list[Reader]:
 
 
 def readers_of_settings(folder: Path) -> list[Reader]:
-    """Return the readers of subtitles, of configs of runs and of configs of models."""
+    """Return the readers of lists of sounds, of subtitles, of configs of runs and of configs of models."""
     folder.mkdir(parents=True)
+    for kind, text in LISTS.items():
+        (folder / f"list-{kind}.txt").write_text(text, encoding="utf-8")
     for kind, text in SUBTITLES.items():
         (folder / f"subtitles.{kind}").write_text(text, encoding="utf-8")
     for config in Path("configs").glob("*.json"):
@@ -161,10 +175,17 @@ def readers_of_settings(folder: Path) -> list[Reader]:
         kind().save_pretrained(folder / kind.model_type)
         models.append(folder / kind.model_type / "config.json")
     return [
+        Reader("own lists", files(folder, "list-*"), own_list),
         Reader("subtitles", files(folder, "subtitles.*"), read_utterances),
         Reader("configs of runs", tuple(sorted(folder.glob("*.json"))), run_config, errors=(SystemExit,)),
         Reader("configs of models", tuple(models), model_config, names_file=False),
     ]
+
+
+def own_list(path: Path) -> None:
+    """Read a list of the kind in its name."""
+    kind = path.stem.removeprefix("list-").removesuffix("_own")
+    read_lists({kind: [str(path)]})
 
 
 def run_config(path: Path) -> None:
