@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
         task = run.arguments.task
         raise ValueError(f"{arguments.config}: task {task!r} has no plan of tiers; give one of detection")
     use_storage(run.arguments)
-    rows, _ = load_rows(run.arguments, run.task.columns)
+    rows, _ = load_rows(run.arguments, run.task.columns, recorded=False)
     labels, pools = clip_pools(rows, run)
     size, seed = run.training.per_device_train_batch_size, run.training.seed
     sampler = TwoTierBatchSampler.from_pools(pools, run.settings.sampler, size, seed, arguments.ranks)

@@ -82,7 +82,7 @@ def parts_of(study: Study) -> list[tuple[str, tuple[str, ...]]]:
 def rows_of(run: Run) -> datasets.Dataset:
     """The rows of the data set that a run names."""
     use_storage(run.arguments)
-    return load_rows(run.arguments, run.task.columns)[0]
+    return load_rows(run.arguments, run.task.columns, recorded=False)[0]
 
 
 def begin_study(study: Study, cells: Sequence[Cell]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import datasets
 import datasets.config
 import yaml
+from accelerate import PartialState
 from datasets import load_dataset_builder
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import HfFileSystem, hf_hub_download
@@ -38,17 +39,21 @@ def use_storage(arguments: RunArguments) -> None:
 
 
 def load_rows(
-    arguments: RunArguments, columns: Sequence[str], streamed: Sequence[str] = ()
+    arguments: RunArguments, columns: Sequence[str], streamed: Sequence[str] = (), recorded: bool = True
 ) -> tuple[datasets.Dataset, DataRecord]:
     """Load the rows of all splits of a data set, one after the other, and record where they came from.
 
     Tasks divide the rows themselves: data sets say in a column what they know of a split. With `streaming` the columns
-    `streamed` stay on S3, see streaming.py.
+    `streamed` stay on S3, see streaming.py. Only the main process, which writes the record, reads files for their
+    digests, and only where the rows are `recorded`.
     """
     name, config = arguments.dataset, arguments.dataset_config
     check_folder(name)
     try:
-        rows, files = streamed_rows(arguments, streamed) if arguments.streaming else local_rows(arguments)
+        if arguments.streaming:
+            rows, files = streamed_rows(arguments, streamed)
+        else:
+            rows, files = local_rows(arguments, digests=recorded and PartialState().is_main_process)
     except (FileNotFoundError, DatasetNotFoundError) as error:
         raise ValueError(
             f"dataset = {name!r}: {error}. It takes a folder such as hf_datasets/pmemo or a name on the Hub; "
@@ -73,6 +78,8 @@ def load_rows(
 
 def by_name(digests: dict[str, str]) -> dict[str, str]:
     """Digests by the files' names, which start below the folder that all of them are in."""
+    if not digests:
+        return {}
     shared = os.path.commonpath([PurePath(file).parent for file in digests])
     return {PurePath(file).relative_to(shared).as_posix(): digests[file] for file in sorted(digests)}
 
@@ -83,22 +90,29 @@ def streamed_rows(arguments: RunArguments, streamed: Sequence[str]) -> tuple[dat
     return stream_rows(config, shards, streamed), {file.url: file.etag for files in shards.values() for file in files}
 
 
-def local_rows(arguments: RunArguments) -> tuple[datasets.Dataset, dict[str, str]]:
-    """Return the rows of a folder, a Hub name or an s3:// prefix, whose files are copied; and their files' digests."""
-    source: dict[str, Any] = {"path": arguments.dataset, "name": arguments.dataset_config}
-    digests: dict[str, str] = {}
+def local_rows(arguments: RunArguments, digests: bool = True) -> tuple[datasets.Dataset, dict[str, str]]:
+    """Return the rows of a folder, a Hub name or an s3:// prefix, whose files are copied; and their files' digests.
+
+    Without `digests` no file is read for its digest alone.
+    """
     if is_remote(arguments.dataset):
         config, shards = shards_on_s3(arguments)
-        prefix = arguments.dataset.rstrip("/")
-        paths = {split: copies_of(prefix, files) for split, files in shards.items()}
-        source = {"path": "parquet", "name": config, "data_files": paths}
-        digests = {file.url: file.etag for files in shards.values() for file in files}
-    builder = load_dataset_builder(**source)
+        builder = builder_of_copies(config, shards)
+    else:
+        builder, shards = load_dataset_builder(arguments.dataset, arguments.dataset_config), {}
     builder.download_and_prepare()
     splits: Any = builder.as_dataset()
-    found: Any = builder.config.data_files
     rows = datasets.concatenate_datasets(list(splits.values()))
-    return rows, digests or digests_of([file for files in found.values() for file in files])
+    listed = {file.url: file.etag for files in shards.values() for file in files}
+    return rows, listed or (digests_of(files_of(builder, rows)) if digests else {})
+
+
+def files_of(builder: datasets.DatasetBuilder, rows: datasets.Dataset) -> list[str]:
+    """The files that rows were made from; for a Hub data set that is used offline, what `datasets` keeps of it."""
+    found: Any = builder.config.data_files
+    if found is None:
+        return [file["filename"] for file in rows.cache_files]
+    return [file for files in found.values() for file in files]
 
 
 def digests_of(files: Sequence[str]) -> dict[str, str]:
@@ -152,28 +166,64 @@ def shards_on_s3(arguments: RunArguments) -> tuple[str, dict[str, list[S3Object]
     return chosen[0]["config_name"], shards
 
 
-def copies_of(prefix: str, found: Sequence[S3Object]) -> list[str]:
-    """Objects below a prefix as files in the cache of `datasets`, by their own names.
+def builder_of_copies(config: str, shards: dict[str, list[S3Object]]) -> datasets.DatasetBuilder:
+    """A builder of rows from copies of objects, which are compared with their digests before it reads them."""
 
-    Names hold the data's digest, so a copy never grows old. (`datasets` itself would ask twice for each object, not
-    notice one that changes meanwhile, and refuse to read S3 where HF_HUB_OFFLINE is set.)
+    def build() -> datasets.DatasetBuilder:
+        copies = {split: [str(path) for path in copies_of(files)] for split, files in shards.items()}
+        return load_dataset_builder("parquet", config, data_files=copies)
+
+    builder = build()
+    if Path(builder.cache_dir).exists():  # the rows were made before, and no copy is read again
+        return builder
+    paths = [copy_of(file) for files in shards.values() for file in files]
+    with ThreadPoolExecutor(READERS) as pool:
+        damaged = [path for path, whole in zip(paths, pool.map(is_whole, paths), strict=True) if not whole]
+    for path in damaged:
+        logger.warning("%s: this copy of an object was changed since it came; it is fetched again", path)
+        path.unlink(missing_ok=True)  # another process may have done so
+    return build() if damaged else builder
+
+
+def copies_of(found: Sequence[S3Object]) -> list[Path]:
+    """Objects as files in the cache of `datasets`.
+
+    (`datasets` itself would ask twice for each object, not notice one that changes meanwhile, and refuse to read S3
+    where HF_HUB_OFFLINE is set.)
     """
-    files = S3FileManager.shared()
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "s3" / hashlib.sha256(prefix.encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    targets = {file: folder / PurePath(file.url).name for file in found}
+    files, targets = S3FileManager.shared(), {file: copy_of(file) for file in found}
     missing = [f for f, path in targets.items() if not path.exists() or path.stat().st_size != f.size]
     files.prefetch_files(missing)
     for file in missing:
-        draft = targets[file].with_suffix(f".{os.getpid()}.part")
+        target = targets[file]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_suffix(f".{os.getpid()}.part")
         with files.lease(file) as path:
+            digest_file(target).write_text(sha256_of(path), encoding="utf-8")
             shutil.copyfile(path, draft)
-        os.replace(draft, targets[file])
-    return [str(path) for path in targets.values()]
+        os.replace(draft, target)
+    return list(targets.values())
+
+
+def copy_of(file: S3Object) -> Path:
+    """The place of an object's copy, another one for each content: an object may be replaced under its name."""
+    key = hashlib.sha256(f"{file.url} {file.etag}".encode()).hexdigest()[:16]
+    return Path(datasets.config.HF_DATASETS_CACHE) / "s3" / key / PurePath(file.url).name
+
+
+def digest_file(copy: Path) -> Path:
+    """The file with the digest of a copy."""
+    return copy.with_name(f"{copy.name}.sha256")
+
+
+def is_whole(copy: Path) -> bool:
+    """Whether a copy is as it came."""
+    noted = digest_file(copy)
+    return noted.exists() and noted.read_text(encoding="utf-8") == sha256_of(copy)
 
 
 def read_companion(arguments: RunArguments, config: str, file: str) -> dict[str, Any]:
-    """A JSON that `prepare` wrote beside the Parquet files of a data set; that of its samples lies in `sample/`."""
+    """A JSON that `prepare` wrote next to the Parquet files of a data set; that of its samples is in `sample/`."""
     name = arguments.dataset
     file = file if config == "full" else f"sample/{file}"
     if is_remote(name):
@@ -183,5 +233,5 @@ def read_companion(arguments: RunArguments, config: str, file: str) -> dict[str,
     else:
         path = Path(hf_hub_download(name, file, repo_type="dataset"))
     if not Path(path).is_file():
-        raise ValueError(f"{name} ({config}) has no {file} beside its data; prepare the data again")
+        raise ValueError(f"{name} ({config}) has no {file} next to its data; prepare the data again")
     return json.loads(Path(path).read_text(encoding="utf-8"))
