@@ -17,8 +17,8 @@ from scipy.special import expit, logit, ndtri
 from evaluation.intervals import LEVEL, TOLERANCE, Interval, interval_of
 from evaluation.threshold_rules import check_rule
 
-PER_HOUR = (1, 10, 60)  # false alarms per hour at which recall is told
-RECALL = 0.9  # at which false alarms are told
+PER_HOUR = (1, 10, 60)  # false alarms per hour at which recall is reported
+RECALL = 0.9  # at which false alarms are reported
 ALMOST_0 = 2.0**-53  # as near to 0 as the largest float below 1 is to 1
 SAMPLES = 1000  # of the bootstrap
 AT_ONCE = 1_000_000  # numbers of resampled weights that are held at once
@@ -242,7 +242,7 @@ def bootstrap_clips(
         scores, targets: (N,).
         seconds: (N,), of each clip's audio.
         recordings: (N,), what clips are alike by.
-        threshold: at which recall, precision and F1 of clips are told.
+        threshold: at which recall, precision and F1 of clips are reported.
         alarms: (N,), events found in each clip at the threshold; they are false alarms in clips without the target.
         peaks: scores (M,) of what can raise a false alarm and the position (M,) of the clip of each, all without the
             target (`alarm_peaks`); None for the scores of clips.

@@ -33,7 +33,7 @@ DIGEST = f"{SAFE_WEIGHTS_NAME}.sha256"  # next to the weights, whose own format 
 
 
 def decided_by_main(training: RunTrainingArguments, decide: Callable[[], Decision]) -> Decision:
-    """What `decide` returns in the main process, in all of them; they all end with its error."""
+    """Return in every process what `decide` returns in the main one; its error ends all of them."""
     decision: list = [None, None]
     if training.process_index == 0:
         try:

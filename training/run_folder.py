@@ -95,7 +95,7 @@ def run_records(run: Run, source: DataRecord, data: TaskData) -> dict[str, dict[
 
 
 def read_record(model: str, file: str) -> dict[str, Any]:
-    """A JSON that lies beside a saved model, in a folder or on the Hub."""
+    """A JSON next to a saved model, in a folder or on the Hub."""
     path = Path(model) / file
     if not path.is_file():
         if Path(model).exists():
@@ -139,7 +139,7 @@ def save_run(
 
 
 def name_pipeline(model: PreTrainedModel, folder: Path) -> None:
-    """Name a model's pipeline in its config and put the code beside it, for `pipeline(model=...)` elsewhere.
+    """Name a model's pipeline in its config and put the code next to it, for `pipeline(model=...)` elsewhere.
 
     (A pipeline's own `save_pretrained` does the same, but without a processor.)
     """

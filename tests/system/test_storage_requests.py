@@ -162,7 +162,9 @@ def test_a_bulk_prefetch_shows_a_bar_that_ends_with_it(s3, make, capsys):
     files.prefetch_files(contents)
     for url in contents:
         files.download_file(url)
+    end = time.monotonic() + 60
     while files._downloads._bar is not None:
+        assert time.monotonic() < end
         time.sleep(0.01)
     assert "fetching" in (shown := capsys.readouterr().err)
     assert "5/5" in shown

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tasks import TASKS
 from tests.helpers.attention_rows import make_rows
 from tests.helpers.programs import run
 from tests.helpers.remote_runs import RUNS, sound_url, upload
@@ -39,6 +40,7 @@ def store() -> Iterator[FakeS3]:
 def test_every_task_trains_alike_under_all_start_methods_and_fetches_each_object_once(
     store: FakeS3, tmp_path: Path
 ) -> None:
+    assert RUNS.keys() == TASKS.keys()
     weights = {}
     for method in METHODS:
         store.proxy.forget()
