@@ -15,7 +15,7 @@ from hf_datasets.hku956 import raw as hku956
 from hf_datasets.meld.utterances import read_utterances
 from hf_datasets.pmemo.raw import read_eda
 from hf_datasets.prepare import main
-from hf_datasets.tunein.raw import read_index, read_labels
+from hf_datasets.tunein.raw import TARGET, read_index, read_labels
 from hf_datasets.tunein.synthesize import synthesize
 from media.audioset import Labels
 from tests.helpers import prepared_data
@@ -190,6 +190,13 @@ def test_a_stray_quote_in_labels_is_refused_and_loses_no_creative(tmp_path, caps
 def test_what_is_no_plain_number_is_none(cell):
     with pytest.raises(ValueError, match=f"^{re.escape(repr(cell))} is not a number$"):
         parse_number(cell)
+
+
+@pytest.mark.parametrize("cell", ["inf", "1e400", "\u0661"])
+def test_a_target_that_is_not_finite_is_refused_with_its_line(cell):
+    data = f"creative_id,{TARGET}\na,1.5\nb,{cell}\n".encode()
+    with pytest.raises(ValueError, match=f"^{WHERE} line 3: {TARGET} is '{cell}', which is no number$"):
+        read_labels(data, WHERE, [])
 
 
 @pytest.mark.parametrize("cell", ["", " NaN", "n/a", None])
