@@ -36,6 +36,7 @@ REASONS: dict[str, str] = {
     "tests/launch/test_study.py": "one command, from planning to the table, for every task",
     "tests/media/test_biosignal.py": "every step of signal processing against its definition",
     "tests/media/test_video.py": "every container and codec that is read",
+    "tests/modeling/test_audio_features.py": "the properties that every setting of log-mel and MFCC keeps",
     "tests/modeling/test_signal_models.py": "the properties that every signal model keeps, over all of them",
 }
 

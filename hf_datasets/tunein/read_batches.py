@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any
 
-import safetensors.torch
+from safetensors.torch import load
 from torch.utils.data import Dataset
 
 from system.storage import S3FileManager
@@ -36,4 +36,4 @@ class EmbeddingBatches(Dataset[dict[str, Any]]):
         data = S3FileManager.shared().read_bytes(self.files[number])
         if hashlib.sha256(data).hexdigest() != entry["sha256"]:
             raise ValueError(f"{self.files[number]}: not the bytes in {MANIFEST}. Run write_batches again.")
-        return safetensors.torch.load(data) | {"creative_ids": entry["creative_ids"]}
+        return load(data) | {"creative_ids": entry["creative_ids"]}

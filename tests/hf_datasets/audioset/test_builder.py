@@ -324,7 +324,8 @@ def test_every_kind_of_defect_is_made_and_found(own, tmp_path):
         AudiosetBuilder(cache_dir=str(tmp_path / "cache"), **own_options(own)),
     ]
     found |= {defect["what"] for builder in builders for defect in builder.raw_defects}
-    assert found == set(CLIP_DEFECTS) - {"name_not_utf8"}  # which test_odd_names.py makes
+    # test_odd_names.py makes the first of these two, test_list_groups.py the second.
+    assert found == set(CLIP_DEFECTS) - {"name_not_utf8", "group_unmatched"}
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from tasks.detection.windows import AudioSetWindows
 from tests.helpers.programs import end_ranks, start_ranks
 from tests.helpers.target_run import EPOCHS, make_trainer
 from tests.helpers.toy_clips import POSITIVES, RATE, toy_clips, toy_side
-from training.settings import RunTrainingArguments
+from training.trainer_arguments import RunTrainingArguments
 
 
 @pytest.fixture(scope="module")

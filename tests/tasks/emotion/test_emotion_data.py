@@ -156,8 +156,7 @@ def test_the_tokenizer_of_the_sample_is_what_its_command_makes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
-    monkeypatch.setattr("sys.argv", ["make_tokenizer", "hf_datasets/meld", str(tmp_path)])
-    make_tokenizer.main()
+    make_tokenizer.main(["hf_datasets/meld", str(tmp_path)])
     for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
         made, kept = (json.loads((folder / name).read_text()) for folder in (tmp_path, TINY_BERT))
         for record in (made, kept):
