@@ -85,7 +85,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--keep_unreadable", action="store_true", help="publish rows of unreadable inputs too, flagged as such"
     )
     parser.add_argument(
-        "--rebuild_samples", action="store_true", help="write the committed synthetic sample configs anew, then stop"
+        "--rebuild_samples", action="store_true", help="write the committed synthetic sample configs again, then stop"
     )
     parsed = parser.parse_args(arguments)
     if not parsed.rebuild_samples and parsed.raw_dir is None:

@@ -13,6 +13,8 @@ def last_lines(run: Run, facts: dict[str, Any], folder: Path) -> str:
     if "training" not in facts:
         return "\n".join([*lines, f"scores and predictions: {folder}"])
     command = ["python", "run_eval.py", str(folder), run.arguments.dataset, "--side", "all"]
+    if run.arguments.dataset_config:
+        command += ["--dataset_config", run.arguments.dataset_config]
     if run.task.suffixes:
         command = ["python", "run_predict.py", str(folder), f"recording{run.task.suffixes[0]}"]
     lines += [f"card: {folder / 'README.md'}", f"model and scores: {folder}", f"next: {shlex.join(command)}"]

@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from launch.settings import ReadSettings, check_task, merge_settings, read_settings
+from launch.settings import ReadSettings, check_finite, check_task, merge_settings, read_settings
 from tasks import TASKS
 from training.task import Run, Task
 from training.trainer_arguments import RunTrainingArguments
@@ -34,7 +34,9 @@ def make_run(read: ReadSettings) -> Run:
     push_to_hub, training.push_to_hub = training.push_to_hub, False
     token, training.hub_token = training.hub_token, None
     name = Path(str(training.output_dir)).name
-    return Run(name, read.arguments, training, load_task(read.arguments.task), read.settings, push_to_hub, token)
+    run = Run(name, read.arguments, training, load_task(read.arguments.task), read.settings, push_to_hub, token)
+    check_finite(run.resolved())  # again: by now Trainer has parsed the dicts that were given as text
+    return run
 
 
 def load_task(name: str) -> Task:

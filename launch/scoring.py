@@ -1,4 +1,4 @@
-"""Scoring a saved model: the settings of the run that made it, on a data set that is named anew."""
+"""Scoring a saved model: the settings of the run that made it, on another data set."""
 
 import argparse
 import os

@@ -10,7 +10,7 @@ from training.environment import torch_mismatch
 def begin(read: Callable[[list[str]], Any]) -> None:
     """Read the command line, then see that torch, torchvision and torchaudio fit, before Trainer is imported.
 
-    It would fail with a riddle.
+    Its own message about a mismatch is unclear.
     """
     answer_at_once(read)
     if (problem := torch_mismatch()) is not None:

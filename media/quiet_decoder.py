@@ -29,8 +29,8 @@ _collected: FileIO | None = None  # what came meanwhile; each process has its ow
 def without_decoder_messages() -> Iterator[None]:
     """Hold back what the process writes to stderr meanwhile; then write all of it but the lines of libmpg123.
 
-    One thread at a time is inside, for milliseconds, and a fork waits until it has left. Only a program that another
-    thread starts in these milliseconds, with no stderr of its own, would write to where nobody reads.
+    One thread at a time is inside, for as long as a file or block decodes, and a fork waits until it has left. What a
+    process says last that is killed meanwhile is lost, and the stderr of a program that another thread starts.
     """
     with _turn:
         try:
@@ -38,15 +38,16 @@ def without_decoder_messages() -> Iterator[None]:
         except OSError:  # a process may have closed it
             yield
             return
+        collected = _collected_file()
         try:
-            collected = _collected_file()
             try:
                 os.dup2(collected.fileno(), STDERR)
                 yield
             finally:
                 os.dup2(terminal, STDERR)
                 if collected.tell():
-                    _write_others(collected, terminal)
+                    with contextlib.suppress(OSError):  # of a terminal that is gone, not of the sound
+                        _write_others(collected, terminal)
         finally:
             os.close(terminal)
 
@@ -54,7 +55,10 @@ def without_decoder_messages() -> Iterator[None]:
 def _collected_file() -> FileIO:
     global _collected
     if _collected is None:
-        _collected = cast(FileIO, tempfile.TemporaryFile(buffering=0))
+        if hasattr(os, "memfd_create"):  # no file that a full disk could refuse
+            _collected = FileIO(os.memfd_create("stderr"), "w+")
+        else:
+            _collected = cast(FileIO, tempfile.TemporaryFile(buffering=0))
     return _collected
 
 

@@ -96,8 +96,8 @@ class EfficientAtModel(EfficientAtPreTrainedModel):
         """Switch to training, except for the frozen layers."""
         super().train(mode)
         self.features[: self.frozen].eval()
-        # Depthwise convolutions on a CPU take half the time. Done here, as loaded weights replace the first ones.
-        self.features.to(memory_format=torch.channels_last)
+        if self.features[0][0].weight.stride(1) != 1:  # not yet, for loaded weights replace the first ones
+            self.features.to(memory_format=torch.channels_last)  # in which depthwise convolutions take half the time
         return self
 
     def forward(self, input_features: torch.Tensor, **kwargs: object) -> BaseModelOutputWithPooling:

@@ -24,13 +24,12 @@ VALUE = re.compile(
 )
 # The value of an entry `name: value` or `name = value` whose name has no quotes, and of an option `--name value`.
 NAMES = r"(?:token|secret|passw(?:or)?d|pwd|credentials?|api[-_]?key|access[-_]?key(?:[-_]?id)?)"
-ENTRY = re.compile(
-    rf"((?<![\w-])(?:(?!--)[\w-]*{NAMES}\s*[:=]|--[\w-]*{NAMES})[^\S\n]+[\"']?)(?!-)[^\s,;\"']+", re.IGNORECASE
-)
+# Plain words are no values: one has a digit, a capital, or 12 letters.
+GIVEN = r"(?!-|\[|None\b|True\b|False\b)(?=[^\s,;\"']{3})(?=[^\s,;\"']*[\dA-Z]|[^\s,;\"']{12})[^\s,;\"']+"
+ENTRY = re.compile(rf"((?<![\w-])(?i:(?!--)[\w-]*{NAMES}\s*[:=]|--[\w-]*{NAMES})[^\S\n]+[\"']?){GIVEN}")
 # The credentials of an HTTP header.
 HEADER = re.compile(
-    r"(\bauthorization[\"']?\s*[:=]\s*[\"']?(?:(?:bearer|basic|token)\s+)?|\bbearer\s+(?=\S{16}))[^\s,;\"']+",
-    re.IGNORECASE,
+    r"((?i:\bauthorization[\"']?\s*[:=]\s*[\"']?(?:(?:bearer|basic|token)\s+)?+|\bbearer\s+(?=\S{16})))" + GIVEN
 )
 DEEPEST = 5  # times that a URL may be percent-encoded
 RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r", "\n")

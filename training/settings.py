@@ -132,6 +132,9 @@ def _problems(training: Any) -> Iterator[str]:
         yield "lr_scheduler_type reduce_lr_on_plateau takes no warmup_steps; set one of the two"
     if training.num_train_epochs <= 0 and training.max_steps <= 0:
         yield f"num_train_epochs = {training.num_train_epochs} trains nothing; it takes a number above 0"
+    for key in ("early_stopping_patience", "prefetch_batches"):
+        if getattr(training, key) < 0:
+            yield f"{key}={getattr(training, key)}: below 0. Give 0 or more."
     if training.early_stopping_patience and not training.load_best_model_at_end:
         yield "early_stopping_patience needs load_best_model_at_end true, or the worst is kept"
     for key, value in KEPT_AS_IT_IS.items():
@@ -175,6 +178,6 @@ def check_folder(name: str) -> None:
     folder = Path(name)
     if not is_remote(name) and not folder.exists() and folder.parent.name and folder.parent.is_dir():
         found = ", ".join(sorted(str(card.parent) for card in folder.parent.glob("*/README.md")))
-        raise ValueError(f"dataset = {name!r}: no such folder; there is {found or 'no data set beside it'}")
+        raise ValueError(f"dataset = {name!r}: no such folder; there is {found or 'no data set next to it'}")
     if folder.is_file():
         raise ValueError(f"dataset = {name!r} is a file; it takes a folder such as hf_datasets/pmemo, or a Hub name")

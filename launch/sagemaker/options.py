@@ -1,5 +1,4 @@
-"""The command line of run_sagemaker.py: the options of a job, and the keys of its run, checked as far as can be
-without torch and AWS."""
+"""The command line of run_sagemaker.py, checked without torch and AWS."""
 
 import argparse
 import difflib
@@ -131,7 +130,7 @@ def check_settings(settings: dict[str, str | list[str]], channels: dict[str, str
     """Refuse keys that the job sets itself, and secrets."""
     for key in settings:
         if key in SECRET_KEYS:
-            raise ValueError(f"--{key} is a secret, and whoever may describe a job sees its settings; leave it out")
+            raise ValueError(f"--{key} is a secret, and all who may describe a job see its settings; leave it out")
         if key in SET_BY_THE_JOB:
             raise ValueError(f"--{key} is not for you to set: {SET_BY_THE_JOB[key]}")
     if "dataset" in settings and DATA_CHANNEL in channels:

@@ -54,7 +54,7 @@ def test_a_signature_in_a_url_is_masked_and_the_rest_stays(name: str, times_enco
         "token = '{}'",
     ],
 )
-@pytest.mark.parametrize("value", [SECRET, "hf_X", "abc", "wJalrXUtnFEMI/K7MDENG+bPx=", "a-b_c.d~e"])
+@pytest.mark.parametrize("value", [SECRET, "hf_X", "abc1", "wJalrXUtnFEMI/K7MDENG+bPx=", "a-b_c.d~e.f~g"])
 def test_the_value_of_a_secret_entry_option_or_header_is_masked_and_the_rest_stays(text: str, value: str) -> None:
     assert mask_secrets(text.format(value)) == text.format("***")
     assert holds_secret(text.format(value))
@@ -92,6 +92,8 @@ def test_an_access_key_is_a_secret_wherever_it_stands(key: str) -> None:
         "learning_rate=nan: not a number", "num_threads=3 design=5", "HFA", "https://host:8080/path?design=4",
         "user@host.org: unknown", "argument --hub_token: expected one argument", "--hub_token --seed 3",
         "tokens: 512", "--max_tokens 512", "the token is missing: give one", "a bearer of news", "secretary: me",
+        "unk_token: [UNK]", "[PAD] token: is missing", "--token requires a value", "password: give one",
+        "--hub_token is a secret", "Authorization: required by", "secret: str | None", "hub_token: None",
     ],
 )  # fmt: skip
 def test_a_text_without_a_secret_stays_as_it_is(text: str) -> None:

@@ -2,11 +2,14 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
-from launch.run import load_task
+from launch.ending import last_lines
+from launch.run import load_task, parse_run
 from tasks import TASKS
+from tests.helpers.configs import OF_TASK
 from tests.helpers.facts import attention, detection, eda, emotion
 from tests.helpers.run_folders import numbers
 
@@ -21,3 +24,13 @@ def test_each_line_of_a_conclusion_has_a_score_of_the_model_and_a_verdict(name: 
         score, verdict = re.fullmatch(r".*? (-?\d\.\d{3}) \[.*; verdict: (.+)", line).groups()
         assert score in means
         assert "*" not in verdict  # Markdown is for pages
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_next_command_names_the_data_that_were_trained_on(name: str, tmp_path: Path) -> None:
+    task, results = load_task(name), FACTS[name].make_facts()["test"]
+    run = parse_run([str(OF_TASK[name]), "--dataset_config", "sample_null", "--output_dir", str(tmp_path)])
+    last = last_lines(run, {"test": results, "training": {}}, tmp_path).splitlines()[-1]
+    expected = "--dataset_config sample_null" if not task.suffixes else f"recording{task.suffixes[0]}"
+    assert last.startswith("next: python ")
+    assert last.endswith(expected)

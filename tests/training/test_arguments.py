@@ -94,6 +94,8 @@ def test_what_one_writes_in_json_one_may_write_on_the_command_line(tmp_path: Pat
         ({"metric_for_best_model": "ccc"}, ["'ccc'", "rmse, pearson, loss"]),
         ({"num_train_epochs": 0}, ["trains nothing"]),
         ({"early_stopping_patience": 3, "load_best_model_at_end": False}, ["load_best_model_at_end"]),
+        ({"early_stopping_patience": -1}, ["early_stopping_patience=-1"]),
+        ({"prefetch_batches": -1}, ["prefetch_batches=-1"]),
         ({"label_smoothing_factor": 0.1}, ["label_smoothing_factor", "leave it out"]),
         ({"folds": 4, "split_by": "leave_one_listener_out", "held_out_listener": "1"}, ["folds"]),
         ({"learning_rat": 0.1}, ["experiment.json", "'learning_rat'", "'learning_rate'"]),
@@ -179,6 +181,8 @@ def test_a_number_that_is_not_finite_is_refused_by_its_key(tmp_path: Path, confi
 def test_a_number_on_the_command_line_is_checked_too() -> None:
     with pytest.raises(SystemExit, match="learning_rate=nan"):
         parse_run(["configs/eda_tcn.json", "--learning_rate", "nan"])
+    with pytest.raises(SystemExit, match="lr_scheduler_kwargs.num_cycles=nan"):
+        parse_run(["configs/eda_tcn.json", "--lr_scheduler_kwargs", '{"num_cycles": NaN}'])
 
 
 def test_a_run_records_no_secret_of_a_url(tmp_path: Path) -> None:
