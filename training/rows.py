@@ -17,7 +17,6 @@ import yaml
 from accelerate import PartialState
 from datasets import load_dataset_builder
 from datasets.exceptions import DatasetNotFoundError
-from filelock import FileLock
 from huggingface_hub import HfFileSystem, hf_hub_download
 
 from system.storage import S3FileManager, S3Object, is_remote
@@ -199,11 +198,11 @@ def copies_of(found: Sequence[S3Object]) -> list[Path]:
         target = targets[file]
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = target.with_suffix(f".{os.getpid()}.part")
-        with files.lease(file) as path, FileLock(target.with_name(f"{target.name}.lock")):
+        with files.lease(file) as path:
             shutil.copyfile(path, draft)
-            digest_file(draft).write_text(sha256_of(draft), encoding="utf-8")
-            os.replace(digest_file(draft), digest_file(target))
-            os.replace(draft, target)
+        digest_file(draft).write_text(sha256_of(draft), encoding="utf-8")
+        os.replace(digest_file(draft), digest_file(target))
+        os.replace(draft, target)
     return list(targets.values())
 
 
