@@ -90,13 +90,13 @@ class EncoderForAudioClassification(PreTrainedModel):
         super().post_init()
         self.train(self.training)
 
-    def trained_layers(self) -> list[nn.Module]:
-        """The layers of the encoder that are trained, which are its last ones."""
-        layers = list(self.encoder.efficientat.features)
-        wanted = {"none": 0, "last_n": self.config.finetune_layers, "full": len(layers)}[self.config.finetune]
-        if wanted > len(layers):
-            raise ValueError(f"finetune_layers={wanted}: the encoder has {len(layers)} layers. Give at most that.")
-        return layers[len(layers) - wanted :]
+    def trained_layers(self) -> int:
+        """How many of the encoder's last layers are trained."""
+        layers = len(self.encoder.efficientat.features)
+        wanted = {"none": 0, "last_n": self.config.finetune_layers, "full": layers}[self.config.finetune]
+        if wanted > layers:
+            raise ValueError(f"finetune_layers={wanted}: the encoder has {layers} layers. Give at most that.")
+        return wanted
 
     def train(self, mode: bool = True) -> "EncoderForAudioClassification":
         """As in torch, but frozen layers stay in evaluation: else their BatchNorms would drift and dropout act.
@@ -104,9 +104,8 @@ class EncoderForAudioClassification(PreTrainedModel):
         They are frozen here and not when they are made, for `from_pretrained` puts new parameters in their place.
         """
         super().train(mode)
-        self.encoder.eval().requires_grad_(False)
-        for layer in self.trained_layers():
-            layer.train(mode).requires_grad_(True)
+        self.encoder.classifier.eval().requires_grad_(False)
+        self.encoder.efficientat.freeze(self.trained_layers())
         return self
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
