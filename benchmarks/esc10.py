@@ -165,7 +165,7 @@ def in_children(function: Callable, jobs: Sequence, processes: int) -> list:
 
 
 def parse() -> argparse.Namespace:
-    """The command line, with what --full stands for."""
+    """Read the command line; --full sets what it leaves open."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="all targets, groupings, detectors, folds; three seeds")
     parser.add_argument("--target", nargs="+", choices=(TARGET, *TUNING), help="by default baby_cry, with --full all")

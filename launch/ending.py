@@ -12,10 +12,10 @@ def last_lines(run: Run, facts: dict[str, Any], folder: Path) -> str:
     lines = ["", run.task.conclusion(facts["test"]), f"report: {folder / 'report.html'}"]
     if "training" not in facts:
         return "\n".join([*lines, f"scores and predictions: {folder}"])
-    command = ["python", "run_eval.py", str(folder), run.arguments.dataset, "--side", "all"]
-    if run.arguments.dataset_config:
-        command += ["--dataset_config", run.arguments.dataset_config]
     if run.task.suffixes:
         command = ["python", "run_predict.py", str(folder), f"recording{run.task.suffixes[0]}"]
+    else:
+        command = ["python", "run_eval.py", str(folder), run.arguments.dataset, "--side", "all"]
+        command += ["--dataset_config", run.arguments.dataset_config] if run.arguments.dataset_config else []
     lines += [f"card: {folder / 'README.md'}", f"model and scores: {folder}", f"next: {shlex.join(command)}"]
     return "\n".join(lines)

@@ -22,7 +22,7 @@ def map_in_processes(
     """Yield (index of the job, result) as jobs finish; the first error stops the rest and is raised.
 
     Workers come from a fork server that has imported `preload` and holds none of our locks or threads, and they
-    end with their parent, however it ends: nothing goes on writing after a `kill -9`. Each calls `start` first.
+    end with their parent, however it ends: nothing is written after a `kill -9`. Each calls `start` first.
     """
     if num_proc == 1 or len(jobs) <= 1:
         for i, job in enumerate(jobs):

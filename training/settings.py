@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, get_args, get_type_hints
 from system.storage import OPTIONS, is_remote, refuse_web_address
 from training.trainer_keys import installed_keys
 
-# Beside those of transformers: torch's own, which count optimizer steps like all schedulers of Trainer.
+# Next to those of transformers: torch's own, which count optimizer steps like all schedulers of Trainer.
 TORCH_SCHEDULERS = ("step", "exponential")
 OPTIMIZER_ALIASES = {"adamw": "adamw_torch_fused"}
 DICTS = ("model_config", "feature_config", "s3", "learning_rates", "encoder")  # keys whose values have keys
@@ -37,7 +37,7 @@ NOT_RECORDED = ("resume_from_checkpoint", "push_to_hub")
 def setting(default: Any, meaning: str) -> Any:
     """A field that is a key of the config: its default, and what `--help` says of it.
 
-    `{tasks}` and `{metrics}` in it are filled in by launch/run.py, which knows the tasks.
+    `{tasks}` and `{metrics}` in it are filled in by launch/settings.py, which knows the tasks.
     """
     return field(default=default, metadata={"help": meaning})
 

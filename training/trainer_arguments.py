@@ -9,7 +9,7 @@ from training.settings import OPTIMIZER_ALIASES, TORCH_SCHEDULERS, TrainingKeys,
 
 @dataclass
 class RunTrainingArguments(TrainingKeys, TrainingArguments):
-    """What Trainer takes, of `training_keys`."""
+    """The arguments of Trainer, made of `training_keys`."""
 
     def __post_init__(self) -> None:
         # TrainingArguments turns both into its enums, which know neither torch's schedulers nor plain Adam.
@@ -22,7 +22,7 @@ class RunTrainingArguments(TrainingKeys, TrainingArguments):
             self.lr_scheduler_type = scheduler
         if optimizer == "adam":
             self.optim = optimizer
-        # TrainingArguments guesses both, the latter from the name: the worst RMSE would be best.
+        # TrainingArguments guesses both, and whether more is better by the name: the worst RMSE would be best.
         self.metric_for_best_model, self.greater_is_better = metric, better
         check_training(self)
         self._check_choices()

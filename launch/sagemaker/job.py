@@ -39,7 +39,7 @@ def parse_job(argv: list[str]) -> Job:
     """A job of the command line of run_sagemaker.py, with the run as run_train.py will understand it there."""
     asked = read_job(argv)
     options = asked.options
-    # A machine without a GPU refuses bf16 unless it is told to use its CPU, and tf32 anyway; the job's has one.
+    # A machine without a GPU refuses bf16 unless use_cpu is set, and tf32 anyway; the job's has one.
     here = [] if torch.cuda.is_available() else ["--use_cpu", "true", "--tf32", "false"]
     run = parse_run([*asked.run, *here])
     if options.spot and run.training.save_strategy == "no":

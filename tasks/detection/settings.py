@@ -106,7 +106,7 @@ class WindowSettings:
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """What a batch is made of."""
+    """The parts of a batch."""
 
     positive_share: float = field(default=0.25, metadata={"help": "Share of a batch that holds the target."})
     strong_share: float = field(

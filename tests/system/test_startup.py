@@ -33,7 +33,7 @@ CONFIG = "configs/eda_tcn.json"
 NO_CONFIG = (["configs/eda_tnc.json"], "configs/eda_tnc.json: no such config file; there is ")
 UNKNOWN_KEY = "configs/eda_tcn.json: unknown key 'learning_rat'; did you mean 'learning_rate'?"
 JOB = ["--role", "r", "--bucket", "lab", "--instance_type", "t", "--image_uri", "i"]
-# Mistakes that take more than argparse to see, and what is said of them.
+# Mistakes that take more than argparse to see, and a part of each message.
 MISTAKES = {
     "run_train": [
         NO_CONFIG,
