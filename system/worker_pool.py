@@ -34,7 +34,7 @@ def map_in_processes(
     given = (start, S3FileManager.live())
     with ProcessPoolExecutor(min(num_proc, len(jobs)), context, initializer=_start_worker, initargs=given) as pool:
         try:
-            with _interrupts_later():  # half a start would leave a worker that nobody waits for
+            with _stops_later():  # half a start would leave a worker that nobody waits for
                 futures = {pool.submit(function, *job): i for i, job in enumerate(jobs)}
             for future in as_completed(futures):
                 yield futures.pop(future), future.result()  # popped: a result is held no longer than needed
@@ -43,13 +43,25 @@ def map_in_processes(
 
 
 @contextlib.contextmanager
-def _interrupts_later() -> Iterator[None]:
-    """Keep Ctrl-C for the end of the block."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _stops_later() -> Iterator[None]:
+    """Keep Ctrl-C and SIGTERM for the end of the block; processes started in it never get Ctrl-C.
+
+    Blocking a signal is not enough: another thread may take it, and Python runs the handler in the main thread.
+    """
+    came: list[int] = []
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handlers[number] = signal.signal(number, lambda number, frame: came.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
 
 
 def _start_worker(start: Callable[[], None], files: S3FileManager | None) -> None:
