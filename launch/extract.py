@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.start import begin
-from system.process import one_line_errors
+from system.process import keep_freed_memory, one_line_errors
 
 LAYERS = ("window", "frames")
 ROWS_PER_SHARD, ROWS_PER_GROUP = 256, 16
@@ -74,7 +74,7 @@ from training.environment import version
 
 # N embeddings of a recording, D numbers of one
 
-WINDOWS_AT_ONCE = 16  # of one recording, whose embeddings so depend on no other; more fit a processor's cache less
+WINDOWS_AT_ONCE = 8  # of one recording, whose embeddings so depend on no other; more fit a processor's cache less
 METADATA = b"feltsound"  # key of the shards' schema metadata
 UNREADABLE = "unreadable.csv"
 FREE_TO_CHANGE = ("encoder", "recordings")  # a name of the same weights; recordings that changed are embedded again
@@ -242,6 +242,7 @@ def read_targets(path: Path, ids: set[str]) -> dict[str, float]:
 def main(argv: list[str]) -> None:
     """Plan the shards, write those that are missing, list what could not be read."""
     arguments = parse(argv)
+    keep_freed_memory()
     recordings = find_recordings(arguments.input, arguments.dataset_config)
     identity = encoder_once(arguments.encoder, arguments.revision).identity
     use = Extraction(arguments.encoder, arguments.revision, arguments.layer, arguments.output, identity)
@@ -269,11 +270,16 @@ def main(argv: list[str]) -> None:
     )
 
 
+def _start_worker(threads: int) -> None:
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+
+
 def written_rows(shards: list[Shard], use: Extraction, num_proc: int) -> Iterator[int]:
     """Write shards, in several processes; gives how many rows each has."""
     threads = max(1, torch.get_num_threads() // num_proc)
     jobs = [(shard, use) for shard in shards]
-    for _, count in map_in_processes(Shard.write, jobs, num_proc, functools.partial(torch.set_num_threads, threads)):
+    for _, count in map_in_processes(Shard.write, jobs, num_proc, functools.partial(_start_worker, threads)):
         yield count
 
 

@@ -1,5 +1,6 @@
 """The front end of EfficientAT: pre-emphasis, power spectra, Kaldi's mel filters, logarithm, fixed scaling."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -89,12 +90,16 @@ class EfficientAtFeatureExtractor(FeatureExtractionMixin):
             emphasised, FFT, hop_length=self.hop_length, win_length=WINDOW, window=window, return_complex=True
         )
         power = spectra.real.square() + spectra.imag.square()  # (B, FFT / 2 + 1, T)
-        filters, _ = get_mel_banks(
-            self.num_mel_bins, FFT, self.sampling_rate, 0.0, self.max_frequency, WARP_LOW, WARP_HIGH, WARP_FACTOR
-        )
-        filters = torch.nn.functional.pad(filters, (0, 1))  # Kaldi leaves out the highest frequency
+        filters = mel_filters(self.num_mel_bins, self.sampling_rate, self.max_frequency)
         mel = torch.einsum("mf,bft->btm", filters, power)
         return ((mel + QUIETEST).log() - MEAN) / SPREAD
+
+
+@functools.lru_cache(maxsize=8)
+def mel_filters(count: int, sampling_rate: int, max_frequency: float) -> torch.Tensor:
+    """Kaldi's mel filters (count, FFT / 2 + 1)."""
+    filters, _ = get_mel_banks(count, FFT, sampling_rate, 0.0, max_frequency, WARP_LOW, WARP_HIGH, WARP_FACTOR)
+    return torch.nn.functional.pad(filters, (0, 1))  # Kaldi leaves out the highest frequency
 
 
 def as_list(audio: np.ndarray | torch.Tensor | Sequence[np.ndarray]) -> list:

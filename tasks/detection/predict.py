@@ -6,6 +6,7 @@ them, or gives the events of one.
 
 import argparse
 import difflib
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -236,18 +237,24 @@ def sliding_windows(
     The last window ends where the sound does; a sound shorter than a window has zeros after it, as in training.
     Together with the windows in hand, no more than a block and a batch is held.
     """
+    windows = single_windows(blocks, size, hop)
+    while batch := list(itertools.islice(windows, at_once)):
+        yield np.array([start for start, _ in batch]), np.stack([window for _, window in batch])
+
+
+def single_windows(blocks: Iterable[np.ndarray], size: int, hop: int) -> Iterator[tuple[int, np.ndarray]]:
+    """First sample and samples (S,) of each window."""
     held, first = np.zeros(0, np.float32), 0  # samples from the next window on, and where that begins
     last, total = np.zeros(0, np.float32), 0  # the last `size` samples, and how many there were
     for block in blocks:
         held, total = np.concatenate([held, block]), total + len(block)
         last = np.concatenate([last, block])[-size:]
         count = max((len(held) - size) // hop + 1, 0)
-        for begin in range(0, count, at_once):
-            places = np.arange(begin, min(begin + at_once, count)) * hop
-            yield first + places, np.stack([fit_to_scale(held[p : p + size]) for p in places])
+        for begin in range(0, count * hop, hop):
+            yield first + begin, fit_to_scale(held[begin : begin + size])
         held, first = held[count * hop :], first + count * hop
     if total < size or first - hop != total - size:  # the last window did not end where the sound does
-        yield np.array([max(total - size, 0)]), fit_to_scale(with_zeros(last, size))[None]
+        yield max(total - size, 0), fit_to_scale(with_zeros(last, size))
 
 
 def predict(
