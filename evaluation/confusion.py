@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from evaluation.intervals import Interval, interval_of
 
@@ -77,7 +78,7 @@ def scores_of(confusion: np.ndarray) -> dict[str, np.ndarray]:
         }
 
 
-def one_score(name: str, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float | int | None]:
+def one_score(name: str, predictions: ArrayLike, references: ArrayLike) -> dict[str, float | int | None]:
     """Return one of the scores above of codes (N,), None without rows, with the number of rows and of classes."""
     predicted, targets = np.asarray(predictions, int), np.asarray(references, int)
     highest = max(predicted.max(initial=0), targets.max(initial=0))

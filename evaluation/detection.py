@@ -144,24 +144,6 @@ def roc_auc(scores: np.ndarray, targets: np.ndarray) -> float:
     return float(area_under_roc(*Ranking.of(scores, targets).counts()))
 
 
-def d_prime(scores: np.ndarray, targets: np.ndarray) -> float:
-    """d' = sqrt(2) z(ROC-AUC), the area kept within [1 / 2n, 1 - 1 / 2n] of n pairs; NaN where the area is."""
-    positives = int(np.sum(targets))
-    return float(distance_of(roc_auc(scores, targets), positives * (len(targets) - positives)))
-
-
-def recall_at_false_alarms(scores: np.ndarray, targets: np.ndarray, hours: float, per_hour: float) -> float:
-    """The recall at the lowest threshold with at most `per_hour` false alarms in `hours` of negative audio.
-
-    Each negative that fires is one false alarm, so give one for whatever can raise one: the clips if they are short,
-    the `alarm_peaks` of long recordings. NaN without a positive, or without negative audio.
-    """
-    if not (hours >= 0 and per_hour >= 0):
-        raise ValueError(f"{hours = } and {per_hour = } must not be negative")
-    recall = float(recall_within(*Ranking.of(scores, targets).counts(), np.array(hours * per_hour)))
-    return recall if hours > 0 else float("nan")
-
-
 def precision_recall_curve(scores: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Recall, precision and threshold (K,) from the highest threshold to the lowest; empty without a positive."""
     ranking = Ranking.of(scores, targets)
@@ -177,8 +159,8 @@ def threshold_for(scores: np.ndarray, targets: np.ndarray, rule: str, hours: flo
     Args:
         rule: "f1" for the largest F1 (the highest of equals), in the middle of the gap below the lowest score that
             fires, as other clips may score a little less; "recall:0.9" for the highest threshold that
-            keeps this recall; "false_alarms:10" for the lowest with at most so many false alarms per hour, counted as
-            `recall_at_false_alarms` does.
+            keeps this recall; "false_alarms:10" for the lowest with at most 10 false alarms per hour, where each
+            negative that fires is one.
         hours: of negative audio, for the last.
     """
     kind, value = check_rule(rule)

@@ -169,17 +169,6 @@ def _checked(events: np.ndarray, name: str) -> np.ndarray:
     return events
 
 
-def event_scores(counts: np.ndarray) -> dict[str, float]:
-    """F1, precision and recall of hits, false alarms and misses (N, 3) in all files; NaN where they divide by none."""
-    hits, false_alarms, misses = np.asarray(counts, np.float64).reshape(-1, 3).sum(axis=0)
-    with np.errstate(invalid="ignore"):
-        return {
-            "event_f1": float(2 * hits / (2 * hits + false_alarms + misses)),
-            "precision": float(hits / (hits + false_alarms)),
-            "recall": float(hits / (hits + misses)),
-        }
-
-
 @dataclass(frozen=True)
 class LabelAlarms:
     """False alarms in the clips that have a label and do not hold the target."""

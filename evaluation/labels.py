@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import datasets
 import numpy as np
+from numpy.typing import ArrayLike
 
 from evaluation.masked import summary
 
@@ -15,13 +16,16 @@ LABELS = [
 
 
 def over_labels(
-    name: str, measure: Callable[[np.ndarray, np.ndarray], float], predictions: list, references: list
+    name: str, measure: Callable[[np.ndarray, np.ndarray], float], predictions: ArrayLike, references: ArrayLike
 ) -> dict[str, float | int | None]:
     """Return the mean over labels of a measure of scores and targets (N,), and how many labels have none."""
-    lengths = {len(np.atleast_1d(row)) for row in (*predictions, *references)}
-    if len(lengths) > 1:
-        raise ValueError(f"clips have {sorted(lengths)} scores or targets; give each as many as there are labels")
-    scores, targets = (np.asarray(rows, np.float64).reshape(len(rows), -1) for rows in (predictions, references))
+    try:
+        scores, targets = np.asarray(predictions, np.float64), np.asarray(references, np.float64)
+    except ValueError as error:
+        raise ValueError("clips have different numbers of scores or targets: give one per label") from error
+    if scores.shape != targets.shape or not len(scores):
+        raise ValueError(f"{scores.shape = } and {targets.shape = }: give one of each per clip, or per clip and label")
+    scores, targets = scores.reshape(len(scores), -1), targets.reshape(len(targets), -1)
     values = []
     for label, columns in enumerate(zip(scores.T, targets.T, strict=True)):
         try:

@@ -1,5 +1,7 @@
 """What the metrics share: means and correlations over the frames that count, and ragged lists as arrays."""
 
+from collections.abc import Sequence
+
 import datasets
 import numpy as np
 
@@ -11,6 +13,7 @@ SIGNALS = datasets.Features(
         "mask": datasets.Sequence(datasets.Value("bool")),
     }
 )
+Rows = Sequence[Sequence[float]] | np.ndarray
 ROUNDING = 1e-6  # of a signal's root mean square: what varies less is a constant with rounding noise
 
 
@@ -37,12 +40,17 @@ def correlation(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where((variance_a > 0) & (variance_b > 0), np.clip(r, -1, 1), np.nan)
 
 
-def padded(predictions: list, references: list, mask: list) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ragged lists, one a trial, as three arrays (N, T); frames that are added do not count."""
+def padded(predictions: Rows, references: Rows, mask: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Arrays (N, T) of rows of any lengths, one per trial; frames that are added do not count."""
     lengths = np.array([len(row) for row in mask], dtype=int)
+    if not len(predictions) == len(references) == len(lengths):
+        raise ValueError(
+            f"{len(predictions)} predictions, {len(references)} references and {len(lengths)} masks: give one of each "
+            "per trial"
+        )
     real = np.arange(lengths.max(initial=0)) < lengths[:, None]  # (N, T)
 
-    def fill(rows: list, name: str, dtype: type) -> np.ndarray:
+    def fill(rows: Rows, name: str, dtype: type) -> np.ndarray:
         wrong = [trial for trial, row in enumerate(rows) if len(row) != lengths[trial]]
         if wrong:
             raise ValueError(
@@ -50,7 +58,7 @@ def padded(predictions: list, references: list, mask: list) -> tuple[np.ndarray,
                 "give predictions, references and mask one entry a frame"
             )
         array = np.zeros(real.shape, dtype=dtype)
-        array[real] = np.array([value for row in rows for value in row], dtype=dtype)
+        array[real] = np.concatenate([np.zeros(0, dtype), *rows], dtype=dtype, casting="unsafe")
         return array
 
     counts = fill(mask, "mask", bool)

@@ -157,12 +157,6 @@ def scores_of(targets: np.ndarray, predictions: np.ndarray, weights: np.ndarray 
     }
 
 
-def point_scores(targets: np.ndarray, predictions: np.ndarray) -> dict[str, float | None]:
-    """Return the same scores of the rows as they are; None for one that is not defined."""
-    scores = {name: float(values[0]) for name, values in scores_of(targets, predictions).items()}
-    return {name: value if np.isfinite(value) else None for name, value in scores.items()}
-
-
 def ranks_of(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return the mean ranks (S, N) of values (N,) in resamples that hold each row `weights` (S, N) times.
 

@@ -8,8 +8,9 @@ import datasets
 import numpy as np
 from transformers import EvalPrediction
 
-from evaluation.regression import point_scores
+from evaluation.regression import MORE_IS_BETTER
 from evaluation.splits import SIDES
+from evaluation.validation import validation_scores
 from modeling import FusionConfig
 from tasks.attention.items import CreativeDataset, column_of, embedding_sizes
 from tasks.attention.settings import MODALITIES, AttentionSettings, AttentionTaskSettings
@@ -38,9 +39,10 @@ class AttentionData:
         return self.sides["validation"]
 
     def validation_metrics(self, output: EvalPrediction) -> dict[str, float]:
-        """Return correlations, R2 and errors; one that is not defined is left out."""
-        scores = point_scores(cast(np.ndarray, output.label_ids), output.predictions[0])
-        return {name: value for name, value in scores.items() if value is not None}
+        """Return correlations, R2 and errors of all creatives as one trial; one that is not defined is left out."""
+        targets, predictions = cast(np.ndarray, output.label_ids)[None], output.predictions[0][None]  # (1, N)
+        everyone = np.ones(targets.shape, bool)
+        return validation_scores(MORE_IS_BETTER, predictions=predictions, references=targets, mask=everyone)
 
     def record(self) -> dict[str, Any]:
         """Return the fields of `AttentionDataRecord` beyond those of the source."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 from transformers import EvalPrediction
 from transformers.trainer_utils import PredictionOutput
 
-from evaluation.detection import average_precision, roc_auc
+from evaluation.validation import validation_scores
 from media.audioset import Labels, ontology_from_labels
 from tasks.detection.collator import SoundExtractor
 from tasks.detection.eval_windows import ClipWindows
@@ -58,10 +58,8 @@ class DetectionData:
     def validation_metrics(self, output: EvalPrediction) -> dict[str, float]:
         """Average precision and area under the ROC curve over clips: to choose a checkpoint by."""
         scores = model_scores(self.validation, output)
-        return {
-            "average_precision": average_precision(scores.clip_scores, scores.targets),
-            "roc_auc": roc_auc(scores.clip_scores, scores.targets),
-        }
+        names = ("average_precision", "roc_auc")
+        return validation_scores(names, predictions=scores.clip_scores, references=scores.targets)
 
     def record(self) -> dict[str, Any]:
         """What was left out, by which rule, and what each side holds."""

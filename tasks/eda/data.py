@@ -9,10 +9,8 @@ import numpy as np
 from transformers import EvalPrediction
 from transformers.trainer_utils import PredictionOutput
 
-from evaluation.masked import summary
-from evaluation.metrics.pearson import pearson
-from evaluation.metrics.rmse import rmse
 from evaluation.splits import SIDES, Split, SplitSettings, split_trials
+from evaluation.validation import validation_scores
 from media.eda_settings import EdaSettings
 from media.scaling import Scaling, fit_scaling
 from modeling.feature_extraction_audio import AudioFeatureExtractor
@@ -51,8 +49,15 @@ class EdaData:
         return self.sides["validation"]
 
     def validation_metrics(self, output: EvalPrediction) -> dict[str, float]:
-        """RMSE and correlation of the validation."""
-        return validation_metrics(output)
+        """RMSE and correlation in scaled units, averaged over trials and channels: to choose a checkpoint by."""
+        predictions, labels = means_of(output), cast(np.ndarray, output.label_ids)  # (N, T, C)
+        mask, names = labels != IGNORE_LABEL, ("rmse", "pearson")
+        of_channels = [
+            validation_scores(names, predictions=predictions[..., c], references=labels[..., c], mask=mask[..., c])
+            for c in range(labels.shape[-1])
+        ]
+        everywhere = [name for name in names if all(name in scores for scores in of_channels)]
+        return {name: float(np.mean([scores[name] for scores in of_channels])) for name in everywhere}
 
     def record(self) -> dict[str, Any]:
         """What was left out, and what each side holds."""
@@ -154,20 +159,6 @@ def check_sides(split: Split) -> None:
             f"the split leaves {' and '.join(empty)} without a trial ({len(split.trials)} trials, "
             f"{split.dropped} between sides); change split_seed, the fractions or split_by"
         )
-
-
-def validation_metrics(output: EvalPrediction) -> dict[str, float]:
-    """RMSE and correlation in scaled units, averaged over trials and channels: to choose a checkpoint by."""
-    predictions, labels = means_of(output), cast(np.ndarray, output.label_ids)  # (N, T, C)
-    mask = labels != IGNORE_LABEL
-    scores = {}
-    for name, score in (("rmse", rmse.per_trial), ("pearson", pearson.per_trial)):
-        of_trials = [score(predictions[..., c], labels[..., c], mask[..., c]) for c in range(labels.shape[-1])]
-        of_channels = [summary(name, values)[name] for values in of_trials]
-        defined = [value for value in of_channels if value is not None]
-        if len(defined) == len(of_channels):
-            scores[name] = float(np.mean(defined))
-    return scores
 
 
 def means_of(output: EvalPrediction | PredictionOutput) -> np.ndarray:

@@ -9,7 +9,7 @@ import datasets
 import numpy as np
 from transformers import EvalPrediction
 
-from evaluation.confusion import confusion, scores_of
+from evaluation.validation import validation_scores
 from modeling import FusionConfig, FusionProcessor
 from modeling.configuration_fusion import MODALITIES
 from tasks.emotion.items import HEADS, UtteranceDataset
@@ -20,6 +20,7 @@ from training.task import Run
 
 logger = logging.getLogger(__name__)
 
+SCORES = ("weighted_f1", "macro_f1")  # of each head, in validation
 SIDES = {"train": "train", "validation": "dev", "test": "test"}  # part of the split -> its name in the data
 TWINS = {  # defect -> what was done with clips that exist twice, or under the other of two names
     "twin_clip": "Where a clip is there twice, the one called final_videos_test... is used, for the other is wrong",
@@ -58,8 +59,8 @@ class EmotionData:
         scores, labels = {}, cast(np.ndarray, output.label_ids)  # (N, heads)
         for place, head in enumerate(HEADS):
             predicted = output.predictions[place].argmax(-1)
-            of_head = scores_of(confusion(labels[:, place], predicted, len(self.names[head])))
-            scores |= {f"{head}_{name}": float(of_head[name]) for name in ("weighted_f1", "macro_f1")}
+            of_head = validation_scores(SCORES, predictions=predicted, references=labels[:, place])
+            scores |= {f"{head}_{name}": value for name, value in of_head.items()}
         return scores
 
     def record(self) -> dict[str, Any]:

@@ -1,6 +1,10 @@
 """Metrics against answers by hand, textbook loops and scipy; as arrays, and as modules of `evaluate`."""
 
+import math
 import multiprocessing
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from evaluation import signals
 from evaluation.metrics.ccc import ccc
 from evaluation.metrics.dtw import dtw
 from evaluation.metrics.mae import mae
@@ -19,7 +24,10 @@ from evaluation.metrics.rmse import rmse
 from evaluation.metrics.scr_f1 import scr_f1
 from evaluation.metrics.spearman import spearman
 from evaluation.trials import Trials, detrend
-from tests.helpers.metric_modules import FOLDER, OF_CLASSES, OF_DETECTION, load, result_of_card
+from launch.run import load_task
+from tasks import TASKS
+from tests.conftest import REPOSITORY
+from tests.helpers.metric_modules import FOLDER, OF_CLASSES, OF_DETECTION, load, module_of, result_of_card
 
 METRICS = {
     module.__name__.rpartition(".")[2]: module.per_trial
@@ -48,6 +56,13 @@ def random_trials(trials: int = 30, frames: int = 40) -> tuple[np.ndarray, np.nd
 def test_every_metric_has_its_folder_and_card() -> None:
     assert {path.stem for path in MODULES} == {*METRICS, *OF_DETECTION, *OF_CLASSES}
     assert all((path.parent / "README.md").is_file() for path in MODULES)
+
+
+def test_every_module_validates_a_task_or_scores_its_test() -> None:
+    validated = {module_of(name) for task in TASKS for name in load_task(task).validation_metrics if name != "loss"}
+    scores = {path.stem for path in MODULES if getattr(signals, path.stem, None) in vars(signals).values()}
+    assert validated | scores == {path.stem for path in MODULES}
+    assert validated >= {*OF_DETECTION, *OF_CLASSES}
 
 
 @pytest.mark.parametrize(
@@ -316,6 +331,32 @@ def test_a_module_refuses_predictions_that_are_not_finite_and_lengths_that_diffe
         load("rmse", tmp_path).compute(predictions=[[1, np.nan]], references=[[1, 2]], mask=[[1, 1]])
     with pytest.raises(ValueError, match="references of trial 0 has 3 frames and its mask 2"):
         load("rmse", tmp_path).compute(predictions=[[1, 2]], references=[[1, 2, 3]], mask=[[1, 1]])
+    with pytest.raises(ValueError, match="2 predictions, 1 references and 1 masks"):
+        load("rmse", tmp_path).compute(predictions=[[1], [2]], references=[[1]], mask=[[1]])
+
+
+ALONE = """
+import socket, sys
+
+def refuse(*_):
+    raise OSError("the network was asked")
+
+socket.socket.connect = refuse
+from evaluation.validation import validation_scores
+print(validation_scores(["rmse", "pearson"], predictions=[[1.0, 2, 4]], references=[[1.0, 2, 3]], mask=[[1, 1, 1]]))
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_start_at_once_load_a_module_without_the_network(tmp_path: Path) -> None:
+    """None has a cache yet."""
+    environment = os.environ | {"HF_HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", ALONE]
+    started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [process.communicate(timeout=300)[0] for process in started]
+    assert [process.returncode for process in started] == [0] * 3
+    assert said == [f"{{'rmse': {math.sqrt(1 / 3)}, 'pearson': {score('pearson', [1, 2, 4], [1, 2, 3])}}}\n"] * 3
+    assert not list(tmp_path.rglob("*.arrow*"))
 
 
 def compute_my_share(process: int, folder: str, results: multiprocessing.Queue) -> None:

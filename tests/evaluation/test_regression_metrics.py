@@ -25,7 +25,6 @@ from evaluation.regression import (
     judge_baselines,
     judge_modalities,
     parts_of,
-    point_scores,
     ranks_of,
     scores_of,
 )
@@ -43,6 +42,12 @@ def peer_scores(targets: np.ndarray, predictions: np.ndarray) -> dict[str, float
         "mae": peer.mean_absolute_error(targets, predictions),
         "rmse": peer.root_mean_squared_error(targets, predictions),
     }
+
+
+def point_scores(targets: np.ndarray, predictions: np.ndarray) -> dict[str, float | None]:
+    """Score the rows as they are; None is a score that is not defined."""
+    scores = {name: float(values[0]) for name, values in scores_of(targets, predictions).items()}
+    return {name: value if np.isfinite(value) else None for name, value in scores.items()}
 
 
 def assessed(targets: np.ndarray, predictions: np.ndarray, **given: Any) -> RegressionResults:

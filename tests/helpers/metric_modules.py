@@ -10,7 +10,13 @@ from tests.conftest import REPOSITORY
 
 FOLDER = REPOSITORY / "evaluation" / "metrics"
 OF_CLASSES = ("weighted_f1", "macro_f1")
-OF_DETECTION = ("average_precision", "roc_auc", "d_prime", "recall_at_false_alarms", "event_f1")
+OF_DETECTION = ("average_precision", "roc_auc")
+
+
+def module_of(score: str) -> str:
+    """Return the module that a score of a validation is named after: `macro_f1` of `emotion_macro_f1`."""
+    (name,) = (path.stem for path in FOLDER.glob("*/*.py") if f"_{score}".endswith(f"_{path.stem}"))
+    return name
 
 
 def load(name: str, cache_dir: Path | str, **options: Any) -> evaluate.EvaluationModule:

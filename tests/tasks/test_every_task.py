@@ -25,6 +25,8 @@ import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
+from scipy.special import expit
+from transformers import EvalPrediction
 
 import run_predict
 import run_train
@@ -33,6 +35,7 @@ from launch.run import load_task, parse_run
 from launch.settings import setting_groups
 from launch.study import collect, plan
 from launch.study_settings import parse_study
+from modeling.layers import IGNORE_LABEL
 from reporting.card import SYNTHETIC_NOTICE
 from reporting.study import study_files
 from system.text import printable
@@ -40,11 +43,13 @@ from tasks import TASKS
 from tests.conftest import REPOSITORY
 from tests.helpers.configs import CONFIGS, LITTLE_SCORED, OF_TASK, SAMPLE
 from tests.helpers.facts import attention, detection, eda, emotion
+from tests.helpers.metric_modules import load, module_of
 from tests.helpers.pages import assert_no_missing_value, embedded_images, without_images
 from tests.helpers.run_folders import OF_EVERY_RUN, record
+from training.build import build_trainer
 from training.run_folder import describe_run
 from training.settings import RunArguments
-from training.task import DataRecord, RunFacts, Task, TrainingRecord
+from training.task import DataRecord, Run, RunFacts, Task, TrainingRecord
 from training.trainer import SignalTrainer
 from training.trainer_arguments import RunTrainingArguments
 
@@ -260,30 +265,46 @@ def test_the_card_has_metadata_that_the_hub_reads(name: str) -> None:
 
 
 class Finished(NamedTuple):
-    """A run on the sample: its folder, and what it knew of itself when it made its pages."""
+    """A run on the sample: its folder, what it knew of itself when it made its pages, its data and validations."""
 
     folder: Path
     facts: RunFacts
+    data: Any
+    validations: list[EvalPrediction]
 
 
 @pytest.fixture(scope="module")
 def finished(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    folder, known = tmp_path_factory.mktemp("runs") / task.name, []
+    folder, known, outputs = tmp_path_factory.mktemp("runs") / task.name, [], []
 
     def describe(*arguments: Any) -> RunFacts:
         known.append(describe_run(*arguments))
-        return known[0]
+        return known[-1]
+
+    def build(run: Run, model: Any, extractor: Any, data: Any) -> SignalTrainer:
+        trainer = build_trainer(run, model, extractor, data)
+        trainer.validation_metrics = lambda output: outputs.append(output) or data.validation_metrics(output)
+        known.append(data)
+        return trainer
 
     settings = [*SAMPLE, *SHORT, *LITTLE_SCORED.get(task.name, ())]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_train, "describe_run", describe)
+        patch.setattr(run_train, "build_trainer", build)
         run_train.main([str(OF_TASK[task.name]), *settings, "--output_dir", str(folder)])
-    return Finished(folder, known[0])
+    data, facts = known
+    return Finished(folder, facts, data, outputs)
+
+
+def validations_of(finished: Finished) -> list[dict[str, float]]:
+    """The scores of each validation, as logged."""
+    entries = [entry for entry in finished.facts.training.log if "eval_loss" in entry]
+    return [{key.removeprefix("eval_"): entry[key] for key in entry if key.startswith("eval_")} for entry in entries]
 
 
 @pytest.mark.slow
 def test_a_run_records_dataclasses_as_json(task: Task, finished: Finished) -> None:
-    folder, facts = finished
+    folder, facts = finished.folder, finished.facts
     assert {path.name for path in folder.iterdir()} >= OF_EVERY_RUN
     assert dataclasses.is_dataclass(facts.test)
     assert isinstance(facts.data, task.data_record)
@@ -299,15 +320,46 @@ def test_the_settings_of_a_run_repeat_it(finished: Finished) -> None:
 
 @pytest.mark.slow
 def test_the_best_checkpoint_is_that_of_the_best_validation(task: Task, finished: Finished) -> None:
-    training = finished.facts.training
-    validations = [{name.removeprefix("eval_"): value for name, value in entry.items() if name.startswith("eval_")}
-                   for entry in training.log if "eval_loss" in entry]  # fmt: skip
+    training, validations = finished.facts.training, validations_of(finished)
     assert len(validations) == training.steps == STEPS
     timings = {"runtime", "samples_per_second", "steps_per_second"}
     assert all(scores.keys() - timings <= task.validation_metrics.keys() for scores in validations)
     metric = training.chosen_by
     best = max if task.validation_metrics[metric] else min
     assert training.best_validation == best(scores[metric] for scores in validations)
+
+
+def inputs_of(task: str, data: Any, output: EvalPrediction) -> dict[str, list[dict[str, Any]]]:
+    """Head ("" where there is one) -> inputs of its modules in a validation, one per channel."""
+    first = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
+    labels: Any = output.label_ids
+    if task == "eda":
+        channels = [(first[..., place], labels[..., place]) for place in range(labels.shape[-1])]
+        return {"": [{"predictions": p, "references": y, "mask": y != IGNORE_LABEL} for p, y in channels]}
+    if task == "detection":
+        side, scores = data.validation, expit(first[:, 0].astype(np.float64))
+        highest = [scores[side.clip == clip].max() for clip in range(len(side.clips))]
+        return {"": [{"predictions": highest, "references": side.clips.targets}]}
+    if task == "emotion":
+        return {head: [{"predictions": output.predictions[i].argmax(-1), "references": labels[:, i]}]
+                for i, head in enumerate(("emotion", "sentiment"))}  # fmt: skip
+    # One number per item: all of them are one trial.
+    return {"": [{"predictions": [first.ravel()], "references": [labels.ravel()], "mask": [[True] * labels.size]}]}
+
+
+@pytest.mark.slow
+def test_a_validation_scores_as_the_modules_do(task: Task, finished: Finished, tmp_path: Path) -> None:
+    """To the last digit, also by way of Arrow files."""
+    for logged, output in zip(validations_of(finished), finished.validations, strict=True):
+        given = inputs_of(task.name, finished.data, output)
+        for score in task.validation_metrics.keys() - {"loss"}:
+            metric = load(module_of(score), tmp_path)
+            found = []
+            for inputs in given[score.removesuffix(module_of(score)).rstrip("_")]:
+                metric.add_batch(**inputs)
+                found.append(metric.compute()[module_of(score)])
+                assert found[-1] == metric.compute(**inputs)[module_of(score)]
+            assert logged[score] == np.mean(found), score
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import evaluate
 import numpy as np
 
+from evaluation.array_metric import ArrayMetric
 from evaluation.masked import SIGNALS, centred, masked_mean, padded, summary
 
 
@@ -21,7 +22,7 @@ def per_trial(predictions: np.ndarray, references: np.ndarray, mask: np.ndarray)
     return np.where(variance_references > 0, concordance, np.nan)
 
 
-class Ccc(evaluate.Metric):
+class Ccc(ArrayMetric):
     """The metric as `evaluate` loads it: ragged lists, one a trial."""
 
     def _info(self) -> evaluate.MetricInfo:

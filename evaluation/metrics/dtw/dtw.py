@@ -3,6 +3,7 @@
 import evaluate
 import numpy as np
 
+from evaluation.array_metric import ArrayMetric
 from evaluation.masked import SIGNALS, padded, summary
 
 BAND_SECONDS = 2.0  # s, how far a frame may be matched from its own time
@@ -53,7 +54,7 @@ def per_trial(
     return total / (2 * np.maximum(frames, 1))
 
 
-class Dtw(evaluate.Metric):
+class Dtw(ArrayMetric):
     """The metric as `evaluate` loads it: ragged lists, one a trial."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -3,6 +3,7 @@
 import evaluate
 import numpy as np
 
+from evaluation.array_metric import ArrayMetric
 from evaluation.masked import SIGNALS, masked_mean, padded, summary
 
 
@@ -11,7 +12,7 @@ def per_trial(predictions: np.ndarray, references: np.ndarray, mask: np.ndarray)
     return masked_mean(np.abs(np.where(mask, predictions, 0.0) - np.where(mask, references, 0.0)), mask)
 
 
-class Mae(evaluate.Metric):
+class Mae(ArrayMetric):
     """The metric as `evaluate` loads it: ragged lists, one a trial."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -3,6 +3,7 @@
 import evaluate
 import numpy as np
 
+from evaluation.array_metric import ArrayMetric
 from evaluation.masked import SIGNALS, correlation, padded, summary
 
 
@@ -11,7 +12,7 @@ def per_trial(predictions: np.ndarray, references: np.ndarray, mask: np.ndarray)
     return correlation(predictions, references, mask)
 
 
-class Pearson(evaluate.Metric):
+class Pearson(ArrayMetric):
     """The metric as `evaluate` loads it: ragged lists, one a trial."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -3,6 +3,7 @@
 import evaluate
 import numpy as np
 
+from evaluation.array_metric import ArrayMetric
 from evaluation.masked import ROUNDING, SIGNALS, masked_mean, padded, summary
 
 REFERENCES = ("trial_mean", "train_mean")
@@ -42,7 +43,7 @@ def check_reference(reference: str, train_mean: float | np.ndarray | None) -> No
         )
 
 
-class R2(evaluate.Metric):
+class R2(ArrayMetric):
     """The metric as `evaluate` loads it: ragged lists, one a trial."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -3,6 +3,7 @@
 import evaluate
 import numpy as np
 
+from evaluation.array_metric import ArrayMetric
 from evaluation.masked import SIGNALS, masked_mean, padded, summary
 
 
@@ -12,7 +13,7 @@ def per_trial(predictions: np.ndarray, references: np.ndarray, mask: np.ndarray)
     return np.sqrt(masked_mean(error**2, mask))
 
 
-class Rmse(evaluate.Metric):
+class Rmse(ArrayMetric):
     """The metric as `evaluate` loads it: ragged lists, one a trial."""
 
     def _info(self) -> evaluate.MetricInfo:

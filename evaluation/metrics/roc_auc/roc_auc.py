@@ -2,11 +2,12 @@
 
 import evaluate
 
+from evaluation.array_metric import ArrayMetric
 from evaluation.detection import roc_auc
 from evaluation.labels import LABELS, over_labels
 
 
-class RocAuc(evaluate.Metric):
+class RocAuc(ArrayMetric):
     """The metric as `evaluate` loads it: a score and a target a clip, or one a clip and label."""
 
     def _info(self) -> evaluate.MetricInfo:

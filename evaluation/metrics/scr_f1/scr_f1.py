@@ -3,6 +3,7 @@
 import evaluate
 import numpy as np
 
+from evaluation.array_metric import ArrayMetric
 from evaluation.masked import SIGNALS, padded, summary
 
 THRESHOLD = 0.05  # uS, the smallest rise from trough to peak that is a response
@@ -84,7 +85,7 @@ def matches(a: np.ndarray, b: np.ndarray, tolerance: float) -> np.ndarray:
     return hits
 
 
-class ScrF1(evaluate.Metric):
+class ScrF1(ArrayMetric):
     """The metric as `evaluate` loads it: ragged lists, one a trial."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -4,6 +4,7 @@ import evaluate
 import numpy as np
 from scipy.stats import rankdata
 
+from evaluation.array_metric import ArrayMetric
 from evaluation.masked import SIGNALS, centred, correlation, padded, summary
 
 
@@ -17,7 +18,7 @@ def per_trial(predictions: np.ndarray, references: np.ndarray, mask: np.ndarray)
     return np.where(varies[0] & varies[1], correlation(*ranks, mask), np.nan)
 
 
-class Spearman(evaluate.Metric):
+class Spearman(ArrayMetric):
     """The metric as `evaluate` loads it: ragged lists, one a trial."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -3,10 +3,11 @@
 import datasets
 import evaluate
 
+from evaluation.array_metric import ArrayMetric
 from evaluation.confusion import one_score
 
 
-class WeightedF1(evaluate.Metric):
+class WeightedF1(ArrayMetric):
     """The metric as `evaluate` loads it: the code of a class a row."""
 
     def _info(self) -> evaluate.MetricInfo:

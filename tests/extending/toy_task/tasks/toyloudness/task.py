@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from transformers import AutoFeatureExtractor, AutoModel, EvalPrediction
 
 from evaluation.splits import SIDES, Split, split_trials
+from evaluation.validation import validation_scores
 from media.audio import read_audio
 from modeling import SIGNAL_MODELS
 from reporting.card import SYNTHETIC_NOTICE
@@ -72,7 +73,9 @@ class ToyData:
         return {}  # metrics.json says no more of the data than of those of every task
 
     def validation_metrics(self, output: EvalPrediction) -> dict[str, float]:
-        return {"rmse": rmse(output.predictions, output.label_ids)}
+        predictions, labels = (np.reshape(values, (1, -1)) for values in (output.predictions, output.label_ids))
+        mask = np.ones(labels.shape, bool)  # all tones are one trial of the module
+        return validation_scores(["rmse"], predictions=predictions, references=labels, mask=mask)
 
 
 class ToyTask(Task[ToySettings, ToyData]):
