@@ -5,6 +5,7 @@ They are read before anything that takes seconds to import.
 """
 
 import functools
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -14,12 +15,27 @@ from typing import Any, ClassVar, Literal, get_args, get_type_hints
 from system.storage import OPTIONS, is_remote, refuse_web_address
 from training.trainer_keys import installed_keys
 
-# Next to those of transformers: torch's own, which count optimizer steps like all schedulers of Trainer.
-TORCH_SCHEDULERS = ("step", "exponential")
+# Classes of torch.optim.lr_scheduler, which count optimizer steps like all schedulers of Trainer: the arguments that
+# each needs, and those that it may have. OneCycleLR's total_steps is that of the run.
+TORCH_SCHEDULERS = {
+    "StepLR": (("step_size",), ("gamma",)),
+    "ExponentialLR": (("gamma",), ()),
+    "CosineAnnealingLR": (("T_max",), ("eta_min",)),
+    "OneCycleLR": (
+        (),
+        (
+            "max_lr", "pct_start", "anneal_strategy", "cycle_momentum", "base_momentum", "max_momentum", "div_factor",
+            "final_div_factor", "three_phase",
+        ),
+    ),
+}  # fmt: skip
+PLATEAU = "reduce_lr_on_plateau"  # transformers' name of ReduceLROnPlateau
+PLATEAU_ARGUMENTS = ("mode", "factor", "patience", "threshold", "threshold_mode", "cooldown", "min_lr", "eps")
+SCHEDULER_ALIASES = {"step": "StepLR", "exponential": "ExponentialLR", "ReduceLROnPlateau": PLATEAU}
 OPTIMIZER_ALIASES = {"adamw": "adamw_torch_fused"}
 DICTS = ("model_config", "feature_config", "s3", "learning_rates", "encoder")  # keys whose values have keys
 # Values of keys of TrainingArguments that only we know.
-OUR_VALUES = {"lr_scheduler_type": TORCH_SCHEDULERS, "optim": ("adam", *OPTIMIZER_ALIASES)}
+OUR_VALUES = {"lr_scheduler_type": (*TORCH_SCHEDULERS, *SCHEDULER_ALIASES), "optim": ("adam", *OPTIMIZER_ALIASES)}
 SECRET_KEYS = ("hub_token",)
 # Keys of TrainingArguments whose other values our items, order or scores cannot honour.
 KEPT_AS_IT_IS = {
@@ -87,8 +103,9 @@ class TrainingKeys:
     optim: str = setting("adamw", "Optimizer: adamw, adam, sgd (optim_args momentum=0.9), or another of transformers.")
     lr_scheduler_type: str = setting(
         "cosine",
-        "Schedule: cosine, linear, constant, reduce_lr_on_plateau, any other of transformers, step "
-        "(lr_scheduler_kwargs step_size, gamma) or exponential (gamma); the latter count optimizer steps.",
+        "Schedule: cosine, linear, constant or another of transformers; ReduceLROnPlateau, which counts validations; "
+        "StepLR, ExponentialLR, CosineAnnealingLR or OneCycleLR, which count optimizer steps. lr_scheduler_kwargs has "
+        "its arguments, by their names in torch.",
     )
     learning_rate: float = setting(1e-3, "Peak learning rate.")
     num_train_epochs: float = setting(
@@ -128,8 +145,10 @@ def check_training(training: Any) -> None:
 
 
 def _problems(training: Any) -> Iterator[str]:
-    if training.lr_scheduler_type == "reduce_lr_on_plateau" and training.warmup_steps:
-        yield "lr_scheduler_type reduce_lr_on_plateau takes no warmup_steps; set one of the two"
+    schedule = SCHEDULER_ALIASES.get(training.lr_scheduler_type, training.lr_scheduler_type)
+    if schedule in (PLATEAU, "OneCycleLR") and training.warmup_steps:
+        yield f"lr_scheduler_type={schedule}: not together with warmup_steps. Set one of the two."
+    yield from _problems_of_schedule(schedule, training.lr_scheduler_kwargs or {})
     if training.num_train_epochs <= 0 and training.max_steps <= 0:
         yield f"num_train_epochs = {training.num_train_epochs} trains nothing; it takes a number above 0"
     for key in ("early_stopping_patience", "prefetch_batches"):
@@ -140,6 +159,28 @@ def _problems(training: Any) -> Iterator[str]:
     for key, value in KEPT_AS_IT_IS.items():
         if getattr(training, key) != value:
             yield f"{key} = {getattr(training, key)!r} has no meaning here; leave it out"
+
+
+def _problems_of_schedule(name: str, given: dict[str, Any] | str) -> Iterator[str]:
+    """Arguments of a scheduler of torch that it lacks or does not know, before torch is imported."""
+    needed, others = TORCH_SCHEDULERS.get(name, ((), PLATEAU_ARGUMENTS if name == PLATEAU else None))
+    if others is None:
+        return
+    try:
+        options = json.loads(given) if isinstance(given, str) else given
+    except json.JSONDecodeError:
+        yield f"lr_scheduler_kwargs={given}: not valid JSON. Give an object of names and values."
+        return
+    taken = ", ".join((*needed, *others))
+    for key in options.keys() - {*needed, *others}:
+        yield f"lr_scheduler_kwargs.{key}: {name} has no such argument here. Give one of {taken}."
+    for key in needed:
+        if key not in options:
+            yield f"lr_scheduler_kwargs: {name} needs {key}. Its arguments are {taken}."
+    for key in ("step_size", "T_max"):
+        steps = options.get(key, 1)
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            yield f"lr_scheduler_kwargs.{key}={steps!r}: not a number of steps. Give 1 or more."
 
 
 def check_enums(training: Any) -> None:

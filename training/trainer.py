@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim.lr_scheduler import ExponentialLR, LinearLR, LRScheduler, SequentialLR, StepLR
+from torch.optim import lr_scheduler
+from torch.optim.lr_scheduler import LinearLR, LRScheduler, SequentialLR
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 from transformers import EvalPrediction, PreTrainedModel, ProgressCallback, Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, SaveStrategy
@@ -18,7 +19,7 @@ from training.checkpoints import note_digest
 from training.part_rates import groups_of_parts
 from training.progress import ProgressBar
 from training.samplers import EpochSampler, PrefetchingSampler
-from training.settings import TORCH_SCHEDULERS
+from training.settings import PLATEAU, TORCH_SCHEDULERS
 from training.trainer_arguments import RunTrainingArguments
 from training.workers import sharing_files
 
@@ -102,26 +103,29 @@ class SignalTrainer(Trainer):
         return sharing_files(super()._get_dataloader(*args, **kwargs))
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LRScheduler:
-        """Torch's StepLR and ExponentialLR beside transformers' schedules, with the same warm-up."""
+        """Torch's schedulers next to those of transformers, with the same warm-up."""
         name = self.args.lr_scheduler_type
         options: Any = self.args.lr_scheduler_kwargs or {}
-        if name == "reduce_lr_on_plateau":  # which is better follows from the metric; torch takes less for better
+        if name == PLATEAU:  # which is better follows from the metric; torch takes less for better
             self.args.lr_scheduler_kwargs = {"mode": "max" if self.args.greater_is_better else "min"} | options
-        if name not in TORCH_SCHEDULERS or self.lr_scheduler is not None:
-            return super().create_scheduler(num_training_steps, optimizer)
-        optimizer = optimizer or self.optimizer
-        kind = {"step": StepLR, "exponential": ExponentialLR}[name]
         try:
-            schedule = kind(optimizer, **options)
-        except TypeError as error:
-            needs = {"step": '{"step_size": 100, "gamma": 0.5}', "exponential": '{"gamma": 0.99}'}[name]
-            raise ValueError(f"lr_scheduler_type {name} needs lr_scheduler_kwargs such as {needs}: {error}") from error
-        warmup_steps = self.args.get_warmup_steps(num_training_steps)
+            if name not in TORCH_SCHEDULERS or self.lr_scheduler is not None:
+                return super().create_scheduler(num_training_steps, optimizer)
+            self.lr_scheduler = self.torch_scheduler(num_training_steps, optimizer or self.optimizer, options)
+        except (TypeError, ValueError, ArithmeticError) as error:
+            raise ValueError(f"lr_scheduler_kwargs={options}: {name} does not take them ({error}).") from error
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def torch_scheduler(self, steps: int, optimizer: Any, options: dict[str, Any]) -> LRScheduler:
+        """A scheduler of torch; OneCycleLR goes up to the learning rate of each part, unless `max_lr` is given."""
+        if self.args.lr_scheduler_type == "OneCycleLR":
+            options = {"max_lr": [group["lr"] for group in optimizer.param_groups], "total_steps": steps} | options
+        schedule = getattr(lr_scheduler, self.args.lr_scheduler_type)(optimizer, **options)
+        warmup_steps = self.args.get_warmup_steps(steps)
         if warmup_steps:
             warmup = LinearLR(optimizer, start_factor=WARMUP_START, total_iters=warmup_steps)
             schedule = SequentialLR(optimizer, [warmup, schedule], milestones=[warmup_steps])
-        self.lr_scheduler = schedule
-        self._created_lr_scheduler = True
         return schedule
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> tuple[list, Any]:

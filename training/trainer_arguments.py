@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 
 from transformers import TrainingArguments
 
-from training.settings import OPTIMIZER_ALIASES, TORCH_SCHEDULERS, TrainingKeys, check_training
+from training.settings import OPTIMIZER_ALIASES, SCHEDULER_ALIASES, TORCH_SCHEDULERS, TrainingKeys, check_training
 
 
 @dataclass
@@ -13,7 +13,7 @@ class RunTrainingArguments(TrainingKeys, TrainingArguments):
 
     def __post_init__(self) -> None:
         # TrainingArguments turns both into its enums, which know neither torch's schedulers nor plain Adam.
-        scheduler, optimizer = self.lr_scheduler_type, self.optim
+        scheduler, optimizer = SCHEDULER_ALIASES.get(self.lr_scheduler_type, self.lr_scheduler_type), self.optim
         metric, better = self.metric_for_best_model, self.greater_is_better
         self.lr_scheduler_type = "constant" if scheduler in TORCH_SCHEDULERS else scheduler
         self.optim = "adamw_torch" if optimizer == "adam" else OPTIMIZER_ALIASES.get(optimizer, optimizer)

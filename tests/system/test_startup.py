@@ -43,6 +43,7 @@ MISTAKES = {
         ([CONFIG, "--window_seconds", "-1"], "window_seconds = -1.0 must be positive"),
         ([CONFIG, "--hub_strategy", "x"], "argument --hub_strategy/--hub-strategy: invalid choice: 'x'"),
         ([CONFIG, "--lr_scheduler_type", "x"], "x is not a valid SchedulerType, please select one of ['linear', "),
+        ([CONFIG, "--lr_scheduler_type", "CosineAnnealingLR"], "lr_scheduler_kwargs: CosineAnnealingLR needs T_max."),
         ([CONFIG, "--optim", "x"], "x is not a valid OptimizerNames, please select one of ['adamw_torch', "),
         ([CONFIG, "--metric_for_best_model", "x"], "metric_for_best_model = 'x' is not known"),
         ([CONFIG, "--dataset", "hf_datasets/pmeom"], "dataset = 'hf_datasets/pmeom': no such folder; there is "),

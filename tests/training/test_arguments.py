@@ -1,6 +1,7 @@
 """Configs: one flat file, the command line above it, and a mistake answered in one line."""
 
 import dataclasses
+import inspect
 import json
 import re
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.conftest import REPOSITORY
 from tests.helpers.configs import CONFIGS
 from tests.helpers.tiny_trainer import tiny_trainer
 from training.build import build_model, new_config
-from training.settings import RunArguments
+from training.settings import PLATEAU_ARGUMENTS, SCHEDULER_ALIASES, TORCH_SCHEDULERS, RunArguments
 from training.task import Run
 from training.trainer_arguments import RunTrainingArguments
 
@@ -112,6 +113,9 @@ def test_what_one_writes_in_json_one_may_write_on_the_command_line(tmp_path: Pat
         ({"hub_token": "secret-value"}, ["hub_token", "HF_TOKEN"]),
         ({"split_by": "songs"}, ["split_by = 'songs'", "song_listener"]),
         ({"lr_scheduler_type": "reduce_lr_on_plateau", "warmup_steps": 10}, ["warmup_steps"]),
+        ({"lr_scheduler_type": "OneCycleLR", "warmup_steps": 10}, ["warmup_steps"]),
+        ({"lr_scheduler_type": "CosineAnnealingLR", "lr_scheduler_kwargs": {"T_max": 0}}, ["T_max=0"]),
+        ({"lr_scheduler_type": "StepLR", "lr_scheduler_kwargs": "step_size"}, ["lr_scheduler_kwargs=step_size"]),
         ({"optim": "adamm"}, ["adamm"]),
     ],
 )
@@ -183,6 +187,33 @@ def test_a_number_on_the_command_line_is_checked_too() -> None:
         parse_run(["configs/eda_tcn.json", "--learning_rate", "nan"])
     with pytest.raises(SystemExit, match="lr_scheduler_kwargs.num_cycles=nan"):
         parse_run(["configs/eda_tcn.json", "--lr_scheduler_kwargs", '{"num_cycles": NaN}'])
+
+
+SCHEDULERS = {**TORCH_SCHEDULERS, "ReduceLROnPlateau": ((), PLATEAU_ARGUMENTS)}
+OF_THE_RUN = ("optimizer", "last_epoch", "total_steps", "epochs", "steps_per_epoch")
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_the_arguments_of_a_scheduler_are_those_of_torch(name: str, tmp_path: Path) -> None:
+    """All of them but those that the run decides; another one and a missing one are refused by name."""
+    needed, others = SCHEDULERS[name]
+    torchs = inspect.signature(getattr(torch.optim.lr_scheduler, name)).parameters
+    assert {*needed, *others} == torchs.keys() - set(OF_THE_RUN)
+    without_default = {key for key, parameter in torchs.items() if parameter.default is parameter.empty}
+    assert without_default <= {*needed, *OF_THE_RUN, "max_lr"}  # max_lr is learning_rate
+    config = {"lr_scheduler_type": name, "lr_scheduler_kwargs": dict.fromkeys(needed, 1)}
+    assert parse(tmp_path, config).training.lr_scheduler_kwargs == config["lr_scheduler_kwargs"]
+    for key in needed:
+        assert f"needs {key}" in failure(tmp_path, {"lr_scheduler_type": name})
+    config["lr_scheduler_kwargs"]["total_steps"] = 5
+    assert "lr_scheduler_kwargs.total_steps: " in failure(tmp_path, config)
+
+
+@pytest.mark.parametrize(("alias", "name"), SCHEDULER_ALIASES.items())
+def test_a_scheduler_has_its_name_in_torch_and_in_transformers(alias: str, name: str, tmp_path: Path) -> None:
+    given = {"lr_scheduler_kwargs": dict.fromkeys(TORCH_SCHEDULERS.get(name, ((),))[0], 1)}
+    runs = [parse(tmp_path, {"lr_scheduler_type": key, **given}) for key in (alias, name)]
+    assert runs[0].resolved()["lr_scheduler_type"] == runs[1].resolved()["lr_scheduler_type"] == name
 
 
 def test_a_run_records_no_secret_of_a_url(tmp_path: Path) -> None:

@@ -79,8 +79,21 @@ def test_gradient_accumulation_is_equivalent(tmp_path: Path) -> None:
             {"lr_scheduler_type": "exponential", "lr_scheduler_kwargs": {"gamma": 0.5}, "warmup_steps": 4},
             [0.001, 0.25075, 0.5005, 0.75025, 1, 0.5, 0.25, 0.125],
         ),
+        (
+            {"lr_scheduler_type": "CosineAnnealingLR", "lr_scheduler_kwargs": {"T_max": 4, "eta_min": 0.5}},
+            [0.75 + 0.25 * np.cos(np.pi * step / 4) for step in range(8)],
+        ),
+        (  # from 1 / 4 to 1 in half of the steps, then down to 1 / 4 / 25
+            {
+                "lr_scheduler_type": "OneCycleLR",
+                "lr_scheduler_kwargs": {
+                    "pct_start": 0.5, "div_factor": 4, "final_div_factor": 25, "anneal_strategy": "linear",
+                },
+            },
+            [*np.linspace(0.25, 1, 4), *np.linspace(1, 0.01, 5)[1:]],
+        ),
     ],
-)
+)  # fmt: skip
 def test_schedules_of_the_seed(tmp_path: Path, settings: dict, expected: list[float]) -> None:
     quiet = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
     trainer = tiny_trainer(
@@ -130,9 +143,18 @@ def test_reduce_on_plateau_knows_which_way_is_better(
     assert trainer.state.best_metric == (max if more_is_better else min)(scores)
 
 
-def test_a_schedule_without_its_settings_says_what_it_needs(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match='lr_scheduler_kwargs such as {"step_size": 100'):
-        tiny_trainer(tmp_path, lr_scheduler_type="step").train()
+def test_a_cycle_goes_up_to_the_rate_that_is_given_and_turns_the_momentum(tmp_path: Path) -> None:
+    trainer = tiny_trainer(
+        tmp_path, lr_scheduler_type="OneCycleLR", lr_scheduler_kwargs={"max_lr": 0.02}, per_device_train_batch_size=1
+    )
+    trainer.train()
+    assert max(rates(trainer)) == pytest.approx(0.02, rel=0.01)
+    assert trainer.optimizer.param_groups[0]["betas"][0] == pytest.approx(0.95, abs=1e-3)
+
+
+def test_a_value_that_only_torch_can_judge_is_refused_with_its_key(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"lr_scheduler_kwargs=.*anneal_strategy must be one of"):
+        tiny_trainer(tmp_path, lr_scheduler_type="OneCycleLR", lr_scheduler_kwargs={"anneal_strategy": "x"}).train()
 
 
 def test_the_best_checkpoint_on_validation_is_what_remains(tmp_path: Path) -> None:
@@ -256,10 +278,19 @@ def test_the_step_that_is_recorded_is_that_of_the_checkpoint_that_was_loaded(
         assert trainer.state.best_metric == scores[loaded - 1]
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, dropout: float) -> None:
+@pytest.mark.parametrize(
+    ("dropout", "schedule"),
+    [
+        (0.0, {}),
+        (0.5, {}),
+        (0.5, {"lr_scheduler_type": "OneCycleLR"}),
+        (0.5, {"lr_scheduler_type": "CosineAnnealingLR", "lr_scheduler_kwargs": {"T_max": 7}, "warmup_steps": 3}),
+    ],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, dropout: float, schedule: dict) -> None:
     """Stopped in the middle of the second epoch; the weights at the end are equal bit by bit."""
     settings = {"num_train_epochs": 3, "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 5}
+    settings |= schedule
     settings |= {"eval_strategy": "steps", "eval_steps": 5, "load_best_model_at_end": False, "save_total_limit": None}
     whole = tiny_trainer(tmp_path / "whole", {"dropout": dropout}, **settings)
     whole.train()
@@ -268,6 +299,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, dropout: floa
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-10"))
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], weight), name
+    assert rates(resumed) == rates(whole)  # a checkpoint holds the log of the steps before it
 
 
 def test_a_run_that_was_killed_after_its_last_step_takes_no_other(tmp_path: Path) -> None:
