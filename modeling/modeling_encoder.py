@@ -109,10 +109,8 @@ class EncoderForAudioClassification(PreTrainedModel):
         return self
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
-        """The parameters that are trained, by the part of the model."""
-        parts = {"encoder": self.encoder, "head": self.head}
-        found = {name: [p for p in part.parameters() if p.requires_grad] for name, part in parts.items()}
-        return {name: parameters for name, parameters in found.items() if parameters}
+        """The parameters of each part, trained and frozen."""
+        return {"encoder": list(self.encoder.parameters()), "head": list(self.head.parameters())}
 
     def set_embedding_scaling(self, mean: torch.Tensor, std: torch.Tensor) -> None:
         """Keep mean and standard deviation (D,) of the embeddings of training windows with the weights."""

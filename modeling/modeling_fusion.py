@@ -116,10 +116,10 @@ class FusionPreTrainedModel(PreTrainedModel):
         return self
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
-        """The parameters that are trained, by the part of the model: a branch a modality, the fusion, the heads."""
+        """The parameters, trained and frozen, of each part: a branch a modality, the fusion, the heads."""
         fusion = self.base_model
         modules = {**fusion.branches, "fusion": fusion.layer} | {name: getattr(self, name) for name in self.heads}
-        found = {name: [p for p in module.parameters() if p.requires_grad] for name, module in modules.items()}
+        found = {name: list(module.parameters()) for name, module in modules.items()}
         if fusion.absent is not None:
             found["fusion"].append(fusion.absent)
         return found
@@ -139,7 +139,7 @@ class FusionPreTrainedModel(PreTrainedModel):
 
     def part_sizes(self) -> dict[str, int]:
         """Count the numbers that each part learns."""
-        return {name: sum(p.numel() for p in parameters) for name, parameters in self.parts().items()}
+        return {name: sum(p.numel() for p in part if p.requires_grad) for name, part in self.parts().items()}
 
 
 class FusionModel(FusionPreTrainedModel):

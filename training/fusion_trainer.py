@@ -55,15 +55,6 @@ def ablations_of(modalities: Sequence[str]) -> dict[str, frozenset[str]]:
     return alone | (without if len(modalities) > 2 else {})
 
 
-def describe_sizes(model: FusionPreTrainedModel) -> str:
-    """List how many numbers each part of a model learns."""
-    sizes = model.part_sizes()
-    kinds = dict.fromkeys(model.config.modalities, "Encoder") | {"fusion": "Layer", "regression": "Head"}
-    titles = {name: f"{name.replace('_', ' ').title()} {kinds.get(name, 'Classifier')}:" for name in sizes}
-    lines = [f"- {titles[name]:22} {size:>11,}" for name, size in sizes.items()]
-    return "\n".join([*lines, f"  {'total:':22} {sum(sizes.values()):>11,}"])
-
-
 class FusionTrainer(SignalTrainer):
     """As `SignalTrainer`, for models that fuse modalities.
 
@@ -77,11 +68,6 @@ class FusionTrainer(SignalTrainer):
         self.streamed = streamed
         self.undecodable = 0  # clips that could not be read, counted at each read by this process
         super().__init__(*args, **kwargs)
-
-    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
-        """As in `SignalTrainer`; the sizes of the parts are logged first."""
-        logger.info("Trainable parameters:\n%s", describe_sizes(self.model))
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """As in Trainer; `undecodable` is counted and does not reach the model. Trainer's name, held by a test."""

@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from training.callbacks import EpochOfSampler, StopOnSigterm
 from training.checkpoints import note_digest
-from training.part_rates import groups_of_parts
+from training.parts import describe_sizes, groups_of_parts
 from training.progress import ProgressBar
 from training.samplers import EpochSampler, PrefetchingSampler
 from training.settings import PLATEAU, TORCH_SCHEDULERS
@@ -148,7 +148,8 @@ class SignalTrainer(Trainer):
         return loss
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
-        """As in Trainer; a run that SIGTERM cut short ends here, with its checkpoint."""
+        """As in Trainer; the sizes of the parts are logged first. A run that SIGTERM cut short ends here."""
+        logger.info("the model:\n%s", describe_sizes(self.model))
         result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         self.stopper.leave(str(self.args.output_dir))
         return result

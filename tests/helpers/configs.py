@@ -6,17 +6,18 @@ from tests.conftest import REPOSITORY
 from tests.helpers.tiny_encoder import tiny_encoder_folder
 
 CONFIGS = sorted(REPOSITORY.glob("configs/*.json"))
+FUSED = (
+    "--text_model", "configs/tiny_bert", "--max_text_tokens", "64", "--video_weights", "none", "--ablations", "false",
+    "--feature_config.clip_frames", "4", "--feature_config.crop_size", "32", "--feature_config.frame_size", "[36, 48]",
+)  # fmt: skip
 # The keys with which configs of models from the Hub train on a CPU and without a network.
 WITHOUT_THE_HUB = {
     "baby_cry_pretrained": ["--encoder.name", str(tiny_encoder_folder())],
     "baby_cry_finetuned": ["--encoder.name", str(tiny_encoder_folder())],
     "meld_text": ["--text_model", "configs/tiny_bert", "--max_text_tokens", "64"],
-    "meld_fusion": [
-        "--text_model", "configs/tiny_bert", "--max_text_tokens", "64", "--video_weights", "none", "--ablations",
-        "false", "--feature_config.clip_frames", "4", "--feature_config.crop_size", "32",
-        "--feature_config.frame_size", "[36, 48]",
-    ],
-}  # fmt: skip
+    "meld_fusion": [*FUSED],
+    "meld_guide": [*FUSED],
+}
 # The first config of each task that needs nothing from the Hub.
 OF_TASK = {
     json.loads(path.read_text(encoding="utf-8"))["task"]: path

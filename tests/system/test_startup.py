@@ -60,6 +60,7 @@ MISTAKES = {
         ([CONFIG, *JOB, "--rolle", "r"], "unknown option --rolle; did you mean --role?"),
     ],
     "launch.explain_plan": [NO_CONFIG, (["configs/baby_cry.json", "--cipl_seconds", "1"], "'clip_seconds'")],
+    "launch.count_parameters": [NO_CONFIG, ([CONFIG], "task=eda: "), (["configs/meld_guide.json", "--x", "1"], "'x'")],
     "launch.pages": [(["nowhere"], "nowhere: no metrics.json")],
     "launch.convert_efficientat": [(["x.pt", "configs", "--labels", "y"], "configs: is there already.")],
     "launch.extract": [

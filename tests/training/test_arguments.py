@@ -17,6 +17,7 @@ from tests.conftest import REPOSITORY
 from tests.helpers.configs import CONFIGS
 from tests.helpers.tiny_trainer import tiny_trainer
 from training.build import build_model, new_config
+from training.parts import sizes_of_parts
 from training.settings import PLATEAU_ARGUMENTS, SCHEDULER_ALIASES, TORCH_SCHEDULERS, RunArguments
 from training.task import Run
 from training.trainer_arguments import RunTrainingArguments
@@ -45,7 +46,8 @@ def test_every_config_parses_to_a_model(path: Path) -> None:
     settings: dict[str, Any] = {"input_size": 8, "frame_rate": 4.0} if of_frames else {}
     if run.arguments.task == "attention":
         settings["embedding_sizes"] = dict.fromkeys(run.arguments.model_config["modalities"], 8)
-    assert build_model(run, settings).num_parameters() > 0
+    model = build_model(run, settings)
+    assert sum(map(sum, sizes_of_parts(model).values())) == model.num_parameters() > 0
     assert run.training.output_dir == f"outputs/{path.stem}"
 
 

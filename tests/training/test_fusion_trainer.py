@@ -131,15 +131,18 @@ def test_what_could_not_be_decoded_is_counted_and_does_not_reach_the_model(tmp_p
     assert output.label_ids.shape == (ITEMS, 2)
 
 
-def test_training_logs_the_size_of_each_part(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    trainer = make_trainer(tmp_path, {}, max_steps=1)
-    with caplog.at_level(logging.INFO, logger="training.fusion_trainer"):
+def test_training_logs_the_trainable_and_the_frozen_numbers_of_each_part(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make_trainer(tmp_path, {}, {"freeze_text": True}, max_steps=1)
+    with caplog.at_level(logging.INFO, logger="training.trainer"):
         trainer.train()
-    sizes = trainer.model.part_sizes()
-    assert list(sizes) == list(PARTS)
-    numbers = [int(line.split()[-1].replace(",", "")) for line in caplog.text.splitlines() if line[:2] in ("- ", "  ")]
-    assert numbers == [*sizes.values(), sum(sizes.values())]
-    assert sum(sizes.values()) == sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    lines = [line.replace(",", "").split() for line in caplog.text.splitlines() if line.startswith("- ")]
+    logged = {line[1].lower(): (int(line[-2]), int(line[-1])) for line in lines}
+    frozen = sum(parameter.numel() for parameter in trainer.model.fusion.branches["text"].encoder.parameters())
+    assert {name: counts[0] for name, counts in logged.items()} == trainer.model.part_sizes()
+    assert {name: counts[1] for name, counts in logged.items()} == {name: 0 for name in PARTS} | {"text": frozen}
+    assert sum(map(sum, logged.values())) == trainer.model.num_parameters()
 
 
 def test_streamed_rows_are_scored_once_and_in_their_own_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ from tests.helpers.configs import WITHOUT_THE_HUB
 from tests.helpers.s3_server import Rule, Status, serve_s3
 from tests.helpers.tiny_encoder import tiny_encoder
 from tests.helpers.toy_clips import RATE, toy_clips, toy_side
-from training.part_rates import groups_of_parts
+from training.parts import groups_of_parts
 from training.trainer_arguments import RunTrainingArguments
 
 SECONDS = 0.5
