@@ -1,19 +1,63 @@
 """Read config files and command lines; a key that does not exist is an error that names the nearest one."""
 
 import argparse
+import dataclasses
 import difflib
 import json
+import re
 import typing
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.settings import DICTS, SECRET_KEYS
+from training.settings import DICTS, SECRET_KEYS, RunArguments, training_keys
 from training.trainer_keys import load_parser
 
 if TYPE_CHECKING:
     from transformers import HfArgumentParser
 else:
     HfArgumentParser = load_parser()
+
+# Words of papers, guides and other projects -> our key.
+ALIASES = {
+    "architecture": "model_type",
+    "model": "model_type",
+    "model_name": "model_type",
+    "params": "model_config",
+    "model_params": "model_config",
+    "audio_feature_config": "feature_config",
+    "pretrained": "model_name_or_path",
+    "data": "dataset",
+    "data_dir": "dataset",
+    "processed_data_dir": "dataset",
+    "lr": "learning_rate",
+    "batch_size": "per_device_train_batch_size",
+    "train_batch_size": "per_device_train_batch_size",
+    "eval_batch_size": "per_device_eval_batch_size",
+    "epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "steps": "max_steps",
+    "optimizer": "optim",
+    "scheduler": "lr_scheduler_type",
+    "lr_scheduler": "lr_scheduler_type",
+    "scheduler_config": "lr_scheduler_kwargs",
+    "grad_clip": "max_grad_norm",
+    "gradient_clipping": "max_grad_norm",
+    "clip_grad_norm": "max_grad_norm",
+    "patience": "early_stopping_patience",
+    "warmup": "warmup_steps",
+    "num_workers": "dataloader_num_workers",
+    "prefetch_size": "prefetch_batches",
+    "random_seed": "seed",
+    "resume": "resume_from_checkpoint",
+    "checkpoint": "resume_from_checkpoint",
+    "save_dir": "output_dir",
+    "device": "use_cpu",
+    "sample_rate": "sampling_rate",
+    "clip_duration": "clip_seconds",
+    "max_length": "max_text_tokens",
+    "split": "split_by",
+}
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -106,12 +150,15 @@ class RunParser(HfArgumentParser):
     def parse_args_into_dataclasses(self, args: list[str], **options: Any) -> tuple[Any, ...]:
         """As in transformers, but a flag that nobody reads is named with its nearest neighbour."""
         *settings, unknown = super().parse_args_into_dataclasses(args, return_remaining_strings=True, **options)
-        flags = [token for token in unknown if token.startswith("--")]
+        known = {action.dest for action in self._actions}
+        flags = [token for token in unknown if re.match("--?[a-zA-Z]", token)]
         if flags:
-            key = flags[0].removeprefix("--").partition("=")[0]
-            raise ValueError(unknown_key(key, {action.dest for action in self._actions}))
+            raise ValueError(unknown_key(flags[0].lstrip("-").partition("=")[0], known))
         if unknown:
-            raise ValueError(f"unexpected {' '.join(unknown)!r}; settings are given as --key value")
+            key, equals, value = unknown[0].partition("=")
+            key = key if key in known else nearest_key(key, known)
+            advice = f"did you mean '--{key} {value}'?" if equals and key else "settings are given as --key value"
+            raise ValueError(f"unexpected {' '.join(unknown)!r}; {advice}")
         return tuple(settings)
 
 
@@ -130,14 +177,34 @@ def check_keys(config: dict[str, Any], parser: HfArgumentParser, task: str) -> N
         if key in SECRET_KEYS:
             raise ValueError(f"{key} is a secret and does not belong in a file; run `hf auth login` or set HF_TOKEN")
         if key not in known:
-            raise ValueError(f"{unknown_key(key, known)} (task {task!r})")
+            raise ValueError(f"{unknown_key(key, known, config[key])} (task {task!r})")
 
 
-def unknown_key(key: str, known: typing.Iterable[str]) -> str:
-    """A message that names the nearest valid key."""
-    nearest = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
-    advice = f"did you mean {nearest[0]!r}?" if nearest else "run_train.py --help lists all keys"
+def unknown_key(key: str, known: Collection[str], value: Any = None) -> str:
+    """A message that names the nearest valid key; of an object, that of the first of its keys which has one."""
+    inside = [f"{key}.{name}" for name in value] if isinstance(value, dict) else []
+    key, nearest = next(
+        ((name, alias) for name in (*inside, key) if (alias := alias_of(name, known))), (key, nearest_key(key, known))
+    )
+    advice = f"did you mean {nearest!r}?" if nearest else "run_train.py --help lists all keys"
     return f"unknown key {key!r}; {advice}"
+
+
+def nearest_key(key: str, known: Collection[str]) -> str | None:
+    """The valid key that a wrong one most likely stands for."""
+    nearest = difflib.get_close_matches(key, sorted(known), n=1)
+    return alias_of(key, known) or next(iter(nearest), None)
+
+
+def alias_of(key: str, known: Collection[str]) -> str | None:
+    """Our key for a word of other projects: `model.params.kernel_size` is `model_config.kernel_size`."""
+    valid = {*known, *(item.name for kind in (RunArguments, training_keys()) for item in dataclasses.fields(kind))}
+    words = key.lower().replace("-", "_").split(".")
+    for start, word in enumerate(words):
+        ours, inside = ALIASES.get(word, word), words[start + 1 :]
+        if ours in valid and (not inside or ours in DICTS):
+            return ".".join([ours, *inside])
+    return None
 
 
 def convert(parser: HfArgumentParser, hints: dict[str, Any], key: str, value: Any) -> Any:

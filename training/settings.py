@@ -4,6 +4,7 @@ The fields of these dataclasses are the keys of a config. They also make the par
 They are read before anything that takes seconds to import.
 """
 
+import difflib
 import functools
 import json
 from collections.abc import Iterator
@@ -184,12 +185,20 @@ def _problems_of_schedule(name: str, given: dict[str, Any] | str) -> Iterator[st
 
 
 def check_enums(training: Any) -> None:
-    """Refuse values that the enums of TrainingArguments do not have."""
+    """Refuse values that the enums of TrainingArguments do not have, and name the nearest one."""
     for key, hint in get_type_hints(installed_keys()).items():
         for kind in get_args(hint):
-            value = getattr(training, key)
-            if isinstance(kind, type) and issubclass(kind, Enum) and value not in OUR_VALUES.get(key, ()):
+            value, ours = getattr(training, key), OUR_VALUES.get(key, ())
+            if not (isinstance(kind, type) and issubclass(kind, Enum)) or value in ours:
+                continue
+            try:
                 kind(value)
+            except ValueError as error:
+                names = {name.lower().replace("_", ""): name for name in (*ours, *(item.value for item in kind))}
+                nearest = difflib.get_close_matches(str(value).lower().replace("_", ""), names, n=1, cutoff=0.5)
+                if not nearest:
+                    raise
+                raise ValueError(f"{key}={value}: not known. Did you mean {names[nearest[0]]!r}?") from error
 
 
 @functools.cache

@@ -12,13 +12,16 @@ import torch
 
 from launch.key_table import write_key_table
 from launch.run import parse_run
+from launch.settings import setting_groups, settings_of
+from tasks import TASKS
 from tasks.eda.task import TASK as eda
 from tests.conftest import REPOSITORY
 from tests.helpers.configs import CONFIGS
 from tests.helpers.tiny_trainer import tiny_trainer
 from training.build import build_model, new_config
+from training.command_line import ALIASES
 from training.parts import sizes_of_parts
-from training.settings import PLATEAU_ARGUMENTS, SCHEDULER_ALIASES, TORCH_SCHEDULERS, RunArguments
+from training.settings import PLATEAU_ARGUMENTS, SCHEDULER_ALIASES, TORCH_SCHEDULERS, RunArguments, training_keys
 from training.task import Run
 from training.trainer_arguments import RunTrainingArguments
 
@@ -119,6 +122,12 @@ def test_what_one_writes_in_json_one_may_write_on_the_command_line(tmp_path: Pat
         ({"lr_scheduler_type": "CosineAnnealingLR", "lr_scheduler_kwargs": {"T_max": 0}}, ["T_max=0"]),
         ({"lr_scheduler_type": "StepLR", "lr_scheduler_kwargs": "step_size"}, ["lr_scheduler_kwargs=step_size"]),
         ({"optim": "adamm"}, ["adamm"]),
+        ({"optim": "Adam"}, ["optim=Adam", "'adam'"]),
+        ({"lr_scheduler_type": "one_cycle"}, ["lr_scheduler_type=one_cycle", "'OneCycleLR'"]),
+        ({"lr_scheduler_type": "plateau"}, ["lr_scheduler_type=plateau", "reduce_lr_on_plateau"]),
+        ({"params": {"kernel_size": 3}}, ["'params.kernel_size'", "'model_config.kernel_size'"]),
+        ({"model": {"architecture": "tcn", "params": {}}}, ["'model.architecture'", "'model_type'"]),
+        ({"optimizer": {"name": "adam", "lr": 1}}, ["'optimizer.lr'", "'learning_rate'"]),
     ],
 )
 def test_a_mistake_in_the_file_is_one_line_with_the_way_out(tmp_path: Path, config: dict, parts: list[str]) -> None:
@@ -133,12 +142,38 @@ def test_a_mistake_in_the_file_is_one_line_with_the_way_out(tmp_path: Path, conf
         (["--lerning_rate", "1"], ["'lerning_rate'", "'learning_rate'"]),
         (["--learning_rate", "x"], ["learning_rate", "'x'"]),
         (["stray"], ["'stray'", "--key value"]),
+        (["lr=1e-3"], ["'lr=1e-3'", "'--learning_rate 1e-3'"]),
+        (["learning_rate=1e-3"], ["'--learning_rate 1e-3'"]),
+        (["params.kernel_size=5"], ["'--model_config.kernel_size 5'"]),
+        (["-lr", "1e-3"], ["'lr'", "'learning_rate'"]),
+        (["--batch-size=4"], ["'per_device_train_batch_size'"]),
+        (["--model.params.kernel_size", "5"], ["'model_config.kernel_size'"]),
+        (["--optimizer.lr", "1"], ["'learning_rate'"]),
         (["--model_config.dropout"], ["--model_config.dropout", "needs a value"]),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line(tmp_path: Path, rest: list[str], parts: list[str]) -> None:
     message = failure(tmp_path, {}, *rest)
     assert all(part in message for part in parts), message
+
+
+KEYS_OF_ALL_RUNS = {item.name for kind in (RunArguments, training_keys()) for item in dataclasses.fields(kind)}
+KEYS_OF_TASKS = {
+    name: {item.name for group in setting_groups(settings_of(name)).values() for item in dataclasses.fields(group)}
+    for name in TASKS
+}
+
+
+@pytest.mark.parametrize("word", ALIASES)
+def test_a_word_of_other_projects_leads_to_a_key(word: str, tmp_path: Path) -> None:
+    """In a file and on the command line, of a task that has the key."""
+    key = ALIASES[word]
+    tasks = [name for name, keys in KEYS_OF_TASKS.items() if key in KEYS_OF_ALL_RUNS | keys]
+    assert tasks, key
+    assert not any(word in keys for keys in (KEYS_OF_ALL_RUNS, *KEYS_OF_TASKS.values()))
+    config = {"task": tasks[0]}
+    for message in (failure(tmp_path, config | {word: 1}), failure(tmp_path, config, f"--{word}", "1")):
+        assert f"{word!r}; did you mean {key!r}?" in message
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
@@ -230,6 +265,9 @@ def test_a_run_records_no_secret_of_a_url(tmp_path: Path) -> None:
 def test_an_unknown_key_inside_model_config_names_the_nearest() -> None:
     arguments = RunArguments(model_config={"num_chanels": 8})
     with pytest.raises(ValueError, match=r"'model_config.num_chanels'; did you mean 'model_config.num_channels'"):
+        new_config(arguments, {"input_size": 8, "output_size": 1}, eda.model_configs)
+    arguments = RunArguments(model_config={"architecture": "tcn"})
+    with pytest.raises(ValueError, match="'model_config.architecture'; did you mean 'model_type'"):
         new_config(arguments, {"input_size": 8, "output_size": 1}, eda.model_configs)
 
 
