@@ -42,7 +42,12 @@ def read_sound(source: Any, sampling_rate: int) -> np.ndarray:
         file = io.BytesIO(source) if isinstance(source, bytes) else source
         sound, rate = soundfile.read(file, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:
-        raise ValueError(f"{where}: does not decode ({error}); give wav, flac, ogg, opus or mp3") from error
+        if not isinstance(source, bytes) and not Path(source).is_file():
+            raise ValueError(f"{where}: no such file. Check the path.") from None
+        # libsndfile says of a damaged MP3 that the file does not exist
+        raise ValueError(
+            f"{where}: its bytes are not a readable sound. Give wav, flac, ogg, opus or mp3, or fetch the file again."
+        ) from error
     return resampled(sound, rate, sampling_rate)
 
 

@@ -31,8 +31,16 @@ ENTRY = re.compile(rf"((?<![\w-])(?i:(?!--)[\w-]*{NAMES}\s*[:=]|--[\w-]*{NAMES})
 HEADER = re.compile(
     r"((?i:\bauthorization[\"']?\s*[:=]\s*[\"']?(?:(?:bearer|basic|token)\s+)?+|\bbearer\s+(?=\S{16})))" + GIVEN
 )
+# What libraries say of a file that is damaged or of another kind: that it is not there, or how to run its code.
+MISLEADING = ("File does not exist or is not a regular file", "Weights only load failed", "pickle")
 DEEPEST = 5  # times that a URL may be percent-encoded
 RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r", "\n")
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of what a library says of a file, or a plain word where that would mislead."""
+    text = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return "its bytes are damaged, or those of another kind of file" if any(w in text for w in MISLEADING) else text
 
 
 def mask_secrets(text: str) -> str:

@@ -19,6 +19,7 @@ from transformers.trainer_pt_utils import safe_globals
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from system.text import reason_of
 from training.trainer_arguments import RunTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ def damage(checkpoint: Path) -> str | None:
         try:
             READERS.get(file.suffix, unread)(file)
         except Exception as error:  # readers raise any kind on damaged bytes
-            return f"{file.name} cannot be read ({type(error).__name__}: {' '.join(str(error).split())})"
+            return f"{file.name} cannot be read ({type(error).__name__}: {reason_of(error)})"
     return None
 
 

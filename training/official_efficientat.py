@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from modeling import EfficientAtConfig, EfficientAtFeatureExtractor, EfficientAtForAudioClassification
 from modeling.configuration_efficientat import LAST_CHANNELS
+from system.text import reason_of
 
 LABELS_FILE = "class_labels_indices.csv"
 LABEL_COLUMNS = ["index", "mid", "display_name"]
@@ -37,8 +38,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
             return load_file(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ValueError(f"{path}: no weights can be read from it: {reason}") from error
+        raise ValueError(f"{path}: no weights can be read from it: {reason_of(error)}") from error
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise ValueError(f"{path}: not a dictionary of tensors. Give a file of EfficientAT's release.")
     return tensors

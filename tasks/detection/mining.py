@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from media.audioset import Labels
-from system.text import csv_text
+from system.text import csv_text, reason_of
 from tasks.detection.items import Kind
 from tasks.detection.pools import ClipPools
 from tasks.detection.settings import MiningSettings
@@ -288,4 +288,4 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read ({error}); take an older checkpoint") from None
+        raise ValueError(f"{path} cannot be read ({reason_of(error)}); take an older checkpoint") from None

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification,
 
 from modeling import FusionConfig, FusionFeatureExtractor, FusionForEmotion, FusionProcessor
 from modeling.feature_extraction_audio import AudioFeatureExtractor
+from system.text import reason_of
 from tasks.emotion import card, report, study
 from tasks.emotion.data import COLUMNS, SIDES, EmotionData, prepare
 from tasks.emotion.evaluate import evaluate
@@ -186,10 +187,9 @@ def name_setting(key: str, value: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(
-            f"{key} = {value!r} cannot be had ({why}); it takes a name on the Hub, which needs the network once, or a "
-            "local folder or file"
+            f"{key} = {value!r} cannot be had ({reason_of(error)}); it takes a name on the Hub, which needs the "
+            "network once, or a local folder or file"
         ) from error
 
 

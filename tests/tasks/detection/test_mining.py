@@ -265,6 +265,9 @@ def test_a_file_is_whole_or_not_there_and_holds_no_pickle(tmp_path):
     path.write_bytes(before[: len(before) // 2])
     with pytest.raises(ValueError, match="cannot be read .*take an older checkpoint"):
         read_arrays(path)
+    path.write_bytes(b"no arrays" * 30)
+    with pytest.raises(ValueError, match=r"cannot be read \(its bytes are damaged"):
+        read_arrays(path)
     np.savez(path, allow_pickle=True, bad=np.array([object()]))
     with pytest.raises(ValueError, match="cannot be read"):
         read_arrays(path)

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from launch.run import parse_run
+from system.text import MISLEADING
 from tasks.emotion import make_tokenizer
 from tasks.emotion.data import SIDES
 from tasks.emotion.records import SideCounts
@@ -150,6 +151,7 @@ def test_video_weights_that_cannot_be_had_are_named(
     with pytest.raises(ValueError, match=f"video_weights = '{source}' cannot be had .*local folder or file") as caught:
         load_video_weights(model, source)
     assert "\n" not in str(caught.value)
+    assert not any(words in str(caught.value) for words in MISLEADING)
 
 
 def test_the_tokenizer_of_the_sample_is_what_its_command_makes(
