@@ -4,7 +4,8 @@ from pathlib import Path
 
 from .raw import AUDIO_FOLDER, LINKS, PERSONALITY_TABLE, RATINGS_TABLE, SIGNALS_FOLDER
 
-SONGS_FOR_ALL = 20  # the first songs of the table of links, one for most kinds
+# How many songs a tree needs: its first ones are damaged, one song for most kinds.
+SONGS_NEEDED = {"none": 1, "few": 6, "all": 20}
 
 
 def damage(root: Path, defects: str) -> None:

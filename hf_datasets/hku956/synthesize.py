@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..pmemo.synthesize import EDA_RATE as FINE_RATE
 from ..pmemo.synthesize import Listener, draw_accents, synthesize_sound, write_mp3
 from ..synthesizing import run_synthesizer, write_csv
-from .damage import SONGS_FOR_ALL, damage
+from .damage import SONGS_NEEDED, damage
 from .raw import AUDIO_FOLDER, LINKS, PERSONALITY, PERSONALITY_TABLE, RATINGS_TABLE, SIGNALS_FOLDER
 
 RATE = 4  # Hz, of EDA and temperature
@@ -55,9 +55,11 @@ def synthesize(
         )
     if not 0 <= coupling <= 1:
         raise ValueError(f"coupling = {coupling}: give 0 (sound drives nothing) to 1 (sound drives all but the rest)")
-    if defects == "all" and num_songs < SONGS_FOR_ALL:
+    if num_songs < SONGS_NEEDED[defects]:
+        other = "few" if defects == "all" and num_songs >= SONGS_NEEDED["few"] else "none"
         raise ValueError(
-            f"num_songs={num_songs}: all kinds of damage need {SONGS_FOR_ALL} songs. Give more, or add --defects few."
+            f"num_songs={num_songs}: defects {defects!r} need {SONGS_NEEDED[defects]} songs. Give more, or add "
+            f"--defects {other}."
         )
     root = Path(output_dir) / "HKU956"
     (root / AUDIO_FOLDER).mkdir(parents=True, exist_ok=True)

@@ -74,7 +74,8 @@ def synthesize(
     for split, count in counts.items():
         least = ROWS_FOR_DAMAGE[split] if defects == "all" else FEWEST
         if count < least:
-            raise ValueError(f"num_{split} = {count}: give at least {least} utterances with defects {defects!r}")
+            other = ", or add --defects none" if defects == "all" else ""
+            raise ValueError(f"num_{split}={count}: below {least}. Give {least} or more{other}.")
     if not 0 <= coupling <= 1:
         raise ValueError(f"coupling = {coupling}: give 0 (labels tell nothing of clips) to 1 (all are as labelled)")
     root = Path(output_dir) / "MELD.Raw"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from tqdm import tqdm
 
 from ..synthesizing import run_synthesizer
 
@@ -49,7 +50,8 @@ def synthesize(
     """
     least = ROWS_FOR_DAMAGE if defects == "all" else 1
     if num_creatives < least:
-        raise ValueError(f"num_creatives = {num_creatives}: give at least {least} with defects {defects!r}")
+        other = ", or add --defects none" if defects == "all" else ""
+        raise ValueError(f"num_creatives={num_creatives}: below {least}. Give {least} or more{other}.")
     root = Path(output_dir) / "tunein"
     (root / "audio_embeddings").mkdir(parents=True, exist_ok=True)
     origin = f"Synthetic: {num_creatives} creatives, seed {seed}, defects {defects}, frames {frames}"
@@ -71,7 +73,7 @@ def synthesize(
     groups = [order[start : start + batch_size] for start in range(0, num_creatives, batch_size)]
     damage = Damage(groups) if defects == "all" else None
     places = {name: i for i, name in enumerate(ids)}
-    for number, group in enumerate(groups, start=1):
+    for number, group in enumerate(tqdm(groups, desc="synthesizing", unit="batch"), start=1):
         sounds: dict[str, list] = {"id": [], "audio": [], "backaudio": []}
         for name in group:
             i = places[name]

@@ -87,6 +87,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.numpy
 import yaml
+from tqdm import tqdm
 
 from system.storage import S3FileManager
 
@@ -110,11 +111,13 @@ def write_batches(data_dir: str | Path, output_dir: str | Path, settings: Settin
         there = output.digests(FOLDER)
         batches: list[dict] = []
         dropped: list[dict] = []
-        for number, segment in enumerate(read_segments(files, settings.segment_size), start=1):
-            kept, out = _keep(segment, settings.missing)
-            dropped += out
-            batches += _write_segment(output, number, kept, standins, settings, there)
-            del segment, kept  # before the next one is read
+        with tqdm(desc="writing", unit="segment", delay=1) as bar:
+            for number, segment in enumerate(read_segments(files, settings.segment_size), start=1):
+                kept, out = _keep(segment, settings.missing)
+                dropped += out
+                batches += _write_segment(output, number, kept, standins, settings, there)
+                del segment, kept  # before the next one is read
+                bar.update()
         if not batches:
             raise ValueError(
                 f"{data_dir}: no creative can be in a batch; {len(dropped)} are left out, see defects.csv"

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 from torchaudio.transforms import MFCC, ComputeDeltas
+from tqdm import tqdm
 from transformers import Trainer
 
 from tasks.detection.embedded import with_embeddings
@@ -76,11 +77,12 @@ def described(trainer: Trainer, windows: Dataset, describe: Callable[[torch.Tens
         generator=torch.Generator(),  # the global one has to stay as it was
         multiprocessing_context=args.dataloader_multiprocessing_context,
     )
+    shown = tqdm(
+        sharing_files(accelerator.prepare(loader)), desc="baselines", unit="batch", leave=False, delay=1,
+        disable=bool(args.disable_tqdm) or not accelerator.is_main_process,
+    )  # fmt: skip
     with torch.inference_mode():
-        batches = [
-            accelerator.gather_for_metrics(describe(batch.cpu()))
-            for batch in sharing_files(accelerator.prepare(loader))
-        ]
+        batches = [accelerator.gather_for_metrics(describe(batch.cpu())) for batch in shown]
     return torch.cat([torch.as_tensor(batch) for batch in batches]).cpu().numpy().astype(np.float64)
 
 

@@ -114,7 +114,8 @@ def head_scores(
     features = partial(log_mel_frames, extractor=extractor)
     frames = torch.from_numpy(described(trainer, training, features)).float()
     model: Any = trainer.model
-    predict = fit_head(frames, torch.from_numpy(targets), model.config, trainer.args.seed)
+    quiet = trainer.args.disable_tqdm or not trainer.is_world_process_zero()
+    predict = fit_head(frames, torch.from_numpy(targets), model.config, trainer.args.seed, bool(quiet))
     found = {}
     for name, of in scored.items():
         logits = described(trainer, sound_of(of.side), lambda audio: predict(features(audio)))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch.nn.functional import avg_pool1d
+from tqdm import tqdm
 
 from modeling import EncoderConfig
 from modeling.layers import init_weights
@@ -31,9 +32,12 @@ def log_mel_frames(audio: torch.Tensor, extractor: SoundExtractor) -> torch.Tens
 
 
 def fit_head(
-    frames: torch.Tensor, targets: torch.Tensor, config: EncoderConfig, seed: int
+    frames: torch.Tensor, targets: torch.Tensor, config: EncoderConfig, seed: int, quiet: bool = False
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """Train the head of a config on frames (N, 1 + K, F) of windows with and without the target (N,).
+
+    Args:
+        quiet: no progress bar.
 
     Returns:
         a function of such frames that gives logits of each window and of its frames (N, 1 + K).
@@ -46,7 +50,7 @@ def fit_head(
         optimizer = torch.optim.AdamW(head.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         steps = PASSES * -(-len(inputs) // BATCH_SIZE)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        for _ in range(PASSES):
+        for _ in tqdm(range(PASSES), desc="head on log-mel", unit="pass", leave=False, delay=1, disable=quiet):
             for chosen in torch.randperm(len(inputs)).split(BATCH_SIZE):
                 logits, _ = head(inputs[chosen])
                 loss = classification_loss(logits, labels[chosen], MULTI, positive_weight=config.positive_weight)
