@@ -8,7 +8,7 @@ import itertools
 import json
 import logging
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -42,6 +42,7 @@ LIBRARIES = (
 SONGS_PER_BATCH = 8  # songs whose features are made at once
 EXCHANGED_AMONG = 8  # songs of neighbouring lengths, for the control of exchanged sounds
 NO_SOUND = ("unreadable_audio", "audio_missing")  # defects that leave a song without sound
+TRIALS_NAMED = 20  # rejected trials that a record names, per reason
 FIGURES = re.compile(r"^[\d.]+% of |, lowest \S+ uS")  # what differs from trial to trial in a note
 
 
@@ -136,17 +137,30 @@ def count_what_was_left_out(
     processed: datasets.Dataset,
     trials: datasets.Dataset,
 ) -> dict[str, Any]:
-    """Every song and trial of the data set is in one of these counts; what is missing is logged."""
-    listeners = [len(song) for song in rows["trials"]]
+    """Every song and trial of the data set is in one of these counts; what is missing is logged.
+
+    The first TRIALS_NAMED rejected trials of each reason are named as in `splits.json`.
+    """
+    names = [
+        [f"{song}/{trial['listener']}/{trial['trial']}" for trial in trials]
+        for song, trials in zip(rows["song_id"], rows["trials"], strict=True)
+    ]
     defects = enumerate(defects_of(rows))
     silent = [kind for row, kinds in defects if row not in with_sound for kind in kinds if kind in NO_SOUND]
-    without_trial = [row for row in with_sound if not listeners[row]]
-    rejected = [reason for reason in processed["rejected"] if reason is not None]
+    without_trial = [row for row in with_sound if not names[row]]
+    rejected = defaultdict(list)
+    made = [name for row in sorted(with_sound) for name in names[row]]  # in the order of `processed`
+    for name, reason in zip(made, processed["rejected"], strict=True):
+        if reason is not None:
+            rejected[reason].append(name)
+    for row in sorted(set(range(len(rows))) - with_sound):
+        rejected["song_left_out"] += names[row]
     counts = {
         "songs": len(rows),
         "songs_left_out": dict(Counter(silent) + Counter({"no_trial": len(without_trial)})),
-        "trials": sum(listeners),
-        "trials_rejected": dict(Counter(rejected) + Counter({"song_left_out": sum(listeners) - len(processed)})),
+        "trials": sum(map(len, names)),
+        "trials_rejected": {reason: len(found) for reason, found in rejected.items() if found},
+        "rejected_trials": {reason: found[:TRIALS_NAMED] for reason, found in rejected.items() if found},
         "notes": dict(Counter(FIGURES.sub("", note) for notes in trials["notes"] for note in notes)),
     }
     for kind in ("songs_left_out", "trials_rejected"):

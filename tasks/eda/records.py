@@ -15,6 +15,7 @@ class EdaDataRecord(DataRecord):
     songs_left_out: dict[str, int]  # reason -> songs
     trials: int
     trials_rejected: dict[str, int]  # reason -> trials
+    rejected_trials: dict[str, list[str]]  # reason -> the first of these trials, "song/listener/trial"
     notes: dict[str, int]  # kind of defect -> trials that are kept
     sides: dict[str, dict[str, int]]  # part of the split -> trials, songs and listeners
     trials_between_sides: int

@@ -59,6 +59,7 @@ def make_facts(**changes: Any) -> dict[str, Any]:
             "sides": dict.fromkeys(("train", "validation", "test"), SIDE),
             "songs_left_out": {"unreadable_audio": 3},
             "trials_rejected": {"flat": 7},
+            "rejected_trials": {"flat": [f"song {n}/3/0" for n in range(7)]},
             "trials_between_sides": 11,
             "notes": {"kept below 0 uS": 2},
             "listeners_scaled_by_everyone": [],

@@ -141,6 +141,28 @@ def test_every_trial_of_the_data_is_counted_somewhere(rows: Dataset) -> None:
     assert record["trials"] == sum(record["trials_rejected"].values()) + len(data.sides["all"])
 
 
+def test_rejected_trials_are_named_by_reason(rows: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named and used trials are all trials of the data, and of many the first ones are named."""
+    spoilt = rows.map(
+        lambda row, i: {
+            "defects": row["defects"] + [defect("audio_missing")] * (i == 2),
+            "trials": [trial | {"eda": [1.0] * len(trial["eda"])} for trial in row["trials"][:1]] + row["trials"][1:],
+        },
+        with_indices=True,
+    )
+    *_, data = prepare(spoilt, "--split_by", "random_pairs")
+    record = data.record()
+    everyone = [f"{row['song_id']}/{trial['listener']}/{trial['trial']}" for row in rows for trial in row["trials"]]
+    named = [name for names in record["rejected_trials"].values() for name in names]
+    assert sorted([*named, *data.split.trials]) == sorted(everyone)
+    assert {reason: len(names) for reason, names in record["rejected_trials"].items()} == record["trials_rejected"]
+    assert len(named) > len(rows)
+    monkeypatch.setattr(items, "TRIALS_NAMED", 2)
+    few = prepare(spoilt, "--split_by", "random_pairs")[-1].record()
+    assert few["trials_rejected"] == record["trials_rejected"]
+    assert few["rejected_trials"] == {reason: names[:2] for reason, names in record["rejected_trials"].items()}
+
+
 def test_the_cache_depends_on_the_versions_of_tables_and_libraries(
     rows: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
