@@ -23,6 +23,7 @@ import functools
 import re
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -30,6 +31,7 @@ from typing import Any
 
 from system.process import answer_at_once, give_back_freed_memory, one_line_errors
 from system.storage import OPTIONS, S3FileManager, check_options
+from system.text import plural
 
 from .names import BUILDER_OPTIONS, HERE, check_arguments, data_set_names
 
@@ -143,8 +145,10 @@ def prepare(
     num_proc: int = 1,
     keep_unreadable: bool = False,
     **options: Any,
-) -> tuple[list[tuple[str, dict]], str]:
-    """Build and publish a data set; returns its defects as (row, defect) pairs and what the builder says of its rows.
+) -> tuple[list[tuple[str, dict]], str, Counter[str]]:
+    """Build and publish a data set.
+
+    Returns its defects as (row, defect) pairs, what the builder says of its rows, and how many rows each split has.
 
     Bad input is a ValueError. `options` are the builder's, those of BUILDER_OPTIONS.
     """
@@ -171,7 +175,10 @@ def prepare(
             for file, content in (builder.companions | files).items():
                 write_bytes(output, file, content.encode() if isinstance(content, str) else content)
             _publish(output, builder, shards, found)
-    return found, said
+            rows = Counter()
+            for split, table in _read_rows(output, shards, []):
+                rows[split] += len(table)
+    return found, said, rows
 
 
 def check(name: str, raw_dir: str, num_proc: int = 1, **options: Any) -> list[tuple[str, dict]]:
@@ -312,10 +319,14 @@ def _run(args: argparse.Namespace) -> None:
         found = check(args.name, args.raw_dir, args.num_proc, **options)
         print(defects_table(found), *_refused(found), sep="\n")
         sys.exit(int(bool(_refused(found))))
-    found, said = prepare(args.name, args.raw_dir, args.output_dir, args.num_proc, args.keep_unreadable, **options)
+    found, said, rows = prepare(
+        args.name, args.raw_dir, args.output_dir, args.num_proc, args.keep_unreadable, **options
+    )
     where = args.output_dir or f"hf_datasets/{args.name}"
+    splits = ", ".join(f"{split} {count:,}" for split, count in rows.items())
+    written = f"written: {plural(rows.total(), 'row')} ({splits}) in {where}"
     following = f"next: accelerate launch run_train.py CONFIG --dataset {shlex.quote(where)}"
-    print(*filter(None, (defects_table(found), said, f"written: {where}", following)), sep="\n")
+    print(*filter(None, (defects_table(found), said, written, following)), sep="\n")
 
 
 if __name__ == "__main__":

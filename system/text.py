@@ -84,6 +84,11 @@ def printable(name: Any) -> str:
     return str(name).encode("utf-8", "backslashreplace").decode()
 
 
+def plural(count: int, noun: str, nouns: str = "") -> str:
+    """A count with its noun: "1 row", "1,200 rows"; `nouns` is a plural that is not the noun with an s."""
+    return f"{count:,} {noun if count == 1 else nouns or f'{noun}s'}"
+
+
 def safe_cell(value: Any) -> Any:
     """A cell of a table for people: text that a spreadsheet would run as a formula gets a `'` before it."""
     if not isinstance(value, str):

@@ -1,11 +1,40 @@
-"""What a preparation leaves: the rows of a builder, files by name, and the message of a failure."""
+"""Small raw trees, and what a preparation leaves: the rows of a builder, files by name, the message of a failure."""
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
+
+SMALL = {
+    "folder": {"num_songs": 2, "num_listeners": 2, "seconds": (10.0, 10.5)},
+    "pmemo": {"num_songs": 2, "num_listeners": 2, "seconds": (10.0, 10.5), "defects": "none"},
+    "hku956": {
+        "num_songs": 2,
+        "num_participants": 2,
+        "listeners_a_song": 2,
+        "seconds": (10.0, 10.5),
+        "defects": "none",
+    },
+    "meld": {"num_train": 8, "num_dev": 4, "num_test": 4, "defects": "none"},
+    "audioset": {"num_train": 12, "num_eval": 6, "defects": "none", "suffix": ".wav"},
+    "tunein": {"num_creatives": 8, "defects": "none"},
+}
+
+
+def synthesize(name: str, folder: Path) -> None:
+    """Write a small raw tree of a data set."""
+    importlib.import_module(f"hf_datasets.{name}.synthesize").synthesize(folder, **SMALL[name])
+
+
+def raw_options(name: str, raw: Path) -> list[str]:
+    """Where the raw files are, as arguments of the program."""
+    if name == "audioset":
+        root = raw / "AudioSet"
+        return ["--raw_dir", str(root / "metadata"), "--audio_root", str(root / "audio")]
+    return ["--raw_dir", str(raw)]
 
 
 def rows_of(builder: datasets.ArrowBasedBuilder) -> list[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """A raw file whose name is not UTF-8 is counted by its escaped name, and all else is prepared as without it."""
 
 import csv
-import importlib
 import os
 from pathlib import Path
 
@@ -9,37 +8,16 @@ import pytest
 
 from hf_datasets.prepare import main
 from tests.helpers import prepared_data
+from tests.helpers.prepared_data import SMALL, raw_options, synthesize
 
 ODD = os.fsdecode(b"caf\xe9.mp3")  # é of Latin-1, as an old zip has it
 ESCAPED = "caf\\xe9.mp3"
-SMALL = {
-    "folder": {"num_songs": 2, "num_listeners": 2, "seconds": (10.0, 10.5)},
-    "pmemo": {"num_songs": 2, "num_listeners": 2, "seconds": (10.0, 10.5), "defects": "none"},
-    "hku956": {
-        "num_songs": 2,
-        "num_participants": 2,
-        "listeners_a_song": 2,
-        "seconds": (10.0, 10.5),
-        "defects": "none",
-    },
-    "meld": {"num_train": 8, "num_dev": 4, "num_test": 4, "defects": "none"},
-    "audioset": {"num_train": 12, "num_eval": 6, "defects": "none", "suffix": ".wav"},
-    "tunein": {"num_creatives": 8, "defects": "none"},
-}
 PLACES = {
     "pmemo": ("", "chorus"),
     "hku956": ("", "audio"),
     "meld": ("", "train_splits"),
     "audioset": ("", "eval_segments"),
 }
-
-
-def options(name: str, raw: Path) -> list[str]:
-    """Where the raw files are, as arguments of the program."""
-    if name == "audioset":
-        root = raw / "AudioSet"
-        return ["--raw_dir", str(root / "metadata"), "--audio_root", str(root / "audio")]
-    return ["--raw_dir", str(raw)]
 
 
 def add_odd_files(name: str, raw: Path) -> int:
@@ -57,11 +35,11 @@ def add_odd_files(name: str, raw: Path) -> int:
 @pytest.mark.parametrize("name", SMALL)
 def test_a_file_whose_name_is_not_utf8_is_counted_and_the_rest_is_prepared(name, tmp_path, capsys):
     raw, plain, odd = (tmp_path / part for part in ("raw", "plain", "odd"))
-    importlib.import_module(f"hf_datasets.{name}.synthesize").synthesize(raw, **SMALL[name])
-    main([name, *options(name, raw), "--output_dir", str(plain)])
+    synthesize(name, raw)
+    main([name, *raw_options(name, raw), "--output_dir", str(plain)])
     count = add_odd_files(name, raw)
     capsys.readouterr()
-    main([name, *options(name, raw), "--output_dir", str(odd)])
+    main([name, *raw_options(name, raw), "--output_dir", str(odd)])
     prepared = capsys.readouterr().out
     assert f"{count:>7}      1  name_not_utf8" in prepared
     with open(odd / "defects.csv", newline="") as file:
@@ -73,7 +51,7 @@ def test_a_file_whose_name_is_not_utf8_is_counted_and_the_rest_is_prepared(name,
         path: data for path, data in expected.items() if path.startswith("data/")
     }
     with pytest.raises(SystemExit) as stopped:
-        main([name, *options(name, raw), "--check_only"])
+        main([name, *raw_options(name, raw), "--check_only"])
     assert stopped.value.code == 0
     assert f"{count:>7}      1  name_not_utf8" in capsys.readouterr().out
 

@@ -26,7 +26,7 @@ from hf_datasets import prepare as prepare_module
 from hf_datasets import shards
 from hf_datasets.cards import split_card
 from hf_datasets.defects import defects_csv, make_defect
-from hf_datasets.names import HERE
+from hf_datasets.names import HERE, data_set_names
 from hf_datasets.output import Folder, WriteError
 from hf_datasets.pmemo.builder import PmemoBuilder
 from hf_datasets.pmemo.synthesize import synthesize
@@ -229,6 +229,21 @@ def test_preparing_again_writes_nothing_new(small, output):
 
 
 # Unreadable input
+
+
+@pytest.mark.parametrize("name", data_set_names())
+def test_the_program_says_how_many_rows_it_wrote_and_where(name, output, tmp_path, capsys):
+    """Also where all of them were written before."""
+    prepared_data.synthesize(name, tmp_path / "raw")
+    for _ in range(2):
+        main([name, *prepared_data.raw_options(name, tmp_path / "raw"), "--output_dir", str(output)])
+        files = {path: pq.read_metadata(path).num_rows for path in sorted((output / "data").glob("*.parquet"))}
+        splits = {path.name.split("-")[0] for path in files}
+        counts = {s: sum(rows for path, rows in files.items() if path.name.startswith(f"{s}-")) for s in splits}
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("written: ")]
+        said = re.fullmatch(rf"written: (\d+) rows \((.*)\) in {re.escape(str(output))}", line)
+        assert int(said[1]) == sum(counts.values()) > 1
+        assert dict(part.split(" ") for part in said[2].split(", ")) == {s: str(count) for s, count in counts.items()}
 
 
 def test_unreadable_input_stops_publishing_until_it_is_kept_flagged(small, output, load):

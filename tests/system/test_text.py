@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from system.text import holds_secret, mask_secrets, masked, printable, safe_cell
+from system.text import holds_secret, mask_secrets, masked, plural, printable, safe_cell
 
 SECRET = "Zx9qSECRETq9xZ"
 NAMES = (
@@ -127,3 +127,17 @@ def test_every_cell_can_be_written_and_none_is_run(text: str) -> None:
 def test_a_name_that_is_not_utf8_is_escaped() -> None:
     assert printable("caf\udce9.wav") == "caf\\udce9.wav"
     assert printable("café.wav") == "café.wav"
+
+
+@pytest.mark.parametrize(
+    ("count", "nouns", "said"),
+    [
+        (0, "", "0 rows"),
+        (1, "", "1 row"),
+        (1200, "", "1,200 rows"),
+        (1, "entries", "1 row"),
+        (2, "entries", "2 entries"),
+    ],
+)
+def test_a_noun_agrees_with_its_count(count: int, nouns: str, said: str) -> None:
+    assert plural(count, "row", nouns) == said
