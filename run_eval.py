@@ -1,6 +1,7 @@
 """Score a saved model on a data set: predictions.parquet, report.html and metrics.json in a folder.
 
-python run_eval.py outputs/eda_tcn hf_datasets/pmemo
+python run_eval.py outputs/eda_tcn
+python run_eval.py outputs/eda_tcn/checkpoint-40 --side validation
 python run_eval.py outputs/eda_tcn hf_datasets/pmemo --dataset_config sample_null --side all
 """
 
@@ -21,8 +22,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
         description="Score a saved model on a data set.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("model", help="A folder that run_train.py wrote, or a name on the Hub.")
-    parser.add_argument("dataset", help="A data set folder such as hf_datasets/pmemo, or a name on the Hub.")
+    parser.add_argument(
+        "model", help="A folder that run_train.py wrote, a checkpoint-N folder inside one, or a name on the Hub."
+    )
+    parser.add_argument(
+        "dataset",
+        nargs="?",
+        help="A data set folder such as hf_datasets/pmemo, or a name on the Hub; None is the data that the run "
+        "trained on, of the same configuration.",
+    )
     parser.add_argument("--dataset_config", default=None, help="Configuration of the data set; None is its default.")
     parser.add_argument(
         "--side",
@@ -37,7 +45,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--explain", action="store_true", help="Report what the model loses without a band or a moment of sound."
     )
-    parser.add_argument("--batch_size", type=int, default=32, help="Trials of a batch.")
+    parser.add_argument("--batch_size", type=int, default=None, help="Trials of a batch; None is as in the run.")
     return parser.parse_args(argv)
 
 
@@ -53,7 +61,7 @@ from training.run_folder import read_record
 
 
 def main(argv: list[str]) -> None:
-    """The settings of the model's own run, another data set, no training."""
+    """The settings of the model's own run, its data set or another, no training."""
     arguments = parse(argv)
     run = saved_run(arguments)
     set_up_process(run)

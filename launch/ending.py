@@ -15,7 +15,6 @@ def last_lines(run: Run, facts: dict[str, Any], folder: Path) -> str:
     if run.task.suffixes:
         command = ["python", "run_predict.py", str(folder), f"recording{run.task.suffixes[0]}"]
     else:
-        command = ["python", "run_eval.py", str(folder), run.arguments.dataset, "--side", "all"]
-        command += ["--dataset_config", run.arguments.dataset_config] if run.arguments.dataset_config else []
+        command = ["python", "run_eval.py", str(folder), "--side", "all"]
     lines += [f"card: {folder / 'README.md'}", f"model and scores: {folder}", f"next: {shlex.join(command)}"]
     return "\n".join(lines)

@@ -73,6 +73,11 @@ def only_training(training: RunTrainingArguments) -> Iterator[None]:
         lock.release()
 
 
+def is_checkpoint(model: str) -> bool:
+    """Whether a model is a `checkpoint-N` folder inside a run's."""
+    return (Path(model) / STATE).is_file()
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove the unfinished files of runs that were killed."""
     for path in [path for pattern in LEFTOVERS for path in folder.glob(pattern)]:

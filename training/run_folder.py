@@ -18,7 +18,7 @@ from modeling import PIPELINES
 from modeling.configuration_signal import SignalConfig
 from system.text import mask_secrets
 from training.build import OUR_TYPES
-from training.checkpoints import damage, decided_by_main, last_whole_checkpoint
+from training.checkpoints import damage, decided_by_main, is_checkpoint, last_whole_checkpoint
 from training.environment import versions
 from training.task import BaseRecord, DataRecord, Evaluation, Run, RunFacts, SplitRecord, TaskData
 from training.trainer import SignalTrainer
@@ -95,8 +95,11 @@ def run_records(run: Run, source: DataRecord, data: TaskData) -> dict[str, dict[
 
 
 def read_record(model: str, file: str) -> dict[str, Any]:
-    """A JSON next to a saved model, in a folder or on the Hub."""
+    """A JSON next to a saved model, in a folder or on the Hub; a checkpoint's records are those of its run."""
     path = Path(model) / file
+    if not path.is_file() and is_checkpoint(model):
+        model = str(Path(model).resolve().parent)
+        path = Path(model) / file
     if not path.is_file():
         if Path(model).exists():
             raise ValueError(f"{model}: no {file}; expected a folder that run_train.py wrote to its end")

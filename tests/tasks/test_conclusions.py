@@ -27,10 +27,9 @@ def test_each_line_of_a_conclusion_has_a_score_of_the_model_and_a_verdict(name: 
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_the_next_command_names_the_data_that_were_trained_on(name: str, tmp_path: Path) -> None:
+def test_the_next_command_predicts_or_scores_the_data_that_were_trained_on(name: str, tmp_path: Path) -> None:
     task, results = load_task(name), FACTS[name].make_facts()["test"]
-    run = parse_run([str(OF_TASK[name]), "--dataset_config", "sample_null", "--output_dir", str(tmp_path)])
+    run = parse_run([str(OF_TASK[name]), "--output_dir", str(tmp_path)])
     last = last_lines(run, {"test": results, "training": {}}, tmp_path).splitlines()[-1]
-    expected = "--dataset_config sample_null" if not task.suffixes else f"recording{task.suffixes[0]}"
-    assert last.startswith("next: python ")
-    assert last.endswith(expected)
+    program, rest = ("run_predict", f"recording{task.suffixes[0]}") if task.suffixes else ("run_eval", "--side all")
+    assert last == f"next: python {program}.py {tmp_path} {rest}"

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+import torch
 import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
@@ -28,10 +29,12 @@ from matplotlib.figure import Figure
 from scipy.special import expit
 from transformers import EvalPrediction
 
+import run_eval
 import run_predict
 import run_train
 from launch.pages import renew_pages
 from launch.run import load_task, parse_run
+from launch.scoring import saved_run
 from launch.settings import setting_groups
 from launch.study import collect, plan
 from launch.study_settings import parse_study
@@ -47,7 +50,8 @@ from tests.helpers.metric_modules import load, module_of
 from tests.helpers.pages import assert_no_missing_value, embedded_images, without_images
 from tests.helpers.run_folders import OF_EVERY_RUN, record
 from training.build import build_trainer
-from training.run_folder import describe_run
+from training.prediction import load_model
+from training.run_folder import describe_run, read_record
 from training.settings import RunArguments
 from training.task import DataRecord, Run, RunFacts, Task, TrainingRecord
 from training.trainer import SignalTrainer
@@ -420,6 +424,35 @@ def test_odd_recordings_cost_no_other_its_prediction(task: Task, finished: Finis
     rows = json.loads(text) if task.output_suffix == ".json" else csv.DictReader(io.StringIO(text))
     found, readable = {Path(row["file"]).name for row in rows}, {printable(name) for name in names}
     assert found == readable or (task.name == "detection" and found < readable)  # a sound may have no event
+
+
+@pytest.mark.slow
+def test_the_folder_of_a_run_is_scored_as_its_training_was(
+    task: Task, finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the data that the run names."""
+    expected = record(finished.folder)
+    run_eval.main([str(finished.folder), "--output_dir", str(tmp_path)])
+    assert task.results_table(expected["test"]) in capsys.readouterr().out
+    found = record(tmp_path)
+    assert found["test"] == expected["test"]
+    assert found["data"]["files"] == expected["data"]["files"]
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_scored_by_the_settings_of_its_run(task: Task, finished: Finished, tmp_path: Path) -> None:
+    """The one that was kept is the run's model."""
+    folder, facts = finished
+    checkpoint = folder / f"checkpoint-{facts.training.best_checkpoint_step}"
+    runs = [saved_run(run_eval.parse([str(path), "--output_dir", str(tmp_path)])) for path in (folder, checkpoint)]
+    of_run, of_checkpoint = (run.resolved() for run in runs)
+    assert of_checkpoint == of_run | {"model_name_or_path": str(checkpoint)}
+    assert read_record(str(checkpoint), "metrics.json") == record(folder)
+    models = [load_model(str(path), "cpu", task)[0].state_dict() for path in (folder, checkpoint)]
+    assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
+    for path in (folder, checkpoint):
+        with pytest.raises(ValueError, match="Name another"):
+            run_eval.main([str(checkpoint), "--output_dir", str(path)])
 
 
 @pytest.mark.slow
