@@ -6,7 +6,9 @@ python run_predict.py efficientat_mn04_as recording.wav --output tags.csv --plot
 python run_predict.py efficientat_mn04_as recording.wav --target "Baby cry, infant cry" --output events.csv
 python run_predict.py outputs/eda_tcn folder_of_sounds --output predictions.csv
 python run_predict.py outputs/meld_sample clip.mp4 --text "You came!" --plot emotions.png
+python run_predict.py outputs/meld_sample --text "You came!"
 python run_predict.py outputs/meld_sample film.mp4 --utterances film.srt --output emotions.json --plot emotions.png
+python run_predict.py outputs/meld_sample --utterances lines.csv --output emotions.json
 """
 
 import argparse
@@ -28,7 +30,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "model",
         help="A folder that run_train.py wrote, a name on the Hub, or a pretrained encoder: see training/encoders.",
     )
-    parser.add_argument("sounds", nargs="+", type=Path, help="Sounds or clips, or folders that are searched for them.")
+    parser.add_argument(
+        "sounds",
+        nargs="*",
+        type=Path,
+        help="Sounds or clips, or folders that are searched for them; none for a model that reads text, with --text "
+        "or --utterances.",
+    )
     parser.add_argument(
         "--output", type=Path, default=None, help="The file; None is predictions.csv, or predictions.json of emotions."
     )
@@ -40,20 +48,27 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--threshold", type=float, default=None, help="Of events; None is the detector's own, 0.2 of an encoder."
     )
-    parser.add_argument("--text", default=None, help="What is said in the clip, for emotions.")
+    parser.add_argument("--text", default=None, help="What is said, for emotions: in the clip, or without one.")
     parser.add_argument(
-        "--utterances", type=Path, default=None, help="Who says what when in a long clip: .srt, .vtt or .csv."
+        "--utterances",
+        type=Path,
+        default=None,
+        help="What is said line by line, in a long clip or without one: .srt, .vtt or .csv, with a column text, and "
+        "optionally speaker, and start and end, which a clip needs.",
     )
     parser.add_argument("--device", default="cpu", help="Where the model runs: cpu, cuda, cuda:1, ...")
-    return parser.parse_args(argv)
+    parsed = parser.parse_args(argv)
+    if not parsed.sounds and parsed.text is None and parsed.utterances is None:
+        raise ValueError("sounds: none is given. Name a recording, or give --text or --utterances to a model of text.")
+    return parsed
 
 
 if __name__ == "__main__":
     begin(parse)
 
 from launch.run import load_task
-from system.text import printable
-from training.prediction import check_outputs, find_sounds, load_model, task_of
+from system.text import plural, printable
+from training.prediction import check_outputs, find_sounds, load_config, load_model, task_of
 
 
 def main(argv: list[str]) -> None:
@@ -67,13 +82,13 @@ def main(argv: list[str]) -> None:
             raise ValueError(f"--{option}: a model of task {name!r} takes none; leave it out")
     arguments.output = arguments.output or Path(f"predictions{task.output_suffix}")
     check_outputs(arguments.output, arguments.plot)
-    # a task without suffixes takes no recordings, and says so itself
-    sounds = find_sounds(arguments.sounds, task.suffixes) if task.suffixes else arguments.sounds
+    sounds = find_sounds(arguments.sounds, task.suffixes) if task.suffixes else []
+    task.check_prediction(load_config(arguments.model), sounds, arguments)
     model, extractor = load_model(arguments.model, arguments.device, task)
     found = task.predict(model, extractor, sounds, arguments)
     if found.predictions:
-        count = len(found.predictions)
-        print(f"{count} recording{'s' * (count != 1)}, {found.summary}\nwritten: {printable(arguments.output)}")
+        counted = f"{plural(len(found.predictions), 'recording')}, " if sounds else ""
+        print(f"{counted}{found.summary}\nwritten: {printable(arguments.output)}")
     if found.predictions and arguments.plot:
         task.plot_predictions(found.predictions, arguments.plot)
         print(f"plot: {printable(arguments.plot)}")
@@ -81,7 +96,7 @@ def main(argv: list[str]) -> None:
         print("next: the same command with --plot predictions.png draws them")
     if found.unreadable:
         reasons = "; ".join(found.unreadable)
-        raise ValueError(f"{len(found.unreadable)} of {len(sounds)} recordings have no prediction: {reasons}")
+        raise ValueError(f"no prediction for {len(found.unreadable)} of {plural(len(sounds), 'recording')}: {reasons}")
 
 
 if __name__ == "__main__":

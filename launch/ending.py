@@ -13,7 +13,7 @@ def last_lines(run: Run, facts: dict[str, Any], folder: Path) -> str:
     if "training" not in facts:
         return "\n".join([*lines, f"scores and predictions: {folder}"])
     if run.task.suffixes:
-        command = ["python", "run_predict.py", str(folder), f"recording{run.task.suffixes[0]}"]
+        command = ["python", "run_predict.py", str(folder), *run.task.example_input(facts["model"])]
     else:
         command = ["python", "run_eval.py", str(folder), "--side", "all"]
     lines += [f"card: {folder / 'README.md'}", f"model and scores: {folder}", f"next: {shlex.join(command)}"]

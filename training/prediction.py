@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self, TextIO, cast
 import torch
 from safetensors import SafetensorError
 from tqdm import tqdm
-from transformers import FeatureExtractionMixin, PreTrainedModel
+from transformers import AutoConfig, FeatureExtractionMixin, PreTrainedConfig, PreTrainedModel
 
 from media.audio import AudioError
 from system.text import printable, safe_row
@@ -58,6 +58,16 @@ def find_sounds(paths: Sequence[Path], suffixes: Sequence[str] = SUFFIXES) -> li
 def task_of(model: str) -> str:
     """The name of the task that predicts with a model: that of its run; an encoder's labels are detected."""
     return ENCODERS_TASK if is_encoder(model) else read_record(model, "run_config.json")["task"]
+
+
+def load_config(name: str) -> PreTrainedConfig | None:
+    """A saved model's configuration, without its weights; None for a pretrained encoder, which has no run."""
+    if is_encoder(name):
+        return None
+    try:
+        return AutoConfig.from_pretrained(name)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def load_model(name: str, device: str, task: Task) -> tuple[PreTrainedModel, FeatureExtractionMixin | None]:

@@ -291,12 +291,27 @@ class Task(ABC, Generic[SettingsT, DataT]):
         """Return further files of the run folder, by name."""
         return {}
 
+    def example_input(self, model: dict[str, Any]) -> list[str]:
+        """Return what stands after the model in an example of run_predict.py; `model` are its settings."""
+        return [f"recording{self.suffixes[0]}"]
+
+    def check_prediction(
+        self, config: PreTrainedConfig | None, files: Sequence[Path], arguments: argparse.Namespace
+    ) -> None:
+        """Refuse what `predict` cannot do with a model of this configuration, before its weights are loaded.
+
+        Args:
+            config: None for a pretrained encoder, which may have to be downloaded.
+        """
+        if not self.suffixes:
+            raise ValueError(
+                f"task={self.name}: a model of stored embeddings reads no recordings. Prepare them as a data set, "
+                "then score it with run_eval.py."
+            )
+
     def predict(self, model: Any, extractor: Any, files: Sequence[Path], arguments: argparse.Namespace) -> Predicted:
         """Predict for recordings, and write the predictions to `arguments.output`."""
-        raise ValueError(
-            f"task={self.name}: a model of stored embeddings reads no recordings. Prepare them as a data set, then "
-            "score it with run_eval.py."
-        )
+        raise NotImplementedError
 
     def plot_predictions(self, predictions: Sequence[Any], path: Path) -> None:
         """Draw the predictions for recordings, one panel per recording."""

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from evaluation.events import ROUNDING, detect_events
 from media.audio import read_audio_blocks
@@ -116,16 +116,22 @@ class Listening:
     threshold: float
 
 
-def listening(model: PreTrainedModel, target: str | None, threshold: float | None) -> Listening:
+def check_threshold(threshold: float | None) -> None:
+    """Refuse a threshold that is no score."""
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(f"--threshold={threshold}: not a score. Give one from 0 to 1.")
+
+
+def listening(config: PreTrainedConfig, target: str | None, threshold: float | None) -> Listening:
     """What a model's config, and the options of the command, say of its use."""
-    detection = model.config.to_dict().get("detection")  # of its run: window and hop in seconds, threshold
-    labels = cast(dict[int, str], model.config.id2label)
+    detection = config.to_dict().get("detection")  # of its run: window and hop in seconds, threshold
+    labels = cast(dict[int, str], config.id2label)
     if detection is not None:
         if target not in (None, labels[0]):
             raise ValueError(f"--target={target}: the model detects {labels[0]!r} alone. Leave the option out.")
         chosen = float(detection["threshold"] if threshold is None else threshold)
         return Listening(detection["clip_seconds"], detection["hop_seconds"], 0, labels[0], chosen)
-    if not isinstance(model.config, EfficientAtConfig):
+    if not isinstance(config, EfficientAtConfig):
         raise ValueError("the model's config has no `detection`, which run_train.py writes at the end of a run")
     if target is None and threshold is not None:
         raise ValueError(f"--threshold={threshold}: for the events of one label. Name it by --target.")
@@ -133,7 +139,7 @@ def listening(model: PreTrainedModel, target: str | None, threshold: float | Non
     if target is not None and target not in places:
         near = difflib.get_close_matches(target, places, n=3, cutoff=0.4) or sorted(places)[:3]
         raise ValueError(f"--target={target}: not one of the model's {len(places)} labels. Near: {'; '.join(near)}.")
-    config, chosen = model.config, UNTRAINED_THRESHOLD if threshold is None else threshold
+    chosen = UNTRAINED_THRESHOLD if threshold is None else threshold
     label = None if target is None else places[target]
     return Listening(config.window_seconds, config.hop_seconds, label, target or "", chosen)
 
@@ -261,9 +267,7 @@ def predict(
     model: PreTrainedModel, extractor: SoundExtractor, sounds: Sequence[Path], arguments: argparse.Namespace
 ) -> Predicted:
     """Write the events in some recordings, or the scores of all labels of a pretrained encoder."""
-    if arguments.threshold is not None and not 0 <= arguments.threshold <= 1:
-        raise ValueError(f"--threshold {arguments.threshold}: give a score from 0 to 1")
-    use = listening(model, arguments.target, arguments.threshold)
+    use = listening(model.config, arguments.target, arguments.threshold)
     if use.label is None:
         return predict_tags(model, extractor, sounds, arguments.output, use)
     events = 0

@@ -7,7 +7,13 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
-from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, FeatureExtractionMixin, PreTrainedModel
+from transformers import (
+    AutoFeatureExtractor,
+    AutoModelForAudioClassification,
+    FeatureExtractionMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from modeling import EncoderConfig
 from modeling.modeling_encoder import EncoderForAudioClassification
@@ -19,7 +25,7 @@ from tasks.detection.evaluate import about_training, evaluate, extra_pages
 from tasks.detection.input_scaling import scale_features
 from tasks.detection.mining import MiningTable
 from tasks.detection.plots import plot_detections, plot_tags
-from tasks.detection.predict import Tags, predict
+from tasks.detection.predict import Tags, check_threshold, listening, predict
 from tasks.detection.pretrained import cached, encoder_features, encoder_model_settings, initialise_head
 from tasks.detection.records import DetectionDataRecord, DetectionTrainingRecord
 from tasks.detection.sampler import TwoTierBatchSampler
@@ -120,6 +126,14 @@ class DetectionTask(Task[DetectionTaskSettings, DetectionData]):
 
     def extra_pages(self, trainer: TargetSoundTrainer, data: DetectionData) -> dict[str, str]:
         return extra_pages(trainer, data)
+
+    def check_prediction(
+        self, config: PreTrainedConfig | None, files: Sequence[Path], arguments: argparse.Namespace
+    ) -> None:
+        super().check_prediction(config, files, arguments)
+        check_threshold(arguments.threshold)
+        if config is not None:
+            listening(config, arguments.target, arguments.threshold)
 
     def predict(
         self,

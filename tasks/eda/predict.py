@@ -8,6 +8,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from transformers import PreTrainedConfig
 
 from media.audio import read_audio_blocks
 from media.scaling import Scaling
@@ -53,6 +54,14 @@ class Prediction:
         )
 
 
+def check_listener(config: PreTrainedConfig, listener: str | None) -> None:
+    """Refuse a listener whom the model does not know."""
+    listeners = Scaling.from_dict(config.target_scaling).listeners
+    if listener is not None and listener not in listeners:
+        known = ", ".join(sorted(listeners)[:8]) or "none, for the model was not scaled by listener"
+        raise ValueError(f"--listener={listener}: not in the training. Known: {known}.")
+
+
 @torch.inference_mode()
 def predict_sound(
     model: SignalRegressionModel, extractor: AudioFeatureExtractor, sound: Path, listener: str | None
@@ -62,9 +71,6 @@ def predict_sound(
     Sound, features and predictions come block by block, so memory does not grow with the recording.
     """
     scaling = Scaling.from_dict(model.config.target_scaling)
-    if listener is not None and listener not in scaling.listeners:
-        known = ", ".join(sorted(scaling.listeners)[:8]) or "none: the model was not scaled by listener"
-        raise ValueError(f"listener {listener!r} was not in the training; among those who were: {known}")
     blocks = read_audio_blocks(sound, extractor.sampling_rate)
     features = (piece.to(model.device) for piece in extractor.stream(blocks, extractor.sampling_rate))
     done = 0  # frames

@@ -9,7 +9,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import torch
-from transformers import AutoFeatureExtractor, AutoModel, PreTrainedModel
+from transformers import AutoFeatureExtractor, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from modeling import SIGNAL_MODELS
 from modeling.feature_extraction_audio import AudioFeatureExtractor
@@ -21,7 +21,7 @@ from tasks.eda.data import EdaData, check_sides, divide, prepare
 from tasks.eda.evaluate import evaluate
 from tasks.eda.items import array_column, make_trials
 from tasks.eda.plots import plot_predictions
-from tasks.eda.predict import predict
+from tasks.eda.predict import check_listener, predict
 from tasks.eda.records import EdaDataRecord
 from tasks.eda.settings import EdaTaskSettings
 from training.build import build_extractor
@@ -106,6 +106,12 @@ class EdaTask(Task[EdaTaskSettings, EdaData]):
 
     def evaluate(self, trainer: Any, data: EdaData, side: str) -> Evaluation:
         return evaluate(trainer, data, side)
+
+    def check_prediction(
+        self, config: PreTrainedConfig | None, files: Sequence[Path], arguments: argparse.Namespace
+    ) -> None:
+        super().check_prediction(config, files, arguments)
+        check_listener(cast(PreTrainedConfig, config), arguments.listener)
 
     def predict(
         self,

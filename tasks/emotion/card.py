@@ -260,7 +260,8 @@ def usage(facts: dict[str, Any]) -> str:
     """How to load the model where nothing of this project is installed, and how to judge a clip where it is."""
     modalities = facts["model"]["modalities"]
     text = '--text "What are you doing here?"' if "text" in modalities else ""
-    call = f"python run_predict.py {shlex.quote(facts['name'])} clip.mp4 {text}".rstrip()
+    clip = "" if modalities == ["text"] else "clip.mp4 "
+    call = f"python run_predict.py {shlex.quote(facts['name'])} {clip}{text}".rstrip()
     pipeline = f'pipeline("clip-to-emotion", model={string(facts["name"])}, trust_remote_code=True)("clip.mp4")'
     more = ', and `text="..."` next to it' if text else ""
     made, given = [], []

@@ -14,15 +14,19 @@ TAG = re.compile(r"<[^>]*>|\{\\[^}]*\}")  # markup in cues
 
 @dataclass(frozen=True)
 class Utterance:
-    """An utterance of a recording."""
+    """An utterance of a recording, or a line of text alone."""
 
-    start_seconds: float
+    start_seconds: float | None  # None: of a line without a recording
     end_seconds: float | None  # None: to the end of the clip
     text: str | None
+    speaker: str | None = None
 
 
 def read_utterances(path: Path) -> list[Utterance]:
-    """Read a .srt, a .vtt, or a .csv with the columns start, end (seconds or h:mm:ss.ms) and text."""
+    """Read a .srt, a .vtt, or a .csv with the column text, and optionally speaker, start and end.
+
+    Times are in seconds or h:mm:ss.ms; a table without these columns has lines of text alone.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -63,15 +67,21 @@ def csv_utterances(text: str, path: Path) -> list[Utterance]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     utterances = []
     try:
-        lacking = [name for name in ("start", "end", "text") if name not in (reader.fieldnames or [])]
+        columns = set(reader.fieldnames or [])
+        timed = bool(columns & {"start", "end"})
+        lacking = [name for name in (("start", "end") if timed else ()) + ("text",) if name not in columns]
         if lacking:
             raise ValueError(f"{path}: lacks the columns {', '.join(lacking)}; it has {reader.fieldnames}")
         for row in reader:
             place = f"{path}:{reader.line_num}"
             if None in row:
                 raise ValueError(f"{place}: more cells than columns; put a text with commas in quotes")
-            start, end = (seconds_of(row[name], place) for name in ("start", "end"))
-            utterances.append(checked(start, end, row["text"] or "", place))
+            text, speaker = row["text"] or "", row.get("speaker") or None
+            if timed:
+                start, end = (seconds_of(row[name], place) for name in ("start", "end"))
+                utterances.append(checked(start, end, text, place, speaker))
+            else:
+                utterances.append(Utterance(None, None, text, speaker))
     except csv.Error as error:
         raise ValueError(f"{path}:{reader.reader.line_num}: {error}; look for a quote that is not closed") from error
     return utterances
@@ -94,8 +104,8 @@ def seconds_of(cell: str | None, place: str) -> float:
     return seconds
 
 
-def checked(start: float, end: float, text: str, place: str) -> Utterance:
+def checked(start: float, end: float, text: str, place: str, speaker: str | None = None) -> Utterance:
     """Return an utterance; refuse one that ends before it starts."""
     if not end > start:
         raise ValueError(f"{place}: ends at {end} s, not after its start at {start} s")
-    return Utterance(start, end, text)
+    return Utterance(start, end, text, speaker)

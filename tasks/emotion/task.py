@@ -15,7 +15,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torchvision.models.video import R3D_18_Weights
-from transformers import AutoConfig, AutoModel, AutoModelForVideoClassification, AutoProcessor, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForVideoClassification,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedConfig,
+)
 
 from modeling import FusionConfig, FusionFeatureExtractor, FusionForEmotion, FusionProcessor
 from modeling.feature_extraction_audio import AudioFeatureExtractor
@@ -24,7 +31,7 @@ from tasks.emotion import card, report, study
 from tasks.emotion.data import COLUMNS, SIDES, EmotionData, prepare
 from tasks.emotion.evaluate import evaluate
 from tasks.emotion.items import HEADS, cache_features
-from tasks.emotion.predict import SUFFIXES, predict_clips
+from tasks.emotion.predict import SUFFIXES, check_prediction, predict_clips
 from tasks.emotion.records import EmotionDataRecord, EmotionTrainingRecord
 from tasks.emotion.settings import CLASS_WEIGHTS, EmotionTaskSettings
 from tasks.emotion.timeline import plot_emotions
@@ -157,6 +164,15 @@ class EmotionTask(Task[EmotionTaskSettings, EmotionData]):
             "encoders": data.encoders,
             **asdict(data.settings),
         }
+
+    def example_input(self, model: dict[str, Any]) -> list[str]:
+        return ["--text", "You came!"] if model["modalities"] == ["text"] else super().example_input(model)
+
+    def check_prediction(
+        self, config: PreTrainedConfig | None, files: Sequence[Path], arguments: argparse.Namespace
+    ) -> None:
+        super().check_prediction(config, files, arguments)
+        check_prediction(cast(FusionConfig, config), files, arguments)
 
     def predict(
         self, model: FusionForEmotion, extractor: FusionProcessor, files: Sequence[Path], arguments: argparse.Namespace

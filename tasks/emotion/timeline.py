@@ -1,4 +1,4 @@
-"""Draw the predictions for the utterances of a clip over its time."""
+"""Draw the predictions for the utterances of a clip over its time, or for lines of text one after the other."""
 
 import textwrap
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 
 from reporting.plots import DPI, FAINT, FALSE, MODEL, OTHERS, TRUTH, WIDTH, literal, panels_below_each_other
+from system.text import plural
 from tasks.emotion.predict import ClipPrediction, UtterancePrediction
 
 SENTIMENTS = {"negative": FALSE, "neutral": OTHERS, "positive": "#2e7d4f"}  # others have the model's colour
@@ -29,23 +30,24 @@ def plot_emotions(clips: Sequence[ClipPrediction], path: Path) -> None:
     figure, panels = panels_below_each_other(len(clips), height=0.75 + 0.24 * (len(names) + 1), sharey=False)
     for panel, clip in zip(panels, clips, strict=True):
         draw_clip(panel, clip, names)
-    panels[-1].set_xlabel("time in the clip (s)", fontsize=9)
+    timed = any(one.start_seconds is not None for clip in clips for one in clip.utterances)
+    panels[-1].set_xlabel("time in the clip (s)" if timed else "line", fontsize=9)
     figure.savefig(path, dpi=DPI)
 
 
 def draw_clip(panel: Axes, clip: ClipPrediction, names: Sequence[str]) -> None:
     """Draw one clip: words on top, then the emotions in the rows 0, 1, ... downwards, then the sentiment."""
-    ends = [end_of(one) for one in clip.utterances]
-    first, last = min(one.start_seconds for one in clip.utterances), max(ends)
+    spans = [span_of(one, line) for line, one in enumerate(clip.utterances, 1)]
+    first, last = min(start for start, _ in spans), max(end for _, end in spans)
     inches = ROOM * WIDTH / (last - first)  # a second
     below = len(names) + 0.25
     for row in range(len(names)):
         panel.broken_barh([(first, last - first)], (row - 0.42, 0.84), color=FAINT, alpha=0.25, linewidth=0)
-    for one, end in zip(clip.utterances, ends, strict=True):
-        letters = int((end - one.start_seconds) * inches / LETTER)
-        middle = (one.start_seconds + end) / 2
+    for one, (start, end) in zip(clip.utterances, spans, strict=True):
+        letters = int((end - start) * inches / LETTER)
+        middle = (start + end) / 2
         write(panel, middle, -1.15, wrapped_text(one, letters), TRUTH)
-        bar = [(one.start_seconds, end - one.start_seconds)]
+        bar = [(start, end - start)]
         for place, emotion in reversed(list(enumerate(one.emotions))):  # the most likely on top
             row, confidence = names.index(emotion.label), emotion.confidence
             panel.broken_barh(
@@ -61,7 +63,7 @@ def draw_clip(panel: Axes, clip: ClipPrediction, names: Sequence[str]) -> None:
         sentiment = one.sentiments[0]
         colour, confidence = SENTIMENTS.get(sentiment.label, MODEL), sentiment.confidence
         panel.broken_barh(bar, (below - 0.42, 0.84), facecolor=colour, alpha=0.2 + 0.5 * confidence, linewidth=0)
-        panel.vlines(one.start_seconds, -0.5, below + 0.42, color="white", linewidth=0.8, zorder=4)
+        panel.vlines(start, -0.5, below + 0.42, color="white", linewidth=0.8, zorder=4)
         label = f"{sentiment.label} {confidence:.2f}"
         write(panel, middle, below, label if len(label) < letters else label[:3] if letters > 4 else "", TRUTH)
     panel.set_yticks([*range(len(names)), below], [*map(literal, names), "sentiment"])
@@ -70,12 +72,15 @@ def draw_clip(panel: Axes, clip: ClipPrediction, names: Sequence[str]) -> None:
     panel.set_ylim(below + 0.6, -2.0)
     panel.set_xlim(first, last)
     panel.xaxis.set_major_formatter("{x:,g}")
-    panel.set_title(literal(f"{clip.file.name}: utterances: {len(clip.utterances):,}"), fontsize=9, loc="left")
+    name = "" if clip.file is None else f"{clip.file.name}: "
+    panel.set_title(literal(f"{name}{plural(len(clip.utterances), 'utterance')}"), fontsize=9, loc="left")
 
 
-def end_of(one: UtterancePrediction) -> float:
-    """Return the end in s, or SHORTEST after the start if the end is unknown."""
-    return one.start_seconds + SHORTEST if not one.end_seconds else one.end_seconds
+def span_of(one: UtterancePrediction, line: int) -> tuple[float, float]:
+    """Return start and end in s, SHORTEST apart if the end is unknown; a line without times has its number."""
+    if one.start_seconds is None:
+        return line - 0.5, line + 0.5
+    return one.start_seconds, one.end_seconds or one.start_seconds + SHORTEST
 
 
 def wrapped_text(one: UtterancePrediction, letters: int) -> str:

@@ -54,6 +54,7 @@ MISTAKES = {
         ([CONFIG, "--learning_rat", "1"], UNKNOWN_KEY),
         ([CONFIG, "--set", "learning_rate=1,x"], "argument --learning_rate/--learning-rate: invalid float value: 'x'"),
     ],
+    "run_predict": [(["model"], "sounds: none is given. Name a recording, or give --text")],
     "run_sagemaker": [
         ([NO_CONFIG[0][0], *JOB], NO_CONFIG[1]),
         ([CONFIG, *JOB, "--learning_rat", "1"], "unknown key 'learning_rat'; did you mean 'learning_rate'?"),

@@ -2,10 +2,12 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+import run_predict
 from launch.ending import last_lines
 from launch.run import load_task, parse_run
 from tasks import TASKS
@@ -30,6 +32,17 @@ def test_each_line_of_a_conclusion_has_a_score_of_the_model_and_a_verdict(name: 
 def test_the_next_command_predicts_or_scores_the_data_that_were_trained_on(name: str, tmp_path: Path) -> None:
     task, results = load_task(name), FACTS[name].make_facts()["test"]
     run = parse_run([str(OF_TASK[name]), "--output_dir", str(tmp_path)])
-    last = last_lines(run, {"test": results, "training": {}}, tmp_path).splitlines()[-1]
+    facts = {"test": results, "training": {}, "model": {"modalities": ["text", "audio"]}}
+    last = last_lines(run, facts, tmp_path).splitlines()[-1]
     program, rest = ("run_predict", f"recording{task.suffixes[0]}") if task.suffixes else ("run_eval", "--side all")
     assert last == f"next: python {program}.py {tmp_path} {rest}"
+
+
+def test_the_next_command_of_a_model_of_text_gives_it_a_text(tmp_path: Path) -> None:
+    run = parse_run([str(OF_TASK["emotion"]), "--output_dir", str(tmp_path)])
+    facts = {"test": FACTS["emotion"].make_facts()["test"], "training": {}, "model": {"modalities": ["text"]}}
+    command = shlex.split(
+        last_lines(run, facts, tmp_path).splitlines()[-1].removeprefix("next: python run_predict.py")
+    )
+    assert run_predict.parse(command).sounds == []
+    assert run_predict.parse(command).text

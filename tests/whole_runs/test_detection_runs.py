@@ -232,6 +232,6 @@ def test_bad_recordings_are_named_and_the_others_detected_in(
     soundfile.write(sounds / "short.wav", np.zeros(100, np.float32), RATE)
     shutil.copyfile(recording, sounds / "good.wav")
     done = run(sys.executable, "run_predict.py", folder, sounds, "--output", tmp_path / "out.csv", fails=True)
-    assert "3 of 5 recordings have no prediction" in last_line(done)
+    assert "no prediction for 3 of 5 recordings" in last_line(done)
     with open(tmp_path / "out.csv", newline="") as file:
         assert {row["file"] for row in csv.DictReader(file)} <= {str(sounds / "good.wav"), str(sounds / "short.wav")}

@@ -202,7 +202,7 @@ def test_a_film_is_answered_with_json_and_a_picture_and_a_broken_clip_is_named(
     assert sum(a == b for a, b in zip(names, scored["predicted_emotion"].to_pylist(), strict=True)) >= 4
     (tmp_path / "bad.mp4").write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])  # its index comes last
     done = run(sys.executable, "run_predict.py", folder, tmp_path / "bad.mp4", clip, "--output", output, fails=True)
-    assert "1 of 2 recordings have no prediction" in last_line(done)
+    assert "no prediction for 1 of 2 recordings" in last_line(done)
     assert "moov atom" in last_line(done)
     (found,) = json.loads(output.read_text())
     assert found["file"] == str(clip)

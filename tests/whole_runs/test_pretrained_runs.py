@@ -83,7 +83,7 @@ def clips(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Path
 
 def test_prediction_gives_the_scores_of_the_evaluation(finished: Path, clips: dict[Path, dict]) -> None:
     model, extractor = run_predict.load_model(str(finished), "cpu", run_predict.load_task("detection"))
-    use = listening(model, None, None)
+    use = listening(model.config, None, None)
     assert (use.window, use.hop, use.threshold) == (1.0, 0.5, record(finished)["test"]["threshold"]["value"])
     spread = []
     for path, expected in clips.items():

@@ -246,12 +246,12 @@ def test_a_sound_that_does_not_decode_is_named(finished: tuple[Path, str], songs
     (tmp_path / "noise.mp3").write_bytes(b"this is no sound" * 100)
     done = run(sys.executable, "run_predict.py", finished[0], tmp_path, "--output", tmp_path / "o.csv", fails=True)
     assert "noise.mp3" in last_line(done)
-    assert "1 of 1 recordings" in last_line(done)
+    assert "for 1 of 1 recording: " in last_line(done)
     assert not list(tmp_path.glob("o.csv*"))
     (song, _) = sorted(songs.iterdir())
     done = run(
         sys.executable, "run_predict.py", finished[0], song, tmp_path, "--output", tmp_path / "o.csv", fails=True
     )
     assert "noise.mp3" in last_line(done)
-    assert "1 of 2 recordings" in last_line(done)
+    assert "for 1 of 2 recordings: " in last_line(done)
     assert song.name in (tmp_path / "o.csv").read_text()  # what could be read is not lost

@@ -74,7 +74,7 @@ def test_a_damaged_recording_has_no_rows_and_costs_no_other_its_own(
     output = tmp_path / "tags.csv"
     (sounds / "damaged.wav").write_bytes((sounds / "a.wav").read_bytes()[:40])
     (sounds / "empty.mp3").touch()
-    with pytest.raises(ValueError, match="2 of 5 recordings have no prediction: .*damaged.wav.*empty.mp3"):
+    with pytest.raises(ValueError, match="no prediction for 2 of 5 recordings: .*damaged.wav.*empty.mp3"):
         run_predict.main([str(encoder), str(sounds), "--output", str(output)])
     assert {Path(row[0]).name for row in read(output)[1:]} == set(LENGTHS)
 
@@ -113,7 +113,7 @@ def test_events_of_one_label_are_where_its_windows_reach_the_threshold(
     [
         (["--threshold", "0.5"], "--threshold=0.5"),
         (["--target", "sound 2"], "--target=sound 2: .*sound 2, of some kind"),
-        (["--target", "sound 2, of some kind", "--threshold", "7"], "--threshold 7"),
+        (["--target", "sound 2, of some kind", "--threshold", "7"], "--threshold=7"),
         (["--listener", "me"], "--listener"),
     ],
 )

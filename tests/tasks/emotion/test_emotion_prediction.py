@@ -18,7 +18,14 @@ from matplotlib.image import imread
 from hf_datasets.meld.synthetic_clips import show, sing, write_clip
 from modeling import FusionForEmotion, FusionProcessor
 from reporting.plots import DPI
-from tasks.emotion.predict import ClipPrediction, LabelConfidence, UtterancePrediction, predict_clips
+from tasks.emotion.predict import (
+    ClipPrediction,
+    LabelConfidence,
+    UtterancePrediction,
+    check_prediction,
+    predict_clips,
+    predict_utterance,
+)
 from tasks.emotion.subtitles import Utterance, csv_utterances, cue_utterances, read_utterances, seconds_of
 from tasks.emotion.timeline import SHORTEST, plot_emotions, wrapped_text
 from tests.helpers.tiny_fusion import tiny_model
@@ -61,9 +68,9 @@ def clock(milliseconds: int, comma: str) -> str:
     return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}{comma}{milli:03d}"
 
 
-def expected(spans: list[tuple[int, int, str]]) -> list[Utterance]:
+def expected(spans: list[tuple[int, int, str]], speaker: str | None = None) -> list[Utterance]:
     """The utterances that were written."""
-    return [Utterance(start / 1000, (start + long) / 1000, text) for start, long, text in spans]
+    return [Utterance(start / 1000, (start + long) / 1000, text, speaker) for start, long, text in spans]
 
 
 # Tables of utterances
@@ -89,7 +96,16 @@ def test_rows_that_were_written_are_read(spans: list[tuple[int, int, str]], as_c
     for start, long, text in spans:
         times = [clock(ms, ".") if as_clock else f"{ms / 1000}" for ms in (start, start + long)]
         writer.writerow([text, "Bo, and Edda", *times])
-    assert csv_utterances(file.getvalue(), Path("film.csv")) == expected(spans)
+    assert csv_utterances(file.getvalue(), Path("film.csv")) == expected(spans, "Bo, and Edda")
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=6), st.booleans())
+def test_lines_of_text_need_no_times(texts: list[str], spoken: bool) -> None:
+    file = io.StringIO(newline="")
+    rows = [[text, "Bo"] if spoken else [text, "x"] for text in texts]
+    csv.writer(file).writerows([["text", "speaker" if spoken else "id"], *rows])
+    found = csv_utterances(file.getvalue(), Path("lines.csv"))
+    assert found == [Utterance(None, None, text, "Bo" if spoken else None) for text in texts]
 
 
 def test_a_table_may_come_from_windows_and_a_text_may_have_lines(tmp_path: Path) -> None:
@@ -129,7 +145,7 @@ def test_what_is_no_time_is_refused_with_its_place(cell: str | None) -> None:
         ("a.srt", b"1\n0:01 --> 0:02\nNo.\n2\n0:03 --> 0:04\nYes.\n", r"a\.srt:5: a cue within that of line 2"),
         ("a.vtt", b"WEBVTT\n\nNOTE nobody speaks\n", r"a\.vtt: holds no utterance"),
         ("a.csv", b"start,end,text\n", r"a\.csv: holds no utterance"),
-        ("a.csv", b"", r"a\.csv: lacks the columns start, end, text; it has None"),
+        ("a.csv", b"", r"a\.csv: lacks the columns text; it has None"),
         ("a.csv", b"start,stop,text\n0,1,x\n", r"a\.csv: lacks the columns end; it has \['start', 'stop', 'text'\]"),
         ("a.csv", b"start,end,text\n0,1,Oh, no\n", r"a\.csv:2: more cells than columns"),
         ("a.csv", b"start,end,text\n0,1,x\n2,1,x\n", r"a\.csv:3: ends at 1\.0 s"),
@@ -249,25 +265,42 @@ def test_json_is_written_whole_or_not_at_all(
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize(
-    ("given", "count", "said"),
-    [
-        ({"text": "x", "utterances": Path("x.srt")}, 1, "--text and --utterances both say what is said"),
-        ({"text": "x"}, 2, "are of one clip, and 2 came"),
-        ({"utterances": Path("x.srt")}, 2, "are of one clip, and 2 came"),
-    ],
-    ids=str,
-)
-def test_options_that_do_not_go_together_are_refused(
-    model: FusionForEmotion, processor: FusionProcessor, given: dict, count: int, said: str, tmp_path: Path
+# Text without a clip
+
+
+@pytest.mark.parametrize("modalities", [["text"], ["text", "audio"], ["text", "video", "audio"]], ids="-".join)
+@pytest.mark.parametrize("timed", [False, True])
+def test_lines_alone_are_judged_as_those_of_a_clip_that_has_nothing_else(
+    processor: FusionProcessor, clips: dict[str, Path], modalities: list[str], timed: bool, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=said):
-        predict_clips(model, processor, [Path("clip.mp4")] * count, asked(tmp_path, **given))
+    model, table = tiny_model(modalities=modalities), tmp_path / "lines.csv"
+    rows = [["Bo", "Hooray!", 7, 8], ["Edda", "Oh, no", 8, 9.5]]  # after the end of the clip
+    with open(table, "w", newline="") as file:
+        columns = 4 if timed else 2
+        csv.writer(file).writerows(row[:columns] for row in [["speaker", "text", "start", "end"], *rows])
+    arguments = asked(tmp_path, utterances=table)
+    check_prediction(model.config, [], arguments)
+    predicted = predict_clips(model, processor, [], arguments)
+    assert predicted.unreadable == []
+    (record,) = json.loads(arguments.output.read_text())
+    assert record["file"] == str(table)
+    for (speaker, text, *times), one in zip(rows, record["utterances"], strict=True):
+        assert [one["speaker"], one["text"]] == [speaker, text]
+        assert [one["start_seconds"], one["end_seconds"]] == (times if timed else [None, None])
+        assert one["missing"] == modalities[1:]
+        beyond = predict_utterance(model, processor, clips["whole"], Utterance(7.0, 8.0, text))
+        assert [each["confidence"] for each in one["emotions"]] == [each.confidence for each in beyond.emotions]
+    plot_emotions(predicted.predictions, tmp_path / "plot.png")
+    assert len(imread(tmp_path / "plot.png"))
 
 
-def test_a_text_that_a_model_does_not_read_is_refused(processor: FusionProcessor, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--text: the model reads video and audio; leave it out"):
-        predict_clips(tiny_model(modalities=["video", "audio"]), processor, [Path("x")], asked(tmp_path, text="x"))
+def test_a_text_alone_is_judged(model: FusionForEmotion, processor: FusionProcessor, tmp_path: Path) -> None:
+    arguments = asked(tmp_path, text="Hooray!")
+    predict_clips(model, processor, [], arguments)
+    (record,) = json.loads(arguments.output.read_text())
+    (one,) = record["utterances"]
+    assert (record["file"], one["start_seconds"], one["text"]) == (None, None, "Hooray!")
+    assert one["missing"] == ["video", "audio"]
 
 
 # The timeline
@@ -279,7 +312,7 @@ def predicted(
     """Return a prediction of an utterance."""
     emotions = [LabelConfidence("joy", 0.7), LabelConfidence("fear", 0.2), LabelConfidence("$pent", 0.1)]
     sentiments = [LabelConfidence("positive", 0.9), LabelConfidence("negative", 0.1)]
-    return UtterancePrediction(start, end, text, emotions, sentiments, list(missing))
+    return UtterancePrediction(start, end, None, text, emotions, sentiments, list(missing))
 
 
 def test_a_timeline_has_a_panel_per_clip_and_a_bar_per_emotion_of_an_utterance(
