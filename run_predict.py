@@ -67,8 +67,17 @@ if __name__ == "__main__":
     begin(parse)
 
 from launch.run import load_task
+from reporting.plots import DPI, FALSE
 from system.text import plural, printable
-from training.prediction import check_outputs, find_sounds, load_config, load_model, task_of
+from training.prediction import (
+    SYNTHETIC_NOTICE,
+    check_outputs,
+    find_sounds,
+    learned_from_synthetic_data,
+    load_config,
+    load_model,
+    task_of,
+)
 
 
 def main(argv: list[str]) -> None:
@@ -84,13 +93,19 @@ def main(argv: list[str]) -> None:
     check_outputs(arguments.output, arguments.plot)
     sounds = find_sounds(arguments.sounds, task.suffixes) if task.suffixes else []
     task.check_prediction(load_config(arguments.model), sounds, arguments)
+    arguments.synthetic = learned_from_synthetic_data(arguments.model)
     model, extractor = load_model(arguments.model, arguments.device, task)
     found = task.predict(model, extractor, sounds, arguments)
+    if found.predictions and arguments.synthetic:
+        print(SYNTHETIC_NOTICE)
     if found.predictions:
         counted = f"{plural(len(found.predictions), 'recording')}, " if sounds else ""
         print(f"{counted}{found.summary}\nwritten: {printable(arguments.output)}")
     if found.predictions and arguments.plot:
-        task.plot_predictions(found.predictions, arguments.plot)
+        figure = task.plot_predictions(found.predictions)
+        if arguments.synthetic:
+            figure.suptitle(SYNTHETIC_NOTICE, fontsize=9, color=FALSE)
+        figure.savefig(arguments.plot, dpi=DPI)
         print(f"plot: {printable(arguments.plot)}")
     elif found.predictions:
         print("next: the same command with --plot predictions.png draws them")

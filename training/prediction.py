@@ -20,6 +20,9 @@ from training.task import Task
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 ENCODERS_TASK = "detection"
+# A prediction by a model of synthetic data says so: a column or key that is true, and words for terminal and picture.
+OF_SYNTHETIC_DATA = "model_of_synthetic_data"
+SYNTHETIC_NOTICE = "SYNTHETIC DATA: the model learned from what a program made. It says nothing about people."
 PLOT_SUFFIXES = (".png", ".pdf", ".svg")
 
 
@@ -60,6 +63,11 @@ def task_of(model: str) -> str:
     return ENCODERS_TASK if is_encoder(model) else read_record(model, "run_config.json")["task"]
 
 
+def learned_from_synthetic_data(model: str) -> bool:
+    """Whether a program made the data that a saved model was trained on; not so for a pretrained encoder."""
+    return not is_encoder(model) and read_record(model, "metrics.json")["data"]["synthetic"]
+
+
 def load_config(name: str) -> PreTrainedConfig | None:
     """A saved model's configuration, without its weights; None for a pretrained encoder, which has no run."""
     if is_encoder(name):
@@ -96,15 +104,16 @@ def check_outputs(table: Path | None, plot: Path | None) -> None:
 
 
 def write_predictions(
-    predict: Callable[[Path], Iterator[Part]], sounds: Sequence[Path], path: Path, keep: bool
+    predict: Callable[[Path], Iterator[Part]], sounds: Sequence[Path], path: Path, keep: bool, synthetic: bool
 ) -> tuple[list[Part], list[str]]:
     """A CSV of what `predict` says of each sound, stretch by stretch.
 
     Written as predictions come, under its name once it is whole; a sound that turns out to be unreadable, also at its
     end, has no rows. Returns the predictions (to draw them) where they are to be kept, else what identifies them, and
-    why some sounds have none.
+    why some sounds have none. A model of `synthetic` data has a column that says so.
     """
     predictions, unreadable = [], []
+    head, cell = ([OF_SYNTHETIC_DATA], ["true"]) if synthetic else ([], [])
     with whole_file(path) as file:
         writer = csv.writer(file)
         for sound in tqdm(sounds, desc="predicting", unit="sound"):
@@ -112,8 +121,8 @@ def write_predictions(
             try:
                 for part in predict(sound):
                     if not file.tell():
-                        writer.writerow(safe_row(part.header()))
-                    writer.writerows(map(safe_row, part.rows()))
+                        writer.writerow(safe_row([*part.header(), *head]))
+                    writer.writerows(safe_row([*row, *cell]) for row in part.rows())
                     stretches += [part] if keep or not stretches else []
             except AudioError as error:
                 file.seek(start)

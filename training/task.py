@@ -19,6 +19,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import datasets
 import pyarrow as pa
+from matplotlib.figure import Figure
 from torch.utils.data import Dataset
 from transformers import AutoConfig, EvalPrediction, PreTrainedConfig, PreTrainedModel
 
@@ -310,9 +311,12 @@ class Task(ABC, Generic[SettingsT, DataT]):
             )
 
     def predict(self, model: Any, extractor: Any, files: Sequence[Path], arguments: argparse.Namespace) -> Predicted:
-        """Predict for recordings, and write the predictions to `arguments.output`."""
+        """Predict for recordings, and write the predictions to `arguments.output`.
+
+        Where `arguments.synthetic`, they say that the model learned from synthetic data.
+        """
         raise NotImplementedError
 
-    def plot_predictions(self, predictions: Sequence[Any], path: Path) -> None:
+    def plot_predictions(self, predictions: Sequence[Any]) -> Figure:
         """Draw the predictions for recordings, one panel per recording."""
         raise ValueError(f"task={self.name}: predictions have no plot. Remove --plot.")

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from reporting.plots import (
-    DPI,
     FAINT,
     FALSE,
     MODEL,
@@ -159,7 +158,7 @@ class Detected(Protocol):
     seconds: float  # of the recording
 
 
-def plot_detections(recordings: Sequence[Detected], path: Path) -> None:
+def plot_detections(recordings: Sequence[Detected]) -> Figure:
     """Score over time and detected events, one panel a recording."""
     figure, panels = panels_below_each_other(len(recordings), height=1.45)
     for panel, found in zip(panels, recordings, strict=True):
@@ -171,7 +170,7 @@ def plot_detections(recordings: Sequence[Detected], path: Path) -> None:
         panel.set_xlim(0, max(found.seconds, stretch))
         panel.xaxis.set_major_formatter("{x:,g}")
     panels[-1].set_xlabel("time in the recording (s)", fontsize=9)
-    figure.savefig(path, dpi=DPI)
+    return figure
 
 
 class Tagged(Protocol):
@@ -182,7 +181,7 @@ class Tagged(Protocol):
     labels: Sequence[str]
 
 
-def plot_tags(recordings: Sequence[Tagged], path: Path) -> None:
+def plot_tags(recordings: Sequence[Tagged]) -> Figure:
     """Scores over time of the labels that are heard most surely, one panel a recording."""
     figure, panels = panels_below_each_other(len(recordings), height=0.2 * TAGS_SHOWN + 0.5, sharey=False)
     colours = LinearSegmentedColormap.from_list("scores", ["#ffffff", MODEL])
@@ -199,7 +198,7 @@ def plot_tags(recordings: Sequence[Tagged], path: Path) -> None:
         panel.xaxis.set_major_formatter("{x:,g}")
         figure.colorbar(picture, ax=panel, pad=0.01, aspect=10).ax.tick_params(labelsize=8)
     panels[-1].set_xlabel("start of the window (s)", fontsize=9)
-    figure.savefig(path, dpi=DPI)
+    return figure
 
 
 def plot_confusers(confusers: Sequence[dict[str, Any]] | None) -> Figure | None:

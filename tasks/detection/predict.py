@@ -278,7 +278,9 @@ def predict(
             events += len(part.events)
             yield part
 
-    written, unreadable = write_predictions(parts, sounds, arguments.output, keep=arguments.plot is not None)
+    written, unreadable = write_predictions(
+        parts, sounds, arguments.output, keep=arguments.plot is not None, synthetic=arguments.synthetic
+    )
     found = cast(list[Detections], written)
     summary = f"{events} events of {found[0].target} at threshold {found[0].threshold:.3g}" if found else ""
     return Predicted(found, unreadable, summary)
@@ -289,7 +291,7 @@ def predict_tags(
 ) -> Predicted:
     """Write the scores of all labels, one row per window."""
     written, unreadable = write_predictions(
-        lambda sound: tag(model, extractor, sound, use), sounds, output, keep=False
+        lambda sound: tag(model, extractor, sound, use), sounds, output, keep=False, synthetic=False
     )
     found = cast(list[Tags], written)
     if not found:

@@ -7,6 +7,7 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
+from matplotlib.figure import Figure
 from transformers import (
     AutoFeatureExtractor,
     AutoModelForAudioClassification,
@@ -144,11 +145,9 @@ class DetectionTask(Task[DetectionTaskSettings, DetectionData]):
     ) -> Predicted:
         return predict(model, extractor, files, arguments)
 
-    def plot_predictions(self, predictions: Sequence[Any], path: Path) -> None:
-        if isinstance(predictions[0], Tags):
-            plot_tags(predictions, path)
-        else:
-            plot_detections(predictions, path)
+    def plot_predictions(self, predictions: Sequence[Any]) -> Figure:
+        draw = plot_tags if isinstance(predictions[0], Tags) else plot_detections
+        return draw(predictions)
 
     def results_table(self, results: dict[str, Any]) -> str:
         return card.results_table(results)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from matplotlib.figure import Figure
 
-from reporting.plots import DPI, FAINT, MODEL, OTHERS, TRUTH, draw_scores, literal, panels_below_each_other
+from reporting.plots import FAINT, MODEL, OTHERS, TRUTH, draw_scores, literal, panels_below_each_other
 
 
 class Signal(Protocol):
@@ -21,7 +21,7 @@ class Signal(Protocol):
     unit: str
 
 
-def plot_predictions(predictions: Sequence[Signal], path: Path) -> None:
+def plot_predictions(predictions: Sequence[Signal]) -> Figure:
     """One panel a sound, one line a channel."""
     figure, panels = panels_below_each_other(len(predictions))
     for panel, prediction in zip(panels, predictions, strict=True):
@@ -38,7 +38,7 @@ def plot_predictions(predictions: Sequence[Signal], path: Path) -> None:
         panel.legend(frameon=False, fontsize=8, loc="upper right")
         panel.margins(x=0)
     panels[-1].set_xlabel("time in the sound (s)")
-    figure.savefig(path, dpi=DPI)
+    return figure
 
 
 def plot_scores(channel: dict[str, Any], name: str) -> Figure:

@@ -98,6 +98,7 @@ def predict(
         sounds,
         arguments.output,
         keep=arguments.plot is not None,
+        synthetic=arguments.synthetic,
     )
     predictions = cast(list[Prediction], parts)
     summary = ", ".join(predictions[0].channels) + f" in {predictions[0].unit}" if predictions else ""

@@ -9,6 +9,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import torch
+from matplotlib.figure import Figure
 from transformers import AutoFeatureExtractor, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from modeling import SIGNAL_MODELS
@@ -122,8 +123,8 @@ class EdaTask(Task[EdaTaskSettings, EdaData]):
     ) -> Predicted:
         return predict(cast(SignalRegressionModel, model), extractor, files, arguments)
 
-    def plot_predictions(self, predictions: Sequence[Any], path: Path) -> None:
-        plot_predictions(predictions, path)
+    def plot_predictions(self, predictions: Sequence[Any]) -> Figure:
+        return plot_predictions(predictions)
 
     def results_table(self, results: dict[str, Any]) -> str:
         return card.results_table(results)

@@ -20,7 +20,7 @@ from modeling import FusionConfig, FusionForEmotion, FusionProcessor
 from system.text import plural, printable
 from tasks.emotion.items import clip_for, clip_inputs
 from tasks.emotion.subtitles import Utterance, read_utterances
-from training.prediction import whole_file
+from training.prediction import OF_SYNTHETIC_DATA, whole_file
 from training.task import Predicted
 
 TOP = 3  # classes that are listed per head
@@ -100,7 +100,8 @@ def predict_clips(
             except VideoError as error:
                 unreadable.append(printable(error))
     if predictions:
-        records = [asdict(clip) | {"file": clip.file and printable(clip.file)} for clip in predictions]
+        said = {OF_SYNTHETIC_DATA: True} if arguments.synthetic else {}
+        records = [asdict(clip) | {"file": clip.file and printable(clip.file)} | said for clip in predictions]
         text = json.dumps(records, indent=2, ensure_ascii=False, allow_nan=False)
         with whole_file(arguments.output) as file:
             file.write(text + "\n")

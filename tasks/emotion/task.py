@@ -14,6 +14,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import torch
+from matplotlib.figure import Figure
 from torchvision.models.video import R3D_18_Weights
 from transformers import (
     AutoConfig,
@@ -179,8 +180,8 @@ class EmotionTask(Task[EmotionTaskSettings, EmotionData]):
     ) -> Predicted:
         return predict_clips(model, extractor, files, arguments)
 
-    def plot_predictions(self, predictions: Sequence[Any], path: Path) -> None:
-        plot_emotions(predictions, path)
+    def plot_predictions(self, predictions: Sequence[Any]) -> Figure:
+        return plot_emotions(predictions)
 
     def results_table(self, results: dict[str, Any]) -> str:
         return card.results_table(results)

@@ -2,12 +2,12 @@
 
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from reporting.plots import DPI, FAINT, FALSE, MODEL, OTHERS, TRUTH, WIDTH, literal, panels_below_each_other
+from reporting.plots import FAINT, FALSE, MODEL, OTHERS, TRUTH, WIDTH, literal, panels_below_each_other
 from system.text import plural
 from tasks.emotion.predict import ClipPrediction, UtterancePrediction
 
@@ -20,7 +20,7 @@ DARK = 0.6  # from this confidence on, a number is white on its cell
 SHORTEST = 1.0  # s, of what is drawn where no end is known
 
 
-def plot_emotions(clips: Sequence[ClipPrediction], path: Path) -> None:
+def plot_emotions(clips: Sequence[ClipPrediction]) -> Figure:
     """Draw one panel per clip: its words, the most likely emotions of each utterance, and the sentiment.
 
     There is one row per emotion. The darker a cell, the higher the confidence; the most likely emotion has a frame.
@@ -32,7 +32,7 @@ def plot_emotions(clips: Sequence[ClipPrediction], path: Path) -> None:
         draw_clip(panel, clip, names)
     timed = any(one.start_seconds is not None for clip in clips for one in clip.utterances)
     panels[-1].set_xlabel("time in the clip (s)" if timed else "line", fontsize=9)
-    figure.savefig(path, dpi=DPI)
+    return figure
 
 
 def draw_clip(panel: Axes, clip: ClipPrediction, names: Sequence[str]) -> None:

@@ -50,7 +50,7 @@ from tests.helpers.metric_modules import load, module_of
 from tests.helpers.pages import assert_no_missing_value, embedded_images, without_images
 from tests.helpers.run_folders import OF_EVERY_RUN, record
 from training.build import build_trainer
-from training.prediction import load_model
+from training.prediction import OF_SYNTHETIC_DATA, load_model
 from training.run_folder import describe_run, read_record
 from training.settings import RunArguments
 from training.task import DataRecord, Run, RunFacts, Task, TrainingRecord
@@ -177,7 +177,7 @@ def test_methods_that_a_task_does_not_write_do_nothing_or_refuse(task: Task) -> 
     assert Task.about_training(task, None, data) == {}
     assert Task.extra_pages(task, None, data) == {}
     with pytest.raises(ValueError, match=f"task={task.name}: "):
-        Task.plot_predictions(task, [], Path("plot.png"))
+        Task.plot_predictions(task, [])
 
 
 # Pages of made-up runs
@@ -396,6 +396,40 @@ def test_a_card_shows_the_name_of_a_run_as_it_is(name: str) -> None:
     assert 'src="http://b"' not in html
     assert html.count("<h1>") == 1
     assert "&lt;img src=x onerror=alert(2)&gt;" in html.split("<h1>")[1].split("</h1>")[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("synthetic", [True, False])
+def test_a_prediction_says_where_its_model_learned_from_synthetic_data(
+    task: Task,
+    finished: Finished,
+    synthetic: bool,
+    tmp_path: Path,
+    figures: list[Figure],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In table or JSON, on the terminal, and in the picture where there is one."""
+    if not task.suffixes:
+        pytest.skip("takes no recordings")
+    model = tmp_path / "model"
+    shutil.copytree(finished.folder, model, ignore=shutil.ignore_patterns("checkpoint-*"))
+    facts = record(model)
+    facts["data"]["synthetic"] = synthetic
+    (model / "metrics.json").write_text(json.dumps(facts))
+    sound = tmp_path / "a.wav"
+    soundfile.write(sound, np.sin(np.arange(3 * 16000) / 20).astype(np.float32), 16000)
+    output = tmp_path / f"out{task.output_suffix}"
+    drawn = type(task).plot_predictions is not Task.plot_predictions
+    options = ["--threshold", "0"] if "threshold" in task.prediction_options else []
+    plot = ["--plot", str(tmp_path / "out.png")] if drawn else []
+    run_predict.main([str(model), str(sound), "--output", str(output), *options, *plot])
+    text = output.read_text(encoding="utf-8")
+    rows = json.loads(text) if task.output_suffix == ".json" else [*csv.DictReader(io.StringIO(text))]
+    assert rows
+    assert {str(row.get(OF_SYNTHETIC_DATA)).lower() for row in rows} == {"true" if synthetic else "none"}
+    assert ("SYNTHETIC" in capsys.readouterr().out) == synthetic
+    assert len(figures) == drawn
+    assert all(("SYNTHETIC" in figure.get_suptitle()) == synthetic for figure in figures)
 
 
 @pytest.mark.slow

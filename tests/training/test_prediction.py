@@ -37,7 +37,11 @@ def read(path: Path) -> list[list[str]]:
 def test_names_of_all_kinds_have_their_rows_and_no_formula(tmp_path: Path) -> None:
     names = ["a.wav", os.fsdecode(b"caf\xe9.wav"), "=1+1.wav", "-a,b.wav", '@"x".wav', "line\nbreak.wav"]
     written, unreadable = write_predictions(
-        lambda sound: iter([Level(sound, -0.5)]), [*map(Path, names)], tmp_path / "out.csv", keep=False
+        lambda sound: iter([Level(sound, -0.5)]),
+        [*map(Path, names)],
+        tmp_path / "out.csv",
+        keep=False,
+        synthetic=False,
     )
     assert (len(written), unreadable) == (len(names), [])
     shown = ["a.wav", "caf\\udce9.wav", "'=1+1.wav", "'-a,b.wav", '\'@"x".wav', "line\nbreak.wav"]
@@ -52,8 +56,9 @@ def test_a_sound_that_fails_at_its_end_has_no_rows_and_costs_no_other_its_own(tm
             raise AudioError(f"{sound}: damaged")
 
     sounds = [Path(os.fsdecode(b"damaged-\xe9.wav")), Path("b.wav"), Path("damaged.wav"), Path("c.wav")]
-    _, unreadable = write_predictions(predict, sounds, tmp_path / "out.csv", keep=True)
+    _, unreadable = write_predictions(predict, sounds, tmp_path / "out.csv", keep=True, synthetic=True)
     assert [row[0] for row in read(tmp_path / "out.csv")] == ["file", "b.wav", "c.wav"]
+    assert [row[-1] for row in read(tmp_path / "out.csv")] == ["model_of_synthetic_data", "true", "true"]
     assert [text.encode() for text in unreadable] == [b"damaged-\\udce9.wav: damaged", b"damaged.wav: damaged"]
 
 
@@ -66,7 +71,7 @@ def test_an_error_leaves_the_table_of_before_and_nothing_half(tmp_path: Path, er
 
     (tmp_path / "out.csv").write_text("of before")
     with pytest.raises(type(error)):
-        write_predictions(predict, [Path("a.wav"), Path("b.wav")], tmp_path / "out.csv", keep=False)
+        write_predictions(predict, [Path("a.wav"), Path("b.wav")], tmp_path / "out.csv", keep=False, synthetic=False)
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
     assert (tmp_path / "out.csv").read_text() == "of before"
 

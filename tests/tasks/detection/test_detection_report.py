@@ -11,7 +11,6 @@ import pyarrow as pa
 import pytest
 import yaml
 from matplotlib.colors import to_rgba
-from matplotlib.figure import Figure
 
 from reporting.card import SYNTHETIC_NOTICE
 from reporting.plots import FALSE, MODEL, TRUTH, png
@@ -236,7 +235,7 @@ def test_a_detection_that_meets_no_event_has_the_colour_of_false_alarms() -> Non
     assert colours(clip | {"events": []}) == ["false", "false"]
 
 
-def test_detections_in_recordings_of_any_length_are_drawn(tmp_path: Path, figures: list[Figure]) -> None:
+def test_detections_in_recordings_of_any_length_are_drawn() -> None:
     found = SimpleNamespace(
         file=Path("night_$1.wav"),
         events=np.array([[10.0, 12.5, 0.9], [7000.0, 7001.0, 0.6]]),
@@ -246,8 +245,7 @@ def test_detections_in_recordings_of_any_length_are_drawn(tmp_path: Path, figure
         seconds=7200.0,
     )
     silent = SimpleNamespace(**vars(found) | {"events": np.zeros((0, 3)), "seconds": 0.4, "file": Path("b.wav")})
-    plot_detections([found, silent], tmp_path / "plot.png")
-    (figure,) = figures
+    figure = plot_detections([found, silent])
     for panel, recording in zip(figure.axes, (found, silent), strict=True):
         assert panel.get_xlim() == (0, max(recording.seconds, found.envelope.stretch))
         curve, *_ = panel.patches

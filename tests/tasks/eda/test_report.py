@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from reporting.card import SYNTHETIC_NOTICE
 from tasks.eda.card import model_card, results_table
@@ -84,17 +83,14 @@ def test_runs_of_frames_have_their_start_and_stop() -> None:
     assert runs(np.zeros(3, bool)) == []
 
 
-def test_a_picture_of_predictions_has_a_panel_per_sound_and_a_line_per_channel(
-    tmp_path: Path, figures: list[Figure]
-) -> None:
+def test_a_picture_of_predictions_has_a_panel_per_sound_and_a_line_per_channel() -> None:
     times = np.arange(12) / 4
     values = np.random.default_rng(0).normal(size=(12, 2))
     one = SimpleNamespace(
         file=Path("$1.wav"), channels=("phasic", "raw"), unit="uS", times=times, values=values, deviations=None
     )
     other = SimpleNamespace(**vars(one) | {"values": values[::-1], "deviations": np.full((12, 2), 0.5)})
-    TASK.plot_predictions([one, other], tmp_path / "plot.png")
-    (figure,) = figures
+    figure = TASK.plot_predictions([one, other])
     for panel, expected in zip(figure.axes, (values, values[::-1]), strict=True):
         assert [line.get_label() for line in panel.lines] == ["phasic", "raw"]
         assert np.array_equal(np.column_stack([line.get_ydata() for line in panel.lines]), expected)

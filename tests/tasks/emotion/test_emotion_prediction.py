@@ -12,12 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.collections import PolyCollection
-from matplotlib.figure import Figure
-from matplotlib.image import imread
 
 from hf_datasets.meld.synthetic_clips import show, sing, write_clip
 from modeling import FusionForEmotion, FusionProcessor
-from reporting.plots import DPI
+from reporting.plots import png
 from tasks.emotion.predict import (
     ClipPrediction,
     LabelConfidence,
@@ -58,7 +56,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def asked(folder: Path, **given: object) -> argparse.Namespace:
     """The command line, as far as it concerns the task."""
-    nothing = {"listener": None, "threshold": None, "text": None, "utterances": None}
+    nothing = {"listener": None, "threshold": None, "text": None, "utterances": None, "synthetic": False}
     return argparse.Namespace(**nothing | {"output": folder / "out.json"} | given)
 
 
@@ -290,8 +288,8 @@ def test_lines_alone_are_judged_as_those_of_a_clip_that_has_nothing_else(
         assert one["missing"] == modalities[1:]
         beyond = predict_utterance(model, processor, clips["whole"], Utterance(7.0, 8.0, text))
         assert [each["confidence"] for each in one["emotions"]] == [each.confidence for each in beyond.emotions]
-    plot_emotions(predicted.predictions, tmp_path / "plot.png")
-    assert len(imread(tmp_path / "plot.png"))
+    (panel,) = plot_emotions(predicted.predictions).axes
+    assert panel.get_xlim() == ((7, 9.5) if timed else (0.5, 2.5))
 
 
 def test_a_text_alone_is_judged(model: FusionForEmotion, processor: FusionProcessor, tmp_path: Path) -> None:
@@ -315,16 +313,13 @@ def predicted(
     return UtterancePrediction(start, end, None, text, emotions, sentiments, list(missing))
 
 
-def test_a_timeline_has_a_panel_per_clip_and_a_bar_per_emotion_of_an_utterance(
-    tmp_path: Path, figures: list[Figure]
-) -> None:
+def test_a_timeline_has_a_panel_per_clip_and_a_bar_per_emotion_of_an_utterance() -> None:
     one = ClipPrediction(Path("one $ clip.mp4"), [predicted(0, None, None, ("text",))])
     many = ClipPrediction(
         Path("film.mp4"), [predicted(3.0 * i, 3.0 * i + 2.5, "I owe you $5 " * 9) for i in range(40)]
     )
-    plot_emotions([one, many], tmp_path / "plot.png")
-    (figure,) = figures
-    assert len(imread(tmp_path / "plot.png")) == round(figure.get_figheight() * DPI)
+    figure = plot_emotions([one, many])
+    assert png(figure)
     for panel, clip in zip(figure.axes, (one, many), strict=True):
         bars = [found.get_paths()[0].get_extents() for found in panel.collections if isinstance(found, PolyCollection)]
         labels = [tick.get_text() for tick in panel.get_yticklabels()]

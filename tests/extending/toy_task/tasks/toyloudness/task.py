@@ -24,7 +24,7 @@ from tasks.toyloudness import study
 from tasks.toyloudness.settings import ToySettings
 from training.build import build_extractor
 from training.collators import PaddingCollator
-from training.prediction import SUFFIXES
+from training.prediction import OF_SYNTHETIC_DATA, SUFFIXES
 from training.samplers import LengthGroupedSampler
 from training.task import Evaluation, Predicted, Run, Task
 
@@ -128,7 +128,8 @@ class ToyTask(Task[ToySettings, ToyData]):
             inputs = {str(file): spectrum(file, extractor)[None].to(model.device) for file in files}
             found = [(file, model(features).predictions.item()) for file, features in inputs.items()]
         with open(arguments.output, "w", newline="", encoding="utf-8") as table:
-            csv.writer(table).writerows([("file", "loudness"), *found])
+            rows = [("file", "loudness", OF_SYNTHETIC_DATA), *((*row, "true") for row in found)]
+            csv.writer(table).writerows(row[: 3 if arguments.synthetic else 2] for row in rows)
         return Predicted(found, [], "loudness")
 
     def results_table(self, results: dict[str, Any]) -> str:
