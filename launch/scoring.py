@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from launch.run import build_run
 from launch.settings import setting_groups, settings_of
@@ -72,6 +73,7 @@ def describe_scores(
         split=split_record(data.split),
         test=results,
         versions=versions(),
+        threads=torch.get_num_threads(),
         model=arguments.model,
         side=arguments.side,
     )

@@ -200,8 +200,9 @@ def configuration(facts: dict[str, Any]) -> str:
 
 
 def versions(facts: dict[str, Any]) -> str:
-    """What the result depends on beside settings and data."""
-    return "Versions: " + ", ".join(f"{name} {version}" for name, version in facts["versions"].items()) + "."
+    """What the result depends on next to settings and data: versions, and threads, which change its last digits."""
+    known = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    return f"Versions: {known}. Threads of torch: {facts['threads']}."
 
 
 def warnings(facts: dict[str, Any], items: str = "trials") -> list[str]:

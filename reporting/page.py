@@ -123,10 +123,9 @@ def training_facts(facts: dict[str, Any]) -> str:
     kept = f"the checkpoint of step {step}, the best on validation by {training['chosen_by']}" if step else "the last"
     waiting = f"{100 * training['data_wait_share']:.1f} %"
     return (
-        f"<p>{size(facts)}. "
-        f"{training['steps']} steps, {training['epochs']:g} epochs, {training['processes']} process(es), precision "
-        f"{html.escape(training['precision'])}; kept: {html.escape(kept)}. {waiting} of the time went on waiting for "
-        "data.</p>"
+        f"<p>{size(facts)}. {training['steps']} steps, {training['epochs']:g} epochs, {training['processes']} "
+        f"process(es) of {facts['threads']} thread(s), precision {html.escape(training['precision'])}; "
+        f"kept: {html.escape(kept)}. {waiting} of the time went on waiting for data.</p>"
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import torch
 from huggingface_hub import hf_hub_download
 from transformers import FeatureExtractionMixin, PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
@@ -50,6 +51,7 @@ def describe_run(
         split=split_record(data.split),
         test=evaluation.results,
         versions=versions(),
+        threads=torch.get_num_threads(),
         base=base_record(run, data),
         model=model.config.to_diff_dict() | evaluation.model_config,
         parameters=model.num_parameters(),

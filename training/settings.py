@@ -92,7 +92,7 @@ class RunArguments:
     streaming_cache_gb: float = setting(8.0, "Local copies of shards take at most so much in each process, GB.")
     preprocessing_processes: int = setting(1, "Processes that make the features (Dataset.map's num_proc).")
     num_threads: int | None = setting(
-        None, "Threads torch takes; by default OMP_NUM_THREADS, or cores / processes of this host."
+        None, "Threads of torch; by default OMP_NUM_THREADS, or cores / processes of this host. Small models: 1."
     )
 
 

@@ -145,6 +145,7 @@ class Facts:
     split: dict[str, Any]  # its hash, and the settings that it follows from
     test: Any  # the results of the task's `evaluate`
     versions: dict[str, str]
+    threads: int  # of torch, in each process: sums in another order have other last digits
 
 
 @dataclass(frozen=True)

@@ -505,7 +505,7 @@ def test_the_scores_of_a_run_have_a_page_without_its_training(
     task: Task, finished: Finished, figures: list[Figure]
 ) -> None:
     facts = record(finished.folder)
-    facts = {key: facts[key] for key in ("name", "task", "data", "split", "test", "versions")}
+    facts = {key: facts[key] for key in ("name", "task", "data", "split", "test", "versions", "threads")}
     facts |= {"model": str(finished.folder), "side": "test"}
     predictions = pq.read_table(finished.folder / "predictions.parquet")
     check_page(task.report_files(facts, {"seed": 0}, predictions), figures)

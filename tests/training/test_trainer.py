@@ -1,5 +1,6 @@
 """The Trainer: schedules, accumulation and resuming, on a model small enough to train in a test."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from transformers import TrainerControl, TrainerState
 
 from tests.helpers.tiny_trainer import tiny_trainer
 from training.callbacks import StopWithoutProgress
+from training.environment import available_cores
 from training.trainer import SignalTrainer
 
 
@@ -27,6 +29,19 @@ def test_the_sampler_is_asked_for_through_the_name_that_trainer_calls(tmp_path: 
     trainer = tiny_trainer(tmp_path, per_device_train_batch_size=4)
     assert trainer.get_train_dataloader().batch_sampler.sampler is trainer.sampler
     assert trainer.sampler.batch_size == 4
+
+
+@pytest.mark.parametrize(
+    ("above_cores", "threads", "key"),
+    [(0, 2, "dataloader_num_workers"), (1, 2, "num_threads to 1 (it is 2)"), (1, 1, "other programs")],
+)
+def test_waiting_on_a_busy_machine_is_not_answered_with_more_processes(
+    above_cores: float, threads: int, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = available_cores() + above_cores
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert key in tiny_trainer(tmp_path).waiting_remedy
 
 
 def test_evaluation_is_in_the_order_of_the_data(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ def test_a_run_leaves_all_that_its_reader_needs(finished: tuple[Path, str]) -> N
     splits = json.loads((folder / "splits.json").read_text())
     assert metrics["split"]["sha256"] == splits["sha256"]
     assert metrics["versions"]["torch"].startswith("2.")
+    assert metrics["threads"] == 1  # of the config, on every machine
     assert metrics["data"]["files"]
     channel = metrics["test"]["channels"]["phasic"]
     assert {"model", "baselines", "gain", "null", "ceiling", "verdict"} <= channel.keys()

@@ -28,6 +28,7 @@ def run_facts(
         "training": {"processes": 1, "precision": "no", "data_wait_share": 0.1, **training},
         "test": test,
         "versions": {"torch": "2.12"},
+        "threads": 1,
         **more,
     }
 

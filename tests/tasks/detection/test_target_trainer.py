@@ -1,6 +1,7 @@
 """Batches by plan under the real Trainer: any number of ranks, workers and accumulated steps, whole and resumed."""
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -171,7 +172,10 @@ def test_the_length_is_printed_before_the_first_step_and_is_trainers(
         assert length.passes == served / POSITIVES
 
 
-def test_waiting_for_sounds_in_memory_is_not_answered_with_more_workers(tmp_path: Path) -> None:
+def test_waiting_for_sounds_in_memory_is_not_answered_with_more_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
     trainer = make_trainer(tmp_path, workers=2, accumulation=1)
     assert trainer.waiting_remedy.startswith("Raise dataloader_num_workers (it is 2)")
     trainer.train_dataset.sounds.keep = True
