@@ -35,7 +35,8 @@ BLOCKS = (
     (LAST_CHANNELS, 5, 960, LAST_CHANNELS, True, "HS", 1),
 )
 FIRST_CHANNELS = 16
-FRAMES_PER_EMBEDDING = 32  # the product of all strides
+FRAMES_PER_EMBEDDING = 32  # the product of all strides; the first embedding is centred on the first frame
+FRAME_RATE = 100.0  # frames per second, of all published front ends that are supported
 NORM_EPSILON, NORM_MOMENTUM = 1e-3, 1e-2
 
 
@@ -108,6 +109,20 @@ class EfficientAtModel(EfficientAtPreTrainedModel):
         )
 
 
+def in_equal_parts(scores: torch.Tensor, seconds: float) -> torch.Tensor:
+    """Scores (B, K, L) at 0, 0.32, 0.64 ... s of windows -> those of the middles of K equal parts of the windows.
+
+    Detectors take frames to divide a window evenly.
+    """
+    count = scores.shape[1]
+    step = FRAMES_PER_EMBEDDING / FRAME_RATE  # s
+    places = (torch.arange(count, device=scores.device) + 0.5) / count * seconds / step
+    places = places.clamp(max=count - 1)
+    before = places.long()
+    after = (before + 1).clamp(max=count - 1)
+    return scores[:, before].lerp(scores[:, after], (places - before)[:, None].to(scores.dtype))
+
+
 class EfficientAtForAudioClassification(EfficientAtPreTrainedModel):
     """EfficientAT with the published classifier: a logit for each label, of the window and of each embedding in it."""
 
@@ -135,7 +150,8 @@ class EfficientAtForAudioClassification(EfficientAtPreTrainedModel):
     ) -> AudioClassificationOutput:
         """input_features (B, T, F), labels (B, L) of 0 to 1 -> logits (B, L) and frame_logits (B, K, L)."""
         states = self.efficientat(input_features)
-        logits, frame_logits = self.classifier(states.pooler_output), self.classifier(states.last_hidden_state)
+        logits = self.classifier(states.pooler_output)
+        frame_logits = in_equal_parts(self.classifier(states.last_hidden_state), input_features.shape[1] / FRAME_RATE)
         loss = None
         if labels is not None:
             loss = classification_loss(logits, labels, self.config.problem_type or MULTI, num_items_in_batch)

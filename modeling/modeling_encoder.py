@@ -11,7 +11,7 @@ from .configuration_encoder import EncoderConfig
 from .configuration_tcn import TcnConfig
 from .layers import init_weights
 from .modeling_classification import MULTI, AudioClassificationOutput, PooledHead, classification_loss
-from .modeling_efficientat import EfficientAtForAudioClassification
+from .modeling_efficientat import EfficientAtForAudioClassification, in_equal_parts
 from .modeling_tcn import TcnModel
 
 
@@ -149,6 +149,7 @@ class EncoderForAudioClassification(PreTrainedModel):
         if self.config.encoder_labels:
             own = self.encoder.classifier(embeddings)[..., self.config.encoder_labels].amax(-1, keepdim=True)
             logits, frame_logits = logits + own[:, 0], frame_logits + own[:, 1:]
+        frame_logits = in_equal_parts(frame_logits, self.config.encoder_config.window_seconds)
         loss = None
         if labels is not None:
             weight = self.config.positive_weight

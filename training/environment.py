@@ -45,7 +45,7 @@ def versions() -> dict[str, str]:
     """Versions of what a result depends on, for the record beside a model."""
     packages = (
         "torch", "torchaudio", "torchvision", "transformers", "datasets", "accelerate", "librosa", "scikit-learn",
-        "scipy", "numpy", "soxr",
+        "scipy", "numpy", "soxr", "soundfile", "av",
     )  # fmt: skip
     return {package: version(package) for package in ("feltsound", *packages)}
 

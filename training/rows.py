@@ -128,7 +128,7 @@ def digests_of(files: Sequence[str]) -> dict[str, str]:
 def file_states(files: Sequence[str]) -> tuple[list[tuple[str, int, int | str]], dict[str, S3Object]]:
     """Path, size, and time of change or ETag of files, which tell versions apart; and the remote ones that are there.
 
-    A file that is not there has the size 0.
+    The time is that of the inode, which no copying program sets back. A file that is not there has the size 0.
     """
     remote = [file for file in files if is_remote(file)]
     there = S3FileManager.shared().describe_files(remote) if remote else {}
@@ -139,7 +139,7 @@ def file_states(files: Sequence[str]) -> tuple[list[tuple[str, int, int | str]],
         if is_remote(file) or not os.path.exists(file):
             return file, 0, 0
         found = os.stat(file)
-        return file, found.st_size, found.st_mtime_ns
+        return file, found.st_size, found.st_ctime_ns
 
     return [state(file) for file in files], there
 

@@ -63,8 +63,7 @@ def embed_windows(
     windows = with_embeddings(windows, None)
     files = [windows.sounds.file(row) for row in np.unique(windows.items.clip).tolist()]
     states, remote = file_states([file for file in files if file is not None])
-    if remote:  # an older copy, or another file during an outage, must not be stored
-        windows.sounds = windows.sounds.pinned(remote)
+    windows.sounds = windows.sounds.pinned(remote)  # an older copy, or another file in its place, must not be stored
     wanted = np.asarray(wanted, np.int64).reshape(-1, 2)
     settings = {
         "version": VERSION,

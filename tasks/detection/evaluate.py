@@ -12,6 +12,8 @@ from scipy.special import expit
 from transformers import Trainer
 
 from evaluation.intervals import Interval
+from modeling.modeling_encoder import EncoderForAudioClassification
+from system.process import one_line
 from tasks.detection.baselines import (
     PlainWindows,
     WindowDescriptors,
@@ -80,18 +82,22 @@ def rival_scores(
     found = {name: described(trainer, sound_of(of.side), describe) for name, of in scored.items()}
     rivals = {"loudness": {name: replace(of, scores=found[name][:, 0], frames=None) for name, of in scored.items()}}
     wanted = training_windows(data.pools.items)
-    encoder = frozen_encoder(trainer.model, data.encoder)
+    model = trainer.model if isinstance(trainer.model, EncoderForAudioClassification) else None
     if not wanted:
         reason = "there are no training windows of both kinds to fit it on"
-        fitted = ["mfcc_regression", *(["logmel_head", "encoder_regression"] if encoder is not None else [])]
+        fitted = ["mfcc_regression", *(["logmel_head", "encoder_regression"] if model is not None else [])]
         return rivals, dict.fromkeys(fitted, reason)
     targets = data.pools.items.targets()[[item for item, _ in wanted]]
     descriptors = {name: values[:, 1:] for name, values in found.items()}
     training = PlainWindows(plain(data.train), wanted)
     of_training = described(trainer, training, describe)[:, 1:]
     rivals["mfcc_regression"] = regression_scores(scored, of_training, targets, descriptors)
-    if encoder is not None:
+    if model is not None:
         rivals["logmel_head"] = head_scores(trainer, data.extractor, scored, training, targets)
+        try:
+            encoder = frozen_encoder(model, data.encoder)
+        except (OSError, ValueError) as error:  # of a trained encoder, whose original is not needed for anything else
+            return rivals, {"encoder_regression": one_line(error)}
         sides = {name: window_embeddings(embed_side(data.sides[name], encoder, data.extractor)) for name in scored}
         of_training = window_embeddings(embed_windows(plain(data.train), wanted, encoder, data.extractor))
         rivals["encoder_regression"] = regression_scores(scored, of_training, targets, sides)

@@ -1,9 +1,10 @@
 """Detectors that hear through a pretrained encoder: its windows, its weights, and its own labels."""
 
+import logging
 from dataclasses import replace
 from typing import Any
 
-from transformers import AutoFeatureExtractor
+from transformers import AutoFeatureExtractor, PretrainedConfig
 
 from modeling import EfficientAtFeatureExtractor, EfficientAtForAudioClassification, EncoderConfig
 from modeling.modeling_encoder import EncoderForAudioClassification
@@ -13,6 +14,8 @@ from tasks.detection.input_scaling import scale_embeddings
 from tasks.detection.settings import DetectionTaskSettings, EncoderSettings
 from training.encoders import Encoder, encoder_once
 from training.task import Run
+
+logger = logging.getLogger(__name__)
 
 
 def encoder_of(settings: EncoderSettings) -> Encoder:
@@ -30,6 +33,9 @@ def encoder_features(run: Run[DetectionTaskSettings]) -> EfficientAtFeatureExtra
     base, settings = run.arguments.model_name_or_path, run.settings
     if run.arguments.feature_config:
         raise ValueError(f"feature_config={run.arguments.feature_config}: the encoder has its own. Leave it out.")
+    for key in ("bf16_full_eval", "fp16_full_eval"):
+        if getattr(run.training, key):
+            raise ValueError(f"{key}=true: embeddings are stored at full precision, then rounded. Leave it out.")
     extractor = AutoFeatureExtractor.from_pretrained(base) if base else encoder_of(settings.encoder).extractor
     rate = settings.windows.sampling_rate
     if rate != extractor.sampling_rate:
@@ -39,20 +45,33 @@ def encoder_features(run: Run[DetectionTaskSettings]) -> EfficientAtFeatureExtra
 
 def encoder_model_settings(data: DetectionData, run: Run[DetectionTaskSettings]) -> dict[str, Any]:
     """Settings of a new model that follow from the encoder, the windows and the batches."""
-    if run.arguments.model_name_or_path:  # a saved model has its own
+    settings = run.settings
+    windows = {"window_seconds": settings.windows.clip_seconds, "hop_seconds": settings.scores.hop_seconds}
+    if run.base_config is not None:  # a saved model has its own
+        check_windows(run.base_config, windows)
         return {}
-    encoder, settings = encoder_of(run.settings.encoder).model, run.settings
-    config = encoder.config.to_diff_dict() | {
-        "window_seconds": settings.windows.clip_seconds,
-        "hop_seconds": settings.scores.hop_seconds,
-    }
+    encoder = encoder_of(settings.encoder).model
+    config = encoder.config.to_diff_dict() | windows
     names: Any = encoder.config.label2id if isinstance(encoder, EfficientAtForAudioClassification) else {}
+    own = [name for name in data.target_names() if name in names]
+    begins = (
+        f"as the encoder scores {', '.join(own)}" if own else "from nothing: the encoder has no label of the target"
+    )
+    logger.info("the head starts %s", begins)
     positive, strong, weak = settings.sampler.shares
     return {
         "encoder_config": config,
-        "encoder_labels": sorted(names[name] for name in data.target_names() if name in names),
+        "encoder_labels": sorted(names[name] for name in own),
         "positive_weight": (strong + weak) / positive or 1.0,
     }
+
+
+def check_windows(saved: PretrainedConfig, windows: dict[str, float]) -> None:
+    """Refuse other windows than those of a saved model, whose encoder averages over a window."""
+    for name, key in (("window_seconds", "clip_seconds"), ("hop_seconds", "hop_seconds")):
+        before = saved.encoder_config.to_dict()[name]
+        if before != windows[name]:
+            raise ValueError(f"{key}={windows[name]:g}: the saved model has {before:g}. Set it to that.")
 
 
 def initialise_head(model: EncoderForAudioClassification, data: DetectionData) -> None:
@@ -78,10 +97,8 @@ def cached(data: DetectionData, model: EncoderForAudioClassification) -> Detecti
     return replace(data, train=train, sides=sides)
 
 
-def frozen_encoder(model: Any, settings: EncoderSettings) -> EncoderForAudioClassification | None:
-    """A model with the weights that its encoder came with; None of a model without an encoder."""
-    if not isinstance(model, EncoderForAudioClassification):
-        return None
+def frozen_encoder(model: EncoderForAudioClassification, settings: EncoderSettings) -> EncoderForAudioClassification:
+    """A model with the weights that its encoder came with."""
     if model.config.finetune == "none":
         return model
     encoder = encoder_of(settings).model

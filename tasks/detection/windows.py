@@ -8,6 +8,7 @@ another of its kind and label, and what came in its place says so; it never beco
 import contextlib
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -51,14 +52,17 @@ class ClipSounds:
         self.rows = rows.select_columns(list(COLUMNS)).with_format("arrow")
         self.keep = keep
         self._kept: dict[tuple[int, int], KeptSound | None] = {}  # None: does not decode as a whole
-        self._pinned: dict[str, S3Object] = {}
+        self._pinned: dict[str, S3Object] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Workers that get a copy by pickle decode for themselves."""
         return self.__dict__ | {"_kept": {}}
 
     def pinned(self, objects: dict[str, S3Object]) -> "ClipSounds":
-        """The same sounds, where these remote files by their URL are read as described, or are an OSError."""
+        """The same sounds, to be stored: one that a fault of the moment keeps from us is an OSError.
+
+        Remote files are read as described here, by URL.
+        """
         other = ClipSounds.__new__(ClipSounds)
         other.__dict__ |= self.__getstate__() | {"_pinned": objects}
         return other
@@ -143,14 +147,26 @@ class ClipSounds:
         elif is_remote(file):
             with contextlib.ExitStack() as stack:
                 try:
-                    local = stack.enter_context(S3FileManager.shared().lease(self._pinned.get(file, file)))
+                    local = stack.enter_context(S3FileManager.shared().lease((self._pinned or {}).get(file, file)))
                 except OSError as error:
-                    if file in self._pinned:
+                    if self._pinned and file in self._pinned:
                         raise
                     raise AudioError(f"{name}: cannot be fetched ({error})") from error
                 yield str(local)
         else:
+            if self._pinned is not None and os.path.isfile(file):
+                check_readable(file)
             yield file
+
+
+def check_readable(file: str) -> None:
+    """Raise an OSError with its remedy for a file of this machine that cannot be opened."""
+    try:
+        open(file, "rb").close()
+    except OSError as error:
+        raise OSError(
+            f"{file}: cannot be opened ({error.strerror}). Make it readable, or leave the clip out."
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from modeling import (
     EfficientAtForAudioClassification,
     EfficientAtModel,
 )
+from modeling.modeling_efficientat import in_equal_parts
 from tests.helpers.efficientat import LABELS, WEIGHTS, small_encoder
 from training.official_efficientat import build_official, read_labels, save_encoder
 
@@ -120,6 +121,15 @@ def test_alone_is_as_in_a_batch_and_embeddings_have_a_clock() -> None:
     assert together.logits.std() > 1e-3
     assert states.last_hidden_state.shape == (3, 4, model.config.hidden_size)  # a second is 101 frames
     torch.testing.assert_close(states.last_hidden_state.mean(1), states.pooler_output, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("seconds", "count"), [(1.0, 4), (2.0, 7), (0.3, 1)])
+def test_frames_divide_a_window_evenly(seconds: float, count: int) -> None:
+    """The embeddings are 0.32 s apart, from the start of the window on: here they say when they are."""
+    clock = 0.32 * torch.arange(count)
+    middles = (torch.arange(count) + 0.5) / count * seconds
+    found = in_equal_parts(clock[None, :, None], seconds)[0, :, 0]
+    torch.testing.assert_close(found, middles.clamp(max=float(clock[-1])))
 
 
 def test_a_sound_of_another_rate_and_sounds_of_two_lengths_are_refused() -> None:

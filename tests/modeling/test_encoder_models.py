@@ -35,7 +35,8 @@ with torch.no_grad():
 
 def make_model(**settings: object) -> EncoderForAudioClassification:
     encoder = tiny_encoder()
-    config = EncoderConfig(encoder_config=encoder.config.to_diff_dict(), num_labels=1, **settings)
+    of_encoder = encoder.config.to_diff_dict() | {"window_seconds": 1.0}  # as `features` are
+    config = EncoderConfig(encoder_config=of_encoder, num_labels=1, **settings)
     model = AutoModelForAudioClassification.from_config(config)
     model.encoder.load_state_dict(encoder.state_dict())
     return model.eval()

@@ -105,6 +105,20 @@ def test_evaluation_repeats_the_scores_without_the_encoder(finished: Path, tmp_p
     assert scores[0] == pytest.approx(scores[1], rel=ROUNDED, abs=ROUNDED)
 
 
+def test_a_trained_encoder_is_scored_without_its_original(tmp_path: Path) -> None:
+    encoder = shutil.copytree(tiny_encoder_folder(), tmp_path / "encoder")
+    own = ("--encoder.name", encoder, "--output_dir", tmp_path / "run", "--max_steps", "2", "--warmup_steps", "0")
+    run(sys.executable, "run_train.py", "configs/baby_cry_finetuned.json", *SAMPLE, *own, *LITTLE, *ONCE, *QUIET)
+    assert "encoder_regression" not in record(tmp_path / "run")["test"]["baselines_left_out"]
+    shutil.rmtree(encoder)
+    shared, scored = (tmp_path / "run").rename(tmp_path / "shared"), tmp_path / "scored"
+    run(sys.executable, "run_eval.py", shared, "hf_datasets/audioset", *SAMPLE, "--output_dir", scored)
+    found, expected = (pq.read_table(folder / "predictions.parquet").to_pylist() for folder in (scored, shared))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one["window_score"], other["window_score"], rtol=0, atol=ROUNDED)
+    assert str(encoder) in record(scored)["test"]["baselines_left_out"]["encoder_regression"]
+
+
 def test_events_are_found_without_the_encoder(finished: Path, clips: dict[Path, dict], tmp_path: Path) -> None:
     output = tmp_path / "events.csv"
     options = ("--output", output, "--threshold", "0")

@@ -1,9 +1,12 @@
 """Windows by their stored embeddings: the numbers of windows that are embedded alone, computed once."""
 
+import builtins
 import dataclasses
+import errno
 import json
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets.config
 import numpy as np
@@ -21,7 +24,8 @@ from tasks.detection.augmentation import Augmentation
 from tasks.detection.collator import DetectionCollator
 from tasks.detection.data import DetectionData
 from tasks.detection.embedded import embed_batch, embed_side, embedded_side, embedded_training
-from tasks.detection.pretrained import cached, encoder_of, frozen_encoder
+from tasks.detection.items import Items
+from tasks.detection.pretrained import cached, encoder_model_settings, encoder_of, frozen_encoder
 from tasks.detection.sampler import SamplerSettings, TwoTierBatchSampler
 from tasks.detection.settings import EncoderSettings
 from tasks.detection.task import TASK
@@ -153,17 +157,21 @@ def test_what_is_stored_is_found_again_until_something_changes(model, cache: Pat
         assert stores() == number
 
 
+def toy_files(place: str) -> tuple[datasets.Dataset, Items, dict[str, bytes]]:
+    """Rows that name the files of the toy clips in a folder or bucket, items of them, and the files by name."""
+    rows, pools = toy_clips()
+    sounds = {f"{row:04d}.wav": sound["bytes"] for row, sound in enumerate(rows["audio"])}
+    field = rows.features.arrow_schema.field("audio")
+    paths = pa.array([f"{place}/{name}" for name in sounds])
+    elsewhere = pa.StructArray.from_arrays([pa.nulls(len(sounds), pa.binary()), paths], fields=[*field.type])
+    rows = datasets.Dataset(rows.data.table.set_column(1, field, elsewhere))
+    return rows, pools.items.take(np.arange(0, len(sounds), 4)), sounds
+
+
 @pytest.fixture
 def clips_on_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A store with the sound of each toy clip, and a function that gives windows of them as a new run reads them."""
-    rows, pools = toy_clips()
-    sounds = [sound["bytes"] for sound in rows["audio"]]
-    paths = [f"s3://clips/audio/{row:04d}.wav" for row in range(len(sounds))]
-    elsewhere = pa.StructArray.from_arrays(
-        [pa.nulls(len(sounds), pa.binary()), pa.array(paths)], fields=[*rows.features.arrow_schema.field("audio").type]
-    )
-    rows = datasets.Dataset(rows.data.table.set_column(1, rows.features.arrow_schema.field("audio"), elsewhere))
-    items = pools.items.take(np.arange(0, len(sounds), 4))
+    rows, items, sounds = toy_files("s3://clips/audio")
     monkeypatch.setattr(storage_downloads, "FIRST_PAUSE", 0.01)
     made = []
 
@@ -174,8 +182,8 @@ def clips_on_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     before = S3FileManager.live()
     with serve_s3() as s3:
-        for path, sound in zip(paths, sounds, strict=True):
-            s3.put(path, sound)
+        for name, sound in sounds.items():
+            s3.put(f"s3://clips/audio/{name}", sound)
         yield s3, windows
         for manager in made:
             manager.close()
@@ -223,6 +231,43 @@ def test_an_outage_is_not_stored_as_another_sound(model, cache: Path, clips_on_s
     assert [stored[item]["item"] for item in range(len(stored))] == [*range(len(stored))]
 
 
+def test_local_sounds_are_embedded_again_once_they_change(model, tmp_path: Path) -> None:
+    """Also if size and time of change are those of before, as after `rsync -t`."""
+    rows, items, sounds = toy_files(str(tmp_path))
+    for name, sound in sounds.items():
+        (tmp_path / name).write_bytes(sound)
+    first = embedded_training(AudioSetWindows(rows, items, SECONDS, RATE), 1, model, EXTRACTOR)
+    before = (tmp_path / "0000.wav").stat()
+    (tmp_path / "0000.wav").write_bytes(sounds["0001.wav"])
+    os.utime(tmp_path / "0000.wav", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (tmp_path / "0000.wav").stat().st_size == before.st_size
+    second = embedded_training(AudioSetWindows(rows, items, SECONDS, RATE), 1, model, EXTRACTOR)
+    for item in range(len(items)):
+        assert np.array_equal(first[item]["embeddings"], second[item]["embeddings"]) == (item > 0)
+
+
+def test_a_file_that_cannot_be_opened_is_not_stored_as_another_sound(
+    model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, items, sounds = toy_files(str(tmp_path))
+    for name, sound in sounds.items():
+        (tmp_path / name).write_bytes(sound)
+    whole = builtins.open
+
+    def refuse(file: Any, *given: Any, **named: Any) -> Any:
+        if str(file).endswith("0000.wav"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return whole(file, *given, **named)
+
+    windows = AudioSetWindows(rows, items, SECONDS, RATE)
+    with monkeypatch.context() as patch:
+        patch.setattr(builtins, "open", refuse)
+        with pytest.raises(OSError, match="0000.wav"):
+            embedded_training(windows, 1, model, EXTRACTOR)
+    stored = embedded_training(windows, 1, model, EXTRACTOR)
+    assert [stored[item]["item"] for item in range(len(stored))] == [*range(len(stored))]
+
+
 def test_a_batch_of_several_windows_is_stored_alike(model) -> None:
     side = toy_side()
     records = embed_side(side, model, EXTRACTOR)
@@ -238,11 +283,29 @@ def test_a_batch_of_several_windows_is_stored_alike(model) -> None:
         ("sampling_rate=16000", ["--sampling_rate", "16000"]),
         ("feature_config", ["--feature_config.num_mel_bins", "64"]),
         ("model_type", ["--model_type", "tcn"]),
+        ("bf16_full_eval", ["--bf16_full_eval", "true", "--use_cpu", "true"]),
     ],
 )
 def test_settings_that_do_not_fit_the_encoder_are_refused(key: str, rest: list[str]) -> None:
     with pytest.raises(ValueError, match=key):
         TASK.features(parse_run([CONFIG, *TINY, *rest]))
+
+
+@pytest.mark.parametrize("key", ["clip_seconds", "hop_seconds"])
+def test_a_saved_model_keeps_its_windows(key: str, model, tmp_path: Path) -> None:
+    config = EncoderConfig(encoder_config=model.config.encoder_config.to_dict(), num_labels=1)
+    EncoderForAudioClassification(config).save_pretrained(tmp_path)
+    kept = config.encoder_config.to_dict()
+    same = {"clip_seconds": str(kept["window_seconds"]), "hop_seconds": str(kept["hop_seconds"])}
+
+    def settings(values: dict[str, str]) -> dict[str, Any]:
+        rest = [part for name, value in values.items() for part in (f"--{name}", value)]
+        run = parse_run([CONFIG, *TINY, "--model_name_or_path", str(tmp_path), *rest])
+        return encoder_model_settings(cast(Any, None), run)
+
+    assert settings(same) == {}
+    with pytest.raises(ValueError, match=f"{key}=0.7"):
+        settings(same | {key: "0.7"})
 
 
 def test_a_model_without_its_encoder_is_refused(tmp_path: Path) -> None:
@@ -341,7 +404,6 @@ def test_the_frozen_encoder_of_a_trained_one_is_the_published_one() -> None:
     for name, value in published.base.state_dict().items():
         assert torch.equal(frozen.encoder.base_model.state_dict()[name], value)
     assert any(not torch.equal(a, b) for a, b in zip(trained.parameters(), frozen.parameters(), strict=False))
-    assert frozen_encoder(torch.nn.Linear(1, 1), settings) is None
 
 
 def test_only_a_frozen_encoder_is_cached(model) -> None:
