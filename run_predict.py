@@ -48,12 +48,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--threshold", type=float, default=None, help="Of events; None is the detector's own, 0.2 of an encoder."
     )
-    parser.add_argument("--text", default=None, help="What is said, for emotions: in the clip, or without one.")
+    parser.add_argument(
+        "--text", default=None, help="The words of the utterance, for emotions: in the clip, or without one."
+    )
     parser.add_argument(
         "--utterances",
         type=Path,
         default=None,
-        help="What is said line by line, in a long clip or without one: .srt, .vtt or .csv, with a column text, and "
+        help="The words line by line, in a long clip or without one: .srt, .vtt or .csv, with a column text, and "
         "optionally speaker, and start and end, which a clip needs.",
     )
     parser.add_argument("--device", default="cpu", help="Where the model runs: cpu, cuda, cuda:1, ...")

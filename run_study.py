@@ -12,6 +12,7 @@ import sys
 from launch.start import begin
 from launch.study_settings import parse_study, read_study
 from system.process import one_line_errors
+from system.text import plural
 
 if __name__ == "__main__":
     begin(read_study)
@@ -35,7 +36,7 @@ def main(argv: list[str]) -> None:
     print(study_table(found))
     print(f"table: {study.folder / 'table.html'} (and .md, .csv); every score of every run: study.csv")
     if failed:
-        raise SystemExit(f"{len(failed)} of {len(cells)} runs failed; the same command tries them again")
+        raise SystemExit(f"{len(failed)} of {plural(len(cells), 'run')} failed; the same command tries them again")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def mean_embeddings(values: Sequence[np.ndarray], present: np.ndarray, width: in
         width: D, needed where no row has the modality.
     """
     if len(values) != len(present):
-        raise ValueError(f"values: {len(values)} rows and present: {len(present)}; give one of each a row")
+        raise ValueError(f"rows of values: {len(values)}, and of present: {len(present)}; give one of each a row")
     means = []
     for row, (value, given) in enumerate(zip(values, present, strict=True)):
         if not given:

@@ -70,7 +70,7 @@ def padded(predictions: Rows, references: Rows, mask: Rows) -> tuple[np.ndarray,
         broken = ~np.isfinite(values) & counts
         if broken.any():
             raise ValueError(
-                f"{name}: {int(broken.sum())} frames in {int(broken.any(axis=1).sum())} trials are not finite; "
+                f"{name}: not finite in frames: {int(broken.sum())}, of trials: {int(broken.any(axis=1).sum())}; "
                 "mask such frames, or find out why a model predicts them"
             )
     return signals["predictions"], signals["references"], counts

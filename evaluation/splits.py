@@ -176,7 +176,9 @@ def split_trials(
     names = tuple("/".join(parts) for parts in zip(songs, listeners, trials, strict=True))
     duplicates = len(names) - len(set(names))
     if duplicates:
-        raise ValueError(f"{duplicates} trials share song, listener and trial number; make them unique in the builder")
+        raise ValueError(
+            f"trials that share song, listener and trial number: {duplicates}; make them unique in the builder"
+        )
     # The kind stands before the id: a song and a listener of the same name are different ids.
     ids = {
         "song": [f"song:{song}" for song in songs],

@@ -92,7 +92,7 @@ def check_finite(values: np.ndarray, mask: np.ndarray, what: str, remedy: str) -
     broken = ~np.isfinite(values) & mask
     if broken.any():
         raise ValueError(
-            f"{int(broken.sum())} {what} frames in {int(broken.any(axis=1).sum())} trials are not finite; {remedy}"
+            f"{what}: not finite in frames: {int(broken.sum())}, of trials: {int(broken.any(axis=1).sum())}; {remedy}"
         )
 
 

@@ -59,7 +59,7 @@ def decide(gain_low: float | None, p: float | None, permutations: int, songs: in
     if permutations < FEWEST_PERMUTATIONS:
         missing.append(f"{permutations} permutations are fewer than {FEWEST_PERMUTATIONS}")
     if songs < FEWEST_SONGS:
-        missing.append(f"{songs} songs are fewer than {FEWEST_SONGS}")
+        missing.append(f"{songs} {'song is' if songs == 1 else 'songs are'} fewer than {FEWEST_SONGS}")
     return Verdict("no effect" if missing else "effect", missing)
 
 

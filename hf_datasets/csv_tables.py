@@ -18,6 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from system.text import plural
+
 from .defects import make_defect
 from .raw_files import RawFolder
 
@@ -130,8 +132,8 @@ def fit_row(line: int, cells: list[str], width: int) -> list[str]:
     """The cells of a row, one for each column; a row without any text may have any number of them."""
     if any(cells[width:]) or (len(cells) < width and any(cells)):
         raise ValueError(
-            f"line {line}: {len(cells)} cells where the header has {width} ({','.join(cells)[:40]!r}); quote text "
-            "that holds a comma"
+            f"line {line}: {plural(len(cells), 'cell')} where the header has {width} ({','.join(cells)[:40]!r}); "
+            "quote text that holds a comma"
         )
     return (cells + [""] * width)[:width]
 
@@ -160,7 +162,7 @@ def damaged_line(data: bytes, separator: str, width: int, skipped: int, numbers:
         if line.count(b'"') % 2:
             return f"line {number}: {QUOTE_HINT}"
         if line.strip() and len(cells) != width:
-            return f"line {number}: {len(cells)} cells where {width} should be"
+            return f"line {number}: {plural(len(cells), 'cell')} where {width} should be"
         for place in numbers if line.strip() else ():
             try:
                 float(cells[place])

@@ -250,8 +250,9 @@ def _refuse_unreadable(found: list[tuple[str, dict]]) -> None:
     if refused:
         more = f"; and {len(refused) - NAMED_INPUTS} more" if len(refused) > NAMED_INPUTS else ""
         raise ValueError(
-            f"{len(refused)} inputs cannot be read: {'; '.join(refused[:NAMED_INPUTS])}{more}. Mend them and run this "
-            "again, or add --keep_unreadable to publish them flagged (nothing is published now, finished work is kept)"
+            f"{plural(len(refused), 'input')} cannot be read: {'; '.join(refused[:NAMED_INPUTS])}{more}. Fix "
+            "the data and run this again, or add --keep_unreadable to publish such rows flagged (nothing is published "
+            "now, finished work is kept)"
         )
 
 
@@ -290,8 +291,8 @@ def _explained(error: WriteError, output: Place, shards: list[tuple[str, Any, di
     needed = max(raw_bytes - sum(finished), 0) / 1e6
     room = "free space or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
     return ValueError(
-        f"cannot write {error.filename}: {error.strerror}; {len(finished)} of {len(shards)} shards are finished and "
-        f"kept, up to {needed:.0f} MB more are needed there; {room}give another --output_dir, then run this again"
+        f"cannot write {error.filename}: {error.strerror}; {len(finished)} of {plural(len(shards), 'shard')} finished "
+        f"and kept, up to {needed:.0f} MB more are needed there; {room}give another --output_dir, then run this again"
     )
 
 

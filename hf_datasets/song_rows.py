@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Audio, Features, List, Value
 
 from media.audio import AudioError, read_audio
+from system.text import plural
 
 from .base_builder import DEFECTS_COLUMN
 from .defects import located, make_defect
@@ -70,9 +71,9 @@ def check_time(times: np.ndarray, expected_rate: float | None) -> tuple[float, l
     The rate is (n - 1) / (last - first): n samples enclose n - 1 steps. With no `expected_rate` (Hz) any will do.
     """
     if len(times) < 2:
-        raise ValueError(f"{len(times)} rows are too few to tell a rate")
+        raise ValueError(f"too few rows to tell a rate: {len(times)}")
     if not np.isfinite(times).all():
-        raise ValueError(f"{np.count_nonzero(~np.isfinite(times))} cells of the time column are not numbers")
+        raise ValueError(f"not a number in the time column: {plural(np.count_nonzero(~np.isfinite(times)), 'cell')}")
     if times[-1] <= times[0]:
         raise ValueError(f"time goes from {times[0]} to {times[-1]} s")
     rate = float((len(times) - 1) / (times[-1] - times[0]))

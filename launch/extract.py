@@ -66,7 +66,7 @@ from tqdm import tqdm
 from launch.recordings import Recordings, find_recordings
 from media.audio import AudioError, read_audio_blocks
 from modeling.modeling_efficientat import FRAMES_PER_EMBEDDING
-from system.text import mask_secrets, printable, safe_row
+from system.text import mask_secrets, plural, printable, safe_row
 from system.worker_pool import map_in_processes
 from tasks.detection.predict import sliding_windows
 from training.encoders import Encoder, encoder_once
@@ -263,7 +263,7 @@ def main(argv: list[str]) -> None:
             old.unlink()
     failed = list_unreadable(shards, arguments.output / UNREADABLE)
     print(
-        f"{arguments.output}: {len(recordings) - failed} recordings in {len(shards)} shards, "
+        f"{arguments.output}: {plural(len(recordings) - failed, 'recording')} in {plural(len(shards), 'shard')}, "
         f"{len(shards) - len(missing)} of which were there; {failed} unreadable"
         + (f", see {arguments.output / UNREADABLE}" if failed else "")
         + (f"; {len(recordings) - len(targets)} without a target" if targets else "")

@@ -10,6 +10,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from system.text import plural
+
 SYNTHETIC_NOTICE = (
     "**SYNTHETIC DATA.** This model was trained and scored on signals that a program made. "
     "Its scores show that the software works; they say nothing about people, music or recorded sound."
@@ -101,9 +103,9 @@ def rows_line(test: dict[str, Any]) -> str:
     if test["lacking_all"]:
         lacking.append(f"{test['lacking_all']:,} without any of these")
     rest = f"of them {', '.join(lacking)}, judged by what they have" if lacking else "none lacks a modality"
-    line = f"All {test['rows']:,} rows of this side are scored: {rest}."
+    line = f"Scored: {plural(test['rows'], 'row')}, all of this side: {rest}."
     if test.get("undecodable"):
-        line += f" {test['undecodable']:,} rows have something that could not be decoded, which is taken as missing."
+        line += f" Something of {plural(test['undecodable'], 'row')} could not be decoded, and is taken as missing."
     return line
 
 
@@ -157,7 +159,8 @@ def counted(reasons: dict[str, int]) -> str:
 
 def in_words(counts: dict[str, Any]) -> str:
     """Counts: "1,200 clips, 60 with target"."""
-    return ", ".join(f"{number(count)} {kind.replace('_', ' ')}" for kind, count in counts.items())
+    named = {kind: kind.removesuffix("s") if count == 1 else kind for kind, count in counts.items()}
+    return ", ".join(f"{number(count)} {named[kind].replace('_', ' ')}" for kind, count in counts.items())
 
 
 def flat(counts: dict[str, Any]) -> dict[str, Any]:

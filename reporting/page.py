@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from reporting.card import SCORED_ONCE, flat, number, size, versions
 from reporting.plots import png
+from system.text import plural
 
 SUBSTITUTIONS_SHOWN = 20
 STYLE = """
@@ -123,9 +124,11 @@ def training_facts(facts: dict[str, Any]) -> str:
     kept = f"the checkpoint of step {step}, the best on validation by {training['chosen_by']}" if step else "the last"
     waiting = f"{100 * training['data_wait_share']:.1f} %"
     return (
-        f"<p>{size(facts)}. {training['steps']} steps, {training['epochs']:g} epochs, {training['processes']} "
-        f"process(es) of {facts['threads']} thread(s), precision {html.escape(training['precision'])}; "
-        f"kept: {html.escape(kept)}. {waiting} of the time went on waiting for data.</p>"
+        f"<p>{size(facts)}. "
+        f"{plural(training['steps'], 'step')}, {training['epochs']:g} epoch{'s' * (training['epochs'] != 1)}, "
+        f"{plural(training['processes'], 'process', 'processes')} with {plural(facts['threads'], 'thread')} each, "
+        f"precision {html.escape(training['precision'])}; kept: {html.escape(kept)}. {waiting} of the time went on "
+        "waiting for data.</p>"
     )
 
 
@@ -146,7 +149,8 @@ def training_section(facts: dict[str, Any], figures: dict[str, tuple[bytes, str]
 def unread(training: dict[str, Any]) -> str:
     """How often a clip could not be decoded, all sides and passes of the run together; nothing where all could."""
     times = training.get("undecodable")
-    return f"<p>{times:,} times in this run a clip could not be decoded and was taken as missing.</p>" if times else ""
+    said = "In this run a clip could not be decoded, and was taken as missing"
+    return f"<p>{said}: {plural(times, 'time')}.</p>" if times else ""
 
 
 def policies_and_notes(data: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from reporting.card import plain, score_cell
 from reporting.page import STYLE, images, shown, table
 from reporting.plots import draw_scores, literal, panels_below_each_other
-from system.text import safe_cell
+from system.text import plural, safe_cell
 
 
 def study_files(found: dict[str, Any]) -> dict[str, str | bytes]:
@@ -93,7 +93,7 @@ def cells_of(row: dict[str, Any]) -> list[str]:
 
 def captions(found: dict[str, Any]) -> list[str]:
     """What a reader of the table has to know."""
-    lines = [f"{found['config']}, {found['finished']} of {found['planned']} runs. {found['explained']}"]
+    lines = [f"{found['config']}, {found['finished']} of {plural(found['planned'], 'run')}. {found['explained']}"]
     if found["synthetic"]:
         lines.append("SYNTHETIC DATA: these scores say nothing about people, music or recorded sound.")
     if found["settings"] > 1:

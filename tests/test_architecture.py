@@ -38,6 +38,7 @@ REASONS: dict[str, str] = {
     "tests/media/test_video.py": "every container and codec that is read",
     "tests/modeling/test_audio_features.py": "the properties that every setting of log-mel and MFCC keeps",
     "tests/modeling/test_signal_models.py": "the properties that every signal model keeps, over all of them",
+    "tests/tasks/test_every_task.py": "the rules of every task, which share one short run of each",
 }
 
 MODULES = {".".join(path.with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}

@@ -19,6 +19,7 @@ from transformers import (
 from modeling import SIGNAL_CONFIGS, EncoderConfig, FusionConfig
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from system.process import keep_freed_memory
+from system.text import plural
 from training.callbacks import StopWithoutProgress
 from training.command_line import unknown_key
 from training.environment import threads_for_this_process
@@ -49,7 +50,7 @@ def set_up_process(run: Run) -> None:
     keep_freed_memory()
     use_storage(run.arguments)
     set_seed(run.training.seed)
-    logger.info("%s: torch on %s, %d threads", run.name, run.training.device, torch.get_num_threads())
+    logger.info("%s: torch on %s, %s", run.name, run.training.device, plural(torch.get_num_threads(), "thread"))
 
 
 def build_extractor(arguments: RunArguments, **settings: Any) -> FeatureExtractionMixin:

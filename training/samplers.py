@@ -8,6 +8,7 @@ import numpy as np
 from torch.utils.data import Sampler, SequentialSampler
 
 from system.storage import S3FileManager, is_remote
+from system.text import plural
 
 SHARDS_TOGETHER = 2  # whose items are shuffled among each other, where data are read shard by shard
 BATCHES_PER_POOL = 50  # batches; items are grouped by length within a pool of this many
@@ -84,8 +85,8 @@ class ShardedSampler(Sampler[tuple[int, int]]):
         self.own = [numbers[numbers % world_size == rank] for rank in range(world_size)]  # shards of each rank
         if not all(len(own) for own in self.own):
             raise ValueError(
-                f"streaming: {len(numbers)} shards hold items to train on, and not each of {world_size} processes has "
-                "one; start fewer"
+                f"streaming: items to train on are in {plural(len(numbers), 'shard')}, and not each of {world_size} "
+                "processes has one; start fewer"
             )
         self.total = len(self.plan()[0])
         self.repeated = self.total - len(self.shards)

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from media.audioset import Labels, id_uniforms
+from system.text import plural
 
 from ..defects import make_defect
 from .own_lists import GroupTable, OwnList
@@ -185,7 +186,7 @@ def _settle_sides(sources: _Sources) -> np.ndarray:
     if len(both):
         where = [next(w for w, e, clips in sources.sides() if e == wanted and both[0] in clips) for wanted in (0, 1)]
         raise ValueError(
-            f"{where[0]} is for training and holds {len(both)} clips of the eval split, such as "
+            f"{where[0]} is for training and holds {plural(len(both), 'clip')} of the eval split, such as "
             f"{_named(sources, both)} (in {where[1]}); take them out of one of the two"
         )
     return side[1]

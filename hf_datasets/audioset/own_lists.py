@@ -29,6 +29,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from system.storage import S3FileManager, is_remote
+from system.text import plural
 
 from ..csv_tables import decode_text, errors_in, read_rows, refuse_line_breaks, split_header
 from .sound_files import NAME, SUFFIXES
@@ -328,7 +329,7 @@ def _read_csv(data: bytes, where: str) -> pa.Table:
         raise ValueError(f"{where} is no table of texts: {str(error).splitlines()[0]}") from None
     if bad:
         cells, expected = bad[0].actual_columns, bad[0].expected_columns
-        raise ValueError(f"{where} line {bad[0].number}: {cells} cells, where the header has {expected}")
+        raise ValueError(f"{where} line {bad[0].number}: {plural(cells, 'cell')}, where the header has {expected}")
     with errors_in(where):
         refuse_line_breaks(table, 2)
     return table

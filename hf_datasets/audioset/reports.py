@@ -25,7 +25,7 @@ from media.audioset import (
     label_weights,
     trim_heads,
 )
-from system.text import RUN_BY_SPREADSHEETS, csv_text
+from system.text import RUN_BY_SPREADSHEETS, csv_text, plural
 
 from ..shards import RowReader
 from .sound_files import SUBSETS
@@ -70,7 +70,7 @@ def summarise(tree: Tree, rows: RowReader) -> tuple[dict[str, str | bytes], str]
 def _summarise(tree: Tree, outcome: Outcome) -> tuple[dict[str, str | bytes], str]:
     if tree.reading.location is not None and not outcome.usable.any():
         raise ValueError(
-            f"none of the {len(outcome.usable)} clips has a usable sound in {tree.reading.location}; "
+            f"none of {plural(len(outcome.usable), 'clip')} has a usable sound in {tree.reading.location}; "
             + ", ".join(f"{name} {np.count_nonzero(found)}" for name, found in outcome.fates.items() if found.any())
         )
     trained = _trained(tree, outcome)
@@ -235,7 +235,7 @@ def describe(tree: Tree, outcome: Outcome) -> str:
     lines = []
     for side, clips in (("train", ~tree.in_eval), ("eval", tree.in_eval)):
         count, usable = np.count_nonzero(clips), np.count_nonzero(clips & outcome.usable)
-        line = f"{side}: {count:,} clips"
+        line = f"{side}: {plural(count, 'clip')}"
         if tree.reading.location is None:
             line += ", their sounds were not looked for"
         elif count:
@@ -300,7 +300,8 @@ def target_record(tree: Tree) -> dict:
 def describe_target(record: dict) -> str:
     """The same for people."""
     lines = [
-        "target: " + "; ".join(f"{one['name']} ({one['mid']}), {one['clips']:,} clips" for one in record["target"])
+        "target: "
+        + "; ".join(f"{one['name']} ({one['mid']}), {plural(one['clips'], 'clip')}" for one in record["target"])
     ]
     for key, what in (
         ("related", "related, in no negative"),
@@ -309,6 +310,6 @@ def describe_target(record: dict) -> str:
     ):
         named = ", ".join(f"{one['name']} ({one['with_target']:,} of {one['clips']:,})" for one in record[key])
         lines.append(f"{what}: {named or 'none'}")
-    lines += [f"{rule['clips']:>9,} clips: {rule['rule']}" for rule in record["rules"]]
-    lines.append(f"{record['negatives']:>9,} clips are left as negatives")
+    lines += [f"{plural(rule['clips'], 'clip'):>15}: {rule['rule']}" for rule in record["rules"]]
+    lines.append(f"{plural(record['negatives'], 'clip'):>15}: left as negatives")
     return "\n".join(lines)

@@ -10,6 +10,8 @@ import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from system.text import plural
+
 from ..defects import make_defect
 from ..ratings import RATINGS
 from ..raw_files import SYNTHETIC_MARKER, RawFolder
@@ -138,7 +140,9 @@ def _read_header(rows: list[tuple[int, list[str]]]) -> tuple[list[str], list[tup
 def _read_row(header: list[str], line: int, cells: list[str], files: _Files) -> tuple[Recording | None, list[str]]:
     """One recording, or all that is wrong with its row."""
     if len(cells) < len(header) or any(cells[len(header) :]):
-        return None, [f"{len(cells)} cells where the header has {len(header)}; quote text that holds a separator"]
+        return None, [
+            f"{plural(len(cells), 'cell')} where the header has {len(header)}; quote text that holds a separator"
+        ]
     row = dict.fromkeys(COLUMNS, "") | dict(zip(header, cells, strict=False))
     problems = [f"`{name}` is empty; it is needed" for name in NEEDED if not row[name]]
     paths, numbers = dict.fromkeys(("audio", "signal"), ""), {}

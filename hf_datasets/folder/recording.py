@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from system.text import plural
+
 from ..defects import make_defect
 from ..song_rows import check_time, check_trial
 from .metadata import Recording
@@ -65,7 +67,7 @@ def read_signal(data: bytes, column: str | None) -> Signal:
         cells = cells or [""]  # of a single column: a sample that is missing
         if len(cells) != width:
             raise ValueError(
-                f"line {line} has {len(cells)} cells where {width} should be ({', '.join(cells)[:40]!r}); "
+                f"line {line} has {plural(len(cells), 'cell')} where {width} should be ({', '.join(cells)[:40]!r}); "
                 "numbers take a decimal point, no comma"
             )
         if time_at is not None:
@@ -91,8 +93,8 @@ def find_columns(first: list[str], column: str | None) -> tuple[int, int | None,
     if not any(_is_name(cell) for cell in first):
         if len(first) > 1:
             raise ValueError(
-                f"line 1 has {len(first)} cells and no names ({', '.join(first)[:40]!r}); give a header such as "
-                "time,eda, or decimal points where these are decimal commas"
+                f"line 1 has {plural(len(first), 'cell')} and no names ({', '.join(first)[:40]!r}); give a header "
+                "such as time,eda, or decimal points where these are decimal commas"
             )
         if column is not None:
             raise ValueError(f"no header, where metadata.csv asks for the column {column!r}; leave `column` empty")

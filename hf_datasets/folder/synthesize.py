@@ -13,6 +13,8 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from system.text import plural
+
 from ..pmemo.synthesize import EDA_RATE, Listener, draw_accents, synthesize_sound, write_mp3
 from ..synthesizing import run_synthesizer, write_csv
 from .metadata import COLUMNS, METADATA
@@ -46,8 +48,8 @@ def synthesize(
     for folder in ("audio", "signals"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     origin = (
-        f"Synthetic: {num_songs} songs, {num_listeners} listeners, coupling {coupling:g}, seed {seed}, "
-        f"{seconds[0]:g}-{seconds[1]:g} s, libsndfile {soundfile.__libsndfile_version__}"
+        f"Synthetic: {plural(num_songs, 'song')}, {plural(num_listeners, 'listener')}, coupling {coupling:g}, "
+        f"seed {seed}, {seconds[0]:g}-{seconds[1]:g} s, libsndfile {soundfile.__libsndfile_version__}"
     )
     (root / "SYNTHETIC").write_text(origin + "\n")
     listeners = [Listener(seed, number) for number in range(num_listeners)]

@@ -15,7 +15,7 @@ from datasets import ClassLabel, Features, Value, Video
 from datasets.builder import Key
 
 from media.video import VideoError, probe_clip
-from system.text import csv_text
+from system.text import csv_text, plural
 
 from ..base_builder import DEFECTS_COLUMN, Builder, RawConfig
 from ..defects import UTTERANCE_DEFECTS, located, make_defect
@@ -194,6 +194,6 @@ def describe(rows: RowReader) -> str:
             some[place] += count
     counts["all"] = [sum(column) for column in zip(*counts.values(), strict=True)]
     return "\n".join(
-        f"{split}: {total:,} utterances; usable: text {text:,}, sound {sound:,}, pictures {pictures:,}"
+        f"{split}: {plural(total, 'utterance')}; usable: text {text:,}, sound {sound:,}, pictures {pictures:,}"
         for split, (total, text, sound, pictures) in counts.items()
     )

@@ -21,6 +21,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
+from system.text import plural
+
 from ..csv_tables import blank_defects, fit_row, parse_number, read_rows, read_table
 from ..defects import make_defect
 from ..raw_files import SYNTHETIC_MARKER, RawFolder
@@ -125,7 +127,7 @@ def read_eda(data: bytes) -> tuple[list[str], np.ndarray, list[dict]]:
     if len(rows) > 1:
         raise ValueError("line 1 ends in a carriage return alone; save the file with the line ends of Unix or Windows")
     if len(names) < 2:
-        raise ValueError(f"{len(names)} columns, where time and listeners should be, separated by commas")
+        raise ValueError(f"{plural(len(names), 'column')}, where time and listeners should be, separated by commas")
     if not names[0].strip().lower().startswith("time"):
         raise ValueError(f"the first column is {names[0][:40]!r}, where time(s) should be")
     if not body.strip():

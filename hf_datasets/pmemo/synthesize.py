@@ -19,6 +19,8 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from system.text import plural
+
 from ..synthesizing import run_synthesizer, write_csv
 from .damage import SONGS_FOR_ALL, damage
 
@@ -68,8 +70,9 @@ def synthesize(
     for folder in ("chorus", "EDA", "annotations"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     origin = (
-        f"Synthetic: {num_songs} songs, {num_listeners} listeners, coupling {coupling:g}, seed {seed}, "
-        f"{seconds[0]:g}-{seconds[1]:g} s, defects {defects}, libsndfile {soundfile.__libsndfile_version__}"
+        f"Synthetic: {plural(num_songs, 'song')}, {plural(num_listeners, 'listener')}, coupling {coupling:g}, "
+        f"seed {seed}, {seconds[0]:g}-{seconds[1]:g} s, defects {defects}, "
+        f"libsndfile {soundfile.__libsndfile_version__}"
     )
     (root / "SYNTHETIC").write_text(origin + "\n")
     listeners = [Listener(seed, number) for number in range(num_listeners)]

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from datasets import Features, List, Value
 from datasets.builder import Key
 
-from system.text import safe_row
+from system.text import plural, safe_row
 
 from ..base_builder import DEFECTS_COLUMN, Builder
 from ..defects import CREATIVE_DEFECTS, make_defect
@@ -121,7 +121,7 @@ class TuneinBuilder(Builder):
             total += len(table)
         writer.writerows(map(safe_row, self.tree.dropped))
         said = ", ".join(f"{kind} {count:,}" for kind, count in counts.items())
-        return {"missed_embeddings.csv": text.getvalue()}, f"{total:,} creatives; with {said}"
+        return {"missed_embeddings.csv": text.getvalue()}, f"{plural(total, 'creative')}; with {said}"
 
 
 def make_rows(

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from system.process import answer_at_once, give_back_freed_memory, one_line_errors
+from system.text import plural
 
 FOLDER, MANIFEST = "latest_embeddings", "manifest.json"
 POLICIES = ("random", "zeros", "mean", "drop")
@@ -316,8 +317,11 @@ def main(arguments: list[str] | None = None) -> None:
     with one_line_errors("write_batches", "stopped. Finished batches are kept: run this again to continue."):
         manifest = write_batches(*parse(arguments))
     absent = ", ".join(f"{kind} {count:,}" for kind, count in manifest["missing_counts"].items())
-    print(f"{manifest['creatives']:,} creatives in {len(manifest['batches']):,} batches; made up: {absent}")
-    print(f"{len(manifest['dropped']):,} creatives are in none; {FOLDER}/{MANIFEST} names them")
+    print(
+        f"{plural(manifest['creatives'], 'creative')} in {plural(len(manifest['batches']), 'batch', 'batches')}; "
+        f"made up: {absent}"
+    )
+    print(f"in none: {plural(len(manifest['dropped']), 'creative')}; {FOLDER}/{MANIFEST} names them")
 
 
 if __name__ == "__main__":

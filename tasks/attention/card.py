@@ -22,6 +22,7 @@ from reporting.card import (
     versions,
     warnings,
 )
+from system.text import plural
 
 NAMES = {"spearman": "Spearman", "pearson": "Pearson", "r2": "R2", "mae": "MAE", "rmse": "RMSE"}
 IN_UNIT = ("mae", "rmse")
@@ -55,7 +56,7 @@ def results_table(test: dict[str, Any]) -> str:
 def conclusion(test: dict[str, Any]) -> str:
     """The score that the verdict is on, and the verdict."""
     score = test["verdict"]["score"]
-    scored = f"{NAMES[score]} {cell(test['scores'][score], 3)} over {test['rows']:,} creatives"
+    scored = f"{NAMES[score]} {cell(test['scores'][score], 3)} over {plural(test['rows'], 'creative')}"
     return f"{scored}; verdict: {test['verdict']['verdict']}"
 
 
@@ -76,7 +77,7 @@ def score_table(test: dict[str, Any]) -> str:
     ]
     others = test["baselines"] | test["ablations"]
     gain = f"model's gain in {NAMES[test['verdict']['score']]}", test["verdict"]["score"]
-    return compared_table(f"{test['rows']:,} creatives", columns, test["scores"], others, gain)
+    return compared_table(plural(test["rows"], "creative"), columns, test["scores"], others, gain)
 
 
 def modalities_line(test: dict[str, Any]) -> str:
@@ -110,7 +111,7 @@ def level_line(test: dict[str, Any]) -> str:
 
 def about(test: dict[str, Any]) -> str:
     """What was scored, in a line."""
-    return f"{test['rows']:,} creatives, their attention in {test['unit']}"
+    return f"{plural(test['rows'], 'creative')}, their attention in {test['unit']}"
 
 
 def notices(facts: dict[str, Any]) -> list[str]:
@@ -142,7 +143,7 @@ def model_card(facts: dict[str, Any]) -> str:
         "## Use",
         usage(facts),
         "## Training",
-        f"{training['steps']} steps; {chosen(training)}. {SCORED_ONCE} {size(facts)}.{base(facts)}",
+        f"{plural(training['steps'], 'step')}; {chosen(training)}. {SCORED_ONCE} {size(facts)}.{base(facts)}",
         configuration(facts),
         "## Limits",
         LIMITS,

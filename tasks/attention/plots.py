@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reporting.plots import FAINT, MODEL, OTHERS, TRUTH, WIDTH, draw_scores, literal, panels_below_each_other
+from system.text import plural
 
 WORST = -0.5  # of R2 and correlations in a figure: what lies below is told in numbers
 BEST = 1.05  # nothing lies above 1
@@ -86,7 +87,7 @@ def plot_residuals(residuals: list[dict[str, Any]], unit: str) -> Figure:
             panel.plot([place, place], [found["low"], found["high"]], color=MODEL, linewidth=2, solid_capstyle="butt")
         panel.plot(place, found["mean"], "o", color=MODEL, markersize=6)
     panel.axhline(0, color=TRUTH, linewidth=0.8)
-    ticks = [f"{part['from']:.3g} to {part['to']:.3g}\n{part['rows']:,} creatives" for part in residuals]
+    ticks = [f"{part['from']:.3g} to {part['to']:.3g}\n{plural(part['rows'], 'creative')}" for part in residuals]
     panel.set_xticks(range(len(residuals)), ticks)
     panel.set_xlim(-0.5, len(residuals) - 0.5)
     panel.set_xlabel(f"measured ({literal(unit)})", fontsize=9)

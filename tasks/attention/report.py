@@ -24,6 +24,7 @@ from reporting.page import (
     with_images,
 )
 from reporting.plots import plot_learning
+from system.text import plural
 from tasks.attention.card import (
     LIMITS,
     SCORES_EXPLAINED,
@@ -122,5 +123,5 @@ def residual_table(test: dict[str, Any]) -> str:
 def data_section(facts: dict[str, Any]) -> str:
     """Sides and hash of the split, and what was done about rows that are not whole."""
     data = facts["data"]
-    first = f"<p>{data['rows']:,} creatives in the data. {split_facts(facts['split'])}</p>"
+    first = f"<p>{plural(data['rows'], 'creative')} in the data. {split_facts(facts['split'])}</p>"
     return "\n".join([first, sides(data), *policies_and_notes(data), files(data)])

@@ -25,6 +25,7 @@ from reporting.card import (
     versions,
     warnings,
 )
+from system.text import plural
 
 # Rows of the table: heading, score, decimals.
 SCORES = (
@@ -84,7 +85,8 @@ def score_table(test: dict[str, Any]) -> str:
     """A row a score, a column the model and each baseline; brackets hold 95 % intervals."""
     columns = {"model": test["scores"], **test["baselines"]}
     lines = [
-        f"| {test['clips']:,} clips, {test['positives']:,} with the target | {' | '.join(map(name_of, columns))} |",
+        f"| {plural(test['clips'], 'clip')}, {test['positives']:,} with the target | "
+        f"{' | '.join(map(name_of, columns))} |",
         "|---" * (len(columns) + 1) + "|",
     ]
     for heading, score, decimals in SCORES:
@@ -114,7 +116,7 @@ def is_beaten(test: dict[str, Any], baseline: str) -> bool:
 
 def conclusion(test: dict[str, Any]) -> str:
     """Average precision and the verdict."""
-    scored = f"average precision {cell(test['scores']['average_precision'], 3)} over {test['clips']:,} clips"
+    scored = f"average precision {cell(test['scores']['average_precision'], 3)} over {plural(test['clips'], 'clip')}"
     return f"{scored}; verdict: {verdict_of(test)}"
 
 
@@ -223,8 +225,9 @@ def about(test: dict[str, Any]) -> str:
         if test[kind]
     ]
     return (
-        f"{test['clips']:,} clips, {test['positives']:,} with {target_names(test)}, {test['negatives']:,} without it "
-        f"({number(test['hours_of_negatives'])} hours)" + "".join(f"; {text}" for text in lost)
+        f"{plural(test['clips'], 'clip')}, {test['positives']:,} with {target_names(test)}, "
+        f"{test['negatives']:,} without it ({number(test['hours_of_negatives'])} hours)"
+        + "".join(f"; {text}" for text in lost)
     )
 
 
@@ -260,7 +263,7 @@ def model_card(facts: dict[str, Any]) -> str:
         "## Use",
         usage(facts),
         "## Training",
-        f"{training['steps']} steps; {chosen(training)}. {size(facts)}.{base(facts)} {mined(training)}",
+        f"{plural(training['steps'], 'step')}; {chosen(training)}. {size(facts)}.{base(facts)} {mined(training)}",
         configuration(facts),
         "## Limits",
         LIMITS,

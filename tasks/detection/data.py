@@ -12,6 +12,7 @@ from transformers.trainer_utils import PredictionOutput
 
 from evaluation.validation import validation_scores
 from media.audioset import Labels, ontology_from_labels
+from system.text import plural
 from tasks.detection.collator import SoundExtractor
 from tasks.detection.eval_windows import ClipWindows
 from tasks.detection.pools import ClipPools, build_pools
@@ -140,7 +141,7 @@ def log_what_was_kept(data: DetectionData) -> None:
     logger.info("target: %s; clips: %s", ", ".join(data.target_names()), data.split.sides)
     for rule in data.pools.rules:
         if rule.clips:
-            logger.info("left out: %s: %s clips", rule.rule, rule.clips)
+            logger.info("left out: %s: %s", rule.rule, plural(rule.clips, "clip"))
 
 
 def model_scores(side: ClipWindows, output: EvalPrediction | PredictionOutput) -> ClipScores:

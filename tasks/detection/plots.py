@@ -21,6 +21,7 @@ from reporting.plots import (
     literal,
     panels_below_each_other,
 )
+from system.text import plural
 from tasks.detection.card import name_of
 
 TAGS_SHOWN = 8
@@ -210,7 +211,9 @@ def plot_confusers(confusers: Sequence[dict[str, Any]] | None) -> Figure | None:
     longest = 0  # letters beside a bar
     for place, label in enumerate(reversed(shown)):
         panel.barh(place, label["false_alarms"], height=0.62, color=FALSE)
-        said = f" {label['false_alarms']:,}, in {label['clips_with_false_alarm']:,} of {label['clips']:,} clips"
+        said = (
+            f" {label['false_alarms']:,}, in {label['clips_with_false_alarm']:,} of {plural(label['clips'], 'clip')}"
+        )
         longest = max(longest, len(said))
         panel.annotate(said, (label["false_alarms"], place), fontsize=8, va="center", color=TRUTH)
     panel.set_yticks(range(len(shown)), [shortened(label["name"]) for label in reversed(shown)])

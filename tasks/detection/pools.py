@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from media.audioset import Labels, Ontology, id_uniforms, trim_heads
+from system.text import plural
 from tasks.detection.columns import ClipColumns, is_one_of, reasons_without_audio
 from tasks.detection.items import (
     TOLERANCE,
@@ -137,8 +138,8 @@ class ClipPools:
                 went = "; ".join(f"{rule.rule}: {rule.clips}" for rule in self.rules)
                 kind = {"positive_share": "positives", "strong_share": "strong negatives"}.get(name, "weak negatives")
                 raise ValueError(
-                    f"there are no {kind}, but {name} is {share:g}. Of {self.counts.clips} clips, left out by each "
-                    f"rule in turn: {went}. {advice[0].upper()}{advice[1:]}"
+                    f"there are no {kind}, but {name} is {share:g}. Of {plural(self.counts.clips, 'clip')}, left out "
+                    f"by each rule in turn: {went}. {advice[0].upper()}{advice[1:]}"
                 )
 
 
@@ -288,7 +289,7 @@ def _check_eval_apart(clips: ClipColumns, twins: np.ndarray, ids: np.ndarray) ->
     if len(both):
         named = clips.ids.take(pa.array(twins[np.isin(ids, both)])).unique().to_pylist()
         raise ValueError(
-            f"{len(named)} clips are in eval and in a list for training too ({', '.join(named[:NAMED])}"
+            f"in eval and in a list for training: {plural(len(named), 'clip')} ({', '.join(named[:NAMED])}"
             f"{', ...' if len(named) > NAMED else ''}): what is tested on is never trained on; take them out of one"
         )
 
@@ -300,8 +301,8 @@ def _check_groups_apart(clips: ClipColumns, groups: pa.ChunkedArray, draws: np.n
         rows = [int(np.flatnonzero(draws == draw)[0]) for draw in both[:NAMED]]
         named = ", ".join(repr(group) for group in groups.take(pa.array(rows)).to_pylist())
         raise ValueError(
-            f"group={named}{', ...' if len(both) > NAMED else ''}: {len(both)} groups have clips in eval and in "
-            "training. Put all clips of a group in one split."
+            f"group={named}{', ...' if len(both) > NAMED else ''}: clips of {plural(len(both), 'group')} are "
+            "in eval and in training. Put all clips of a group in one split."
         )
 
 

@@ -20,6 +20,7 @@ from evaluation.events import ROUNDING, detect_events
 from media.audio import read_audio_blocks
 from modeling import EfficientAtConfig
 from modeling.modeling_classification import AudioClassificationOutput
+from system.text import plural
 from tasks.detection.collator import SoundExtractor
 from tasks.detection.windows import fit_to_scale, with_zeros
 from training.prediction import write_predictions
@@ -282,7 +283,7 @@ def predict(
         parts, sounds, arguments.output, keep=arguments.plot is not None, synthetic=arguments.synthetic
     )
     found = cast(list[Detections], written)
-    summary = f"{events} events of {found[0].target} at threshold {found[0].threshold:.3g}" if found else ""
+    summary = f"{plural(events, 'event')} of {found[0].target} at threshold {found[0].threshold:.3g}" if found else ""
     return Predicted(found, unreadable, summary)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from evaluation.intervals import Interval
+from system.text import plural
 from tasks.detection.mining import MinedEpoch
 from tasks.detection.pools import ClipCounts, LabelCount, RuleCount
 from tasks.detection.scores import ClipResults
@@ -45,8 +46,9 @@ class TrainingLength:
 
     def __str__(self) -> str:
         return (
-            f"{self.steps:,} optimizer steps, {self.steps_per_epoch:,} per epoch; {self.positives:,} positives, "
-            f"{self.positives_per_step} per step, {self.passes:.1f} passes over them"
+            f"{plural(self.steps, 'optimizer step')}, {self.steps_per_epoch:,} per epoch; "
+            f"{plural(self.positives, 'positive')}, {self.positives_per_step} per step, "
+            f"{self.passes:.1f} passes over them"
         )
 
 

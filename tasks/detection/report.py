@@ -25,6 +25,7 @@ from reporting.page import (
     with_images,
 )
 from reporting.plots import plot_learning
+from system.text import plural
 from tasks.detection.card import (
     LIMITS,
     RULE,
@@ -151,8 +152,8 @@ def length_line(length: dict[str, Any] | None) -> str:
     if length is None:
         return "How often each positive came was not recorded."
     return (
-        f"Planned: {length['steps']:,} optimizer steps of {length['positives_per_step']} positives each, which are "
-        f"{length['passes']:.1f} passes over {length['positives']:,} positives."
+        f"Planned: {plural(length['steps'], 'optimizer step')} of {plural(length['positives_per_step'], 'positive')} "
+        f"each: {length['passes']:.1f} passes over {plural(length['positives'], 'positive')}."
     )
 
 
@@ -176,14 +177,9 @@ def coverage_line(coverage: dict[str, Any] | None) -> str:
     more = f" and {len(never) - NAMES_SHOWN} more" if len(never) > NAMES_SHOWN else ""
     missed = f" Never: {', '.join(never[:NAMES_SHOWN])}{more}." if never else ""
     return (
-        f"{coverage['seen']:,} of {coverage['labels']:,} labels of the negatives were served; the plan brings each at "
-        f"least once in {epochs(coverage['rounds'])}.{missed}"
+        f"Served: {coverage['seen']:,} of {plural(coverage['labels'], 'label')} of the negatives; the plan brings "
+        f"each at least once in {plural(coverage['rounds'], 'epoch')}.{missed}"
     )
-
-
-def epochs(count: int) -> str:
-    """ "1 epoch", "3 epochs"."""
-    return f"{count} epoch{'' if count == 1 else 's'}"
 
 
 def data_section(facts: dict[str, Any]) -> str:
@@ -193,7 +189,7 @@ def data_section(facts: dict[str, Any]) -> str:
     rules = [[rule["rule"], number(rule["clips"])] for rule in data["rules"]]
     return "\n".join(
         [
-            f"<p>{data['rows']:,} clips in the data. {split_facts(facts['split'])}</p>",
+            f"<p>{plural(data['rows'], 'clip')} in the data. {split_facts(facts['split'])}</p>",
             sides(data),
             text_table(["clips, and windows that can be drawn", "number"], clips),
             text_table(["rule, in the order of application", "clips left out"], rules),

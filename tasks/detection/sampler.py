@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Sampler
 
+from system.text import plural
 from tasks.detection.draws import DrawnItems, Reason, label_quotas, spread_repeats
 from tasks.detection.items import LabelledPool
 from tasks.detection.permuting import keys_of, permuted_places
@@ -205,7 +206,8 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
         """Why an item of this epoch was drawn: `item`, `seed`, `tier`, `label` (None for none) and `why` in words."""
         if not (0 <= batch < len(self) and 0 <= position < self.batch_size):
             raise ValueError(
-                f"batch {batch}, position {position}: an epoch has {len(self)} batches of {self.batch_size}"
+                f"batch {batch}, position {position}: an epoch has "
+                f"{plural(len(self), 'batch', 'batches')} of {self.batch_size}"
             )
         draws = self._draw(self.epoch)
         item, label, reason = (int(column[batch, position]) for column in draws)
@@ -221,9 +223,8 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
             return f"in turn: {count} of {len(self.positives)} positives an epoch, {passed:.2f} passes done before"
         if reason == Reason.HARD:
             place = int(np.flatnonzero(self.hard == item)[0])
-            return (
-                f"hard: {place + 1} of {len(self.hard)} negatives taken for the target, up to {self.uses[place]} times"
-            )
+            times = plural(int(self.uses[place]), "time")
+            return f"hard: {place + 1} of {len(self.hard)} negatives taken for the target, up to {times}"
         if reason == Reason.CHECKED:
             return f"explicit: one of {len(self.explicit)} that a person checked"
         pool = self.weak if tier == "weak" else self.strong
@@ -236,8 +237,8 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
         by = {"uniform": "its size", "sqrt": "the root of its size", "panns": "turns"}[weights]
         spare = ", where hard ones are too few" if tier == "tier_b" else ""
         return (
-            f"by label{spare}: its label has {np.count_nonzero(same)} of {slots} slots (by {by}, at least one) and"
-            f" {np.count_nonzero(pool.labels == label)} members"
+            f"by label{spare}: its label has {np.count_nonzero(same)} of {plural(slots, 'slot')} (by {by}, at least "
+            f"one) and {plural(np.count_nonzero(pool.labels == label), 'member')}"
         )
 
     def digest(self) -> str:

@@ -20,6 +20,7 @@ from reporting.card import (
     versions,
     warnings,
 )
+from system.text import plural
 
 SCORES_EXPLAINED = (
     "Scores are taken within each trial and averaged over trials; brackets hold 95 % intervals over songs and "
@@ -47,9 +48,10 @@ def results_table(results: dict[str, Any]) -> str:
 
 def conclusion(results: dict[str, Any]) -> str:
     """The score that the verdict is on, and the verdict, of each channel."""
+    trials = plural(results["trials"], "trial")
     return "\n".join(
-        f"{name}: r after detrending {score_cell(channel['model']['detrended_pearson'])} over {results['trials']} "
-        f"trials, against {score_cell(channel['baselines'][channel['gain']['over']]['detrended_pearson'])} of "
+        f"{name}: r after detrending {score_cell(channel['model']['detrended_pearson'])} over {trials}, "
+        f"against {score_cell(channel['baselines'][channel['gain']['over']]['detrended_pearson'])} of "
         f"{channel['gain']['over'].replace('_', ' ')}; verdict: {channel['verdict']['verdict']}"
         for name, channel in results["channels"].items()
     )
@@ -58,7 +60,8 @@ def conclusion(results: dict[str, Any]) -> str:
 def channel_table(results: dict[str, Any], name: str, channel: dict[str, Any]) -> str:
     """The table of one channel; brackets hold 95 % intervals."""
     headings = [heading.format(unit=results["unit"]) for heading, _ in SCORES]
-    lines = [f"| {name}, {results['trials']} trials | {' | '.join(headings)} |", "|---" * (len(SCORES) + 1) + "|"]
+    first = f"{name}, {plural(results['trials'], 'trial')}"
+    lines = [f"| {first} | {' | '.join(headings)} |", "|---" * (len(SCORES) + 1) + "|"]
     for who, scores in {"model": channel["model"], **channel["baselines"]}.items():
         label = f"{who.replace('_', ' ')}{' (oracle)' if who in ORACLES else ''}"
         lines.append(f"| {label} | {' | '.join(score_cell(scores[score]) for _, score in SCORES)} |")
@@ -69,7 +72,7 @@ def channel_table(results: dict[str, Any], name: str, channel: dict[str, Any]) -
         f"{score_cell(gain)}.",
         null_line(null),
         f"Ceiling: a listener against the song's others {score_cell(found['leave_one_out'])}; "
-        f"split-half reliability {half} ({found['split_half_songs']} songs).",
+        f"split-half reliability {half} ({plural(found['split_half_songs'], 'song')}).",
         verdict_line(channel["verdict"]),
     ]
     return "\n".join(lines) + "\n\n" + "\n".join(facts)
@@ -96,7 +99,10 @@ def verdict_line(verdict: dict[str, Any]) -> str:
 def model_card(facts: dict[str, Any]) -> str:
     """The README.md of a saved model: metadata for the Hub, scores beside baselines, limits, and how to use it."""
     data, test, training = facts["data"], facts["test"], facts["training"]
-    counts = {name: f"{side['trials']} trials of {side['songs']} songs" for name, side in data["sides"].items()}
+    counts = {
+        name: f"{plural(side['trials'], 'trial')} of {plural(side['songs'], 'song')}"
+        for name, side in data["sides"].items()
+    }
     first = list(test["channels"])[:1]  # one picture; the report has the others
     sections = [
         front_matter(facts, ["audio", "skin-conductance", "electrodermal-activity"], results=eval_results(facts)),
@@ -105,8 +111,8 @@ def model_card(facts: dict[str, Any]) -> str:
         f"Predicts {', '.join(test['channels'])} skin conductance in {test['unit']} from sound, "
         f"{facts['model']['frame_rate']:g} values a second.",
         "## Scores",
-        f"On the test side of the split: {test['trials']} trials, {test['songs']} songs, {test['listeners']} "
-        f"listeners. {SCORES_EXPLAINED}",
+        f"On the test side of the split: {plural(test['trials'], 'trial')}, {plural(test['songs'], 'song')}, "
+        f"{plural(test['listeners'], 'listener')}. {SCORES_EXPLAINED}",
         results_table(test),
         f"The rule: {next(iter(test['channels'].values()))['verdict']['rule']}.",
         *(f"![{name}: r after detrending, beside baselines and ceiling](figure_scores_{name}.png)" for name in first),
@@ -121,7 +127,7 @@ def model_card(facts: dict[str, Any]) -> str:
         "## Use",
         usage(facts),
         "## Training",
-        f"{training['steps']} steps; {chosen(training)}. {size(facts)}.{base(facts)}",
+        f"{plural(training['steps'], 'step')}; {chosen(training)}. {size(facts)}.{base(facts)}",
         configuration(facts),
         "## Limits",
         LIMITS,

@@ -15,6 +15,7 @@ from media.eda_settings import EdaSettings
 from media.scaling import Scaling, fit_scaling
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from modeling.layers import IGNORE_LABEL
+from system.text import plural
 from tasks.eda.items import SignalTables, TrialDataset, make_tables, trial_values
 from tasks.eda.settings import EdaTaskSettings
 from training.task import Run
@@ -156,7 +157,7 @@ def check_sides(split: Split) -> None:
     empty = [side for side in SIDES if not len(split.indices(side))]
     if empty:
         raise ValueError(
-            f"the split leaves {' and '.join(empty)} without a trial ({len(split.trials)} trials, "
+            f"the split leaves {' and '.join(empty)} without a trial ({plural(len(split.trials), 'trial')}, "
             f"{split.dropped} between sides); change split_seed, the fractions or split_by"
         )
 

@@ -23,6 +23,7 @@ from media.eda_settings import EdaSettings
 from media.scaling import Scaling
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from modeling.layers import IGNORE_LABEL
+from system.text import plural
 from training.environment import version
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ def make_trials(
     counts = count_what_was_left_out(rows, set(with_sound), processed, trials)
     if not len(trials):
         raise ValueError(
-            f"no usable trial in {len(rows)} songs: left out {counts['songs_left_out']}, rejected "
+            f"no usable trial in {plural(len(rows), 'song')}: left out {counts['songs_left_out']}, rejected "
             f"{counts['trials_rejected']}; see `python -m hf_datasets.prepare <name> --check_only`"
         )
     return trials, counts

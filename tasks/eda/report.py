@@ -23,6 +23,7 @@ from reporting.page import (
     with_images,
 )
 from reporting.plots import plot_learning
+from system.text import plural
 from tasks.eda.card import LIMITS, SCORES_EXPLAINED, results_table, verdict_line
 from tasks.eda.plots import (
     plot_absence,
@@ -110,7 +111,10 @@ def best_median_worst(rows: Sequence[dict[str, Any]]) -> list[tuple[str, dict[st
 def report(facts: dict[str, Any], config: dict[str, Any], figures: dict[str, tuple[bytes, str]]) -> str:
     """The page; whatever comes from data is escaped."""
     test = facts["test"]
-    about = f"{test['trials']} trials of {test['songs']} songs and {test['listeners']} listeners, in {test['unit']}"
+    about = (
+        f"{plural(test['trials'], 'trial')} of {plural(test['songs'], 'song')} and "
+        f"{plural(test['listeners'], 'listener')}, in {test['unit']}"
+    )
     parts = [
         *opening(facts, about, [*warnings(facts), *([test["note"]] if test["note"] else [])]),
         *(
@@ -177,7 +181,8 @@ def data_facts(facts: dict[str, Any]) -> str:
     ]
     return "\n".join(
         [
-            f"<p>{data['songs']} songs and {data['trials']} trials as recorded. {split_facts(facts['split'])}</p>",
+            f"<p>{plural(data['songs'], 'song')} and {plural(data['trials'], 'trial')} as recorded. "
+            f"{split_facts(facts['split'])}</p>",
             text_table(["side", "trials", "songs", "listeners"], sides),
             text_table(["left out, or worth a note", ""], lost),
             files(data),

@@ -25,6 +25,7 @@ from reporting.card import (
     versions,
     warnings,
 )
+from system.text import plural
 
 SCORES = (("accuracy", "accuracy"), ("weighted F1", "weighted_f1"), ("macro F1", "macro_f1"))  # heading, score
 GAIN = ("model's gain", "weighted_f1")
@@ -64,7 +65,7 @@ def conclusion(test: dict[str, Any]) -> str:
     lines = []
     for head, found in test["heads"].items():
         score = found["verdict"]["score"]
-        scored = f"{score_name(score)} {cell(found['scores'][score], 3)} over {test['rows']:,} rows"
+        scored = f"{score_name(score)} {cell(found['scores'][score], 3)} over {plural(test['rows'], 'row')}"
         lines.append(f"{head}: {scored}; verdict: {verdict_of(found['verdict'])}")
     return "\n".join(lines)
 
@@ -95,7 +96,7 @@ def verdict_line(head: str, found: dict[str, Any]) -> str:
     line = f"**Verdict, {head}: {verdict_of(verdict)}** ({'; '.join(said)})."
     for who, reason in found["baselines_left_out"].items():
         line += f" Not compared with {WHO[who]}: {reason}."
-    dead = [f"{one['name']} ({one['support']:,} rows)" for one in found["dead_classes"]]
+    dead = [f"{one['name']} ({plural(one['support'], 'row')})" for one in found["dead_classes"]]
     return line + (f" **Never predicted: {', '.join(dead)}.**" if dead else "")
 
 
@@ -116,7 +117,7 @@ def score_table(test: dict[str, Any], head: str) -> str:
     names = WHO | {"majority": f"majority: always {found['majority']}"}
     rivals: dict[str, dict[str, Any]] = found["baselines"] | found["ablations"]
     others = {names.get(who, who): rival for who, rival in rivals.items()}
-    title = f"{head}, {test['rows']:,} rows of {test['dialogues']:,} dialogues"
+    title = f"{head}, {plural(test['rows'], 'row')} of {plural(test['dialogues'], 'dialogue')}"
     return compared_table(title, SCORES, found["scores"], others, GAIN)
 
 
@@ -144,7 +145,7 @@ def repeated_lines(test: dict[str, Any], head: str) -> list[str]:
     if alone is None:
         return []
     others = {WHO[who]: rival for who, rival in alone["baselines"].items()}
-    title = f"{head}, {alone['rows']:,} rows whose text is new"
+    title = f"{head}, {plural(alone['rows'], 'row')} whose text is new"
     return [compared_table(title, SCORES, alone["scores"], others, GAIN)]
 
 
@@ -169,7 +170,7 @@ def repeated_line(test: dict[str, Any]) -> str:
     if found is None:
         return ""
     share = f"{100 * found['share']:.1f} %"
-    return f"The text of {found['rows']:,} rows ({share}) stands in training word for word, but for case."
+    return f"The text of {plural(found['rows'], 'row')} ({share}) is in training word for word, but for case."
 
 
 def consistency_line(test: dict[str, Any]) -> str:
@@ -194,7 +195,7 @@ def calibration_line(test: dict[str, Any]) -> str:
 def about(test: dict[str, Any]) -> str:
     """What was scored, in a line."""
     heads = [f"{head} ({', '.join(found['classes'])})" for head, found in test["heads"].items()]
-    return f"{test['rows']:,} utterances of {test['dialogues']:,} dialogues, for {' and '.join(heads)}"
+    return f"{plural(test['rows'], 'utterance')} of {plural(test['dialogues'], 'dialogue')}, for {' and '.join(heads)}"
 
 
 def model_card(facts: dict[str, Any]) -> str:
@@ -222,7 +223,7 @@ def model_card(facts: dict[str, Any]) -> str:
         "## Use",
         usage(facts),
         "## Training",
-        f"{training['steps']} steps; {chosen(training)}. {SCORED_ONCE} {size(facts)}.{base(facts)}",
+        f"{plural(training['steps'], 'step')}; {chosen(training)}. {SCORED_ONCE} {size(facts)}.{base(facts)}",
         configuration(facts),
         "## Limits",
         limits(facts["data"]),

@@ -12,6 +12,7 @@ from transformers import EvalPrediction
 from evaluation.validation import validation_scores
 from modeling import FusionConfig, FusionProcessor
 from modeling.configuration_fusion import MODALITIES
+from system.text import plural
 from tasks.emotion.items import HEADS, UtteranceDataset
 from tasks.emotion.settings import EmotionSettings, EmotionTaskSettings, EncoderSettings
 from tasks.emotion.split import UtteranceSplit
@@ -78,7 +79,7 @@ class EmotionData:
 
 def policies(data: EmotionData) -> list[str]:
     """Say in sentences how the data were treated, for the reader of the scores."""
-    twins = [f"{text} ({data.notes[note]:,} rows)." for note, text in TWINS.items() if note in data.notes]
+    twins = [f"{text} ({plural(data.notes[note], 'row')})." for note, text in TWINS.items() if note in data.notes]
     cut = ", ".join(f"{count:,} of {side}" for side, count in data.texts_cut.items() if count and side != "all")
     order = "; ".join(f"{head} {', '.join(names)}" for head, names in data.names.items())
     return [
@@ -136,7 +137,7 @@ def prepare(
     names = {head: rows.features[head].names for head in HEADS}
     for side, count in cut.items():
         if count and side != "all":
-            logger.warning("%s: %d texts have more than %d tokens and are cut", side, count, limit)
+            logger.warning("%s: cut, for more than %d tokens: %s", side, limit, plural(count, "text"))
     logger.info("utterances: %s", {side: split.sides[side].utterances for side in SIDES})
     return EmotionData(sides, split, names, lengths, cut, notes_on(rows), encoders, settings)
 

@@ -26,7 +26,7 @@ from training.task import Predicted
 TOP = 3  # classes that are listed per head
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", *SOUND_SUFFIXES)
-# What gives a model something to read, by modality.
+# Ways to give a model something to read, by modality.
 REMEDIES = {"text": "--text or --utterances", "video": "a clip with pictures", "audio": "a recording with sound"}
 
 
@@ -61,7 +61,7 @@ def check_prediction(config: FusionConfig, clips: Sequence[Path], arguments: arg
     """Refuse options that do not go together, and an utterance of which the model can read nothing."""
     text, utterances, reads = arguments.text, arguments.utterances, " and ".join(config.modalities)
     if text is not None and utterances is not None:
-        raise ValueError(f"--text={text}: --utterances says what is said, too. Give one of them.")
+        raise ValueError(f"--text={text}: --utterances has the words, too. Give one of them.")
     if text is not None and "text" not in config.modalities:
         raise ValueError(f"--text={text}: the model reads {reads}. Leave it out.")
     if (text is not None or utterances is not None) and len(clips) > 1:
@@ -146,7 +146,7 @@ def predict_utterance(
 def read_part(
     model: FusionForEmotion, processor: FusionProcessor, clip: Path, utterance: Utterance
 ) -> tuple[dict[str, Any], float | None]:
-    """What the processor takes of an utterance's part of a clip, and the end of it in s, where one is known."""
+    """The processor's inputs from an utterance's part of a clip, and the end of it in s, where one is known."""
     wanted = set(model.config.modalities)
     facts = probe_clip(clip)
     start, end, text = utterance.start_seconds or 0.0, utterance.end_seconds, utterance.text

@@ -24,6 +24,7 @@ from reporting.page import (
     with_images,
 )
 from reporting.plots import plot_learning
+from system.text import plural
 from tasks.emotion.card import (
     SCORES_EXPLAINED,
     about,
@@ -128,7 +129,7 @@ def contradictions(test: dict[str, Any]) -> list[str]:
 def data_section(facts: dict[str, Any]) -> str:
     """Sides and hash of the split, classes of each side, and what was done about rows that are not whole."""
     data = facts["data"]
-    parts = [f"<p>{data['rows']:,} utterances in the data. {split_facts(facts['split'])}</p>", sides(data)]
+    parts = [f"<p>{plural(data['rows'], 'utterance')} in the data. {split_facts(facts['split'])}</p>", sides(data)]
     for head, found in facts["test"]["heads"].items():
         counts = zip(found["classes"], found["counts"]["train"], found["counts"]["test"], strict=True)
         rows = [[f"{code}", name, number(train), number(test)] for code, (name, train, test) in enumerate(counts)]

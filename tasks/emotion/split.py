@@ -9,6 +9,7 @@ import numpy as np
 
 from evaluation.splits import digest_of_sides
 from modeling.configuration_fusion import MODALITIES
+from system.text import plural
 from tasks.emotion.records import SideCounts
 
 
@@ -43,7 +44,7 @@ class UtteranceSplit:
         }
         sides_of = Counter(dialogue for where in places.values() for dialogue in set(dialogues[where]))
         shared = sum(count > 1 for count in sides_of.values())
-        warning = f"{shared} dialogues have utterances on more than one side" if shared else None
+        warning = f"utterances of {plural(shared, 'dialogue')} are on more than one side" if shared else None
         return cls(places, {side: ids[where].tolist() for side, where in places.items()}, counts, warning)
 
     @property

@@ -327,7 +327,7 @@ def test_the_example_of_the_card_runs(name: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_module_refuses_predictions_that_are_not_finite_and_lengths_that_differ(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="predictions: 1 frames in 1 trials are not finite"):
+    with pytest.raises(ValueError, match="predictions: not finite in frames: 1, of trials: 1"):
         load("rmse", tmp_path).compute(predictions=[[1, np.nan]], references=[[1, 2]], mask=[[1, 1]])
     with pytest.raises(ValueError, match="references of trial 0 has 3 frames and its mask 2"):
         load("rmse", tmp_path).compute(predictions=[[1, 2]], references=[[1, 2, 3]], mask=[[1, 1]])
@@ -416,9 +416,9 @@ def test_trials_are_padded_with_frames_that_do_not_count() -> None:
     [
         (
             {"prediction": np.full((2, 4), np.nan)},
-            "6 predicted frames in 2 trials are not finite; training has diverged",
+            "predicted: not finite in frames: 6, of trials: 2; training has diverged",
         ),
-        ({"target": np.full((2, 4), np.inf)}, "6 target frames in 2 trials are not finite"),
+        ({"target": np.full((2, 4), np.inf)}, "target: not finite in frames: 6, of trials: 2"),
         ({"prediction": np.zeros((2, 3))}, "must be the same"),
         ({"mask": np.ones((2, 4))}, "must be bool"),
         ({"songs": np.array(["a"])}, "one song and one listener"),
@@ -438,7 +438,7 @@ def test_no_trial_at_all_is_a_named_error() -> None:
 
 
 def test_another_prediction_is_checked_too() -> None:
-    with pytest.raises(ValueError, match="1 predicted frames"):
+    with pytest.raises(ValueError, match="predicted: not finite in frames: 1, of trials: 1"):
         trials().with_prediction(np.array([[np.inf, 0, 0, np.nan], [np.nan, 0, 0, 0]]))
     assert (trials().with_prediction(np.ones((2, 4))).prediction == 1).all()
 

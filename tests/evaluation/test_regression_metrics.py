@@ -360,7 +360,7 @@ def test_frames_are_averaged_and_what_is_absent_is_zeros_with_a_mark() -> None:
     ([np.ones((0, 2))], [True], r"row 0 is said to be present and is \(0, 2\)"),
     ([np.ones((1, 2))], [False], "no row is present, .* give width"),
     ([np.array([[1.0, np.nan]])], [True], "values: row 0 holds what is no number"),
-    ([np.ones((1, 2))], [True, True], "values: 1 rows and present: 2"),
+    ([np.ones((1, 2))], [True, True], "rows of values: 1, and of present: 2"),
 ])  # fmt: skip
 def test_embeddings_that_cannot_be_averaged_are_refused(values: list, present: list, message: str) -> None:
     with pytest.raises(ValueError, match=message):

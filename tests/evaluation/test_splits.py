@@ -180,7 +180,7 @@ def test_an_unknown_song_or_listener_is_refused() -> None:
 
 
 def test_trials_that_cannot_be_told_apart_are_refused() -> None:
-    with pytest.raises(ValueError, match="1 trials share song, listener and trial"):
+    with pytest.raises(ValueError, match="trials that share song, listener and trial number: 1"):
         split_trials(["1", "1"], ["a", "a"], ["0", "0"], [None, None], SplitSettings())
 
 

@@ -327,7 +327,7 @@ def test_rows_that_contradict_each_other_are_named(mine, capsys, cells, expected
         ("time,eda\n0,1\n,2\n", "line 3 has no time"),
         ("time,eda\n0,1\n1,2,3\n", "line 3 has 3 cells where 2 should be"),
         ("time,eda\n1,1\n0,2\n", "time goes from 1.0 to 0.0 s"),
-        ("time,eda\n0,1\n", "1 rows are too few to tell a rate"),
+        ("time,eda\n0,1\n", "too few rows to tell a rate: 1"),
         ("time,eda\n0,1\n1,2\n2,2\n9,3\n10,3\n11,3\n", "line 4: time 2 s is 2.4 s off an even grid of 0.45455 Hz"),
         ("time,t,eda\n0,0,1\n", "2 time columns"),
         ("time\n0\n1\n", "the header ['time'] has no column of values"),
@@ -348,7 +348,7 @@ def test_a_signal_that_cannot_be_used_is_named_and_stops_publishing(mine, capsys
     assert expected in printed
     assert "metadata.csv line 3: a2.csv: " in printed
     output = tmp_path / "output"
-    with pytest.raises(SystemExit, match="inputs cannot be read: .*--keep_unreadable"):
+    with pytest.raises(SystemExit, match="cannot be read: .*--keep_unreadable"):
         main(["folder", "--raw_dir", str(mine), "--output_dir", str(output)])
     assert not (output / "defects.csv").exists()
 

@@ -263,6 +263,35 @@ def test_the_card_has_metadata_that_the_hub_reads(name: str) -> None:
     check_card(load_task(name).model_card(facts), facts)
 
 
+COUNTED = {
+    "trials", "songs", "listeners", "rows", "clips", "creatives", "dialogues", "steps", "epochs", "processes",
+    "positives", "positives_per_step", "undecodable", "utterances", "positive_clips", "strong_negatives",
+    "weak_negatives",
+}  # fmt: skip
+ONE_OF_SEVERAL = re.compile(r"(?<![\w.,:-])1 (?!is\b|has\b|process\b|less\b|class\b)[a-z]+[^s\W]s\b")
+
+
+def with_counts_of_one(record: Any) -> Any:
+    """A record in which all that is counted is there once."""
+    if isinstance(record, dict):
+        changed = {key: with_counts_of_one(value) for key, value in record.items()}
+        ones = {key: 1 for key, value in record.items() if key in COUNTED and isinstance(value, (int, float))}
+        return changed | ones
+    return [with_counts_of_one(value) for value in record] if isinstance(record, list) else record
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_noun_agrees_with_a_count_of_one_on_every_page(name: str) -> None:
+    task, (facts, predictions) = load_task(name), made_up_run(name)
+    facts = json.loads(json.dumps(facts))
+    facts["data"], facts["training"] = (with_counts_of_one(facts[key]) for key in ("data", "training"))
+    facts["test"] |= {key: 1 for key in facts["test"] if key in COUNTED}
+    pages = [task.model_card(facts), task.results_table(facts["test"]), task.conclusion(facts["test"])]
+    pages.append(without_images(task.report_files(facts, {}, predictions)["report.html"]))
+    assert [found[0] for page in pages for found in ONE_OF_SEVERAL.finditer(page)] == []
+    assert any(re.search(r"\b1 [a-z]+\b", page) for page in pages)
+
+
 # A finished run
 
 

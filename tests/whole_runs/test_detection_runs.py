@@ -16,6 +16,7 @@ from matplotlib.image import imread
 
 from media.audio import read_audio
 from reporting.plots import DPI, WIDTH
+from system.text import plural
 from tests.conftest import REPOSITORY
 from tests.helpers.programs import CPU, LAUNCH, kill_at, last_line, run
 from tests.helpers.run_folders import assert_complete, assert_same_weights, numbers, record
@@ -113,9 +114,9 @@ def test_detect_writes_events_and_a_picture_and_says_what_windows_said(
     threshold = json.loads((folder / "config.json").read_text())["detection"]["threshold"]
     assert all(float(event["score"]) >= threshold - 1e-4 for event in events)
     assert imread(plot).shape[1] == WIDTH * DPI
-    assert f"{len(events)} events of Baby cry, infant cry" in done.stdout
+    assert f"{plural(len(events), 'event')} of Baby cry, infant cry" in done.stdout
     run(sys.executable, "run_predict.py", folder, recording, "--output", output, "--threshold", "1.0")
-    assert output.read_text().splitlines() == ["file,start_seconds,end_seconds,score,label"]
+    assert output.read_text().splitlines() == ["file,start_seconds,end_seconds,score,label,model_of_synthetic_data"]
 
 
 def test_a_model_loads_and_detects_where_nothing_of_ours_is(

@@ -251,7 +251,7 @@ def test_without_sounds_rows_stay_and_a_warning_says_so(raw, tmp_path, capsys):
     run("--raw_dir", raw / "metadata", "--output_dir", output)
     said = capsys.readouterr().out
     assert "audio_not_given" in said
-    assert "eval: 1 clips, their sounds were not looked for" in said
+    assert "eval: 1 clip, their sounds were not looked for" in said
     rows = datasets.load_dataset(str(output), cache_dir=str(tmp_path / "cache"))["train"]
     assert len(rows) == 11
     assert set(rows["audio"]) == {None}
@@ -269,7 +269,7 @@ def test_no_usable_clip_is_an_error(raw, tmp_path):
     assert "holds 1 sound files, none of a clip" in complaint(*arguments)
     assert not output.exists()
     (raw / "audio" / "Yfound_plain.wav").write_bytes(b"no sound" * 50)  # which shows when it is opened
-    assert re.search("none of the 12 clips has a usable sound in .*missing 11, unreadable 1", complaint(*arguments))
+    assert re.search("none of 12 clips has a usable sound in .*missing 11, unreadable 1", complaint(*arguments))
     assert not list(output.glob("*.csv"))
 
 

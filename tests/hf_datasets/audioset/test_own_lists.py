@@ -186,9 +186,9 @@ def test_lists_beside_the_tables_add_to_them(raw, own, tmp_path):
         (
             "bell_train.tsv",
             "filename\tonset\toffset\nbell_2.wav\t0\t1\n",
-            "is for training and holds 1 clips of the eval",
+            "is for training and holds 1 clip of the eval",
         ),
-        ("weak.csv", "filename,labels\nbell_2.wav,Music\n", "weak.csv is for training and holds 1 clips of the eval"),
+        ("weak.csv", "filename,labels\nbell_2.wav,Music\n", "weak.csv is for training and holds 1 clip of the eval"),
         (
             "other.csv",
             "path,start,end,label\na/x.wav,0,1,D\nb/x.wav,0,1,D\n",
@@ -205,7 +205,7 @@ def test_lists_that_contradict_are_refused(own, tmp_path, file, text, message):
 def test_an_id_of_the_official_eval_table_in_a_list_for_training_is_refused(raw, own, tmp_path):
     (own / "cries.tsv").write_text("segment_id\tstart\tend\nmuch_longer_30000\t0\t1\n")
     said = complaint("--raw_dir", raw / "metadata", "--pos_strong", own / "cries.tsv", "--target", CRY)
-    assert "cries.tsv is for training and holds 1 clips of the eval split, such as much_longer" in said
+    assert "cries.tsv is for training and holds 1 clip of the eval split, such as much_longer" in said
     said = complaint("--raw_dir", raw / "metadata", "--pos_strong", own / "cries.tsv")
     assert "cries.tsv is for training" in said
     (own / "cries.tsv").write_text("segment_id\tstart\tend\nfound_plain_30000\t0\t1\n")

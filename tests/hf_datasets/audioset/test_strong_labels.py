@@ -102,7 +102,7 @@ def test_clips_that_only_strong_tables_have_are_rows_too(raw, tmp_path):
 def test_an_eval_id_in_a_table_for_training_is_refused(raw, file, rows):
     (raw / "metadata" / file).write_text(strong_table(rows))
     said = complaint("--raw_dir", raw / "metadata")
-    assert f"is for training and holds 1 clips of the eval split, such as {rows[0][0][:11]}" in said
+    assert f"is for training and holds 1 clip of the eval split, such as {rows[0][0][:11]}" in said
     assert file in said
 
 

@@ -49,7 +49,7 @@ def test_the_page_has_all_that_an_honest_report_holds(facts: dict[str, Any], pre
         "; text (R2",
         "Not shown to matter: audio (R2",
         "Not asked: back_audio.",
-        f"All 300 rows of this side are scored: of them {test['lacking']['audio']} without audio",
+        f"Scored: 300 rows, all of this side: of them {test['lacking']['audio']} without audio",
         "Measured, in s: mean ",
         "the best on validation by spearman",
         "The test side was scored once",

@@ -46,7 +46,7 @@ def test_the_page_has_all_that_an_honest_report_holds() -> None:
         "<td>Speech</td><td>40,000</td><td>8,000</td><td>20.0 %</td>",
         "<td>abc_-defghi</td><td>17</td><td>0 bytes</td>",
         "<td>zyx_-wvutsr</td><td>1</td><td>it could be read later</td>",
-        "445 of 447 labels of the negatives were served; the plan brings each at least once in 2 epochs. Never: Tooth",
+        "Served: 445 of 447 labels of the negatives; the plan brings each at least once in 2 epochs. Never: Tooth",
         "ab" * 32,
         "validation_seed 0",
     ):

@@ -338,7 +338,7 @@ def test_rows_are_counted_by_why_they_have_no_audio():
 
 def test_a_clip_that_is_tested_on_and_trained_on_is_refused():
     rows = [clip("twice", [BABY]), clip("twice", [BABY], subset="eval"), clip("once", [DOG])]
-    with pytest.raises(ValueError, match=r"1 clips are in eval and in a list for training too \(twice\)"):
+    with pytest.raises(ValueError, match=r"in eval and in a list for training: 1 clip \(twice\)"):
         pools_of(rows)
 
 
@@ -363,7 +363,7 @@ def test_settings_that_mean_nothing_are_refused(options, message):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([clip("a", [DOG])], "no positives, but positive_share is 0.25. Of 1 clips, .*Take another target"),
+        ([clip("a", [DOG])], "no positives, but positive_share is 0.25. Of 1 clip, .*Take another target"),
         (
             [clip("a", [BABY]), clip("b", [DOG])],
             "no strong negatives, but strong_share is 0.25.*prepare the data with strong tables|or set strong_share 0",

@@ -45,7 +45,7 @@ def test_what_each_side_lacks_is_counted(rows: datasets.Dataset) -> None:
 def test_a_dialogue_on_two_sides_is_warned_of(rows: datasets.Dataset) -> None:
     torn = changed(in_three(rows), 7, dialogue="train_dia0")
     _, _, data = prepare(torn)
-    assert data.record()["split_warning"] == "1 dialogues have utterances on more than one side"
+    assert data.record()["split_warning"] == "utterances of 1 dialogue are on more than one side"
     assert prepare(in_three(rows))[2].record()["split_warning"] is None
 
 
@@ -65,7 +65,7 @@ def test_a_text_of_5000_words_is_cut_and_counted(rows: datasets.Dataset, caplog:
         _, _, data = prepare(long)
     assert len(data.train[0]["input_ids"]) == 64
     assert data.record()["texts_cut"] == {"train": 1, "validation": 0, "test": 0, "all": 1}
-    assert "train: 1 texts have more than 64 tokens and are cut" in caplog.text
+    assert "train: cut, for more than 64 tokens: 1 text" in caplog.text
     assert data.lengths.max() == 64
 
 

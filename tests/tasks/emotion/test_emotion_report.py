@@ -41,8 +41,8 @@ def test_the_page_has_all_that_an_honest_report_holds(facts: dict[str, Any]) -> 
         "<td>text alone</td>",
         "<td>without text</td>",
         "0 (never predicted)",
-        f"All 400 rows of this side are scored: of them {test['lacking']['video']} without video",
-        "stands in training word for word",
+        f"Scored: 400 rows, all of this side: of them {test['lacking']['video']} without video",
+        "is in training word for word",
         "rows whose text is new",
         "do not go together in 0.",
         "Expected calibration error",
@@ -147,9 +147,9 @@ def test_what_could_not_be_decoded_is_told_and_what_was_fitted_on_is_too() -> No
     facts["training"]["undecodable"] = 1200
     page = without_images(report_files(facts, {}, pa.table({}))["report.html"])
     for text in (page, model_card(facts)):
-        assert "3 rows have something that could not be decoded" in text
+        assert "Something of 3 rows could not be decoded" in text
         assert "The checkpoint was chosen on" in text
-    assert "1,200 times in this run a clip could not be decoded" in page
+    assert "a clip could not be decoded, and was taken as missing: 1,200 times" in page
 
 
 @pytest.mark.parametrize(
