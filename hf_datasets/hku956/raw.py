@@ -1,20 +1,24 @@
 """The raw HKU956 tree as it is found: where its root is, what belongs to which trial, and how a signal is read.
 
     1. physiological_signals/<participant>/<SIGNAL>/<song_no>_<song_id>.csv     one value a line, no header
-    2. original_song_audio.csv           song_id,link
+    2. original_song_audio.csv           song_id,link: where the song is, on the web, on S3 or on this machine
     3. AV_ratings.csv                    participant_id,song_no,song_id,...,play_duration
     4. participant_personality.csv       participant_id,Extroversion_score,...
-    audio/<song_id>.mp3                  not in the download: one's own, here or in any folder given as audio_root
+    audio/<song_id>.mp3                  not in the download: one's own, here, in any folder given as audio_root, or
+                                         where its link says, if that is no web address
 
 A trial is one participant, one song_no and one song: people may hear a song again under another number.
 """
 
 import math
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+
+from system.storage import S3FileManager, S3Object, is_remote
 
 from ..csv_tables import MISSING, decode_text, parse_number, read_table
 from ..defects import make_defect
@@ -54,7 +58,7 @@ class RawSong:
 
     song_id: str
     link: str | None = None
-    audio: str | None = None  # below the audio root
+    audio: str | None = None  # below the audio root, or a full path or URL
     trials: list[RawTrial] = field(default_factory=list)
     defects: list[dict] = field(default_factory=list)
 
@@ -232,7 +236,7 @@ def _read_links(root: RawFolder, songs: dict[str, RawSong], defects: list[dict])
 
 
 def _find_sounds(root: RawFolder, audio_root: str | Path | None, songs: dict[str, RawSong]) -> RawFolder:
-    """The folder of sounds, and in each song the file that is named after it."""
+    """The folder of sounds, and in each song the file that is named after it, else the one that its link names."""
     if audio_root is None:
         sounds = root.below(AUDIO_FOLDER)
     else:
@@ -244,9 +248,37 @@ def _find_sounds(root: RawFolder, audio_root: str | Path | None, songs: dict[str
                 by_stem.setdefault(PurePosixPath(name).stem, []).append(name)
     for song in songs.values():
         song.audio = by_stem.get(song.song_id, [None])[0]
+    # Only what the folder lacks: asking for a file on S3 costs a request.
+    linked = _find_linked(root, [song for song in songs.values() if song.audio is None])
+    sounds.files |= linked
+    for song in songs.values():
+        if song.audio is None and (path := _path_of(root, song.link)) in linked:
+            song.audio = path
         if song.audio is None:
             song.defects.append(make_defect("audio_missing", detail=song.link or ""))
     return sounds
+
+
+def _find_linked(root: RawFolder, songs: list[RawSong]) -> dict[str, S3Object | None]:
+    """The files that songs' links name, those on S3 with their size and ETag; a web page is not fetched."""
+    paths = {path for song in songs if (path := _path_of(root, song.link))}
+    remote = {path for path in paths if is_remote(path)}
+    found: dict[str, S3Object | None] = {path: None for path in paths - remote if Path(path).is_file()}
+    try:
+        return found | (S3FileManager.shared().describe_files(remote) if remote else {})
+    except OSError as error:
+        raise ValueError(f"{LINKS}: {error}") from error
+
+
+def _path_of(root: RawFolder, link: str | None) -> str | None:
+    """A link as a full path or an s3:// URL; a path that is not full begins at the folder of the table."""
+    if not link or link.startswith("s3://"):
+        return link or None
+    if is_remote(link):
+        return None
+    if is_remote(root.location) and not os.path.isabs(link):
+        return root.where(link)
+    return os.path.abspath(os.path.join(root.location, link))
 
 
 def _note_replays(song: RawSong) -> None:

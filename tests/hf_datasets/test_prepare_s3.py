@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,6 +77,37 @@ def test_a_tree_on_s3_gives_the_same_bytes_as_in_a_folder_wherever_they_go(name,
     assert all(line.startswith("GET ") for line in reads)
     main([name, "--raw_dir", "s3://corpora/1. raw/", "--output_dir", "s3://corpora/prepared", *own])
     assert s3.contents("s3://corpora/prepared") == contents(tmp_path / "local")
+
+
+@pytest.mark.parametrize("raw_on_s3", [False, True])
+def test_songs_of_hku956_are_read_where_their_links_say(raw_on_s3: bool, s3, tmp_path: Path) -> None:
+    """On S3, by a full path, by one from the table's folder; what is on the web or nowhere is listed as before."""
+    synthesize = importlib.import_module("hf_datasets.hku956.synthesize").synthesize
+    synthesize(tmp_path, num_songs=5, seconds=(15.0, 16.0), defects="none")
+    tree = tmp_path / "HKU956"
+    songs = {path.stem: path.read_bytes() for path in sorted((tree / "audio").iterdir())}
+    shutil.rmtree(tree / "audio")
+    on_s3, full, relative, web, gone = songs
+    places = "s3://songs/a/1.mp3", str(tmp_path / "2.mp3"), "sounds/3.mp3", "https://x.org/4", "s3://songs/5.mp3"
+    links = dict(zip(songs, places, strict=True))
+    s3.put(links[on_s3], songs[on_s3])
+    (tree / "sounds").mkdir()
+    for name in (full, relative):
+        (tree / links[name]).write_bytes(songs[name])
+    table = "".join(f"{name},{link}\n" for name, link in links.items())
+    (tree / "2. original_song_audio.csv").write_text(f"song_id,link\n{table}")
+    raw = tree
+    if raw_on_s3:
+        s3.put_folder(tree, "s3://corpora/raw")
+        raw = "s3://corpora/raw"
+    main(["hku956", "--raw_dir", str(raw), "--output_dir", str(tmp_path / "out")])
+    rows = {row["song_id"]: row for row in datasets.load_dataset(str(tmp_path / "out"), split="train")}
+    found = {name: row["audio"]["bytes"] for name, row in rows.items() if row["audio"]}
+    assert found == {name: songs[name] for name in (on_s3, full, relative)}
+    missing = (tmp_path / "out/missing_audio.csv").read_text().splitlines()[1:]
+    assert sorted(missing) == sorted(f"{name},{links[name]}" for name in (web, gone))
+    rows_lacking = {name for name, row in rows.items() if "audio_missing" in {one["what"] for one in row["defects"]}}
+    assert rows_lacking == {web, gone}
 
 
 RUN = """
