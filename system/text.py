@@ -31,7 +31,7 @@ ENTRY = re.compile(rf"((?<![\w-])(?i:(?!--)[\w-]*{NAMES}\s*[:=]|--[\w-]*{NAMES})
 HEADER = re.compile(
     r"((?i:\bauthorization[\"']?\s*[:=]\s*[\"']?(?:(?:bearer|basic|token)\s+)?+|\bbearer\s+(?=\S{16})))" + GIVEN
 )
-# What libraries say of a file that is damaged or of another kind: that it is not there, or how to run its code.
+# Libraries say this of a file that is damaged or of another kind: that it is not there, or how to run its code.
 MISLEADING = ("File does not exist or is not a regular file", "Weights only load failed", "pickle")
 DEEPEST = 5  # times that a URL may be percent-encoded
 RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r", "\n")

@@ -191,7 +191,7 @@ def unknown_key(key: str, known: Collection[str], value: Any = None) -> str:
 
 
 def nearest_key(key: str, known: Collection[str]) -> str | None:
-    """The valid key that a wrong one most likely stands for."""
+    """The valid key that a wrong one most likely means."""
     nearest = difflib.get_close_matches(key, sorted(known), n=1)
     return alias_of(key, known) or next(iter(nearest), None)
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, TrainingArguments
 
-# What a part of our models is, for a reader; the other parts have their names.
+# The kind of each part of our models, for a reader; the other parts have their names alone.
 KINDS = {"fusion": "Layer", "emotion": "Classifier", "sentiment": "Classifier", "regression": "Head"}
 
 

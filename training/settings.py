@@ -174,7 +174,7 @@ def _problems_of_schedule(name: str, given: dict[str, Any] | str) -> Iterator[st
         return
     taken = ", ".join((*needed, *others))
     for key in options.keys() - {*needed, *others}:
-        yield f"lr_scheduler_kwargs.{key}: {name} has no such argument here. Give one of {taken}."
+        yield f"lr_scheduler_kwargs.{key}: not an argument of {name} here. Give one of {taken}."
     for key in needed:
         if key not in options:
             yield f"lr_scheduler_kwargs: {name} needs {key}. Its arguments are {taken}."
