@@ -6,8 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# The same examples each time, for as long as they take: chance and a busy machine fail no test.
+# `--hypothesis-profile default` looks for new ones.
+settings.load_profile("ci")
 
 
 @pytest.fixture(scope="session")

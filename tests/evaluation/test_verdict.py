@@ -26,7 +26,7 @@ def alone_in_group(clips: np.ndarray) -> list[str]:
     return [f"clip{place}" for place in range(len(clips))]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SMALL)
 def test_few_arrangements_are_counted_one_by_one(drawn: tuple[list[int], list[int], int]) -> None:
     scores, rival, positives = np.array(drawn[0], float), np.array(drawn[1], float), drawn[2]

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.signal import detrend
 
@@ -335,7 +335,6 @@ def test_the_builder_works_alone_and_sees_a_changed_value(tiny, tmp_path):
 # Parsing and checks
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 4).flatmap(
         lambda width: st.lists(
@@ -355,7 +354,6 @@ def test_any_numbers_come_back_as_written(table, newline):
     np.testing.assert_array_equal(columns, np.array(table))
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_table_or_a_named_error(data):
     try:

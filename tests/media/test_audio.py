@@ -81,7 +81,7 @@ def test_channels_are_averaged():
 
 
 @given(samples=st.integers(4, 5000), new_rate=st.sampled_from([8000, 16000, 22050, 32000, 48000]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_resampling_keeps_the_duration_to_half_a_sample(samples, new_rate):
     decoded, rate = read_audio(encode(np.zeros(samples), "WAV", "PCM_16"), new_rate)
     assert rate == new_rate
@@ -296,7 +296,7 @@ def test_blocks_of_what_cannot_be_read_raise_as_the_whole_does(tmp_path):
 @pytest.mark.parametrize("new_rate", [None, 16000])
 @pytest.mark.parametrize("container, subtype, _", FORMATS)
 @given(start=st.floats(0, 3.2), seconds=st.floats(0.01, 1.5))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_a_window_is_what_the_whole_sound_has_there(container, subtype, _, new_rate, start, seconds):
     noise = np.random.default_rng(0).normal(0, 0.1, (round(3.3 * RATE), 2)).astype(np.float32)
     data = encode(noise, container, subtype)

@@ -130,7 +130,7 @@ def test_upsampling_is_said() -> None:
 
 
 @pytest.mark.parametrize("option", SETTINGS, ids=range(len(SETTINGS)))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_any_trial_gets_a_mask_or_a_named_rejection(option: EdaSettings, data: st.DataObject) -> None:
     rate = data.draw(st.sampled_from(RATES) | st.floats(1, 1000), "rate")
@@ -495,7 +495,7 @@ def test_global_statistics_serve_listeners_not_seen() -> None:
     assert not everyone.falls_back("c")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.sampled_from(["none", "z", "minmax", "robust", "range"]),
     st.sampled_from(["global", "listener"]),

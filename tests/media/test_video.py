@@ -482,7 +482,7 @@ def test_times_lie_even_and_in_the_middle_of_their_window(count, start, seconds,
         assert times[0] == start
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data())
 def test_any_times_of_any_clip_give_the_frames_that_are_shown_then(data):
     gaps = data.draw(st.lists(st.integers(1, 8), min_size=1, max_size=20))

@@ -138,7 +138,7 @@ def test_silence_is_the_floor_and_a_constant_is_finite():
 
 
 @given(grid=GRIDS, samples=st.integers(1, 20000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_frames_are_the_means_of_the_spectra_in_their_interval(grid, samples):
     rate, (_, hop), frame_rate, pooling = grid
     audio = np.random.default_rng(samples).normal(0, 0.1, samples).astype(np.float32)
@@ -168,7 +168,7 @@ def test_a_whole_number_of_frames_is_never_one_short(frame_rate, seconds, frames
 
 
 @given(grid=GRIDS, data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_click_lands_in_the_frame_of_its_time(grid, data):
     rate, _, frame_rate, pooling = grid
     frame = data.draw(st.integers(1, 8))
@@ -179,7 +179,7 @@ def test_a_click_lands_in_the_frame_of_its_time(grid, data):
 
 
 @given(grid=GRIDS, data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_step_changes_nothing_before_its_time(grid, data):
     """Where sound begins, frames before are at the floor and frames after it are as loud as the rest."""
     rate, (n_fft, _), frame_rate, pooling = grid
@@ -428,7 +428,7 @@ def test_it_loads_elsewhere_by_its_own_code_and_ten_minutes_take_little_memory(t
     cuts=st.lists(st.integers(0, 30_000), max_size=6),
     feature_type=st.sampled_from(["log_mel", "mfcc"]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_sound_in_blocks_has_the_features_of_the_whole(frames, samples, cuts, feature_type):
     extractor = small_extractor((4000, (256, 100), *frames), feature_type=feature_type, num_mfcc=4)
     audio = np.random.default_rng(samples).normal(0, 0.1, samples).astype(np.float32)

@@ -194,7 +194,7 @@ def test_labels_that_are_unknown_are_not_scored(kind: str) -> None:
 
 @over_models
 @pytest.mark.parametrize("kind", [MULTI, SINGLE])
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(cuts=st.lists(st.integers(1, 5), max_size=3, unique=True))
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(config_class, model_class, kind, cuts) -> None:
     model = attentive(model_class(small(config_class, problem_type=kind))).double().train()

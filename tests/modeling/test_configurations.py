@@ -51,7 +51,7 @@ CASES = [(kind, name) for kind in CONFIGS for name in (*WIDTHS[kind], *DEPTHS[ki
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(key=st.from_regex(r"[a-z_]{1,30}", fullmatch=True), value=st.one_of(st.integers(), st.text(), st.none()))
 def test_a_key_is_known_or_refused_by_name(kind: type, key: str, value: Any) -> None:
     known = set(kind().to_dict()) | set(kind.attribute_map) | OF_TRANSFORMERS | OF_TRAINING | OF_OLDER_VERSIONS
@@ -122,7 +122,7 @@ def test_an_absurd_size_is_refused_by_name_however_it_comes(kind: type, name: st
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_a_model_that_is_accepted_has_about_the_weights_that_its_sizes_say(kind: type, data: st.DataObject) -> None:
     widths = st.one_of(st.integers(1, 64), st.integers(1, 10**6))

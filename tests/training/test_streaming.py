@@ -112,7 +112,7 @@ def test_a_prefix_with_signs_of_patterns_is_read_as_it_is(lab, creatives, prefix
 # The plan
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     sizes=st.lists(st.integers(1, 30), min_size=1, max_size=12),
     batch_size=st.integers(1, 9),

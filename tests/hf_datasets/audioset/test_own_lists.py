@@ -1,7 +1,7 @@
 """People's own lists are read and become data sets, and what does not fit is named with its line."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_datasets.audioset.builder import AudiosetBuilder
@@ -26,7 +26,6 @@ NAMES = st.text(
 EVENTS = st.tuples(IDS, st.integers(0, 10**6), st.integers(0, 9000), st.integers(1, 1000))
 
 
-@settings(deadline=None)
 @given(st.lists(EVENTS, min_size=1, max_size=20), st.sampled_from(["\t", ","]), st.sampled_from(["\n", "\r\n"]))
 def test_a_list_of_events_comes_back_as_it_was_written(written, separator, end):
     lines = [separator.join(["segment_id", "start_time_seconds", "end_time_seconds", "label"])]
@@ -42,7 +41,6 @@ def test_a_list_of_events_comes_back_as_it_was_written(written, separator, end):
     assert not read.files
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(IDS, st.lists(NAMES.map(str.strip).filter(bool), min_size=1, max_size=4)), min_size=1))
 def test_a_weak_list_comes_back_as_it_was_written(written):
     text = "YTID,start_seconds,end_seconds,positive_labels\n"

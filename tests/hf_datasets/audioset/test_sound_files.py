@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_datasets.audioset.sound_files import FOLDER, SUBSETS, Inventory, Wanted, list_sounds, match_sounds
@@ -58,7 +58,6 @@ def matched(paths: list[str], clips: Wanted, sizes: list[int] | None = None) -> 
     return [[found[i] for i in np.flatnonzero(matches.row == row)] for row in range(len(clips.ids))]
 
 
-@settings(deadline=None)
 @given(
     st.lists(IDS, min_size=1, max_size=20, unique=True),
     st.sampled_from(sorted(SCHEMES)),
@@ -71,7 +70,6 @@ def test_any_id_is_told_in_every_scheme(ids, scheme, suffix, start):
     assert matched(paths, wanted(ids, float(start))) == [[path] for path in paths]
 
 
-@settings(deadline=None)
 @given(st.lists(IDS, min_size=2, max_size=20, unique=True), st.data())
 def test_a_clip_that_is_missing_changes_no_other(ids, data):
     there = data.draw(st.lists(st.sampled_from(ids), unique=True))

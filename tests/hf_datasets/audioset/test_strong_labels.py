@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_datasets.audioset.clips import _told_by_events
@@ -48,7 +48,6 @@ def test_events_are_joined_sorted_and_each_is_there_once(raw, tmp_path):
     assert [ytid for ytid, row in found.items() if row["strongly_labelled"]] == ["-found_dash"]
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(*[st.integers(0, 2)] * 2, st.integers(0, 8), st.integers(1, 4), *[st.booleans()] * 2)))
 def test_a_frame_adds_nothing_where_an_event_of_its_label_lies(rows):
     clip, code, begin, length, present, frame = (

@@ -163,7 +163,7 @@ def test_every_value_that_is_taken_comes_out_as_it_went_in(value, protocol):
     assert same(loaded(pickle.dumps(value, protocol)), value)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.binary(max_size=200) | st.lists(st.sampled_from(OPERATIONS), max_size=60).map(bytes))
 def test_no_bytes_lead_to_another_error(read, data):
     with pytest.raises(LegacyPickleError, match=r"^x\.pkl: ") as refused:

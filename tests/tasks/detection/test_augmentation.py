@@ -48,7 +48,7 @@ def test_nothing_is_varied_unless_it_is_asked_for():
 
 
 @given(seed=seeds, gain_db=st.floats(0.1, 20))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_gain_is_one_number_of_decibels_within_bounds(seed, gain_db):
     audio = noise(0.1)[:, 0]
     louder = Augmentation(gain_db=gain_db).amplified(audio, seed)
@@ -66,7 +66,7 @@ def test_gains_are_spread_over_their_bounds():
 
 
 @given(seed=seeds)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_roll_moves_the_end_to_the_beginning(seed):
     audio = np.arange(1000, dtype=np.float32)
     rolled = Augmentation(roll_probability=1.0).rolled(audio, seed)
@@ -84,7 +84,7 @@ def test_probabilities_are_shares():
 
 
 @given(snr_db=st.floats(-30, 40))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_background_has_the_snr_that_was_asked_for(snr_db):
     audio, background = noise(0.5, seed=1)[:, 0], 7 * noise(0.5, seed=2)[:, 0]
     assert decibels(audio, with_background(audio, background, snr_db) - audio) == pytest.approx(snr_db, abs=0.01)
@@ -174,7 +174,7 @@ def test_each_window_is_mixed_with_another_one_of_the_batch():
 
 
 @given(batch=st.lists(seeds, min_size=1, max_size=6), frames=st.integers(4, 60), bands=st.integers(4, 40))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_masks_are_one_block_of_frames_and_one_of_features_at_the_mean(batch, frames, bands):
     features = torch.randn(len(batch), frames, bands)
     masked = Augmentation(spec_time_mask_frames=10, spec_frequency_mask_bins=5).masked(features, batch)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.detection.columns import groups_of
@@ -28,7 +28,6 @@ def rows_of(clips: list[tuple[bool, str | None, str]]) -> list[dict]:
     ]
 
 
-@settings(deadline=None)
 @given(CLIPS, st.integers(0, 9), st.sampled_from([0.1, 0.5]))
 def test_a_group_is_on_one_side(clips: list, seed: int, fraction: float) -> None:
     rows = rows_of(clips)

@@ -167,7 +167,7 @@ def epochs(draw) -> list[tuple[int, list[tuple[int, float]]]]:
     return found
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(found=epochs(), cuts=st.data(), capacity=st.integers(1, 30), memory=st.sampled_from([0.0, 0.5, 0.9]))
 def test_the_table_is_the_same_in_whatever_parts_and_order_scores_come(found, cuts, capacity, memory):
     options = {"mining_capacity": capacity, "score_memory": memory, "suspect_epochs": 2}

@@ -194,7 +194,7 @@ def test_eval_clips_are_scored_and_ambiguous_ones_counted():
     assert names_of(rows, pools.items) == ["train"]
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 99), most=st.integers(1, 40))
 def test_fewer_clips_can_be_scored_with_all_positives_among_them(seed, most):
     rows = [clip(f"clip{i}", [BABY if i % 10 == 0 else DOG], subset="eval") for i in range(60)]
@@ -274,7 +274,7 @@ def tables(draw) -> list[dict]:
     return rows
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(rows=tables(), fraction=st.sampled_from([0.0, 0.3]), wanted=st.sampled_from(["auto", "both", "weak"]))
 def test_no_table_whatsoever_lets_a_target_into_the_negatives_or_a_clip_onto_two_sides(rows, fraction, wanted):
     pools = pools_of(rows, validation_fraction=fraction, positives=wanted)

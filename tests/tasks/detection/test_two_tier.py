@@ -57,7 +57,7 @@ def test_parts_add_up_and_are_near_their_share(size, shares):
     assert all(abs(part - size * share / sum(shares)) < 1 for part, share in zip(parts, shares, strict=True))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 99), world=st.integers(1, 3), epoch=st.integers(0, 4), size=st.integers(8, 40))
 def test_every_batch_has_the_same_composition_and_steps_divide_by_ranks(seed, world, epoch, size):
     sampler = make(seed, world=world, batch_size=size)
@@ -69,7 +69,7 @@ def test_every_batch_has_the_same_composition_and_steps_divide_by_ranks(seed, wo
         assert [counts[name] for name in ("positive", "strong", "weak")] == sampler.composition
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 99), world=st.integers(1, 3))
 def test_every_positive_comes_once_before_any_comes_again(seed, world):
     sampler = make(seed, positives=53, world=world)
@@ -131,7 +131,7 @@ def test_unknown_weak_weights_are_refused_and_a_run_keeps_its_own():
         make(weak_weights="panns").load_state_dict(make().state_dict())
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(labels=st.integers(30, 200), first=st.integers(0, 50), world=st.integers(1, 2), hard=st.data())
 def test_where_labels_are_more_than_slots_they_take_turns_within_the_stated_epochs(labels, first, world, hard):
     """Whatever tier B is filled with meanwhile."""
@@ -161,7 +161,7 @@ def test_within_a_label_nothing_comes_again_before_all_has_come(tier, labels):
         assert max(found[m] for m in members) - min(found[m] for m in members) <= 1
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 99), world=st.integers(1, 3), epoch=st.integers(0, 3))
 def test_no_negative_comes_twice_in_a_step_of_all_ranks(seed, world, epoch):
     sampler = make(seed, world=world, positives=120)
@@ -182,7 +182,7 @@ def test_no_item_comes_twice_in_a_step_as_long_as_others_are_left():
             assert all(len(set(step)) == len(step) for step in negatives.tolist())
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     uses=st.lists(st.integers(1, 4), min_size=0, max_size=30),
     explicit=st.integers(0, 12),
@@ -271,7 +271,7 @@ class Echo(Dataset):
 # State
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(batch=st.integers(0, 14), epoch=st.integers(0, 5), seed=st.integers(0, 9))
 def test_a_state_at_any_batch_goes_on_as_if_nothing_had_happened(tmp_path_factory, batch, epoch, seed):
     hard = np.random.default_rng(seed).permutation(np.arange(1000, 1020))

@@ -37,7 +37,7 @@ seeds = st.integers(0, 2**63 - 1)
 
 
 @given(start=st.floats(0, 9.9), length=st.floats(0.01, 10), clip_seconds=st.sampled_from([0.5, 1.0, 2.5]), seed=seeds)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_window_holds_its_event_or_lies_in_it(start, length, clip_seconds, seed):
     end = min(start + length, 10.0)
     for kind in (Kind.POSITIVE, Kind.STRONG):
@@ -223,7 +223,7 @@ def test_an_event_that_the_file_mostly_holds_is_kept():
 
 
 @given(start=st.floats(0, 8.9), length=st.floats(1.0, 5.0), seed=seeds)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_explicit_negatives_never_leave_their_run(start, length, seed):
     end = min(start + length, 10.0)
     window = AudioSetWindows(make_rows([ramp(10)]), make_items((0, (start, end), Kind.EXPLICIT, 0)))[0, seed]
