@@ -21,7 +21,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 EVICT_TO = 0.9  # of the limit: an eviction looks at every file, so it makes room for more than one object
@@ -58,6 +58,7 @@ class Entry:
     size: int
     md5: str
     tag: str
+    stamp: int = field(default=0, compare=False)  # ns, the file's time until it is used; 0: not known
 
     def touch(self) -> bool:
         """Mark it as just used; False when it is gone or was tampered with."""
@@ -158,7 +159,9 @@ class FileCache:
             os.fdatasync(part.descriptor)
         name = _name(address)
         path = self.root / "objects" / name[:2] / f"{name}-{size}-{md5}-{_tag(etag)}{suffix}"
-        entry = Entry(path, size, md5, _tag(etag))
+        now = time.time_ns()  # finer than the clock of `touch`: a use right after this gives another time
+        os.utime(part.descriptor, ns=(now, now))
+        entry = Entry(path, size, md5, _tag(etag), os.fstat(part.descriptor).st_mtime_ns)
         entry.path.parent.mkdir(exist_ok=True, mode=0o700)
         with self._locked() as total:
             for older in entry.path.parent.glob(f"{name}-*"):

@@ -89,7 +89,7 @@ class Downloads:
         self._numbers = itertools.count()
         self._jobs: dict[str, _Job] = {}  # queued or running, by URL
         self._known: dict[str, tuple[Entry, str]] = {}  # entry and ETag, by URL: saves a look into the folder
-        self._unread: dict[str, tuple[Entry, int]] = {}  # fetched ahead, with the time stamp after that, by URL
+        self._unread: dict[str, tuple[Entry, int]] = {}  # fetched ahead, with the time stamp that it got then, by URL
         self._unread_bytes = 0
         self._coming: dict[str, int] = {}  # bytes of what is being fetched ahead; a guess where they are not known
         self._largest = 0  # bytes of the largest object so far: the guess
@@ -305,7 +305,7 @@ class Downloads:
                 del self._jobs[job.url]
             self._coming.pop(job.url, None)
             if entry is not None and job.ahead:
-                self._unread[job.url] = entry, _time_stamp(entry)
+                self._unread[job.url] = entry, entry.stamp or _time_stamp(entry)
                 self._unread_bytes += entry.size
                 self._largest = max(self._largest, entry.size)
             if error is not None and job.ahead:

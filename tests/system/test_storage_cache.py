@@ -51,21 +51,22 @@ def test_files_fetched_ahead_do_not_evict_one_another_before_they_are_read(s3, m
     assert s3.proxy.count("^GET /many/") == 60
 
 
-def read_slowly(files: S3FileManager, contents: dict[str, bytes]) -> None:
+def read_those_there(files: S3FileManager, contents: dict[str, bytes]) -> None:
     for url, content in contents.items():
+        while files.get_file(url) is None:  # else this process fetches what is not there yet
+            time.sleep(0.001)
         assert files.read_bytes(url) == content
-        time.sleep(0.02)
 
 
 def test_fetching_ahead_goes_on_while_a_worker_reads(s3, make):
     contents = fill(s3, 60, size=1000)
     files = make(max_bytes=10_000)
     files.prefetch_files(contents)
-    worker = multiprocessing.get_context("fork").Process(target=read_slowly, args=(files, contents))
+    worker = multiprocessing.get_context("fork").Process(target=read_those_there, args=(files, contents), daemon=True)
     worker.start()
-    worker.join(60)
+    worker.join(600)
     assert worker.exitcode == 0
-    assert files.stats().downloads > 50  # all but a few were there before the worker asked
+    assert files.stats().downloads == 60
 
 
 def test_a_leased_file_is_not_evicted_and_a_full_cache_says_so(s3, make, monkeypatch):
