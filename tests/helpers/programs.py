@@ -5,15 +5,18 @@ signals and exit code. What is read from the environment while modules are impor
 OMP_NUM_THREADS) is that of the tests, so a program that needs another, or none of ours imported, takes `subprocess`.
 """
 
+import contextlib
 import multiprocessing
 import os
 import runpy
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from importlib import import_module
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -47,6 +50,14 @@ def start(*command: str | Path, said: Path, cwd: Path = REPOSITORY, **environmen
     return process
 
 
+def held(name: str, count: int, seconds: float = TIMEOUT) -> dict[str, str]:
+    """An environment in which each process of a program stops when it has finished `count` files of a name.
+
+    So a test sees a moment that would pass. Files count that a program writes under another name and then renames.
+    """
+    return {"PYTHONPATH": str(Path(__file__).parent / "held"), "HOLD": f"{name} {count} {seconds}"}
+
+
 def become(command: list[str], cwd: str, environment: dict[str, str], streams: list[str]) -> None:
     """Be that program, from the first line of its file."""
     os.setsid()  # a group of its own, which a test may kill
@@ -55,6 +66,8 @@ def become(command: list[str], cwd: str, environment: dict[str, str], streams: l
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
+    if "HOLD" in environment:
+        import_module("tests.helpers.held.sitecustomize")  # which a new interpreter imports by itself
     for stream, path in zip((sys.stdout, sys.stderr), streams, strict=True):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream.fileno())
         stream.reconfigure(line_buffering=True)
@@ -105,10 +118,11 @@ def kill_at(checkpoint: Path, *command: str | Path) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody listens to."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A port that nobody listens to; below those that the system gives to connections, one of which may take it."""
+    while True:
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", secrets.choice(range(20_000, 32_000))))
+            return listener.getsockname()[1]
 
 
 def start_ranks(processes: int, said: Path, *command: str | Path) -> list[ForkServerProcess]:

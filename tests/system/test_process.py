@@ -16,7 +16,7 @@ from hf_datasets.folder.synthesize import synthesize
 from system.process import one_line_errors
 from tests.conftest import REPOSITORY
 from tests.helpers.configs import SAMPLE
-from tests.helpers.programs import run, start
+from tests.helpers.programs import TIMEOUT, held, run, start
 from tests.helpers.source_files import PROGRAMS
 
 CONFIG = "configs/eda_tcn.json"
@@ -82,21 +82,21 @@ def test_ctrl_c_ends_a_preparation_with_workers_in_one_line(moment: str, tmp_pat
     output = tmp_path / "out"
     command = ["-m", "hf_datasets.prepare", "folder", "--raw_dir", str(tmp_path / "raw"), "--num_proc", "2"]
     command += ["--output_dir", str(output)]
-    check_ctrl_c(command, tmp_path, moment, "prepare: stopped")
+    check_ctrl_c(command, tmp_path, moment, "prepare: stopped", **held("*.parquet", 1, seconds=5))
     written = {path.suffix for path in output.rglob("*") if path.is_file()}
     assert written <= {".parquet", ".yaml", ".lock"}
     assert not (output / "defects.csv").exists()
 
 
-def check_ctrl_c(command: list[str], folder: Path, moment: str, last: str) -> None:
+def check_ctrl_c(command: list[str], folder: Path, moment: str, last: str, **environment: str) -> None:
     """Send SIGINT to a program and its workers, as a terminal does, once a file is there."""
-    process = start(*command, said=folder / "said")
+    process = start(*command, said=folder / "said", **environment)
     said = folder / "said.err"
     while process.is_alive() and not any(folder.glob(moment)):
         time.sleep(0.02)
     assert process.is_alive(), said.read_text()
     os.killpg(process.pid, signal.SIGINT)
-    process.join(120)
+    process.join(TIMEOUT)
     text = said.read_text()
     assert process.exitcode == 130, text
     assert "Traceback" not in text

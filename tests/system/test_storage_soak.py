@@ -18,7 +18,7 @@ READER = """
 import random, sys
 from system import storage, storage_downloads
 storage_downloads.FIRST_PAUSE = 0.02
-cache, limit, seed, count = sys.argv[1], *map(int, sys.argv[2:])
+cache, limit, seed, count = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 files = storage.S3FileManager(cache_dir=cache, max_bytes=limit, min_free_bytes=0, max_workers=4)
 order = list(range(count))
 random.Random(seed).shuffle(order)
@@ -29,6 +29,8 @@ for place, (i, url) in enumerate(zip(order, urls)):
     assert files.read_bytes(url) == random.Random(i).randbytes(1000 + i)
     if place == 100:
         print("under way", flush=True)
+    while place == 110 and seed == "0":  # until it is killed
+        files.read_bytes(random.choice(urls))
 print("all right")
 """
 

@@ -15,7 +15,7 @@ from training.embeddings import PART_RECORDS, StoredRecords, WindowEmbeddings, a
 
 KIND = np.dtype([("served", np.int64), ("embeddings", np.float16, (2, 3))])
 COUNT = 3 * PART_RECORDS + 5
-# Computes slowly, and notes each part that it begins.
+# Computes all but the first part slowly, and notes each part that it begins.
 PROGRAM = """
 import sys, time
 from pathlib import Path
@@ -28,7 +28,7 @@ datasets.config.HF_DATASETS_CACHE = sys.argv[1]
 def compute(places):
     with open(sys.argv[2], "a") as file:
         file.write(f"{places.start}\\n")
-    time.sleep(float(sys.argv[3]))
+    time.sleep(float(sys.argv[3]) if places.start else 0)
     return made_up(places)
 
 stored_records("key", COUNT, compute)
@@ -102,14 +102,14 @@ def test_digests_tell_arrays_apart() -> None:
 @pytest.mark.slow
 def test_a_killed_process_is_gone_on_from_with_the_same_bits(tmp_path: Path) -> None:
     notes = tmp_path / "killed.txt"
-    killed = start(tmp_path / "killed", notes, 2.0)
+    killed = start(tmp_path / "killed", notes, 600)
     while killed.poll() is None and not (notes.exists() and len(notes.read_text().split()) == 2):
         time.sleep(0.02)
     killed.send_signal(signal.SIGKILL)
-    assert killed.wait(30) == -signal.SIGKILL
+    assert killed.wait() == -signal.SIGKILL
     assert [name for name in parts(tmp_path / "killed") if name.endswith(".npy")] == ["part-00000.npy"]
-    assert start(tmp_path / "whole", tmp_path / "whole.txt", 0).wait(120) == 0
-    assert start(tmp_path / "killed", tmp_path / "resumed.txt", 0).wait(120) == 0
+    assert start(tmp_path / "whole", tmp_path / "whole.txt", 0).wait(600) == 0
+    assert start(tmp_path / "killed", tmp_path / "resumed.txt", 0).wait(600) == 0
     assert parts(tmp_path / "killed") == parts(tmp_path / "whole")
     assert (tmp_path / "resumed.txt").read_text().split() == [str(n * PART_RECORDS) for n in (1, 2, 3)]
 
@@ -117,7 +117,7 @@ def test_a_killed_process_is_gone_on_from_with_the_same_bits(tmp_path: Path) -> 
 @pytest.mark.slow
 def test_two_processes_share_the_parts(tmp_path: Path) -> None:
     both = [start(tmp_path / "cache", tmp_path / f"{name}.txt", 1.0) for name in "ab"]
-    assert [process.wait(120) for process in both] == [0, 0]
+    assert [process.wait(600) for process in both] == [0, 0]
     begun = [(tmp_path / f"{name}.txt").read_text().split() for name in "ab" if (tmp_path / f"{name}.txt").exists()]
     firsts = [str(first) for first in range(0, COUNT, PART_RECORDS)]
     assert sorted((first for each in begun for first in each), key=int) == firsts

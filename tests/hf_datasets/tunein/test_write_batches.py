@@ -19,6 +19,7 @@ from hf_datasets.tunein.synthesize import synthesize
 from hf_datasets.tunein.write_batches import Settings, data_files, read_segments, write_batches
 from tests.conftest import REPOSITORY
 from tests.helpers.prepared_data import complaint, contents
+from tests.helpers.programs import held
 from tests.helpers.raw_trees.tunein import WIDTH, prepare, read_batches, rows_of, split
 
 # Batches
@@ -141,10 +142,10 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_manifest(s3, to_s3, damaged
 
     if to_s3:
         s3.proxy.latency = 0.05
-    child = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True)
+    child = subprocess.Popen(command, cwd=REPOSITORY, env=os.environ | held("*", 30), start_new_session=True)
     while finished() < 20:
         assert child.poll() is None, "it ended before it was killed"
-        time.sleep(0.005)
+        time.sleep(0.02)
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
     assert "latest_embeddings/manifest.json" not in there()
