@@ -170,10 +170,15 @@ def test_a_receptive_field_beyond_the_longest_clip_warns_once(config_class, mode
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     monkeypatch.setattr(logging.getLogger("modeling"), "propagate", True)
     warn_if_receptive_field_exceeds(config, config.receptive_field)
-    assert not caplog.records
+    assert not warnings_of(caplog)
     for _ in range(2):
         warn_if_receptive_field_exceeds(config, config.receptive_field - 1)
-    assert [f"{config.receptive_field} frames" in record.message for record in caplog.records] == [True]
+    assert [f"{config.receptive_field} frames" in message for message in warnings_of(caplog)] == [True]
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What models said; other libraries log when they like."""
+    return [record.getMessage() for record in caplog.records if record.name.startswith("modeling")]
 
 
 # The fast paths against plain ones
@@ -349,7 +354,7 @@ def test_prediction_in_chunks_is_one_pass(config_class, model_class, causal, chu
 @over_models
 @both_sides
 @given(cuts=st.lists(st.integers(0, 120), max_size=8), chunk=st.integers(1, 90))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_prediction_of_blocks_is_one_pass_however_they_are_cut(config_class, model_class, causal, cuts, chunk) -> None:
     model = model_class(small(config_class, causal=causal)).double().eval()
     x = torch.randn(1, 120, FEATURES, dtype=torch.float64)
@@ -362,7 +367,7 @@ def test_prediction_of_blocks_is_one_pass_however_they_are_cut(config_class, mod
 
 @over_models
 @given(cuts=st.lists(st.integers(1, 119), max_size=10, unique=True))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_steps_are_the_whole_pass_however_they_are_cut(config_class, model_class, cuts) -> None:
     for dtype, tolerance in ((torch.float32, 1e-6), (torch.float64, 1e-12)):
         model = model_class(small(config_class, causal=True)).to(dtype).eval()
@@ -504,7 +509,7 @@ def test_flat_and_empty_trials_have_finite_losses_and_gradients(loss: str) -> No
 
 @over_models
 @pytest.mark.parametrize("loss", [*LOSSES, {"mse": 1.0, "ccc": 0.5, "gaussian": 0.1}], ids=str)
-@settings(deadline=None, max_examples=5)
+@settings(max_examples=5)
 @given(lengths=st.lists(st.integers(1, 24), min_size=4, max_size=4))
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(config_class, model_class, loss, lengths) -> None:
     model = model_class(small(config_class, loss=loss, gaussian_head=True)).double().train()
