@@ -353,7 +353,7 @@ def test_processes_that_start_at_once_load_a_module_without_the_network(tmp_path
     environment = os.environ | {"HF_HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-c", ALONE]
     started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    said = [process.communicate(timeout=300)[0] for process in started]
+    said = [process.communicate(timeout=600)[0] for process in started]
     assert [process.returncode for process in started] == [0] * 3
     assert said == [f"{{'rmse': {math.sqrt(1 / 3)}, 'pearson': {score('pearson', [1, 2, 4], [1, 2, 3])}}}\n"] * 3
     assert not list(tmp_path.rglob("*.arrow*"))
@@ -362,7 +362,7 @@ def test_processes_that_start_at_once_load_a_module_without_the_network(tmp_path
 def compute_my_share(process: int, folder: str, results: multiprocessing.Queue) -> None:
     """Every metric over half the trials in batches, as one of two processes."""
     for name in METRICS:
-        module = load(name, folder, num_process=2, process_id=process, experiment_id="two")
+        module = load(name, folder, num_process=2, process_id=process, experiment_id="two", timeout=600)
         columns = {key: rows[process::2] for key, rows in ragged().items()}
         for start in range(0, 3, 2):
             module.add_batch(**{key: rows[start : start + 2] for key, rows in columns.items()})
@@ -377,10 +377,10 @@ def test_two_processes_give_the_result_of_one(tmp_path: Path) -> None:
     for process in processes:
         process.start()
     results = {
-        (name, rank): result for name, rank, result in (queue.get(timeout=120) for _ in range(2 * len(METRICS)))
+        (name, rank): result for name, rank, result in (queue.get(timeout=600) for _ in range(2 * len(METRICS)))
     }
     for process in processes:
-        process.join(timeout=30)
+        process.join(timeout=600)
         assert process.exitcode == 0
     for name in METRICS:
         alone = load(name, tmp_path).compute(**ragged(), **OPTIONS.get(name, {}))

@@ -104,7 +104,7 @@ def test_a_fork_meanwhile_keeps_the_stderr_of_its_parent(capfd: pytest.CaptureFi
 
     thread = threading.Thread(target=stay)
     thread.start()
-    assert inside.wait(10)
+    assert inside.wait(600)
     child = os.fork()
     if not child:
         with without_decoder_messages():

@@ -118,7 +118,7 @@ def test_four_processes_with_one_folder_get_each_object_once(s3, tmp_path):
     fill(s3, 20)
     s3.proxy.latency = 0.05
     children = [start(ONE_OF_FOUR, tmp_path / "cache") for _ in range(4)]
-    assert [child.wait(60) for child in children] == [0] * 4
+    assert [child.wait(600) for child in children] == [0] * 4
     assert s3.proxy.count() == 20
 
 

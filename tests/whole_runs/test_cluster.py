@@ -249,10 +249,7 @@ def test_a_rank_that_dies_takes_the_others_with_it(tmp_path: Path) -> None:
             break
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
     os.kill(int(children[-1]), signal.SIGKILL)
-    begin = time.monotonic()
-    said = process.stdout.read()
-    process.wait(timeout=120)
+    said, _ = process.communicate(timeout=TIMEOUT)  # alone, the other would wait for half an hour
     assert process.returncode != 0, said[-3000:]
     assert re.search(r"exitcode +: -9", said), said[-3000:]
-    assert time.monotonic() - begin < 100
     assert not (tmp_path / "run" / "metrics.json").exists()

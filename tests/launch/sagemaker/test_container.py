@@ -100,7 +100,7 @@ def test_a_job_that_fails_says_why_where_sagemaker_looks(tmp_path: Path, aws: Fa
 @pytest.mark.slow
 def test_sigterm_reaches_the_processes_below_the_launcher(tmp_path: Path) -> None:
     """A spot machine is announced to go by SIGTERM, which `accelerate launch` would keep for itself."""
-    below = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    below = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     launcher = f"import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', {below!r}]))"
     entry = (
         f"import os, sys; sys.path.insert(0, {str(REPOSITORY)!r}); from launch.sagemaker import entry\n"
@@ -111,9 +111,9 @@ def test_sigterm_reaches_the_processes_below_the_launcher(tmp_path: Path) -> Non
         assert process.poll() is None
         time.sleep(0.05)
     process.terminate()
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=600)
     assert out.splitlines()[-1] == "143"
-    deadline = time.monotonic() + 30  # the signal is sent to all at once; the last may end a little later
+    deadline = time.monotonic() + 600  # the signal is sent to all at once; the last may end a little later
     while is_running(int((tmp_path / "pid").read_text())):
         assert time.monotonic() < deadline
         time.sleep(0.05)
