@@ -16,14 +16,16 @@ from system.process import one_line_errors
 def parse(argv: list[str]) -> list[str]:
     """The config and its keys; a task whose models have no size without data is refused."""
     parser = argparse.ArgumentParser(prog="python -m launch.count_parameters", description="Count a model's numbers.")
-    parser.add_argument("config", help="the config of an emotion run; any of its keys may follow")
-    arguments, rest = parser.parse_known_args(argv)
-    read = read_settings([arguments.config, *rest])
+    parser.add_argument("config", help="the config of an emotion run")
+    parser.add_argument("keys", nargs=argparse.REMAINDER, help="any of its keys, as --key value")
+    arguments = parser.parse_args(argv)
+    words = [arguments.config, *arguments.keys]
+    read = read_settings(words)
     if read.arguments.task != "emotion":
         raise ValueError(
             f"task={read.arguments.task}: the sizes of its models follow from the data. Give a config of task emotion."
         )
-    return [arguments.config, *rest]
+    return words
 
 
 if __name__ == "__main__":
