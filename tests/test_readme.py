@@ -23,6 +23,7 @@ from launch.study import plan
 from launch.study_settings import parse_study
 from tests.conftest import REPOSITORY
 from tests.helpers.source_files import PRODUCT, tree_of
+from training.environment import TRIPLES
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
@@ -46,6 +47,7 @@ SHORT = {
     "configs/meld_sample.json": "--max_steps 2",
     "run_train.py": "--max_steps 2",
 }
+CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 LIMIT = 600  # seconds a command, on a busy machine
 
 
@@ -101,6 +103,11 @@ def test_every_command_parses(command: str, monkeypatch: pytest.MonkeyPatch) -> 
     while "=" in words[0]:
         words.pop(0)
     if words[0] == "pip":
+        asked = {word for word in words if "==" in word}
+        if asked:
+            assert asked in [{f"{name}=={number}" for name, number in triple.items()} for triple in TRIPLES]
+            assert words[:2] + words[5:] in (["pip", "install"], ["pip", "install", "--index-url", CPU_WHEELS])
+            return
         project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         (extra,) = re.fullmatch(r"pip install -e \.(?:\[(\w+)\])?", " ".join(words)).groups()
         assert extra is None or extra in project["optional-dependencies"]

@@ -4,18 +4,21 @@ import os
 import sys
 from importlib import metadata
 
-INSTALL = "pip install 'torch>=2.11,<2.13' 'torchvision>=0.26,<0.28' 'torchaudio==2.11.0'"
+# Versions known to work together, the newest first; each in the order in which the packages are imported.
+TRIPLES = (
+    {"torch": "2.14.1", "torchaudio": "2.11.1", "torchvision": "0.29.1"},
+    {"torch": "2.12.1", "torchaudio": "2.11.0", "torchvision": "0.27.1"},
+)
 
 # What the loader, the C library and Python say where a limit leaves them too little memory.
 NO_MEMORY = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory", "can't start new thread")
-TRIPLE = ("torch", "torchaudio", "torchvision")  # in the order in which they are imported
 
 
 def torch_mismatch() -> str | None:
     """What is wrong between torch, torchvision and torchaudio, and what to install; None when they fit.
 
-    A torchvision built for another torch, or for another CUDA, fails only when it is imported, deep inside
-    `from transformers import Trainer`, with a message about a missing operator.
+    A torchvision or torchaudio built for another torch, or for another CUDA, fails only when it is imported, deep
+    inside `from transformers import Trainer`, with a message about a missing operator or library.
     """
     try:
         import torch  # noqa: F401
@@ -26,11 +29,24 @@ def torch_mismatch() -> str | None:
         if lines or isinstance(error, MemoryError):
             reason = lines[0] if lines else "MemoryError"
             return f"no memory is left to load torch ({reason}). Raise the limit (ulimit -v), or free memory."
-        name = next(name for name in TRIPLE if name not in sys.modules)  # an import that fails leaves nothing there
-        found = ", ".join(f"{name} {version(name)}" for name in TRIPLE)
+        name = next(name for name in TRIPLES[0] if name not in sys.modules)  # a failed import leaves nothing there
+        found = ", ".join(f"{name} {version(name)}" for name in TRIPLES[0])
         reason = str(error).strip().splitlines()[0]
-        return f"{name} does not load beside the others ({found}): {reason}. Install a triple that fits: {INSTALL}"
+        return f"{name} does not load next to the others ({found}): {reason}. Install what fits: {remedy(name)}"
     return None
+
+
+def remedy(failed: str) -> str:
+    """The command that installs the partners of this torch, or a whole triple where torch itself is the problem."""
+    torch, _, build = version("torch").partition("+")
+    index = f" --index-url https://download.pytorch.org/whl/{build}" if build else ""
+    fitting = next((triple for triple in TRIPLES if triple["torch"] == torch), None)
+    if fitting is None or failed == "torch":
+        whole = " ".join(f"{name}=={number}" for name, number in (fitting or TRIPLES[0]).items())
+        return f"pip install {whole}{index if build == 'cpu' else ''}"  # not each build for CUDA is of each torch
+    partners = " ".join(f"{name}=={number}" for name, number in fitting.items() if name != "torch")
+    # Forced, as a partner of the right version can be built for another CUDA, or for none.
+    return f"pip install --force-reinstall --no-deps {partners}{index}"
 
 
 def version(package: str) -> str:

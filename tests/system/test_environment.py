@@ -7,9 +7,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.conftest import REPOSITORY
-from training.environment import INSTALL, threads_for_this_process, torch_mismatch, versions
+from training import environment
+from training.environment import TRIPLES, remedy, threads_for_this_process, torch_mismatch, versions
 
 CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
 
@@ -39,11 +41,44 @@ def test_the_installed_torch_fits_its_companions() -> None:
     assert versions()["torch"].startswith("2.")
 
 
-def test_what_the_message_says_to_install_is_what_the_project_asks_for() -> None:
+def test_the_project_takes_each_known_triple_and_nothing_newer() -> None:
     asked = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
-    triple = [name for name in asked if name.startswith("torch")]
-    assert len(triple) == 3
-    assert INSTALL == "pip install " + " ".join(f"'{name}'" for name in triple)
+    takes = {requirement.name: requirement.specifier for requirement in map(Requirement, asked)}
+    for triple in TRIPLES:
+        for name, number in triple.items():
+            assert number in takes[name]
+            assert f"{number}+cpu" in takes[name]
+    for name, number in TRIPLES[0].items():  # pip takes the newest that it may
+        assert {bound.version for bound in takes[name] if bound.operator == "<="} == {number}
+
+
+@pytest.mark.parametrize("triple", TRIPLES, ids=lambda triple: triple["torch"])
+@pytest.mark.parametrize("build", ["", "cpu", "cu130"])
+def test_the_partners_of_the_installed_torch_are_named(monkeypatch, triple: dict[str, str], build: str) -> None:
+    found = triple["torch"] + (f"+{build}" if build else "")
+    monkeypatch.setattr(environment, "version", {"torch": found}.get)
+    words = remedy("torchvision").split()
+    assert {word for word in words if "==" in word} == {f"{n}=={v}" for n, v in triple.items() if n != "torch"}
+    assert words[-1].endswith(f"/whl/{build}") if build else "--index-url" not in words
+
+
+@pytest.mark.parametrize(
+    ("torch", "failed", "expected"),
+    [
+        ("missing", "torch", TRIPLES[0]),
+        ("2.9.1", "torchvision", TRIPLES[0]),  # no known triple has it
+        ("2.9.1+cu128", "torchvision", TRIPLES[0]),
+        ("2.9.1+cpu", "torchvision", TRIPLES[0]),
+        *((triple["torch"], "torch", triple) for triple in TRIPLES),  # it lacks some library
+    ],
+)
+def test_a_whole_triple_is_named_where_torch_is_the_problem(
+    monkeypatch: pytest.MonkeyPatch, torch: str, failed: str, expected: dict[str, str]
+) -> None:
+    monkeypatch.setattr(environment, "version", {"torch": torch}.get)
+    index = ["--index-url", "https://download.pytorch.org/whl/cpu"] if torch.endswith("+cpu") else []
+    whole = [f"{name}=={number}" for name, number in expected.items()]
+    assert remedy(failed).split() == ["pip", "install", *whole, *index]
 
 
 def test_a_torchvision_that_does_not_load_is_named_with_what_to_install(tmp_path: Path) -> None:
@@ -59,4 +94,4 @@ def test_a_torchvision_that_does_not_load_is_named_with_what_to_install(tmp_path
     (line,) = run.stderr.strip().splitlines()
     assert "torchvision" in line
     assert "operator torchvision::nms" in line
-    assert "pip install 'torch>=2.11,<2.13'" in line
+    assert line.endswith(remedy("torchvision"))
