@@ -6,7 +6,8 @@ python -m launch.extract --encoder efficientat_mn04_as --input ads/ --output emb
 run_train.py configs/tunein_attention.json --dataset embeddings/ --model_config.modalities '["embeddings"]'
 
 A row is a recording. One that cannot be read has no embeddings, but the reason. A shard gets its name when it is
-whole, so that a command that was stopped continues where it was.
+whole, so that a command that was stopped continues where it was. The encoder runs on the CPU, on which all shards of
+an output come out the same.
 """
 
 import argparse
@@ -17,14 +18,16 @@ import hashlib
 import json
 import math
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from launch.start import begin
 from system.process import keep_freed_memory, one_line_errors
+from training.settings import check_front_end
 
 LAYERS = ("window", "frames")
 ROWS_PER_SHARD, ROWS_PER_GROUP = 256, 16
@@ -34,12 +37,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m launch.extract",
-        description="Embeddings of recordings by a pretrained encoder.",
+        description="Embeddings of recordings by a pretrained encoder, on the CPU.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--encoder", required=True, help="A folder, a published file, a short name, or a Hub name.")
     parser.add_argument("--revision", default=None, help="Of a Hub name: a commit or tag.")
-    parser.add_argument("--input", required=True, help="A folder of sounds, or a data set with a column `audio`.")
+    parser.add_argument("--input", required=True, help="A folder of sounds, or a data set of sounds or clips.")
     parser.add_argument("--dataset_config", default=None, help="Of a data set, such as `sample`.")
     parser.add_argument("--output", required=True, type=Path, help="The folder of the Parquet files.")
     parser.add_argument("--layer", default="window", choices=LAYERS, help="One embedding a window, or every 0.32 s.")
@@ -49,7 +52,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     for name in ("rows_per_shard", "num_proc"):
         if getattr(arguments, name) < 1:
-            raise ValueError(f"--{name}={getattr(arguments, name)}: give 1 or more")
+            raise ValueError(f"--{name}={getattr(arguments, name)}: too few. Give 1 or more.")
+    check_front_end("--encoder", arguments.encoder)
+    folder = Path(arguments.input)
+    if folder.is_dir() and arguments.output.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"--output={arguments.output}: in --input, where it would be read. Name a folder elsewhere.")
     return arguments
 
 
@@ -64,7 +71,8 @@ from datasets import Features, List, Value
 from tqdm import tqdm
 
 from launch.recordings import Recordings, find_recordings
-from media.audio import AudioError, read_audio_blocks
+from media.audio import AudioError
+from media.clip_files import VideoError
 from modeling.modeling_efficientat import FRAMES_PER_EMBEDDING
 from system.text import mask_secrets, plural, printable, safe_row
 from system.worker_pool import map_in_processes
@@ -76,6 +84,7 @@ from training.environment import version
 
 WINDOWS_AT_ONCE = 8  # of one recording, whose embeddings so depend on no other; more fit a processor's cache less
 METADATA = b"feltsound"  # key of the shards' schema metadata
+SHARD_NAME = re.compile(r"part-\d{5}\.parquet")
 UNREADABLE = "unreadable.csv"
 FREE_TO_CHANGE = ("encoder", "recordings")  # a name of the same weights; recordings that changed are embedded again
 FEATURES = Features(
@@ -100,15 +109,14 @@ class Extraction:
     revision: str | None
     layer: str
     output: Path
-    identity: str
 
     def provenance(self) -> dict[str, Any]:
         """Where the numbers of the shards come from."""
         loaded = encoder_once(self.encoder, self.revision)
         config, extractor = loaded.model.config, loaded.extractor
         return {
-            "encoder": mask_secrets(self.encoder) if "@" in self.identity else Path(self.encoder).name,
-            "identity": self.identity,
+            "encoder": mask_secrets(self.encoder) if "@" in loaded.identity else Path(self.encoder).name,
+            "identity": loaded.identity,
             "layer": self.layer,
             "size": config.hidden_size,
             "window_seconds": config.window_seconds,
@@ -119,18 +127,26 @@ class Extraction:
 
 
 @torch.inference_mode()
-def embed(encoder: Encoder, layer: str, sound: str | bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Times (N,) in seconds and embeddings (N, D) of a recording, by the windows of its encoder.
+def embed(encoder: Encoder, layer: str, blocks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Times (N,) in seconds and embeddings (N, D) of a recording (blocks of samples), by the windows of its encoder.
 
     Windows overlap by the encoder's hop. Of frames, windows follow one another; the last one ends where the sound
-    does, and of its frames those that are later than all before are kept.
+    does, and of its frames those that are later than all before are kept. A sound shorter than a window has no frames
+    of the silence after it.
     """
     config, rate = encoder.model.config, encoder.extractor.sampling_rate
     size = round(config.window_seconds * rate)
     hop = round(config.hop_seconds * rate) if layer == "window" else size
     step = FRAMES_PER_EMBEDDING / encoder.extractor.frame_rate  # s
-    times, found = [], []
-    for starts, windows in sliding_windows(read_audio_blocks(sound, rate, name), size, hop, WINDOWS_AT_ONCE):
+    times, found, samples = [], [], 0
+
+    def counted() -> Iterator[np.ndarray]:
+        nonlocal samples
+        for block in blocks:
+            samples += len(block)
+            yield block
+
+    for starts, windows in sliding_windows(counted(), size, hop, WINDOWS_AT_ONCE):
         states = encoder.base(**encoder.extractor(list(windows), sampling_rate=rate))
         for start, pooled, frames in zip(starts / rate, states.pooler_output, states.last_hidden_state, strict=True):
             seconds = start + step * np.arange(len(frames)) if layer == "frames" else np.array([start])
@@ -138,15 +154,17 @@ def embed(encoder: Encoder, layer: str, sound: str | bytes, name: str) -> tuple[
             if new.any():
                 times.append(seconds[new])
                 found.append((frames if layer == "frames" else pooled[None]).numpy()[new].astype(np.float16))
-    return np.concatenate(times).astype(np.float32), np.concatenate(found)
+    begins = np.concatenate(times)
+    count = max(int(np.searchsorted(begins, samples / rate)), 1)  # of those that begin before the sound ends
+    return begins[:count].astype(np.float32), np.concatenate(found)[:count]
 
 
 def embedding_cells(use: Extraction, recordings: Recordings, place: int, name: str) -> dict[str, Any]:
     """The cells of a row that follow from the sound of a recording."""
+    encoder = encoder_once(use.encoder, use.revision)
     try:
-        with recordings.opened(place) as sound:
-            times, embeddings = embed(encoder_once(use.encoder, use.revision), use.layer, sound, name)
-    except (AudioError, OSError) as error:
+        times, embeddings = embed(encoder, use.layer, recordings.blocks(place, encoder.extractor.sampling_rate, name))
+    except (AudioError, VideoError, OSError) as error:
         defect = {"what": "unreadable", "detail": printable(mask_secrets(str(error)))}
         return {"defects": [defect], "has_embeddings": False, "embeddings_frames": 0}
     numbers = {"embeddings_frames": len(times), "seconds": times, "embeddings": embeddings.ravel()}
@@ -162,17 +180,10 @@ class Shard:
     targets: list[float | None]
     metadata: dict[str, Any]  # provenance, and a digest of the recordings
 
-    def written(self) -> dict[str, Any] | None:
-        """The metadata of the file that is there."""
-        if not self.file.exists():
-            return None
-        try:
-            return json.loads((pq.read_schema(self.file).metadata or {})[METADATA])
-        except (pa.ArrowInvalid, KeyError, ValueError) as error:
-            raise ValueError(f"{self.file}: not written by this program. Name another --output.") from error
-
     def write(self, use: Extraction) -> int:
-        """Write the rows; returns how many."""
+        """Write the rows; returns how many. A worker loads the encoder itself, which may have changed by then."""
+        if not use.provenance().items() <= self.metadata.items():
+            raise ValueError(f"--encoder={use.encoder}: changed since the start. Restore it, or take a new --output.")
         schema, draft = FEATURES.arrow_schema, self.file.with_name(f".{self.file.name}.draft")
         schema = schema.with_metadata((schema.metadata or {}) | {METADATA: json.dumps(self.metadata).encode()})
         known = list(zip(self.recordings.ids(), self.targets, self.recordings.synthetic(), strict=True))
@@ -204,11 +215,25 @@ def plan(use: Extraction, recordings: Recordings, targets: dict[str, float], row
     return shards
 
 
-def unfinished(shards: list[Shard]) -> list[Shard]:
+def own_shards(output: Path) -> dict[Path, dict[str, Any]]:
+    """The shards in a folder, with their metadata; another program's file of a shard's name is refused."""
+    found = {}
+    for file in sorted(output.glob("part-*.parquet")):
+        if SHARD_NAME.fullmatch(file.name):
+            try:
+                found[file] = json.loads((pq.read_schema(file).metadata or {})[METADATA])
+            except (pa.ArrowInvalid, KeyError, ValueError) as error:
+                raise ValueError(
+                    f"--output={output}: {file.name} was not written by this program. Name another folder."
+                ) from error
+    return found
+
+
+def unfinished(shards: list[Shard], there: dict[Path, dict[str, Any]]) -> list[Shard]:
     """The shards that are not there yet, or whose recordings changed; one of another encoder or layer is refused."""
     missing = []
     for shard in shards:
-        written = shard.written()
+        written = there.get(shard.file)
         for key in [key for key in shard.metadata if key not in FREE_TO_CHANGE] if written else []:
             before, now = (written or {}).get(key), shard.metadata[key]
             if before != now:
@@ -242,10 +267,10 @@ def read_targets(path: Path, ids: set[str]) -> dict[str, float]:
 def main(argv: list[str]) -> None:
     """Plan the shards, write those that are missing, list what could not be read."""
     arguments = parse(argv)
+    there = own_shards(arguments.output)
     keep_freed_memory()
     recordings = find_recordings(arguments.input, arguments.dataset_config)
-    identity = encoder_once(arguments.encoder, arguments.revision).identity
-    use = Extraction(arguments.encoder, arguments.revision, arguments.layer, arguments.output, identity)
+    use = Extraction(arguments.encoder, arguments.revision, arguments.layer, arguments.output)
     ids = collections.Counter(recordings.ids())
     if len(ids) < len(recordings):
         name = ids.most_common(1)[0][0]
@@ -253,14 +278,13 @@ def main(argv: list[str]) -> None:
     targets = read_targets(arguments.targets, set(ids)) if arguments.targets else {}
     arguments.output.mkdir(parents=True, exist_ok=True)
     shards = plan(use, recordings, targets, arguments.rows_per_shard)
-    missing = unfinished(shards)
+    missing = unfinished(shards, there)
     with tqdm(total=len(recordings), desc="embedding", unit="recording") as bar:
         bar.update(len(recordings) - sum(len(shard.recordings) for shard in missing))
         for count in written_rows(missing, use, arguments.num_proc):
             bar.update(count)
-    for old in arguments.output.glob("part-*.parquet"):
-        if old not in [shard.file for shard in shards]:
-            old.unlink()
+    for old in there.keys() - {shard.file for shard in shards}:
+        old.unlink()
     failed = list_unreadable(shards, arguments.output / UNREADABLE)
     print(
         f"{arguments.output}: {plural(len(recordings) - failed, 'recording')} in {plural(len(shards), 'shard')}, "

@@ -16,14 +16,17 @@ import pytest
 import soundfile
 import torch
 
+from hf_datasets.names import data_set_names
 from launch import extract
+from launch.recordings import find_recordings
 from media.audio import read_audio
+from media.video import read_clip
 from system.storage import S3FileManager
 from tests.helpers.efficientat import small_encoder
 from tests.helpers.programs import held, run, start
 from tests.helpers.run_folders import record
 from tests.helpers.s3_server import serve_s3
-from training.encoders import load_encoder
+from training.encoders import encoder_once, load_encoder
 from training.official_efficientat import save_encoder
 
 RATE, WINDOW, HOP = 32000, 0.8, 0.3
@@ -64,8 +67,11 @@ def extracted(encoder: Path, sounds: Path, output: Path, *options: str) -> dict[
 
 def expected(encoder: Path, sound: Path, layer: str) -> tuple[np.ndarray, np.ndarray]:
     """Times and embeddings in a plain loop."""
-    loaded = load_encoder(str(encoder))
-    audio, _ = read_audio(sound, RATE)
+    return expected_of(encoder, read_audio(sound, RATE)[0], layer)
+
+
+def expected_of(encoder: Path, audio: np.ndarray, layer: str) -> tuple[np.ndarray, np.ndarray]:
+    loaded, end = load_encoder(str(encoder)), len(audio) / RATE
     size = round(WINDOW * RATE)
     audio = np.pad(audio, (0, max(0, size - len(audio))))
     hop = round(HOP * RATE) if layer == "window" else size
@@ -75,7 +81,7 @@ def expected(encoder: Path, sound: Path, layer: str) -> tuple[np.ndarray, np.nda
             states = loaded.base(**loaded.extractor(audio[start_ : start_ + size], sampling_rate=RATE))
         frames = states.last_hidden_state[0] if layer == "frames" else states.pooler_output
         for place, frame in enumerate(frames):
-            if (seconds := start_ / RATE + STEP * place) > last:
+            if last < (seconds := start_ / RATE + STEP * place) < end:
                 times, found, last = [*times, seconds], [*found, frame.numpy()], seconds
     return np.array(times), np.stack(found)
 
@@ -121,9 +127,90 @@ def test_shards_that_are_there_are_kept_and_only_changed_recordings_are_embedded
     assert len(extracted(encoder, sounds, output, "--rows_per_shard", "2")) == 6
     assert "in 3 shards, 3 of which were there; 1 unreadable" in capsys.readouterr().out
     assert not (output / "part-00003.parquet").exists()
-    for options, named in ((["--layer", "frames"], "layer"), (["--num_proc", "0"], "num_proc")):
+    for options, named in (
+        (["--layer", "frames"], "layer"),
+        (["--num_proc", "0"], "num_proc"),
+        (["--dataset_config", "a"], "dataset_config=a"),
+    ):
         with pytest.raises(ValueError, match=named):
             extracted(encoder, sounds, output, *options)
+
+
+@pytest.mark.parametrize("seconds", [0.02, 0.31, 0.33, 0.65, 0.8, 0.9])
+def test_frames_begin_before_the_sound_ends(seconds: float, encoder: Path) -> None:
+    sound = np.random.default_rng(0).normal(0, 0.1, round(seconds * RATE)).astype(np.float32)
+    times, embeddings = extract.embed(load_encoder(str(encoder)), "frames", [sound])
+    assert len(times) == len(embeddings) == len(expected_of(encoder, sound, "frames")[0])
+    assert times[0] == 0
+    assert times[-1] < seconds <= times[-1] + STEP
+
+
+@pytest.mark.parametrize("metadata", [None, {"huggingface": "{}"}])
+def test_files_of_other_programs_stay(metadata: dict | None, encoder: Path, sounds: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    table = pa.table({"x": [1]}).replace_schema_metadata(metadata)
+    others = [
+        output / name for name in ("part-00000-1234.c000.snappy.parquet", "part-1.parquet", "part-000001.parquet")
+    ]
+    for other in others:
+        pq.write_table(table, other)
+    before = [other.read_bytes() for other in others]
+    extract.main(["--encoder", str(encoder), "--input", str(sounds), "--output", str(output)])
+    assert [other.read_bytes() for other in others] == before
+    assert (output / "part-00000.parquet").exists()
+    pq.write_table(table, output / "part-00007.parquet")
+    names = {path.name for path in output.iterdir()}
+    with pytest.raises(ValueError, match="--output=.*part-00007.parquet"):  # before it looks for an encoder
+        extract.main(["--encoder", "none", "--input", str(sounds), "--output", str(output)])
+    assert {path.name for path in output.iterdir()} == names
+
+
+def test_an_output_where_recordings_are_looked_for_is_refused(encoder: Path, sounds: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(sounds)
+    before = sorted(sounds.rglob("*"))
+    for output in (sounds, sounds / "embeddings", sounds / "0" / "a" / "b", tmp_path / "link" / "embeddings"):
+        with pytest.raises(ValueError, match="--output=.*--input"):
+            extracted(encoder, sounds, output)
+    assert sorted(sounds.rglob("*")) == before
+
+
+def test_an_encoder_that_changes_meanwhile_writes_no_shard(sounds: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "encoder"
+    save_encoder(small_encoder(window_seconds=WINDOW, hop_seconds=HOP), folder)
+    use = extract.Extraction(str(folder), None, "window", tmp_path)
+    shards = extract.plan(use, find_recordings(str(sounds), None), {}, 2)
+    assert shards[0].write(use) == 2
+    small_encoder(window_seconds=WINDOW, hop_seconds=HOP).save_pretrained(folder)
+    encoder_once.cache_clear()  # as in a process that starts now
+    with pytest.raises(ValueError, match=f"--encoder={folder}: changed"):
+        shards[1].write(use)
+    assert [path.name for path in tmp_path.glob("*part-*")] == [shards[0].file.name]
+
+
+@pytest.mark.parametrize("name", data_set_names())
+def test_every_data_set_is_embedded_or_refused_in_one_line(name: str, encoder: Path, tmp_path: Path) -> None:
+    if name == "tunein":  # its sounds are features already
+        with pytest.raises(ValueError, match="--input=hf_datasets/tunein: column 'audio'") as caught:
+            find_recordings("hf_datasets/tunein", "sample")
+        assert "\n" not in str(caught.value)
+        return
+    recordings = find_recordings(f"hf_datasets/{name}", "sample")
+    ids = recordings.ids()
+    assert len(set(ids)) == len(ids)
+    use = extract.Extraction(str(encoder), None, "window", tmp_path)
+    shard, *_ = extract.plan(use, recordings.part(0, 3), {}, 3)
+    assert shard.write(use) == 3
+    rows = pq.read_table(shard.file).to_pylist()
+    assert [row["creative_id"] for row in rows] == ids[:3]
+    place = next(place for place, row in enumerate(rows) if row["has_embeddings"])
+    with recordings.opened(place) as source:
+        clip = read_clip(source, num_frames=0, audio_rate=RATE) if name == "meld" else None
+        sound = read_audio(source, RATE)[0] if clip is None else clip.audio
+    times, embeddings = expected_of(encoder, sound, "window")
+    np.testing.assert_allclose(rows[place]["seconds"], times, atol=1e-4)
+    found = np.array(rows[place]["embeddings"]).reshape(len(times), -1)
+    np.testing.assert_allclose(found, embeddings, rtol=2e-3, atol=1e-3)
 
 
 def test_a_data_set_is_read_like_a_folder(encoder: Path, sounds: Path, tmp_path: Path) -> None:

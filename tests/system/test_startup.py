@@ -63,9 +63,17 @@ MISTAKES = {
     "launch.explain_plan": [NO_CONFIG, (["configs/baby_cry.json", "--cipl_seconds", "1"], "'clip_seconds'")],
     "launch.count_parameters": [NO_CONFIG, ([CONFIG], "task=eda: "), (["configs/meld_guide.json", "--x", "1"], "'x'")],
     "launch.pages": [(["nowhere"], "nowhere: no metrics.json")],
-    "launch.convert_efficientat": [(["x.pt", "configs", "--labels", "y"], "configs: is there already.")],
+    "launch.convert_efficientat": [
+        (["x.pt", "configs", "--labels", "y"], "configs: is there already."),
+        (["mn10_as_mels_40_mAP_453.pt", "x", "--labels", "y"], "weights=mn10_as_mels_40_mAP_453.pt: "),
+    ],
     "launch.extract": [
-        (["--encoder", "x", "--input", "y", "--output", "z", "--num_proc", "0"], "--num_proc=0: give 1 or more")
+        (
+            ["--encoder", "x", "--input", "y", "--output", "z", "--num_proc", "0"],
+            "--num_proc=0: too few. Give 1 or more",
+        ),
+        (["--encoder", "x", "--input", "configs", "--output", "configs/z"], "--output=configs/z: in --input"),
+        (["--encoder", "mn_hop_5.pt", "--input", "y", "--output", "z"], "--encoder=mn_hop_5.pt: "),
     ],
     "hf_datasets.prepare": [
         (["pmeom", "--raw_dir", "x"], "prepare: there is no data set 'pmeom'"),
