@@ -9,6 +9,7 @@ from pathlib import Path
 
 from launch.start import begin
 from system.process import one_line_errors
+from training.settings import check_front_end
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -21,6 +22,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("folder", type=Path, help="A new folder.")
     parser.add_argument("--labels", type=Path, required=True, help="class_labels_indices.csv of AudioSet.")
     arguments = parser.parse_args(argv)
+    check_front_end("weights", arguments.weights)
     if arguments.folder.exists():
         raise ValueError(f"{arguments.folder}: is there already. Name a new folder.")
     return arguments

@@ -23,8 +23,8 @@ from modeling import (
 from system.hub import HTTP_ERROR
 from training.checkpoints import sha256_of
 from training.official_efficientat import LABELS_FILE, build_official, digest, read_labels, read_tensors, save_encoder
+from training.settings import WEIGHTS_SUFFIXES, check_front_end
 
-SUFFIXES = (".pt", ".safetensors")  # of published weights
 ADDRESS = "FELTSOUND_ENCODERS"  # the environment's variable with an address that has all files, such as a mirror's
 LABELS_BASE = "http://storage.googleapis.com/us_audioset/youtube_corpus/v1/csv"
 LABELS_SHA256 = "cdd1049833c4b86127c2773ac0d14a2754b6a6d0d1798002ed5c66e699708429"
@@ -71,7 +71,7 @@ def is_encoder(name: str) -> bool:
             return False
         return json.loads(config.read_text(encoding="utf-8")).get("model_type") == EfficientAtConfig.model_type
     if path.is_file():
-        return path.suffix in SUFFIXES
+        return path.suffix in WEIGHTS_SUFFIXES
     if name in KNOWN or name.count("/") != 1 or path.parent.is_dir():
         return name in KNOWN
     try:
@@ -89,9 +89,10 @@ def load_encoder(name: str, revision: str | None = None) -> Encoder:
     Code that comes with a model is not run. A `revision` is for the Hub alone.
     """
     path = Path(name)
-    on_hub = name not in KNOWN and not path.exists() and name.count("/") == 1 and path.suffix not in SUFFIXES
+    on_hub = name not in KNOWN and not path.exists() and name.count("/") == 1 and path.suffix not in WEIGHTS_SUFFIXES
     if revision is not None and not on_hub:
         raise ValueError(f"revision={revision}: encoder={name} is not on the Hub. Leave the revision out.")
+    check_front_end("encoder", name)
     if path.is_file():
         labels = path.parent / LABELS_FILE
         if not labels.is_file():
@@ -101,7 +102,8 @@ def load_encoder(name: str, revision: str | None = None) -> Encoder:
         return Encoder(model, extractor, f"sha256:{digest(model.state_dict())}")
     if not path.exists() and not on_hub and name not in KNOWN:
         raise ValueError(
-            f"encoder={name}: not a folder or file, not a name on the Hub (user/model), and none of {', '.join(KNOWN)}"
+            f"encoder={name}: not a folder or file, nor a name on the Hub (user/model). Give one, or "
+            f"{' or '.join(KNOWN)}."
         )
     if on_hub:
         commit = find_commit(name, revision)

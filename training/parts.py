@@ -44,7 +44,9 @@ def groups_of_parts(
     trained = {name: parameters for name, parameters in trained.items() if parameters}
     unknown = sorted(rates.keys() - trained.keys())
     if unknown:
-        raise ValueError(f"learning_rates names {', '.join(unknown)}; the model's parts are {', '.join(trained)}")
+        raise ValueError(
+            f"learning_rates={', '.join(unknown)}: the model trains no part of that name. Name {', '.join(trained)}."
+        )
     groups = []
     for name, parameters in trained.items():
         rate = rates.get(name, training.learning_rate)

@@ -7,6 +7,7 @@ They are read before anything that takes seconds to import.
 import difflib
 import functools
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -37,6 +38,8 @@ OPTIMIZER_ALIASES = {"adamw": "adamw_torch_fused"}
 DICTS = ("model_config", "feature_config", "s3", "learning_rates", "encoder")  # keys whose values have keys
 # Values of keys of TrainingArguments that only we know.
 OUR_VALUES = {"lr_scheduler_type": (*TORCH_SCHEDULERS, *SCHEDULER_ALIASES), "optim": ("adam", *OPTIMIZER_ALIASES)}
+WEIGHTS_SUFFIXES = (".pt", ".safetensors")  # of a published encoder
+OTHER_FRONT_END = re.compile(r"(hop|mels)_\d+")  # in such a file's name
 SECRET_KEYS = ("hub_token",)
 # Keys of TrainingArguments whose other values our items, order or scores cannot honour.
 KEPT_AS_IT_IS = {
@@ -219,7 +222,17 @@ def check_part_rates(rates: dict[str, float]) -> None:
     """Refuse learning rates of parts that are not above 0."""
     for part, rate in rates.items():
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 0:
-            raise ValueError(f"learning_rates.{part} = {rate!r}: give a number above 0")
+            raise ValueError(f"learning_rates.{part}={rate!r}: not a rate. Give a number above 0.")
+
+
+def check_front_end(key: str, name: str | Path) -> None:
+    """Refuse a published file of EfficientAT whose weights want other features: their shapes do not tell."""
+    file = Path(name)
+    if file.suffix in WEIGHTS_SUFFIXES and (other := OTHER_FRONT_END.search(file.stem)):
+        raise ValueError(
+            f"{key}={name}: by its name ({other[0]}) it needs other features than those made here, of 10 ms and 128 "
+            "mel bands. Give a file of these, such as mn10_as_mAP_471.pt."
+        )
 
 
 def check_folder(name: str) -> None:

@@ -18,7 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from evaluation.events import ROUNDING, detect_events
 from media.audio import read_audio_blocks
-from modeling import EfficientAtConfig
+from modeling import EfficientAtConfig, EfficientAtModel
 from modeling.modeling_classification import AudioClassificationOutput
 from system.text import plural
 from tasks.detection.collator import SoundExtractor
@@ -134,6 +134,11 @@ def listening(config: PreTrainedConfig, target: str | None, threshold: float | N
         return Listening(detection["clip_seconds"], detection["hop_seconds"], 0, labels[0], chosen)
     if not isinstance(config, EfficientAtConfig):
         raise ValueError("the model's config has no `detection`, which run_train.py writes at the end of a run")
+    if EfficientAtModel.__name__ in (config.architectures or []):
+        raise ValueError(
+            f"model={config.name_or_path}: an encoder without a classifier, which names no sounds. Give one that has "
+            "it, such as efficientat_mn04_as, or train a detector on this one, by encoder.name."
+        )
     if target is None and threshold is not None:
         raise ValueError(f"--threshold={threshold}: for the events of one label. Name it by --target.")
     places = {name: place for place, name in labels.items()}

@@ -10,7 +10,7 @@ from evaluation.threshold_rules import check_rule
 from media.audioset import TRIMS
 from tasks.detection.augmentation import Augmentation
 from tasks.detection.draws import LABEL_WEIGHTS
-from training.settings import TaskSettings, check_part_rates
+from training.settings import TaskSettings, check_front_end, check_part_rates
 
 POSITIVE_SOURCES = ("auto", "strong", "weak", "both")
 HEAD_TRIMS = (*TRIMS, "none")
@@ -231,6 +231,7 @@ class EncoderSettings:
                 raise ValueError(f"encoder.{key}={value!r}: not a text. Give a name.")
         if self.encoder and not self.encoder.get("name"):
             raise ValueError(f"encoder={self.encoder}: it has no name. Add one, such as efficientat_mn04_as.")
+        check_front_end("encoder.name", self.encoder.get("name") or "")
         if self.encoder_views < 1:
             raise ValueError(f"encoder_views={self.encoder_views}: an item has no window. Give 1 or more.")
         check_part_rates(self.learning_rates)

@@ -119,7 +119,7 @@ def test_alone_is_as_in_a_batch_and_embeddings_have_a_clock() -> None:
     for name in ("logits", "frame_logits"):
         torch.testing.assert_close(torch.cat([output[name] for output in alone]), together[name], rtol=0, atol=1e-5)
     assert together.logits.std() > 1e-3
-    assert states.last_hidden_state.shape == (3, 4, model.config.hidden_size)  # a second is 101 frames
+    assert states.last_hidden_state.shape == (3, 4, model.config.hidden_size)  # a second is 100 frames
     torch.testing.assert_close(states.last_hidden_state.mean(1), states.pooler_output, rtol=0, atol=1e-5)
 
 

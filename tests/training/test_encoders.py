@@ -13,12 +13,13 @@ from safetensors.torch import load_file, save_file
 
 from launch import convert_efficientat
 from modeling import EfficientAtFeatureExtractor, EfficientAtForAudioClassification, EfficientAtModel
+from tasks.detection.settings import EncoderSettings
 from tests.conftest import REPOSITORY
 from tests.helpers.efficientat import LABELS, WEIGHTS, published, served, small_encoder, write_labels
 from tests.helpers.hub_server import Repository, Stored, serve_hub
 from training import encoders
 from training.encoders import ADDRESS, KNOWN, LABELS_SHA256, Published, is_encoder, load_encoder
-from training.official_efficientat import LABELS_FILE, digest, save_encoder
+from training.official_efficientat import LABELS_FILE, build_official, digest, save_encoder
 
 SHORT = "efficientat_mn04_as"
 
@@ -68,6 +69,15 @@ def test_a_published_file_is_converted_to_the_same_bits(width: float, suffix: st
     assert converted.extractor.to_dict() | EfficientAtFeatureExtractor().to_dict() == converted.extractor.to_dict()
     with pytest.raises(ValueError, match="Name a new folder"):
         convert_efficientat.main([str(file), str(folder), "--labels", str(tmp_path / LABELS_FILE)])
+
+
+@pytest.mark.slow
+def test_weights_as_wide_as_the_largest_published_ones_are_converted() -> None:
+    model = small_encoder(width=4.0)
+    converted = build_official(published(model), [*model.config.id2label.values()], "mn40")
+    assert same(converted, model)
+    assert converted.config.hidden_size == 3840
+    assert sum(weight.numel() for weight in converted.base_model.parameters()) > 40e6
 
 
 def test_pins_are_those_of_the_real_files(real_data: Path) -> None:
@@ -188,6 +198,25 @@ def test_weights_of_another_model_or_of_other_labels_are_refused(tmp_path: Path)
         assert str(file) in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["mn10_as_hop_15_mAP_463.pt", "mn10_as_mels_40_mAP_453.safetensors"])
+def test_a_file_for_other_features_is_refused_by_its_name(name: str, tmp_path: Path) -> None:
+    """Its shapes are those of a file for ours."""
+    model, file, labels = small_encoder(), tmp_path / name, tmp_path / LABELS_FILE
+    (torch.save if file.suffix == ".pt" else save_file)(published(model), file)
+    write_labels(labels, [*model.config.id2label.values()])
+    programs = {
+        "encoder": lambda: load_encoder(str(file)),
+        "encoder.name": lambda: EncoderSettings(encoder={"name": str(file)}),
+        "weights": lambda: convert_efficientat.main([str(file), str(tmp_path / "new"), "--labels", str(labels)]),
+    }
+    for key, program in programs.items():
+        with pytest.raises(ValueError, match=f"{key}={file}: .*mn10_as_mAP_471"):
+            program()
+    assert not (tmp_path / "new").exists()
+    save_encoder(model, tmp_path / "mn10_hop_15")  # of a folder, the extractor tells
+    assert same(load_encoder(str(tmp_path / "mn10_hop_15")).model, model)
+
+
 def test_an_encoder_is_told_from_a_run(tmp_path: Path) -> None:
     model = small_encoder()
     save_encoder(model, tmp_path / "encoder")
@@ -204,7 +233,7 @@ def test_an_encoder_is_told_from_a_run(tmp_path: Path) -> None:
     plain = load_encoder(str(tmp_path / "plain"))
     assert isinstance(plain.model, EfficientAtModel)
     assert plain.base is plain.model
-    for name, match in (("no/where/at/all", "not a folder"), ("nothing", SHORT)):
+    for name, match in (("no/where/at/all", "not a folder"), ("nothing", f"Give one, or {SHORT}")):
         with pytest.raises(ValueError, match=match):
             load_encoder(name)
     with pytest.raises(ValueError, match="revision=main"):

@@ -212,7 +212,7 @@ def test_a_new_model_gets_the_scaling_of_the_embeddings_that_it_is_trained_on(ro
             ["--model_config.modalities", '["back_audio"]'],
             "no creative has 'back_audio'; leave it out of model_config",
         ),
-        (["--learning_rates.text", "0"], "learning_rates.text = 0: give a number above 0"),
+        (["--learning_rates.text", "0"], "learning_rates.text=0: .* Give a number above 0"),
         (["--metric_for_best_model", "ccc"], "metric_for_best_model = 'ccc' is not known; .*spearman, pearson, r2"),
         (["--test_fraction", "1"], "must be above 0 and leave something to train on"),
         (["--split_by", "song"], "unknown key 'split_by'; did you mean 'split_seed'"),

@@ -11,6 +11,7 @@ from matplotlib.pyplot import imread
 
 import run_predict
 from media.audio import read_audio
+from modeling import EfficientAtFeatureExtractor
 from tests.helpers.efficientat import small_encoder
 from training.official_efficientat import save_encoder
 
@@ -120,6 +121,17 @@ def test_events_of_one_label_are_where_its_windows_reach_the_threshold(
 def test_options_that_say_nothing_are_refused(options: list[str], named: str, encoder: Path, sounds: Path) -> None:
     with pytest.raises(ValueError, match=named):
         run_predict.main([str(encoder), str(sounds), *options])
+
+
+def test_an_encoder_that_names_no_sounds_predicts_none(sounds: Path, tmp_path: Path) -> None:
+    plain = small_encoder().base_model
+    plain.save_pretrained(tmp_path / "plain")
+    EfficientAtFeatureExtractor().save_pretrained(tmp_path / "plain")
+    command = [str(tmp_path / "plain"), str(sounds / "a.wav"), "--output", str(tmp_path / "out.csv")]
+    for options in ([], ["--target", "sound 2, of some kind"]):
+        with pytest.raises(ValueError, match=f"model={tmp_path / 'plain'}: .*encoder.name"):
+            run_predict.main([*command, *options])
+    assert not (tmp_path / "out.csv").exists()
 
 
 def test_a_detector_hears_its_own_target_alone(encoder: Path, sounds: Path, tmp_path: Path) -> None:
