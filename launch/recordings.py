@@ -154,6 +154,6 @@ def find_recordings(name: str, config: str | None) -> Recordings:
 
 def holds_files(kind: pa.DataType | None) -> bool:
     """Whether cells are files, or paths to them."""
-    if pa.types.is_struct(kind):
-        return {"bytes", "path"} <= {field.name for field in kind}
+    if kind is not None and pa.types.is_struct(kind):
+        return {"bytes", "path"} <= {kind.field(place).name for place in range(kind.num_fields)}
     return kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())

@@ -202,8 +202,9 @@ def alias_of(key: str, known: Collection[str]) -> str | None:
     words = key.lower().replace("-", "_").split(".")
     for start, word in enumerate(words):
         ours, inside = ALIASES.get(word, word), words[start + 1 :]
-        if ours in valid and (not inside or ours in DICTS):
-            return ".".join([ours, *inside])
+        found = ".".join([ours, *inside])
+        if found != key and ours in valid and (not inside or ours in DICTS):
+            return found
     return None
 
 

@@ -152,7 +152,7 @@ def _problems(training: Any) -> Iterator[str]:
     schedule = SCHEDULER_ALIASES.get(training.lr_scheduler_type, training.lr_scheduler_type)
     if schedule in (PLATEAU, "OneCycleLR") and training.warmup_steps:
         yield f"lr_scheduler_type={schedule}: not together with warmup_steps. Set one of the two."
-    yield from _problems_of_schedule(schedule, training.lr_scheduler_kwargs or {})
+    yield from _problems_of_schedule(str(schedule), training.lr_scheduler_kwargs or {})
     if training.num_train_epochs <= 0 and training.max_steps <= 0:
         yield f"num_train_epochs = {training.num_train_epochs} trains nothing; it takes a number above 0"
     for key in ("early_stopping_patience", "prefetch_batches"):

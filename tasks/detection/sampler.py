@@ -237,8 +237,8 @@ class TwoTierBatchSampler(Sampler[list[tuple[int, int]]]):
         by = {"uniform": "its size", "sqrt": "the root of its size", "panns": "turns"}[weights]
         spare = ", where hard ones are too few" if tier == "tier_b" else ""
         return (
-            f"by label{spare}: its label has {np.count_nonzero(same)} of {plural(slots, 'slot')} (by {by}, at least "
-            f"one) and {plural(np.count_nonzero(pool.labels == label), 'member')}"
+            f"by label{spare}: its label has {np.count_nonzero(same)} of {plural(int(slots), 'slot')} (by {by}, at "
+            f"least one) and {plural(int(np.count_nonzero(pool.labels == label)), 'member')}"
         )
 
     def digest(self) -> str:
