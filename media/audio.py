@@ -27,7 +27,6 @@ import soundfile
 import soxr
 
 from media.quiet_decoder import MP3_BEGINNING, without_decoder_messages
-from system.text import reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -240,7 +239,9 @@ def _open(file: BinaryIO, where: str, kind: type[soundfile.SoundFile] = soundfil
         size = file.seek(0, 2)
         if not size:
             raise AudioError(f"{where}: is empty (0 bytes); fetch it again or leave it out") from None
-        reason = reason_of(error).removeprefix(error.prefix).rstrip(".")
+        reason = error.error_string.rstrip(".")
+        if "does not exist" in reason:  # libsndfile says so of bytes that it takes for a damaged MP3
+            reason = "no frame of them can be read"
         if mp3:
             reason = "its first bytes are those of an MP3, but no frame can be read"
         raise AudioError(f"{where}: {size} bytes are not a readable sound ({reason}); give a {FORMATS} file") from None
