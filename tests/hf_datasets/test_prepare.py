@@ -159,7 +159,7 @@ def test_nothing_of_an_unfinished_run_can_be_loaded_and_the_next_run_finishes_it
     with monkeypatch.context() as patched:
         patched.setattr(shards, "write_parquet", full_disk)
         message = complaint("--raw_dir", raw, "--output_dir", output)
-    assert re.search(r"No space left on device; 1 of 3 shards are finished and kept, up to \d+ MB more", message)
+    assert re.search(r"No space left on device; 1 of 3 shards finished and kept, up to \d+ MB more", message)
     (kept,) = (output / "data").glob("[!.]*")
     with pytest.raises(Exception, match="run-prepare-again"):
         load(output)
@@ -191,7 +191,7 @@ def test_a_real_limit_on_file_size_is_explained_and_leaves_no_temporary(small, o
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "File too large" in message
-    assert "0 of 1 shards are finished" in message
+    assert "0 of 1 shard finished" in message
     assert [path.name for path in (output / "data").iterdir()] == [".prepare.lock"]
     run("--raw_dir", small, "--output_dir", output)
 
