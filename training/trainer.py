@@ -18,7 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 from training.callbacks import EpochOfSampler, StopOnSigterm
 from training.checkpoints import note_digest
 from training.environment import available_cores
-from training.parts import describe_sizes, groups_of_parts
+from training.parts import groups_of_parts, sizes_of_parts
 from training.progress import ProgressBar
 from training.samplers import EpochSampler, PrefetchingSampler
 from training.settings import PLATEAU, TORCH_SCHEDULERS
@@ -152,7 +152,9 @@ class SignalTrainer(Trainer):
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
         """As in Trainer; the sizes of the parts are logged first. A run that SIGTERM cut short ends here."""
-        logger.info("the model:\n%s", describe_sizes(self.model))
+        sizes = sizes_of_parts(self.model).items()
+        said = (f"{part} {trainable:,} trainable, {frozen:,} frozen" for part, (trainable, frozen) in sizes)
+        logger.info("parameters: %s", "; ".join(said))
         result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         self.stopper.leave(str(self.args.output_dir))
         return result

@@ -69,7 +69,7 @@ def test_a_run_that_reads_its_windows_by_seeking_is_quiet(tmp_path: Path) -> Non
     short = ("--max_steps", "4", "--memory_gb", "0", "--num_threads", "1", "--report_to", "none")
     done = run(sys.executable, "run_train.py", CONFIG, "--output_dir", tmp_path / "run", *short)
     lines = [line for line in re.split(r"[\r\n]+", done.stderr) if line.strip()]
-    bars = ("Generating ", "training:", "scoring:")
+    bars = ("Generating ", "training:", "scoring:", "baselines:")
     shown = [line for line in lines if not line.startswith(bars)]
     assert all(re.match("(INFO|WARNING) (training|tasks)[.]", line) for line in shown), shown
     assert len(shown) < 20
