@@ -1,6 +1,7 @@
 """The trainer of models of several parts: learning rates, sizes, unreadable clips, and the order of streamed rows."""
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +138,8 @@ def test_training_logs_the_trainable_and_the_frozen_numbers_of_each_part(
     trainer = make_trainer(tmp_path, {}, {"freeze_text": True}, max_steps=1)
     with caplog.at_level(logging.INFO, logger="training.trainer"):
         trainer.train()
-    lines = [line.replace(",", "").split() for line in caplog.text.splitlines() if line.startswith("- ")]
-    logged = {line[1].lower(): (int(line[-2]), int(line[-1])) for line in lines}
+    found = re.findall(r"(\w+) ([\d,]+) trainable, ([\d,]+) frozen", caplog.text)
+    logged = {name: tuple(int(count.replace(",", "")) for count in counts) for name, *counts in found}
     frozen = sum(parameter.numel() for parameter in trainer.model.fusion.branches["text"].encoder.parameters())
     assert {name: counts[0] for name, counts in logged.items()} == trainer.model.part_sizes()
     assert {name: counts[1] for name, counts in logged.items()} == {name: 0 for name in PARTS} | {"text": frozen}
