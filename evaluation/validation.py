@@ -1,9 +1,12 @@
 """The scores of a validation: those of the modules in `metrics/`, loaded by `evaluate`."""
 
+import math
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 FOLDER = Path(__file__).parent / "metrics"
 
@@ -17,6 +20,11 @@ def module(name: str) -> Any:
 
 
 def validation_scores(names: Iterable[str], **inputs: Any) -> dict[str, float]:
-    """Return the scores of some modules of the same inputs, without those that are not defined."""
+    """Return the scores of some modules of the same inputs, without those that are not defined.
+
+    A model that diverged is not a number by each score: it is no best checkpoint, and earlier ones still can be.
+    """
+    if np.isnan(inputs["predictions"]).any():
+        return dict.fromkeys(names, math.nan)
     scores = {name: module(name).compute(**inputs)[name] for name in names}
     return {name: value for name, value in scores.items() if value is not None}

@@ -205,7 +205,8 @@ def configuration(facts: dict[str, Any]) -> str:
 def versions(facts: dict[str, Any]) -> str:
     """What the result depends on next to settings and data: versions, and threads, which change its last digits."""
     known = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
-    return f"Versions: {known}. Threads of torch: {facts['threads']}."
+    threads = f" Threads of torch: {facts['threads']}." if "threads" in facts else ""  # older records lack it
+    return f"Versions: {known}.{threads}"
 
 
 def warnings(facts: dict[str, Any], items: str = "trials") -> list[str]:

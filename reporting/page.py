@@ -123,10 +123,11 @@ def training_facts(facts: dict[str, Any]) -> str:
     step = training["best_checkpoint_step"]
     kept = f"the checkpoint of step {step}, the best on validation by {training['chosen_by']}" if step else "the last"
     waiting = f"{100 * training['data_wait_share']:.1f} %"
+    threads = f" with {plural(facts['threads'], 'thread')} each" if "threads" in facts else ""  # older records lack it
     return (
         f"<p>{size(facts)}. "
         f"{plural(training['steps'], 'step')}, {training['epochs']:g} epoch{'s' * (training['epochs'] != 1)}, "
-        f"{plural(training['processes'], 'process', 'processes')} with {plural(facts['threads'], 'thread')} each, "
+        f"{plural(training['processes'], 'process', 'processes')}{threads}, "
         f"precision {html.escape(training['precision'])}; kept: {html.escape(kept)}. {waiting} of the time went on "
         "waiting for data.</p>"
     )

@@ -52,11 +52,9 @@ ALIASES = {
     "resume": "resume_from_checkpoint",
     "checkpoint": "resume_from_checkpoint",
     "save_dir": "output_dir",
-    "device": "use_cpu",
     "sample_rate": "sampling_rate",
     "clip_duration": "clip_seconds",
     "max_length": "max_text_tokens",
-    "split": "split_by",
 }
 
 

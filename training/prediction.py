@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from system.text import printable, safe_row
 from training.encoders import is_encoder, load_encoder
 from training.run_folder import read_record
 from training.task import Task
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 ENCODERS_TASK = "detection"
@@ -65,7 +68,13 @@ def task_of(model: str) -> str:
 
 def learned_from_synthetic_data(model: str) -> bool:
     """Whether a program made the data that a saved model was trained on; not so for a pretrained encoder."""
-    return not is_encoder(model) and read_record(model, "metrics.json")["data"]["synthetic"]
+    if is_encoder(model):
+        return False
+    try:
+        return read_record(model, "metrics.json")["data"]["synthetic"]
+    except (OSError, ValueError):
+        logger.warning("%s: no metrics.json, so whether it learned from synthetic data is not known", model)
+        return False
 
 
 def load_config(name: str) -> PreTrainedConfig | None:

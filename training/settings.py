@@ -39,7 +39,7 @@ DICTS = ("model_config", "feature_config", "s3", "learning_rates", "encoder")  #
 # Values of keys of TrainingArguments that only we know.
 OUR_VALUES = {"lr_scheduler_type": (*TORCH_SCHEDULERS, *SCHEDULER_ALIASES), "optim": ("adam", *OPTIMIZER_ALIASES)}
 WEIGHTS_SUFFIXES = (".pt", ".safetensors")  # of a published encoder
-OTHER_FRONT_END = re.compile(r"(hop|mels)_\d+")  # in such a file's name
+OTHER_FRONT_END = re.compile(r"(?<![a-z])(hop|mels)_\d+")  # in such a file's name
 SECRET_KEYS = ("hub_token",)
 # Keys of TrainingArguments whose other values our items, order or scores cannot honour.
 KEPT_AS_IT_IS = {
@@ -174,6 +174,9 @@ def _problems_of_schedule(name: str, given: dict[str, Any] | str) -> Iterator[st
         options = json.loads(given) if isinstance(given, str) else given
     except json.JSONDecodeError:
         yield f"lr_scheduler_kwargs={given}: not valid JSON. Give an object of names and values."
+        return
+    if not isinstance(options, dict):
+        yield f"lr_scheduler_kwargs={given}: not an object. Give an object of names and values."
         return
     taken = ", ".join((*needed, *others))
     for key in options.keys() - {*needed, *others}:

@@ -48,6 +48,11 @@ def encoder_model_settings(data: DetectionData, run: Run[DetectionTaskSettings])
     settings = run.settings
     windows = {"window_seconds": settings.windows.clip_seconds, "hop_seconds": settings.scores.hop_seconds}
     if run.base_config is not None:  # a saved model has its own
+        if run.base_config.model_type != EncoderConfig.model_type:
+            raise ValueError(
+                f"model_type={EncoderConfig.model_type}: {run.arguments.model_name_or_path} is a saved "
+                f"{run.base_config.model_type}. Set model_type to that, or leave out model_name_or_path."
+            )
         check_windows(run.base_config, windows)
         return {}
     encoder = encoder_of(settings.encoder).model

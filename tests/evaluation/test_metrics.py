@@ -24,6 +24,7 @@ from evaluation.metrics.rmse import rmse
 from evaluation.metrics.scr_f1 import scr_f1
 from evaluation.metrics.spearman import spearman
 from evaluation.trials import Trials, detrend
+from evaluation.validation import validation_scores
 from launch.run import load_task
 from tasks import TASKS
 from tests.conftest import REPOSITORY
@@ -469,3 +470,11 @@ def test_a_straight_line_has_no_correlation_after_detrending() -> None:
     ramp = Trials.pad(5 + 0.3 * time[None], targets, np.ones((1, 20), bool), ["a"], ["x"], 4.0, "uS").detrended()
     assert np.isnan(pearson.per_trial(ramp.prediction, ramp.target, ramp.mask)).all()
     assert not np.isnan(pearson.per_trial(ramp.target, ramp.target, ramp.mask)).any()
+
+
+def test_a_model_that_diverged_has_no_validation_score() -> None:
+    predictions = np.array([[0.1, np.nan, 0.3]])
+    inputs = {"predictions": predictions, "references": np.ones((1, 3)), "mask": np.ones((1, 3), bool)}
+    found = validation_scores(("rmse", "pearson"), **inputs)
+    assert found.keys() == {"rmse", "pearson"}
+    assert np.isnan(list(found.values())).all()

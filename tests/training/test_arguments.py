@@ -121,6 +121,7 @@ def test_what_one_writes_in_json_one_may_write_on_the_command_line(tmp_path: Pat
         ({"lr_scheduler_type": "OneCycleLR", "warmup_steps": 10}, ["warmup_steps"]),
         ({"lr_scheduler_type": "CosineAnnealingLR", "lr_scheduler_kwargs": {"T_max": 0}}, ["T_max=0"]),
         ({"lr_scheduler_type": "StepLR", "lr_scheduler_kwargs": "step_size"}, ["lr_scheduler_kwargs=step_size"]),
+        ({"lr_scheduler_type": "StepLR", "lr_scheduler_kwargs": "[1]"}, ["lr_scheduler_kwargs=[1]"]),
         ({"optim": "adamm"}, ["adamm"]),
         ({"optim": "Adam"}, ["optim=Adam", "'adam'"]),
         ({"lr_scheduler_type": "one_cycle"}, ["lr_scheduler_type=one_cycle", "'OneCycleLR'"]),

@@ -98,7 +98,9 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DetectionData:
 
 def rivals_of(model: torch.nn.Module, data: DetectionData) -> tuple[dict[str, ClipScores], dict[str, str]]:
     args = RunTrainingArguments(output_dir="nowhere", use_cpu=True, report_to="none", metric_for_best_model="loss")
-    trainer = SimpleNamespace(args=args, accelerator=Accelerator(cpu=True), model=model)
+    trainer = SimpleNamespace(
+        args=args, accelerator=Accelerator(cpu=True), model=model, is_world_process_zero=lambda: True
+    )
     side = data.sides["test"]
     ours = ClipScores.of(side, np.zeros((len(side), 1)), None, np.ones(len(side), bool))
     rivals, left_out = rival_scores(trainer, data, {"test": ours})

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from transformers import TrainerCallback
+from transformers import AutoConfig, TrainerCallback
 
 from launch.run import parse_run
 from modeling import EfficientAtFeatureExtractor, EncoderConfig
@@ -304,6 +304,11 @@ def test_a_saved_model_keeps_its_windows(key: str, model, tmp_path: Path) -> Non
         return encoder_model_settings(cast(Any, None), run)
 
     assert settings(same) == {}
+    AutoConfig.for_model("tcn").save_pretrained(tmp_path / "tcn")
+    with pytest.raises(ValueError, match="model_type=encoder_head"):
+        encoder_model_settings(
+            cast(Any, None), parse_run([CONFIG, *TINY, "--model_name_or_path", str(tmp_path / "tcn")])
+        )
     with pytest.raises(ValueError, match=f"{key}=0.7"):
         settings(same | {key: "0.7"})
 
