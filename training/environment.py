@@ -10,6 +10,8 @@ TRIPLES = (
     {"torch": "2.12.1", "torchaudio": "2.11.0", "torchvision": "0.27.1"},
 )
 
+SPARE_LOAD = 0.5  # threads and processes
+
 # What the loader, the C library and Python say where a limit leaves them too little memory.
 NO_MEMORY = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory", "can't start new thread")
 
@@ -76,8 +78,21 @@ def threads_for_this_process() -> int | None:
     set_by_accelerate = chosen == "1" and "ACCELERATE_MIXED_PRECISION" in os.environ
     if chosen is not None and not set_by_accelerate:
         return None
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, available_cores() // processes)
+    return max(1, available_cores() // processes_of_this_host())
+
+
+def processes_of_this_host() -> int:
+    """How many processes of this training run on this host."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def others_run_too(own: int) -> bool:
+    """Whether more wants to run than the cores can take and `own` threads and processes of ours are.
+
+    Not known, so False, where this process may use only some of the cores: the load is that of all.
+    """
+    cores = available_cores()
+    return cores == os.cpu_count() and os.getloadavg()[0] > max(cores, own) + SPARE_LOAD
 
 
 def available_cores() -> int:

@@ -17,7 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from training.callbacks import EpochOfSampler, StopOnSigterm
 from training.checkpoints import note_digest
-from training.environment import available_cores
+from training.environment import others_run_too, processes_of_this_host
 from training.parts import groups_of_parts, sizes_of_parts
 from training.progress import ProgressBar
 from training.samplers import EpochSampler, PrefetchingSampler
@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 WARMUP_START = 1e-3  # share of the learning rate that a warm-up starts from (LinearLR refuses 0)
 
 SETTLED = 10.0  # s of training before waiting for data is judged: the first batches wait for workers to start
-SPARE_LOAD = 0.5  # processes that run or wait, above the number of cores, from which a machine is busy
 WAITS_MUCH = 0.1  # share of training spent waiting for data that is worth a warning
 
 
@@ -236,12 +235,11 @@ class SignalTrainer(Trainer):
     @property
     def waiting_remedy(self) -> str:
         """How a user makes batches come faster."""
-        cores, load, threads = available_cores(), os.getloadavg()[0], torch.get_num_threads()
-        if load > cores + SPARE_LOAD and threads > 1:
-            return f"The {cores} cores have a load of {load:.1f}. Set num_threads to 1 (it is {threads})."
-        if load > cores + SPARE_LOAD:
-            return f"The {cores} cores have a load of {load:.1f}. End other programs, or take another machine."
-        return f"Raise dataloader_num_workers (it is {self.args.dataloader_num_workers}), or make items cheaper."
+        threads, workers = torch.get_num_threads(), self.args.dataloader_num_workers
+        if not others_run_too((threads + workers) * processes_of_this_host()):
+            return f"Raise dataloader_num_workers (it is {workers}), or make items cheaper."
+        busy = f"Other programs use the cores too (load {os.getloadavg()[0]:.1f} on {os.cpu_count()})"
+        return f"{busy}. Set num_threads to 1 (it is {threads})." if threads > 1 else f"{busy}. End them, or wait."
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """None are counted: transformers' estimate takes every feature of a frame for a token of a language model."""
