@@ -51,8 +51,8 @@ def conclusion(results: dict[str, Any]) -> str:
     trials = plural(results["trials"], "trial")
     return "\n".join(
         f"{name}: r after detrending {score_cell(channel['model']['detrended_pearson'])} over {trials}, "
-        f"against {score_cell(channel['baselines'][channel['gain']['over']]['detrended_pearson'])} of "
-        f"{channel['gain']['over'].replace('_', ' ')}; verdict: {channel['verdict']['verdict']}"
+        f"{score_cell(channel['gain'])} above {channel['gain']['over'].replace('_', ' ')}; "
+        f"verdict: {channel['verdict']['verdict']}"
         for name, channel in results["channels"].items()
     )
 
