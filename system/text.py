@@ -32,7 +32,7 @@ HEADER = re.compile(
     r"((?i:\bauthorization[\"']?\s*[:=]\s*[\"']?(?:(?:bearer|basic|token)\s+)?+|\bbearer\s+(?=\S{16})))" + GIVEN
 )
 # Libraries say this of a file that is damaged or of another kind: that it is not there, or how to run its code.
-MISLEADING = ("File does not exist or is not a regular file", "Weights only load failed", "pickle data", "Unpickling")
+MISLEADING = ("File does not exist or is not a regular file", "Weights only load failed", "pickle data", "pickled (")
 DEEPEST = 5  # times that a URL may be percent-encoded
 RUN_BY_SPREADSHEETS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
