@@ -26,7 +26,6 @@ import yaml
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
-from scipy.special import expit
 from transformers import EvalPrediction
 
 import run_eval
@@ -43,6 +42,7 @@ from reporting.card import SYNTHETIC_NOTICE
 from reporting.study import study_files
 from system.text import printable
 from tasks import TASKS
+from tasks.detection.data import model_scores
 from tests.conftest import REPOSITORY
 from tests.helpers.configs import CONFIGS, LITTLE_SCORED, OF_TASK, SAMPLE
 from tests.helpers.facts import attention, detection, eda, emotion
@@ -368,9 +368,8 @@ def inputs_of(task: str, data: Any, output: EvalPrediction) -> dict[str, list[di
         channels = [(first[..., place], labels[..., place]) for place in range(labels.shape[-1])]
         return {"": [{"predictions": p, "references": y, "mask": y != IGNORE_LABEL} for p, y in channels]}
     if task == "detection":
-        side, scores = data.validation, expit(first[:, 0].astype(np.float64))
-        highest = [scores[side.clip == clip].max() for clip in range(len(side.clips))]
-        return {"": [{"predictions": highest, "references": side.clips.targets}]}
+        scores = model_scores(data.validation, output)  # of clips that can be read
+        return {"": [{"predictions": scores.clip_scores, "references": scores.targets}]}
     if task == "emotion":
         return {head: [{"predictions": output.predictions[i].argmax(-1), "references": labels[:, i]}]
                 for i, head in enumerate(("emotion", "sentiment"))}  # fmt: skip
@@ -503,7 +502,7 @@ def test_the_folder_of_a_run_is_scored_as_its_training_was(
 @pytest.mark.slow
 def test_a_checkpoint_is_scored_by_the_settings_of_its_run(task: Task, finished: Finished, tmp_path: Path) -> None:
     """The one that was kept is the run's model."""
-    folder, facts = finished
+    folder, facts = finished.folder, finished.facts
     checkpoint = folder / f"checkpoint-{facts.training.best_checkpoint_step}"
     runs = [saved_run(run_eval.parse([str(path), "--output_dir", str(tmp_path)])) for path in (folder, checkpoint)]
     of_run, of_checkpoint = (run.resolved() for run in runs)
