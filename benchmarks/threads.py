@@ -8,7 +8,6 @@ Timed are the steps after the first twenty.
 
 import argparse
 import contextlib
-import json
 import os
 import statistics
 import subprocess
@@ -18,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.timing import print_value
+from benchmarks.training import WARMUP_STEPS
 
 # Name -> threads, and what OpenMP does while it waits for work.
 SETTINGS = {
@@ -33,7 +33,6 @@ import sys
 from benchmarks.training import time_one_run
 print("SECONDS", time_one_run(sys.argv[1:])["seconds"])
 """
-WARMUP_STEPS = 20  # of benchmarks.training
 HOG = "while True: pass"
 
 
@@ -82,7 +81,6 @@ def main() -> None:
                     found.setdefault(f"{config}_{name}_{'busy' if busy else 'quiet'}", []).append(speed)
     for name, speeds in found.items():
         print_value(name, statistics.median(speeds), "steps/s")
-    print(json.dumps(found))
 
 
 if __name__ == "__main__":

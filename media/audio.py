@@ -240,7 +240,7 @@ def _open(file: BinaryIO, where: str, kind: type[soundfile.SoundFile] = soundfil
         if not size:
             raise AudioError(f"{where}: is empty (0 bytes); fetch it again or leave it out") from None
         reason = error.error_string.rstrip(".")
-        if "does not exist" in reason:  # libsndfile says so of bytes that it takes for a damaged MP3
+        if "does not exist" in reason:  # libsndfile says so of bytes that look like a damaged MP3
             reason = "no frame of them can be read"
         if mp3:
             reason = "its first bytes are those of an MP3, but no frame can be read"

@@ -128,8 +128,8 @@ def training_facts(facts: dict[str, Any]) -> str:
         f"<p>{size(facts)}. "
         f"{plural(training['steps'], 'step')}, {training['epochs']:g} epoch{'s' * (training['epochs'] != 1)}, "
         f"{plural(training['processes'], 'process', 'processes')}{threads}, "
-        f"precision {html.escape(training['precision'])}; kept: {html.escape(kept)}. {waiting} of the time went on "
-        "waiting for data.</p>"
+        f"precision {html.escape(training['precision'])}; kept: {html.escape(kept)}. waiting for data took "
+        f"{waiting} of the time.</p>"
     )
 
 

@@ -74,6 +74,12 @@ def is_encoder(name: str) -> bool:
         return path.suffix in WEIGHTS_SUFFIXES
     if name in KNOWN or name.count("/") != 1 or path.parent.is_dir():
         return name in KNOWN
+    return is_encoder_of_hub(name)
+
+
+@functools.cache
+def is_encoder_of_hub(name: str) -> bool:
+    """Whether a model on the Hub is a pretrained encoder; the Hub is asked once in a process."""
     try:
         hf_hub_download(name, "run_config.json")
     except LocalEntryNotFoundError:  # offline

@@ -74,7 +74,7 @@ def encoder_model_settings(data: DetectionData, run: Run[DetectionTaskSettings])
 def check_windows(saved: PretrainedConfig, windows: dict[str, float]) -> None:
     """Refuse other windows than those of a saved model, whose encoder averages over a window."""
     for name, key in (("window_seconds", "clip_seconds"), ("hop_seconds", "hop_seconds")):
-        before = saved.encoder_config.to_dict()[name]
+        before = getattr(saved.encoder_config, name)
         if before != windows[name]:
             raise ValueError(f"{key}={windows[name]:g}: the saved model has {before:g}. Set it to that.")
 

@@ -170,7 +170,7 @@ def repeated_line(test: dict[str, Any]) -> str:
     if found is None:
         return ""
     share = f"{100 * found['share']:.1f} %"
-    return f"The text of {plural(found['rows'], 'row')} ({share}) is in training word for word, but for case."
+    return f"The text of {plural(found['rows'], 'row')} ({share}) is in training word for word, except for case."
 
 
 def consistency_line(test: dict[str, Any]) -> str:
