@@ -1,4 +1,4 @@
-"""Score a saved model on a data set: predictions.parquet, report.html and metrics.json in a folder.
+"""Score a saved model on a data set, and write predictions.parquet, report.html and metrics.json.
 
 python run_eval.py outputs/eda_tcn
 python run_eval.py outputs/eda_tcn/checkpoint-40 --side validation
@@ -16,43 +16,50 @@ SIDES = ("test", "validation", "train", "all")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The command line of run_eval.py."""
     parser = argparse.ArgumentParser(
         prog="run_eval.py",
         description="Score a saved model on a data set.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
-        "model", help="A folder that run_train.py wrote, a checkpoint-N folder inside one, or a name on the Hub."
+        "model", help="Folder of a run of run_train.py, a checkpoint-N folder inside it, or a name on the Hub."
     )
     parser.add_argument(
         "dataset",
         nargs="?",
-        help="A data set folder such as hf_datasets/pmemo, or a name on the Hub; None is the data that the run "
-        "trained on, of the same configuration.",
+        help="Data set folder such as hf_datasets/pmemo, or a name on the Hub. None uses the data set and "
+        "configuration that the model was trained on.",
     )
-    parser.add_argument("--dataset_config", default=None, help="Configuration of the data set; None is its default.")
+    parser.add_argument(
+        "--dataset_config", default=None, help="Configuration of the data set. None uses its default configuration."
+    )
     parser.add_argument(
         "--side",
         choices=SIDES,
         default="test",
-        help="Which side of the run's split is scored. The sides follow from ids and the seed, so the test side of "
-        "the data that was trained on is what training never saw; `all` is for other data.",
+        help="Split to score. It is derived from the ids and the seed of the run, so `test` of the training data "
+        "contains only items that the model has not seen in training. Use `all` for other data.",
     )
     parser.add_argument(
-        "--output_dir", default=None, help="Folder of the scores; None is outputs/eval-<model>-<data>."
+        "--output_dir", default=None, help="Output folder. None uses outputs/eval-<model>-<data>-<split>."
     )
     parser.add_argument(
-        "--explain", action="store_true", help="Report what the model loses without a band or a moment of sound."
+        "--explain",
+        action="store_true",
+        help="Report how much the scores drop when a frequency band or a moment of the sound is removed.",
     )
-    parser.add_argument("--batch_size", type=int, default=None, help="Trials of a batch; None is as in the run.")
+    parser.add_argument(
+        "--batch_size", type=int, default=None, help="Items per batch. None uses the batch size of the run."
+    )
     return parser.parse_args(argv)
 
 
+# Check the command line before the imports below, which take seconds.
 if __name__ == "__main__":
     begin(parse)
 
 from launch.ending import last_lines
+from launch.pages import score_pages
 from launch.scoring import describe_scores, save_scores, saved_run
 from training.build import build_trainer, set_up_process
 from training.prediction import load_model
@@ -61,7 +68,7 @@ from training.run_folder import read_record
 
 
 def main(argv: list[str]) -> None:
-    """The settings of the model's own run, its data set or another, no training."""
+    """Rebuild the model's run without training, and score it."""
     arguments = parse(argv)
     run = saved_run(arguments)
     set_up_process(run)
@@ -70,9 +77,10 @@ def main(argv: list[str]) -> None:
     data = run.task.prepare(rows, extractor, run, saved=read_record(arguments.model, "metrics.json"))
     trainer = build_trainer(run, model, extractor, data)
     evaluation = run.task.evaluate(trainer, data, arguments.side)
+    # All processes have the same results; only one writes them.
     if trainer.is_world_process_zero():
         facts = asdict(describe_scores(arguments, run, source, data, evaluation.results))
-        report = run.task.report_files(facts, run.resolved(), evaluation.predictions)
+        report = score_pages(run.task, facts, run.resolved(), evaluation.predictions)
         folder = save_scores(run, facts, report, evaluation.predictions)
         print(run.task.results_table(facts["test"]))
         print(last_lines(run, facts, folder))

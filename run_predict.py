@@ -1,4 +1,4 @@
-"""What a saved model predicts for your own recordings: values over time, events, or emotions, and a plot.
+"""Predict signals over time, events or emotions for your own recordings with a saved model, and plot them.
 
 python run_predict.py outputs/eda_tcn song.mp3 another.wav --output predictions.csv --plot predictions.png
 python run_predict.py outputs/baby_cry recording.wav --output events.csv --plot events.png
@@ -20,51 +20,61 @@ from system.process import one_line_errors
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The command line."""
     parser = argparse.ArgumentParser(
         prog="run_predict.py",
-        description="Predict signals, detect events, or name emotions in recordings.",
+        description="Predict signals, events or emotions in recordings.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
         "model",
-        help="A folder that run_train.py wrote, a name on the Hub, or a pretrained encoder: see training/encoders.",
+        help="Folder of a run of run_train.py, a Hub name, or a pretrained encoder such as efficientat_mn04_as.",
     )
     parser.add_argument(
         "sounds",
         nargs="*",
         type=Path,
-        help="Sounds or clips, or folders that are searched for them; none for a model that reads text, with --text "
-        "or --utterances.",
+        help="Audio or video files, or folders to search for them. Leave it out to use only --text or --utterances.",
     )
     parser.add_argument(
-        "--output", type=Path, default=None, help="The file; None is predictions.csv, or predictions.json of emotions."
+        "--output",
+        type=Path,
+        default=None,
+        help="Output file. None uses predictions.csv, or predictions.json for emotions.",
     )
-    parser.add_argument("--plot", type=Path, default=None, help="A picture of all predictions, .png or .pdf.")
+    parser.add_argument("--plot", type=Path, default=None, help="Plot of all predictions: a .png, .pdf or .svg file.")
     parser.add_argument(
-        "--listener", default=None, help="Whose level and spread to use, under listener scaling of a signal."
-    )
-    parser.add_argument("--target", default=None, help="A label of a pretrained encoder; None: the scores of all.")
-    parser.add_argument(
-        "--threshold", type=float, default=None, help="Of events; None is the detector's own, 0.2 of an encoder."
+        "--listener",
+        default=None,
+        help="Listener whose mean and spread scale the predicted signal, for models trained with listener scaling.",
     )
     parser.add_argument(
-        "--text", default=None, help="The words of the utterance, for emotions: in the clip, or without one."
+        "--target",
+        default=None,
+        help="Label to detect with a pretrained encoder. None writes scores of all labels.",
     )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=None,
+        help="Detection threshold for events, from 0 to 1. None uses the threshold of the trained detector, or 0.2 "
+        "for a pretrained encoder.",
+    )
+    parser.add_argument("--text", default=None, help="Words of the utterance, for emotions; with or without a clip.")
     parser.add_argument(
         "--utterances",
         type=Path,
         default=None,
-        help="The words line by line, in a long clip or without one: .srt, .vtt or .csv, with a column text, and "
-        "optionally speaker, and start and end, which a clip needs.",
+        help="File of utterances, for emotions; with or without a long clip. Formats: .srt, .vtt, or .csv with the "
+        "column text, optionally speaker, and start and end (in s), which are required with a clip.",
     )
-    parser.add_argument("--device", default="cpu", help="Where the model runs: cpu, cuda, cuda:1, ...")
+    parser.add_argument("--device", default="cpu", help="Device of the model: cpu, cuda, cuda:1, ...")
     parsed = parser.parse_args(argv)
     if not parsed.sounds and parsed.text is None and parsed.utterances is None:
-        raise ValueError("sounds: none is given. Name a recording, or give --text or --utterances to a model of text.")
+        raise ValueError("sounds: no recording is given. Give one, or --text or --utterances for a model of text.")
     return parsed
 
 
+# Check the command line before the imports below, which take seconds.
 if __name__ == "__main__":
     begin(parse)
 
@@ -83,37 +93,40 @@ from training.prediction import (
 
 
 def main(argv: list[str]) -> None:
-    """Find, predict and write block by block, plot."""
+    """Find the recordings, write predictions for them, and plot these."""
     arguments = parse(argv)
-    check_outputs(arguments.output, arguments.plot)
+    check_outputs(arguments.output, arguments.plot)  # before `task_of`, which may need the network
     name = task_of(arguments.model)
     task = load_task(name)
     for option in ("listener", "target", "threshold", "text", "utterances"):
         if option not in task.prediction_options and getattr(arguments, option) is not None:
-            raise ValueError(f"--{option}: a model of task {name!r} takes none; leave it out")
+            raise ValueError(f"--{option}: not supported by models of task {name!r}. Remove the option.")
     arguments.output = arguments.output or Path(f"predictions{task.output_suffix}")
     check_outputs(arguments.output, arguments.plot)
     sounds = find_sounds(arguments.sounds, task.suffixes) if task.suffixes else []
+    # All of these checks come before the weights are loaded, which can take minutes.
     task.check_prediction(load_config(arguments.model), sounds, arguments)
     arguments.synthetic = learned_from_synthetic_data(arguments.model)
     model, extractor = load_model(arguments.model, arguments.device, task)
-    found = task.predict(model, extractor, sounds, arguments)
-    if found.predictions and arguments.synthetic:
+    result = task.predict(model, extractor, sounds, arguments)
+    if result.predictions and arguments.synthetic:
         print(SYNTHETIC_NOTICE)
-    if found.predictions:
-        counted = f"{plural(len(found.predictions), 'recording')}, " if sounds else ""
-        print(f"{counted}{found.summary}\nwritten: {printable(arguments.output)}")
-    if found.predictions and arguments.plot:
-        figure = task.plot_predictions(found.predictions)
+    if result.predictions:
+        count = f"{plural(len(result.predictions), 'recording')}, " if sounds else ""
+        print(f"{count}{result.summary}\nwritten: {printable(arguments.output)}")
+    if result.predictions and arguments.plot:
+        figure = task.plot_predictions(result.predictions)
         if arguments.synthetic:
             figure.suptitle(SYNTHETIC_NOTICE, fontsize=9, color=FALSE)
         figure.savefig(arguments.plot, dpi=DPI)
         print(f"plot: {printable(arguments.plot)}")
-    elif found.predictions:
-        print("next: the same command with --plot predictions.png draws them")
-    if found.unreadable:
-        reasons = "; ".join(found.unreadable)
-        raise ValueError(f"no prediction for {len(found.unreadable)} of {plural(len(sounds), 'recording')}: {reasons}")
+    elif result.predictions:
+        print("next: add --plot predictions.png to plot the predictions")
+    # Readable recordings have their predictions, but the exit status must show that some are missing.
+    if result.unreadable:
+        reasons = "; ".join(result.unreadable)
+        total = plural(len(sounds), "recording")
+        raise ValueError(f"no prediction for {len(result.unreadable)} of {total}: {reasons}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Train on SageMaker what run_train.py would train here: the same config, checked before anything is uploaded.
+"""Train a config on SageMaker as run_train.py does locally. Everything is checked before the upload.
 
 python run_sagemaker.py configs/eda_tcn.json --role arn:aws:iam::123456789012:role/feltsound --bucket lab \
     --instance_type ml.g5.xlarge --image_uri <image> --channel training=s3://lab/prepared/pmemo --learning_rate 3e-4
-Add --dry_run to see the request, --spot for spare capacity, --wait to follow it and fetch the model.
+Add --dry_run to print the request, --spot to use spot instances, --wait to follow the job and download the model.
 """
 
 import json
@@ -12,6 +12,7 @@ from launch.sagemaker.options import REPOSITORY, read_job
 from launch.start import begin
 from system.process import one_line_errors
 
+# Check the command line before the imports below, which take seconds.
 if __name__ == "__main__":
     begin(read_job)
 
@@ -22,12 +23,13 @@ from launch.sagemaker.limits import check_request
 
 
 def main(argv: list[str]) -> None:
-    """Check, pack, send; then follow, when asked to."""
+    """Check and start a job; follow it if --wait is given."""
     job = parse_job(argv)
     code = pack_code(REPOSITORY)
     check_reaches_container(job, code)
     request = build_request(job, code)
     check_request(request)
+    # On stderr, so that the output of --dry_run is valid JSON.
     print(f"data: {data_of(job)}", file=sys.stderr)
     if job.options.dry_run:
         print(json.dumps(request, indent=2))

@@ -1,4 +1,4 @@
-"""One config over seeds, folds, songs, listeners or settings: runs, resumes, and one table with intervals.
+"""Run one config over seeds, folds, songs, listeners or settings, and write one table of scores with intervals.
 
 python run_study.py configs/eda_tcn.json --seeds 0 1 2 --folds 5
 python run_study.py configs/eda_tcn.json --set learning_rate=1e-3,3e-4 --output_dir outputs/y
@@ -14,6 +14,7 @@ from launch.study_settings import parse_study, read_study
 from system.process import one_line_errors
 from system.text import plural
 
+# Check the command line before the imports below, which take seconds.
 if __name__ == "__main__":
     begin(read_study)
 
@@ -23,7 +24,7 @@ from training.run_folder import write_pages
 
 
 def main(argv: list[str]) -> None:
-    """Plan, run what is not yet there, and put it all into one table."""
+    """Plan the runs, do those that are not finished, and write the table."""
     study = parse_study(argv)
     cells = plan(study)
     if study.dry_run:
@@ -31,12 +32,15 @@ def main(argv: list[str]) -> None:
         return
     begin_study(study, cells)
     failed = run_cells(study, cells)
-    found = collect(study, cells)
-    write_pages(study.folder, study_files(found))
-    print(study_table(found))
-    print(f"table: {study.folder / 'table.html'} (and .md, .csv); every score of every run: study.csv")
+    results = collect(study, cells)
+    write_pages(study.folder, study_files(results))
+    print(study_table(results))
+    print(f"table: {study.folder / 'table.html'} (and .md, .csv); all scores of all runs: study.csv")
+    # The table has the finished runs, but the exit status must show that it is incomplete.
     if failed:
-        raise SystemExit(f"{len(failed)} of {plural(len(cells), 'run')} failed; the same command tries them again")
+        raise SystemExit(
+            f"{len(failed)} of {plural(len(cells), 'run')} failed. Run the same command to try them again."
+        )
 
 
 if __name__ == "__main__":

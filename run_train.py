@@ -1,4 +1,4 @@
-"""Train a model on what a config names, score it once on songs or people that it never met, and save all of it.
+"""Train a model as a config describes, score it once on the test split, and save model, scores and report.
 
 accelerate launch --config_file accelerate_configs/cpu.yaml run_train.py configs/eda_tcn.json
 accelerate launch run_train.py configs/eda_tcn.json --learning_rate 3e-4
@@ -11,6 +11,7 @@ from launch.settings import check_command_line
 from launch.start import begin
 from system.process import one_line_errors
 
+# Check the command line before the imports below, which take seconds.
 if __name__ == "__main__":
     begin(check_command_line)
 
@@ -19,22 +20,22 @@ from launch.pages import run_pages
 from launch.run import parse_run
 from launch.sharing import check_hub, destination, push_run
 from training.build import build_model, build_trainer, set_up_process
-from training.checkpoints import only_training
+from training.checkpoints import lock_run_folder
 from training.rows import load_rows
 from training.run_folder import begin_run, checkpoint_to_resume, describe_run, run_records, save_run
 from training.task import Run
 
 
 def main(argv: list[str]) -> None:
-    """The run that a command line describes, in a folder that is its own meanwhile."""
+    """Read the command line, and train while holding the lock of the run's folder."""
     run = parse_run(argv)
     set_up_process(run)
-    with only_training(run.training):
+    with lock_run_folder(run.training):
         train(run)
 
 
 def train(run: Run) -> None:
-    """One stage a line; each is explained and tested where it is defined."""
+    """Run all stages, one per line. Each is documented where it is defined."""
     task = run.task
     checkpoint = checkpoint_to_resume(run)
     check_hub(run)

@@ -1,8 +1,8 @@
-"""How fast and small AudioSet's two million rows are: read, prepared, made into pools, and drawn from.
+"""Time and memory for AudioSet's two million rows: reading, preparing, building pools, sampling.
 
-The weak tables are the real ones, from FELTSOUND_REAL_DATA or ../shared/data. The strong ones are synthetic, of the
-real ones' size (see `synthesize_strong`), but for the real events of the target where they are at hand. Nine clips in
-ten are given the path of a sound that nobody opens, as nine in ten are still to be had.
+The weak tables are the real ones, from FELTSOUND_REAL_DATA or ../shared/data. The strong tables are synthetic and have
+the size of the real ones (see `synthesize_strong`), except for real events of the target if the data has them. Nine of
+ten clips get the path of a sound that is never opened, because about that share is still available online.
 """
 
 # R rows, P pairs of row and label, E events
@@ -22,7 +22,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import datasets  # noqa: F401 - as in training: what it imports is no part of a cold start
+import datasets  # noqa: F401 - training imports it too, so its imports are not part of a cold start
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -41,26 +41,27 @@ from tasks.detection.sampler import SamplerSettings, TwoTierBatchSampler
 REPOSITORY = Path(__file__).resolve().parent.parent
 TARGET = "/t/dd00002"  # Baby cry, infant cry
 UNBALANCED, OTHERS = "unbalanced_train_segments.csv", ("balanced_train_segments.csv", "eval_segments.csv")
-TRAIN_STRONG = {"clips": 103_463, "events": 934_821, "used": 447}  # of the official tables
+TRAIN_STRONG = {"clips": 103_463, "events": 934_821, "used": 447}  # sizes of the official tables
 EVAL_STRONG = {"clips": 16_996, "events": 139_538, "used": 416}
 SECONDS, SHORTEST = 10.0, 0.05  # s, of a clip and of an event
 HAS_AUDIO = 0.9  # share of the clips
 COLUMNS = (
     "clip_id", "subset", "labels.list.element", "events.list.element.label", "events.list.element.start_seconds",
     "events.list.element.end_seconds", "events.list.element.present", "strongly_labelled",
-    "audio.bytes",  # null in each row, but known to be in a row that has audio: paths are not read
+    "audio.bytes",  # enough to see whether a row has audio, so that no paths are read
     "audio_seconds", "defects.list.element.what",
 )  # fmt: skip
-BATCH, WORLD = 32, 8
+BATCH, WORLD = 32, 8  # clips per rank and step, ranks
 GC_OFF = "pandas, garbage collection off"
-MEGABYTE = 2**10  # in the KiB that the kernel counts
-RETURNING = {"MALLOC_MMAP_THRESHOLD_": "65536", "ARROW_DEFAULT_MEMORY_POOL": "system"}  # freed memory is given back
-LHOTSE_CUTS = 100_000
-# `python -m hf_datasets.prepare`, and what it took at most: wait4 would count the memory of who started it too
+MEGABYTE = 2**10  # in KiB, the kernel's unit
+RETURNING = {"MALLOC_MMAP_THRESHOLD_": "65536", "ARROW_DEFAULT_MEMORY_POOL": "system"}  # give freed memory back
+LHOTSE_CUTS = 100_000  # a subset of the clips, because lhotse needs a Python object per cut
+# `python -m hf_datasets.prepare`, which also prints its peak memory: that of wait4 would include the parent's memory
 BUILD = (
     "import sys; from hf_datasets.prepare import main; main(sys.argv[1:]); "
     "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')))"
 )
+# Narrow types, which keep the columns of two million rows small.
 NARROW = {
     "labels": pa.list_(pa.int16()),
     "events": pa.list_(
@@ -81,33 +82,36 @@ def synthesize_strong(
     real: pa.Table | None,
     seed: int,
 ) -> pa.Table:
-    """A table of strong labels in the official columns, with exactly so many events, clips and labels.
+    """Make a table of strong labels in the official columns, with exactly these numbers of events, clips and labels.
 
-    Clips are drawn from weak rows; each has an event and its part of the others. Half of the events have a weak label
-    of their clip, the others one by 1 / rank, all of the `used` labels among them. An event lasts 0.83 s in the median
-    and lies anywhere. Events of the target are those of `real` (see read_strong) with their clips, where it is given.
+    Clips are drawn from the weak rows, and each has at least one event. Half of the events have a weak label of their
+    clip, the others a label drawn by 1 / rank; all `used` labels occur. The median length of an event is 0.83 s, its
+    position is uniform.
+
+    Args:
+        real: real events of the target (see `read_strong`); None for none.
     """
     dice = np.random.default_rng(seed)
     weak = weak.select(["ytid", "start_seconds", "labels"])
-    known = pa.array([], pa.string()) if real is None else real["ytid"].unique()
-    theirs = pc.is_in(weak["ytid"], value_set=known).to_numpy(zero_copy_only=False)
-    others = dice.permutation(np.flatnonzero(~theirs))[: clips - int(theirs.sum())]
-    rows = np.sort(np.concatenate([np.flatnonzero(theirs), others]))
-    made = events - (0 if real is None else len(real))
+    real_ids = pa.array([], pa.string()) if real is None else real["ytid"].unique()
+    is_real = pc.is_in(weak["ytid"], value_set=real_ids).to_numpy(zero_copy_only=False)
+    others = dice.permutation(np.flatnonzero(~is_real))[: clips - int(is_real.sum())]
+    rows = np.sort(np.concatenate([np.flatnonzero(is_real), others]))
+    count = events - (0 if real is None else len(real))  # of synthetic events
     mids = [mid for mid in strong.mids if mid != TARGET][: used - (real is not None)]
-    each = 1 + dice.multinomial(made - len(rows), np.full(len(rows), 1 / len(rows)))
-    clip = np.repeat(rows, each)  # (E,)
+    events_of_row = 1 + dice.multinomial(count - len(rows), np.full(len(rows), 1 / len(rows)))
+    clip = np.repeat(rows, events_of_row)  # (E,)
     by_rank = 1 / np.arange(1, len(mids) + 1)
-    label = dice.permutation(len(mids))[dice.choice(len(mids), made, p=by_rank / by_rank.sum())]
+    label = dice.permutation(len(mids))[dice.choice(len(mids), count, p=by_rank / by_rank.sum())]
     lists = weak["labels"].combine_chunks()
     edges, codes = lists.offsets.to_numpy(), lists.values.to_numpy()
-    place = {mid: number for number, mid in enumerate(mids)}
-    own = np.array([place.get(mid, -1) for mid in labels.mids])
-    own = own[codes[edges[clip] + (dice.random(made) * np.diff(edges)[clip]).astype(int)]]
-    label = np.where((own >= 0) & (dice.random(made) < 0.5), own, label)
-    label[dice.choice(made, len(mids), replace=False)] = np.arange(len(mids))
-    length = np.clip(0.83 * np.exp(dice.normal(0, 1, made)), SHORTEST, SECONDS)
-    start = np.round(dice.random(made) * (SECONDS - length), 3)
+    code_of_mid = {mid: number for number, mid in enumerate(mids)}
+    weak_label = np.array([code_of_mid.get(mid, -1) for mid in labels.mids])
+    weak_label = weak_label[codes[edges[clip] + (dice.random(count) * np.diff(edges)[clip]).astype(int)]]
+    label = np.where((weak_label >= 0) & (dice.random(count) < 0.5), weak_label, label)
+    label[dice.choice(count, len(mids), replace=False)] = np.arange(len(mids))  # each label occurs
+    length = np.clip(0.83 * np.exp(dice.normal(0, 1, count)), SHORTEST, SECONDS)
+    start = np.round(dice.random(count) * (SECONDS - length), 3)
     columns = {
         "ytid": weak["ytid"].take(pa.array(clip)),
         "clip_start_ms": pa.array((weak["start_seconds"].to_numpy()[clip] * 1e3).round().astype(np.int64)),
@@ -123,15 +127,15 @@ def synthesize_strong(
 
 
 def real_folder() -> Path:
-    """Where the real tables are; ends the program where they are not."""
+    """Return the folder of the real tables; exit if there is none."""
     folder = Path(os.environ.get("FELTSOUND_REAL_DATA", REPOSITORY.parent / "shared" / "data")) / "audioset" / "meta"
     if not folder.is_dir():
-        sys.exit(f"{folder} is no folder: set FELTSOUND_REAL_DATA to one with audioset/meta/{UNBALANCED}.xz")
+        sys.exit(f"{folder}: not found. Set FELTSOUND_REAL_DATA to a folder with audioset/meta/{UNBALANCED}.xz.")
     return folder
 
 
 def make_raw(meta: Path, folder: Path) -> Path:
-    """A folder of all of AudioSet's tables, unpacked."""
+    """Make a folder of all of AudioSet's tables, unpacked."""
     folder.mkdir()
     with lzma.open(meta / f"{UNBALANCED}.xz") as packed, open(folder / UNBALANCED, "wb") as file:
         shutil.copyfileobj(packed, file, 2**20)
@@ -155,7 +159,7 @@ def make_raw(meta: Path, folder: Path) -> Path:
 
 
 def parse_ours(path: Path, labels: Labels) -> tuple[np.ndarray, ...]:
-    """ids, start and end in s (R,), where each row's labels begin (R + 1,), and their codes (P,) int16."""
+    """Return ids, start and end in s (R,), offsets into the labels (R + 1,), and codes of labels (P,) int16."""
     table = read_weak(path.read_bytes(), labels, str(path))
     lists = table["labels"].combine_chunks()
     times = (table[name].to_numpy() for name in ("start_seconds", "end_seconds"))
@@ -163,7 +167,8 @@ def parse_ours(path: Path, labels: Labels) -> tuple[np.ndarray, ...]:
 
 
 def parse_pandas(path: Path, labels: Labels) -> tuple[np.ndarray, ...]:
-    """The same by pandas' C reader; lists are split by Python, which is faster than Series.str.split and explode."""
+    """Return the same as `parse_ours`, by pandas' C reader."""
+    # Lists are split in Python, which is faster than Series.str.split and explode.
     names = ["ytid", "start", "end", "labels"]
     frame = pd.read_csv(path, skiprows=3, header=None, names=names, skipinitialspace=True, na_filter=False)
     code = {mid: number for number, mid in enumerate(labels.mids)}
@@ -175,7 +180,8 @@ def parse_pandas(path: Path, labels: Labels) -> tuple[np.ndarray, ...]:
 
 
 def parse_pandas_uncollected(path: Path, labels: Labels) -> tuple[np.ndarray, ...]:
-    """The same with Python's garbage collection off, which else walks through the millions of lists and texts."""
+    """Return the same with garbage collection off."""
+    # Otherwise the collector walks through the millions of lists and strings again and again.
     gc.disable()
     try:
         return parse_pandas(path, labels)
@@ -184,32 +190,32 @@ def parse_pandas_uncollected(path: Path, labels: Labels) -> tuple[np.ndarray, ..
 
 
 def measure_parse(path: Path, labels: Labels, rounds: int) -> list[tuple]:
-    """Lines on the weak table."""
+    """Compare readers of the largest weak table; return the lines for scripts."""
     rivals, read = {"feltsound": parse_ours, "pandas": parse_pandas, GC_OFF: parse_pandas_uncollected}, {}
 
     def parse(name: str) -> None:
-        read.pop(name, None)  # what the last round read makes room first
+        read.pop(name, None)  # free the result of the last round first
         read[name] = rivals[name](path, labels)
 
     timings = compare({name: functools.partial(parse, name) for name in rivals}, rounds, warmup=0)
     (ids, *ours), (peer_ids, *peers), _ = (read[name] for name in rivals)
     if not all(np.array_equal(a, b) for a, b in zip(ours, peers, strict=True)) or ids.to_pylist() != list(peer_ids):
         raise RuntimeError("feltsound and pandas read different tables")
-    print(f"\n{UNBALANCED}, {path.stat().st_size / 1e6:.0f} MB, to ids, times and codes of labels; the same result")
+    print(f"\n{UNBALANCED}, {path.stat().st_size / 1e6:.0f} MB, to ids, times and codes of labels; equal results")
     print_table(timings)
-    ours, theirs = timings["feltsound"], {"": timings["pandas"], "_gc_off": timings[GC_OFF]}
-    lines = [(print_ratio, f"csv_parse_vs_pandas{name}", ratio(peer, ours)) for name, peer in theirs.items()]
+    ours, peers = timings["feltsound"], {"": timings["pandas"], "_gc_off": timings[GC_OFF]}
+    lines = [(print_ratio, f"csv_parse_vs_pandas{name}", ratio(peer, ours)) for name, peer in peers.items()]
     return [*lines, (print_value, "csv_parse_seconds", min(ours.seconds), "s")]
 
 
 def measure_build(raw: Path, output: Path) -> list[tuple]:
-    """Lines on the whole command that prepares the tables, imports included."""
+    """Time the whole command that prepares the tables, including imports; return the lines for scripts."""
     command = [sys.executable, "-c", BUILD, "audioset", "--raw_dir", str(raw), "--output_dir", str(output)]
     start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
     seconds = time.perf_counter() - start
     if done.returncode:
-        raise RuntimeError(f"preparing failed: {done.stderr[-500:]}")
+        raise RuntimeError(f"prepare failed: {done.stderr[-500:]}")
     peak = int(done.stdout.split()[-2]) / MEGABYTE
     return [
         (print_value, "metadata_build_seconds", seconds, "s"),
@@ -218,26 +224,26 @@ def measure_build(raw: Path, output: Path) -> list[tuple]:
 
 
 def give_sounds(prepared: Path) -> None:
-    """Change prepared tables as if most clips' sounds had been found; a clip's draw says whether its own is."""
+    """Add paths of sounds to HAS_AUDIO of the clips in prepared tables, chosen by a hash of the id."""
     for path in sorted((prepared / "data").glob("*.parquet")):
         file = pq.ParquetFile(path)
         table, rows = file.read(), file.metadata.row_group(0).num_rows
         ids, subset = table["clip_id"].combine_chunks(), table["subset"].combine_chunks()
         paths = pc.binary_join_element_wise("/data/audioset/audio/", subset, "_segments/Y", ids, ".wav", "")
-        lost = pa.array(id_uniforms(ids, 1) >= HAS_AUDIO)
-        paths = pc.if_else(lost, None, paths)
-        audio = pa.StructArray.from_arrays([pa.nulls(len(table), pa.binary()), paths], ["bytes", "path"], mask=lost)
+        missing = pa.array(id_uniforms(ids, 1) >= HAS_AUDIO)
+        paths = pc.if_else(missing, None, paths)
+        audio = pa.StructArray.from_arrays([pa.nulls(len(table), pa.binary()), paths], ["bytes", "path"], mask=missing)
         table = table.set_column(table.schema.get_field_index("audio"), "audio", audio)
         pq.write_table(table, path, compression="zstd", use_dictionary=False, row_group_size=rows)
 
 
 def read_columns(prepared: Path) -> pa.Table:
-    """What pools are made of, from prepared tables."""
+    """Read the columns that pools are built from, from prepared tables."""
 
     def read(path: Path) -> pa.Table:
         table = pq.ParquetFile(path, read_dictionary=["subset"]).read(columns=list(COLUMNS), use_threads=False)
-        for name, kind in NARROW.items():
-            table = table.set_column(table.schema.get_field_index(name), name, table[name].cast(kind))
+        for name, narrow in NARROW.items():
+            table = table.set_column(table.schema.get_field_index(name), name, table[name].cast(narrow))
         return table
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
@@ -245,27 +251,27 @@ def read_columns(prepared: Path) -> pa.Table:
 
 
 def make_sampler(prepared: Path, vocabulary: tuple) -> tuple[TwoTierBatchSampler, ClipPools]:
-    """From prepared tables to batches."""
+    """Build pools and a sampler from prepared tables."""
     pools = build_pools(read_columns(prepared), *vocabulary, PoolSettings(), clip_seconds=1.0)
     return TwoTierBatchSampler.from_pools(pools, SamplerSettings(), BATCH, seed=0, world_size=WORLD), pools
 
 
 def of_slots(pools: ClipPools, slots: int) -> TwoTierBatchSampler:
-    """A sampler whose epoch has about so many items; its positives are more than there are, any items will do."""
+    """Return a sampler with about this many slots per epoch; positives are repeated to reach it."""
     settings = SamplerSettings()
     positives = np.resize(pools.positives, int(slots * settings.positive_share))
     return TwoTierBatchSampler(positives, pools.strong, pools.weak, BATCH, 0, WORLD, explicit=pools.explicit)
 
 
 def resident() -> tuple[float, float]:
-    """Memory of this process now and at most so far, in MiB."""
+    """Return the current and the peak memory of this process, in MiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     values = {line.split()[0]: int(line.split()[1]) / MEGABYTE for line in lines if line.startswith("Vm")}
     return values["VmRSS:"], values["VmHWM:"]
 
 
 def full_table(pools: ClipPools) -> MiningTable:
-    """Hard negatives up to the table's capacity."""
+    """Return a table of hard negatives that is filled to its capacity."""
     mining = MiningTable(MiningSettings(), pools)
     dice = np.random.default_rng(0)
     items = dice.choice(len(pools.items), 2 * mining.settings.mining_capacity, replace=False)
@@ -274,7 +280,7 @@ def full_table(pools: ClipPools) -> MiningTable:
 
 
 def measure_sampler(prepared: Path, folder: Path) -> dict[str, float]:
-    """Figures of one process."""
+    """Measure time and memory of the sampler in this process."""
     if "MALLOC_MMAP_THRESHOLD_" not in os.environ:
         keep_freed_memory()  # as in training
     vocabulary = ontology_from_labels(json.loads((prepared / "labels.json").read_text()))
@@ -302,7 +308,7 @@ def measure_sampler(prepared: Path, folder: Path) -> dict[str, float]:
 
 
 def sampler_in_new_process(prepared: Path, **environment: str) -> dict[str, float]:
-    """The same of a process that has done nothing else."""
+    """Run `measure_sampler` in a fresh process."""
     command = [sys.executable, "-m", "benchmarks.audioset", "--of_prepared", str(prepared)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, check=False)
     if done.returncode:
@@ -311,7 +317,7 @@ def sampler_in_new_process(prepared: Path, **environment: str) -> dict[str, floa
 
 
 def measure_lhotse(prepared: Path, rounds: int) -> list[tuple]:
-    """Lines on drawing an epoch, beside lhotse's weighted sampler on cuts of the same clips."""
+    """Compare sampling an epoch with lhotse's weighted sampler on cuts of the same clips; return lines for scripts."""
     from lhotse import CutSet, MonoCut
     from lhotse.dataset.sampling.weighted_simple import WeightedSimpleCutSampler
 
@@ -328,15 +334,14 @@ def measure_lhotse(prepared: Path, rounds: int) -> list[tuple]:
         {"feltsound": lambda: sum(map(len, sampler)), "lhotse": lambda: sum(map(len, peer))}, rounds=rounds, warmup=1
     )
     print(
-        f"\nan epoch of {drawn:,} items in batches of {BATCH}, without set-up: lhotse's of {LHOTSE_CUTS:,} cuts by "
-        f"the root of a label's size, ours of all {len(pools.items):,} items with every label in its turn"
+        f"\nan epoch of {drawn:,} items in batches of {BATCH}, without set-up: lhotse from {LHOTSE_CUTS:,} cuts, "
+        f"weighted by the root of the label's size, ours from all {len(pools.items):,} items, label after label"
     )
     print_table(timings)
     return [(print_ratio, "plan_vs_lhotse_weighted", ratio(timings["lhotse"], timings["feltsound"]))]
 
 
 def main() -> None:
-    """Print the tables, then the lines for scripts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="three times as many rounds")
     parser.add_argument("--of_prepared", type=Path, help=argparse.SUPPRESS)

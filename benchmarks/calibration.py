@@ -1,14 +1,14 @@
-"""How often the verdict says "effect": where there is none, and over the strength of one that there is.
+"""False positive rate and power of the verdict "effect", on synthetic data.
 
     python -m benchmarks.calibration [--full]
 
-Synthetic sets at the level of descriptors: accents in the loudness of a song drive responses through a Bateman kernel,
-each listener with a gain, spontaneous responses and a drift of their own. The model knows the time since onset and the
-sound: the mean curve of other songs, and ridge regression on what is left of them; the rule is that of the reports.
+The data are descriptors and targets: accents in the loudness of a song drive responses through a Bateman kernel. Each
+listener has a separate gain, spontaneous responses and a drift. The model is the mean curve of the training songs plus
+ridge regression on the residuals; the rule is that of the reports.
 
-Two worlds have no effect: in one, listeners share nothing; in the other, a reaction to any beginning, which the model
-and the time curve know alike. The nominal level is the 2.5 % of a lower 95 % bound, and the most that the rule may
-reach: the baseline is the best of three on the test itself, and mismatched sound has to agree.
+Two kinds of data have no effect. In one, listeners share nothing; in the other, all react to the start of a song,
+which the model and the time curve both know. The nominal level is 2.5 %, from the lower bound of a 95 % interval. The
+rule has to stay below it: the baseline is the best of three on the test itself, and mismatched sound has to agree.
 """
 
 import argparse
@@ -25,21 +25,22 @@ from evaluation.trials import Trials
 
 RATE = 4.0  # Hz
 SONGS_TRAINED, SONGS_TESTED, LISTENERS = 14, 8, 6
-NOMINAL = 0.025
-COUPLINGS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
+NOMINAL = 0.025  # one side of a 95 % interval
+COUPLINGS = (0.1, 0.2, 0.3, 0.5, 1.0, 2.0)  # strength of the response to sound
 DEFAULT_COUPLING = 1.0
 
 
 def make_set(songs: int, coupling: float, onset: bool, generator: np.random.Generator) -> TrialsWithSound:
-    """Trials of some songs, all heard by the same listeners, with a shared reaction to the beginning or without.
+    """Make trials of all listeners with all songs.
 
-    Spontaneous responses began long before, so that their sum has no ramp that everyone shares.
+    Args:
+        onset: add a reaction to the start of a song, shared by all listeners.
     """
     kernel = bateman(RATE)
     before = len(kernel)
-    beginning = float(onset) * np.exp(-np.arange(200) / 24)
+    reaction = float(onset) * np.exp(-np.arange(200) / 24)
     gains = generator.lognormal(0, 0.4, LISTENERS)
-    descriptors, targets, of = [], [], []
+    descriptors, targets, song_of_trial = [], [], []
     for song in range(songs):
         frames = int(generator.integers(90, 150))
         sound = generator.normal(size=(frames, len(DESCRIPTORS)))
@@ -47,27 +48,30 @@ def make_set(songs: int, coupling: float, onset: bool, generator: np.random.Gene
         sound[:, 0] += accents
         descriptors.append(sound)
         for gain in gains:
-            own = (generator.random(before + frames) < 0.05) * generator.gamma(4, 0.5, before + frames)
+            # Spontaneous responses start one kernel before the song. Otherwise their sum would rise at the start of
+            # every trial, an effect that all listeners share.
+            spontaneous = (generator.random(before + frames) < 0.05) * generator.gamma(4, 0.5, before + frames)
             driven = np.concatenate([np.zeros(before), coupling * accents])
-            response = np.convolve(driven + own, kernel)[before : before + frames]
+            response = np.convolve(driven + spontaneous, kernel)[before : before + frames]
             drift = np.cumsum(generator.normal(0, 0.05, frames))
-            targets.append(gain * response + drift + beginning[:frames] + generator.normal(0, 0.1, frames))
-            of.append(song)
+            targets.append(gain * response + drift + reaction[:frames] + generator.normal(0, 0.1, frames))
+            song_of_trial.append(song)
     spread = np.std(np.concatenate(targets))
     targets = [target / spread for target in targets]
-    return TrialsWithSound(targets, [np.ones(len(target), bool) for target in targets], of, descriptors, RATE)
+    masks = [np.ones(len(target), bool) for target in targets]
+    return TrialsWithSound(targets, masks, song_of_trial, descriptors, RATE)
 
 
 def time_and_sound(train: TrialsWithSound, test: TrialsWithSound) -> list[np.ndarray]:
-    """The mean training trial, and ridge regression on how others differ from it."""
+    """Predict the mean training trial plus ridge regression on the residuals."""
     curve = time_curve(train)
-    rest = [target - mean for target, mean in zip(train.targets, curve(train), strict=True)]
-    of_sound = ridge(replace(train, targets=rest))
-    return [mean + heard for mean, heard in zip(curve(test), of_sound(test), strict=True)]
+    residuals = [target - mean for target, mean in zip(train.targets, curve(train), strict=True)]
+    of_sound = ridge(replace(train, targets=residuals))
+    return [mean + residual for mean, residual in zip(curve(test), of_sound(test), strict=True)]
 
 
 def verdict_of(coupling: float, onset: bool, seed: int) -> bool:
-    """Whether the rule says "effect" of one set."""
+    """Return whether the verdict on one data set is "effect"."""
     generator = np.random.default_rng([int(1000 * coupling), onset, seed])
     train, test = (make_set(songs, coupling, onset, generator) for songs in (SONGS_TRAINED, SONGS_TESTED))
     predictions = time_and_sound(train, test)
@@ -84,16 +88,15 @@ def verdict_of(coupling: float, onset: bool, seed: int) -> bool:
 
 
 def main() -> None:
-    """Print the curve."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="1,000 sets without an effect, 100 a strength")
+    parser.add_argument("--full", action="store_true", help="1,000 sets without an effect, 100 per strength")
     full = parser.parse_args().full
     print(
         f"{SONGS_TRAINED} songs trained on, {SONGS_TESTED} tested, {LISTENERS} listeners; share of sets with an effect"
     )
     sets = 1000 if full else 200
     nothing = share_of_effects("nothing shared", 0.0, False, sets)
-    beginning = share_of_effects("a beginning shared", 0.0, True, sets)
+    beginning = share_of_effects("start shared", 0.0, True, sets)
     sets = 100 if full else 20
     power = {each: share_of_effects(f"coupling {each:.1f}", each, True, sets) for each in COUPLINGS}
     print_value("false_positive_rate", nothing, f"of sets, nominal {NOMINAL} at most")
@@ -101,12 +104,12 @@ def main() -> None:
     print_value("power_at_default_coupling", power[DEFAULT_COUPLING], "of sets")
 
 
-def share_of_effects(world: str, coupling: float, onset: bool, sets: int) -> float:
-    """How often the rule says "effect", printed with its binomial interval."""
-    found = sum(verdict_of(coupling, onset, seed) for seed in range(sets))
-    low, high = binomtest(found, sets).proportion_ci()
-    print(f"{world:18}: {found:4d} of {sets:4d} = {found / sets:.3f} [{low:.3f}, {high:.3f}]")
-    return found / sets
+def share_of_effects(name: str, coupling: float, onset: bool, sets: int) -> float:
+    """Return how often the verdict is "effect"; print it with its binomial interval."""
+    effects = sum(verdict_of(coupling, onset, seed) for seed in range(sets))
+    low, high = binomtest(effects, sets).proportion_ci()
+    print(f"{name:18}: {effects:4d} of {sets:4d} = {effects / sets:.3f} [{low:.3f}, {high:.3f}]")
+    return effects / sets
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""A detector of real sounds against what a sceptic would run first: `python -m benchmarks.esc10 [--full]`.
+"""A detector of real sounds, compared with simple classifiers: `python -m benchmarks.esc10 [--full]`.
 
 Needs ESC-10 (K. J. Piczak; CC0 and CC BY clips), read from FELTSOUND_REAL_DATA or ../shared/data, as the tree that
-benchmarks/esc10_tree.py makes. One fold is the eval set, the others train and validate.
+benchmarks/esc10_tree.py makes. One fold is the test split, the others are for training and validation.
 
-`--full` takes all targets, both groupings, all detectors, each fold in its turn and three seeds, pools the scores of
-all tests (averaged over seeds), and compares by a paired bootstrap over groups. Without it: one target, one grouping,
-one detector, one fold, one seed.
+`--full` runs all targets, both groupings, all detectors, each fold in turn and three seeds. It pools the test scores
+(averaged over seeds) and compares by a paired bootstrap over groups. Without it: one target, grouping, detector, fold
+and seed.
 
-The target is baby_cry. Everything that is chosen (recipe, augmentation) is chosen on the other targets.
+The target is baby_cry. All choices (recipe, augmentation) are made on the other targets.
 """
 
 import argparse
@@ -42,22 +42,23 @@ from benchmarks.esc10_tree import (
 from benchmarks.timing import print_value
 from evaluation.detection import area_under_precision, average_precision, paired_bootstrap
 
+# Name -> config.
 DETECTORS = {
     "scratch": "configs/baby_cry.json",
     "frozen": "configs/baby_cry_pretrained.json",
     "finetuned": "configs/baby_cry_finetuned.json",
 }
 TARGET = "baby_cry"
-TUNING = ("rooster", "person_sneeze", "dog_bark", "clock_tick")  # targets on which settings are chosen
+TUNING = ("rooster", "person_sneeze", "dog_bark", "clock_tick")  # targets that settings are chosen on
 GROUPINGS = ("recording", "author")
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2)  # of --full
 RECALL = 0.9  # at which false alarms are compared
-MEASURED_CLIP = ("clip_id", "target", "score", "events", "window_start", "window_score")  # other columns are rivals
+MEASURED_CLIP = ("clip_id", "target", "score", "events", "window_start", "window_score")  # other columns: baselines
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training and its test: what is detected, where, by which detector, and with which seed and settings."""
+    """One training run and its test."""
 
     target: str
     data: Path
@@ -71,7 +72,7 @@ class Training:
         return self.data.parent / f"{self.target}-{self.detector}-{self.seed}"
 
     def arguments(self) -> list[str]:
-        """The command line of run_train.py."""
+        """Return the arguments of run_train.py."""
         quiet = ["--report_to", "none", "--disable_tqdm", "true", "--seed", str(self.seed)]
         names = ["--dataset", str(self.data), "--output_dir", str(self.output), "--target", CLASSES[self.target]]
         encoder = [] if self.detector == "scratch" else ["--encoder.name", str(self.encoder)]
@@ -79,28 +80,29 @@ class Training:
 
 
 def train(training: Training) -> float:
-    """Train and test in this process, which ends with it; returns seconds."""
+    """Train and test in this process, which must not be reused; return the seconds."""
     import run_train
 
-    begin = time.perf_counter()
+    start = time.perf_counter()
     log = training.output.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w") as file:
+        # At the level of file descriptors, so that C libraries and data loader workers write to the log too.
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         run_train.main(training.arguments())
-    return time.perf_counter() - begin
+    return time.perf_counter() - start
 
 
 def svm_scores(training: Training) -> dict[str, float]:
-    """Scores of the test's clips by a support vector machine on the windows of the report's MFCC baseline."""
+    """Score the test clips by a support vector machine on the windows of the report's MFCC baseline."""
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC
     from torch.utils.data import DataLoader
 
     from launch.run import parse_run
-    from tasks.detection.baselines import PlainWindows, WindowDescriptors, plain, training_windows
+    from tasks.detection.baselines import PlainWindows, WindowDescriptors, training_windows, without_augmentation
     from training.rows import load_rows
 
     run = parse_run(training.arguments())
@@ -114,15 +116,15 @@ def svm_scores(training: Training) -> dict[str, float]:
     wanted = training_windows(data.pools.items)
     targets = data.pools.items.targets()[[item for item, _ in wanted]]
     model = make_pipeline(StandardScaler(), SVC(class_weight="balanced"))
-    model.fit(descriptors(PlainWindows(plain(data.train), wanted)), targets)
+    model.fit(descriptors(PlainWindows(without_augmentation(data.train), wanted)), targets)
     test = data.sides["test"]
     scores = model.decision_function(descriptors(PlainWindows(test)))
     ids = rows["clip_id"]
-    return {ids[int(row)]: float(scores[test.clip == place].max()) for place, row in enumerate(test.clips.rows)}
+    return {ids[int(row)]: float(scores[test.clip == clip].max()) for clip, row in enumerate(test.clips.rows)}
 
 
 def false_alarms_at_recall(scores: np.ndarray, targets: np.ndarray) -> float:
-    """Share of clips without the target that score as high as the clip at RECALL, as alarms an hour of such clips."""
+    """Return the false alarms per hour of negative clips at the threshold that reaches RECALL."""
     threshold = np.sort(scores[targets])[::-1][int(np.ceil(RECALL * targets.sum())) - 1]
     negatives = scores[~targets]
     return float((negatives >= threshold).sum() / (len(negatives) * 2 * HALF / 3600))
@@ -130,33 +132,34 @@ def false_alarms_at_recall(scores: np.ndarray, targets: np.ndarray) -> float:
 
 @contextmanager
 def workplace(processes: int) -> Iterator[tuple[Path, Path, Path]]:
-    """A new folder, and the folders of ESC-10 and AudioSet's tables; set up for several trainings at a time."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
+    """Yield a new folder, and the folders of ESC-10 and of AudioSet's tables; set up for parallel training runs."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported, so set before that
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // processes, 1)))
     esc10, metadata = real_data() / "esc10", real_data() / "audioset" / "meta"
     if not esc10.is_dir() or not metadata.is_dir():
-        raise SystemExit(f"no real data: {esc10} and {metadata} are needed (set FELTSOUND_REAL_DATA)")
+        raise SystemExit(f"{esc10}, {metadata}: not found. Set FELTSOUND_REAL_DATA to a folder that has both.")
     with tempfile.TemporaryDirectory() as name:
         os.environ["HF_DATASETS_CACHE"] = f"{name}/cache"  # read when datasets is imported
         yield Path(name), esc10, metadata
 
 
 def converted_encoder(folder: Path, metadata: Path) -> Path:
-    """EfficientAT mn04 of the real data in a folder that `--encoder.name` takes."""
+    """Convert EfficientAT mn04 of the real data to a folder for `--encoder.name`."""
     weights = real_data() / "models" / "efficientat_mn04_as.safetensors"
     if not weights.is_file():
-        raise SystemExit(f"no weights: {weights} is needed (set FELTSOUND_REAL_DATA, or take --detector scratch)")
-    place = folder / "efficientat_mn04_as"
+        raise SystemExit(f"{weights}: no such file. Set FELTSOUND_REAL_DATA, or use --detector scratch.")
+    converted = folder / "efficientat_mn04_as"
     labels = metadata / "class_labels_indices.csv"
-    command = [sys.executable, "-m", "launch.convert_efficientat", weights, place, "--labels", labels]
-    # In a process of its own: one that has used OpenMP cannot be forked.
+    command = [sys.executable, "-m", "launch.convert_efficientat", weights, converted, "--labels", labels]
+    # In a separate process, because this one is forked later, and a process that has used OpenMP cannot be forked.
     subprocess.run(list(map(str, command)), cwd=HERE, check=True, capture_output=True)
-    return place
+    return converted
 
 
 def in_children(function: Callable, jobs: Sequence, processes: int) -> list:
-    """A function of each job, each in a process of its own, forked from this one, which has imported all."""
-    import launch.pages  # noqa: F401  (children that import for themselves take 8 s more)
+    """Call a function on each job, each in a new process forked from this one."""
+    # Imported before the fork: a child that imports these itself takes 8 s more.
+    import launch.pages  # noqa: F401
     import run_train  # noqa: F401
     import tasks.detection.task  # noqa: F401
 
@@ -165,7 +168,7 @@ def in_children(function: Callable, jobs: Sequence, processes: int) -> list:
 
 
 def parse() -> argparse.Namespace:
-    """Read the command line; --full sets what it leaves open."""
+    """Parse the command line; --full changes the defaults."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="all targets, groupings, detectors, folds; three seeds")
     parser.add_argument("--target", nargs="+", choices=(TARGET, *TUNING), help="by default baby_cry, with --full all")
@@ -173,8 +176,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--detector", nargs="+", choices=DETECTORS, help="by default scratch, with --full all")
     parser.add_argument("--folds", nargs="+", type=int, choices=FOLDS, help="by default 3, with --full all")
     parser.add_argument("--seeds", nargs="+", type=int, help="by default 0, with --full 0 1 2")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="trainings at a time")
-    parser.add_argument("--output", type=Path, help="a folder for scores.json; none by default")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="parallel training runs")
+    parser.add_argument("--output", type=Path, help="folder for scores.json; by default nothing is written")
     parser.add_argument("settings", nargs="*", help="settings of run_train.py, after --")
     options = parser.parse_args()
     full = options.full
@@ -187,9 +190,8 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Train all, pool, compare, print."""
     options = parse()
-    found = []
+    results = []
     with workplace(options.processes) as (folder, esc10, metadata):
         pretrained = set(options.detector) != {"scratch"}
         encoder = converted_encoder(folder, metadata) if pretrained else folder
@@ -211,23 +213,25 @@ def main() -> None:
                     svm = in_children(svm_scores, trainings[:: len(options.seeds)], options.processes)
                     scores = scores_of(trainings, {"mfcc_svm": functools.reduce(dict.__or__, svm)} | earlier)
                     earlier[detector] = dict(zip(scores["clips"], scores["scores"]["ours"], strict=True))
-                    found.append({"target": target, "grouping": grouping, "detector": detector, **scores})
-                    report(found[-1], seconds)
+                    results.append({"target": target, "grouping": grouping, "detector": detector, **scores})
+                    report(results[-1], seconds)
                     if options.output:
                         options.output.mkdir(parents=True, exist_ok=True)
-                        (options.output / "scores.json").write_text(json.dumps(found))
+                        (options.output / "scores.json").write_text(json.dumps(results))
 
 
 def scores_of(trainings: Sequence[Training], others: dict[str, dict[str, float]]) -> dict:
-    """The scores of all clips that were tested: of our detector averaged over seeds, and of its rivals."""
+    """Return the scores of all test clips: of our detector averaged over seeds, and of the baselines."""
     ours: dict[str, list[float]] = defaultdict(list)
     rows, groups = {}, {}
     for training in trainings:
-        of_tree = read_groups(training.data.parent)  # trees of two folds may name a clip's group differently
+        groups_of_tree = read_groups(
+            training.data.parent
+        )  # the trees of two folds may name a clip's group differently
         for row in pq.read_table(training.output / "predictions.parquet").to_pylist():
             ours[row["clip_id"]].append(row["score"])
             rows[row["clip_id"]] = row
-            groups[row["clip_id"]] = of_tree[row["clip_id"]]
+            groups[row["clip_id"]] = groups_of_tree[row["clip_id"]]
     clips = sorted(rows)
     reported = [name for name in rows[clips[0]] if name not in MEASURED_CLIP]
     return {
@@ -243,25 +247,25 @@ def scores_of(trainings: Sequence[Training], others: dict[str, dict[str, float]]
     }
 
 
-def report(found: dict, seconds: Sequence[float]) -> None:
-    """Pooled scores and their differences."""
-    truth = np.array(found["holds_target"], bool)
-    name = f"{found['target']}_{found['grouping']}_{found['detector']}"
+def report(result: dict, seconds: Sequence[float]) -> None:
+    """Print pooled scores and their differences."""
+    truth = np.array(result["holds_target"], bool)
+    name = f"{result['target']}_{result['grouping']}_{result['detector']}"
     print(
-        f"\n{found['target']}, {found['detector']}, groups by {found['grouping']}: {len(truth)} clips in "
-        f"{len(set(found['groups']))} groups, {truth.sum()} with the target; chance {truth.mean():.3f}"
+        f"\n{result['target']}, {result['detector']}, groups by {result['grouping']}: {len(truth)} clips in "
+        f"{len(set(result['groups']))} groups, {truth.sum()} with the target; chance {truth.mean():.3f}"
     )
-    print(f"{'':18} {'AP':>6} {'false alarms an hour at 90 % recall':>36}   ours minus this")
-    ours = np.array(found["scores"]["ours"])
-    for rival, values in found["scores"].items():
+    print(f"{'':18} {'AP':>6} {'false alarms per hour at 90 % recall':>36}   ours minus this")
+    ours = np.array(result["scores"]["ours"])
+    for rival, values in result["scores"].items():
         scores, gain = np.array(values), ""
         if rival != "ours":
-            interval = paired_bootstrap(ours, scores, truth, found["groups"], area_under_precision)
+            interval = paired_bootstrap(ours, scores, truth, result["groups"], area_under_precision)
             bounds = interval.reason if interval.low is None else f"[{interval.low:+.3f}, {interval.high:+.3f}]"
             gain = f"{interval.mean:+.3f} {bounds}"
-        found_ap, alarms = average_precision(scores, truth), false_alarms_at_recall(scores, truth)
-        print(f"{rival:18} {found_ap:6.3f} {alarms:36.0f}   {gain}", flush=True)
-        print_value(f"esc10_{name}_{rival}", found_ap, "")
+        precision, alarms = average_precision(scores, truth), false_alarms_at_recall(scores, truth)
+        print(f"{rival:18} {precision:6.3f} {alarms:36.0f}   {gain}", flush=True)
+        print_value(f"esc10_{name}_{rival}", precision, "")
     print_value(f"esc10_{name}_training_seconds", float(np.median(seconds)), "s")
 
 

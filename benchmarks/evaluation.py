@@ -1,10 +1,10 @@
-"""How long it takes to say what a model is worth: all scores, intervals and controls of a data set of PMEmo's size.
+"""Time and memory of a full assessment on data of the size of PMEmo.
 
     python -m benchmarks.evaluation
 
-7,960 synthetic trials, 794 songs of about 38 s at 4 Hz, 401 listeners; predictions exist already. What `assess` does:
-every metric of the model and of seven baselines, 1,000 bootstrap samples, 999 permutations, the ceiling. Fitting the
-baselines is timed apart.
+7,960 synthetic trials, 794 songs of about 38 s at 4 Hz, 401 listeners, with given predictions. `assess` computes every
+metric of the model and of seven baselines, 1,000 bootstrap samples, 999 permutations and the ceiling. Fitting the
+baselines is timed separately.
 """
 
 import resource
@@ -20,11 +20,11 @@ from evaluation.trials import Trials, pad_rows
 
 RATE = 4.0  # Hz
 SONGS, LISTENERS, TRIALS = 794, 401, 7960
-SECONDS, DEVIATION = 38.0, 12.0  # of a song, as in PMEmo
+SECONDS, DEVIATION = 38.0, 12.0  # s, mean and standard deviation of song lengths in PMEmo
 
 
 def make_trials() -> tuple[TrialsWithSound, list[str], list[str]]:
-    """Trials of slow noise, and who heard what."""
+    """Make trials of slow noise; return them with the song and the listener of each."""
     generator = np.random.default_rng(0)
     frames = np.maximum(generator.normal(SECONDS, DEVIATION, SONGS) * RATE, 12 * RATE).astype(int)
     songs = np.sort(np.concatenate([np.arange(SONGS), generator.integers(0, SONGS, TRIALS - SONGS)]))
@@ -37,17 +37,17 @@ def make_trials() -> tuple[TrialsWithSound, list[str], list[str]]:
 
 
 def main() -> None:
-    """Time both parts once: each takes long enough."""
-    known, songs, listeners = make_trials()
+    # Each part is timed once: both take long enough.
+    data, songs, listeners = make_trials()
     start = time.perf_counter()
-    made = {name: fit(known)(known) for name, fit in (BASELINES_WITHOUT_SOUND | BASELINES_WITH_SOUND).items()} | {
-        "others": mean_of_others(known)
+    predictions = {name: fit(data)(data) for name, fit in (BASELINES_WITHOUT_SOUND | BASELINES_WITH_SOUND).items()} | {
+        "others": mean_of_others(data)
     }
     fitted = time.perf_counter()
-    trials = Trials.pad(made["ridge"], known.targets, known.masks, songs, listeners, RATE, "uS")
-    baselines = {name: pad_rows(rows, np.float64) for name, rows in made.items()}
+    trials = Trials.pad(predictions["ridge"], data.targets, data.masks, songs, listeners, RATE, "uS")
+    baselines = {name: pad_rows(rows, np.float64) for name, rows in predictions.items()}
     began = time.perf_counter()
-    assess(trials, baselines, np.zeros(len(songs)), longest_of_song(made["ridge"], songs), trials.target)
+    assess(trials, baselines, np.zeros(len(songs)), longest_of_song(predictions["ridge"], songs), trials.target)
     ended = time.perf_counter()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{TRIALS} trials, {SONGS} songs, {LISTENERS} listeners, {SAMPLES} samples, {PERMUTATIONS} permutations")

@@ -1,17 +1,17 @@
-"""How fast is log-mel? Ours in a batch against librosa and against transformers' numpy path, on clips of 10 s.
+"""Speed of log-mel features on clips of 10 s, compared with librosa and with transformers' numpy code.
 
     python -m benchmarks.features [--threads N] [--full]
 
-All compute the same decibels; how far apart they are is printed. Only ours with float32 spectra does less exact work,
-and has lines of its own. librosa runs clip by clip and in a batch, and the ratio is to the faster; transformers' ratio
-is to `spectrogram`, clip by clip, which all its numpy feature extractors call (`spectrogram_batch` is in the table).
-Settings are the extractor's own, for music, and what is usual for speech. Everyone may use all cores, as a user's
-program would; numpy's FFT takes one whatever is allowed. `--threads 1` is a core against a core and bounds torch and
-BLAS alike; `--full` runs more rounds.
+All compute the same decibels, and the largest difference is printed. Only our float32 spectra are less exact, and have
+separate lines. librosa runs clip by clip and in a batch, and the ratio uses the faster one. The ratio to transformers
+uses `spectrogram`, clip by clip, which all its numpy feature extractors call (`spectrogram_batch` is in the table).
+Settings are the extractor's defaults (music), and common ones for speech. Every rival may use all cores, as in a
+user's program, but numpy's FFT always uses one. `--threads 1` limits torch and BLAS to one core; `--full` runs more
+rounds.
 
 The last table is the front end of prediction: a stereo file of three minutes at 44.1 kHz is decoded and resampled to
-22.05 kHz, with and without features, block by block. An mp3 without a length tag is decoded by PyAV, the
-other files by libsndfile. The ratio is the speed with features over that without; the network's time has its own line.
+22.05 kHz, block by block, with and without features. PyAV decodes the mp3 without a length tag, libsndfile the other
+files. The ratio is the speed with features divided by the speed without. The network's time has a separate line.
 """
 
 import argparse
@@ -34,14 +34,14 @@ from modeling.feature_extraction_audio import AudioFeatureExtractor
 
 CLIPS = 8
 SECONDS = 10
-MUSIC = {}  # the extractor's own settings
-MINUTES, FILE_RATE = 3, 44100  # of the files that are predicted, and Hz
+MUSIC = {}  # the extractor's defaults
+MINUTES, FILE_RATE = 3, 44100  # min and Hz of the files to predict
 FORMATS = {"wav": "PCM_16", "flac": "PCM_16", "ogg": "VORBIS", "mp3": "MPEG_LAYER_III"}
 SPEECH = {"sampling_rate": 16000, "n_fft": 400, "hop_length": 160, "num_mel_bins": 80}
 
 
 def make_clips(rate: int) -> np.ndarray:
-    """(CLIPS, samples) float32: noise that gets quieter over a chord."""
+    """Make clips (CLIPS, samples) float32 of a chord and noise that gets quieter."""
     time = np.arange(rate * SECONDS) / rate
     noise = np.random.default_rng(0).normal(0, 0.1, (CLIPS, len(time))) * 10 ** (-time / SECONDS)
     chord = sum(0.1 * np.sin(2 * np.pi * hertz * time) for hertz in (220.0, 277.2, 329.6))
@@ -49,7 +49,7 @@ def make_clips(rate: int) -> np.ndarray:
 
 
 def librosa_log_mel(audio: np.ndarray, extractor: AudioFeatureExtractor) -> np.ndarray:
-    """dB (..., M, K) of sound (..., S)."""
+    """Return dB (..., M, K) of sound (..., S)."""
     power = librosa.feature.melspectrogram(
         y=audio, sr=extractor.sampling_rate, n_fft=extractor.n_fft, hop_length=extractor.hop_length,
         n_mels=extractor.num_mel_bins, pad_mode="constant",
@@ -58,7 +58,7 @@ def librosa_log_mel(audio: np.ndarray, extractor: AudioFeatureExtractor) -> np.n
 
 
 def make_rivals(options: dict) -> dict:
-    """Name -> a function without arguments that gives dB: (B, K, M) for ours, else (B, M, K)."""
+    """Return functions by name that compute dB: (B, K, M) for ours, otherwise (B, M, K)."""
     exact = AudioFeatureExtractor(frame_rate=None, **options)
     single = AudioFeatureExtractor(frame_rate=None, double_precision=False, **options)
     pooled = AudioFeatureExtractor(**options)
@@ -83,34 +83,37 @@ def make_rivals(options: dict) -> dict:
 
 
 def measure(options: dict, threads: int, rounds: int) -> tuple[dict[str, Timing], dict[str, float]]:
-    """Timings of all rivals, and how far ours is from each peer at most, in dB."""
+    """Return the timings of all rivals, and the largest difference of our features to each peer's, in dB."""
     torch.set_num_threads(threads)
     with threadpool_limits(threads):
         rivals = make_rivals(options)
         ours = rivals["feltsound"]()
-        apart = {
+        differences = {
             peer: float(np.abs(rivals[f"{peer}, clip by clip"]().transpose(0, 2, 1) - ours).max())
             for peer in ("librosa", "transformers_numpy")
         }
-        return compare(rivals, rounds=rounds), apart
+        return compare(rivals, rounds=rounds), differences
 
 
 def write_files(folder: Path) -> dict[str, Path]:
-    """The same sound in all formats, by name."""
+    """Write the same sound in all formats; return paths by name."""
     sound = np.tile(make_clips(FILE_RATE)[0], 60 * MINUTES // SECONDS)
     files = {}
     for name, subtype in FORMATS.items():
         files[name] = folder / f"sound.{name}"
         with soundfile.SoundFile(files[name], "w", FILE_RATE, 2, subtype, format=name.upper()) as file:
-            for start in range(0, len(sound), FILE_RATE):  # libsndfile's vorbis encoder fails on long blocks
+            for start in range(
+                0, len(sound), FILE_RATE
+            ):  # in short blocks: libsndfile's vorbis encoder fails on long ones
                 file.write(np.stack([sound[start : start + FILE_RATE]] * 2, axis=1))
+    # The Xing tag has the length of an mp3. Without it, readers cannot know where the sound ends.
     files["mp3_untagged"] = folder / "untagged.mp3"
     files["mp3_untagged"].write_bytes(files["mp3"].read_bytes().replace(b"Xing", bytes(4), 1))
     return files
 
 
 def measure_prediction(threads: int, rounds: int) -> list[tuple]:
-    """Print a table; returns the lines for scripts."""
+    """Print a table; return the lines for scripts."""
     extractor, lines = AudioFeatureExtractor(), []
     rate = extractor.sampling_rate
     model = TcnForSignalRegression(TcnConfig(input_size=extractor.feature_size)).eval()
@@ -136,20 +139,18 @@ def measure_prediction(threads: int, rounds: int) -> list[tuple]:
 
 
 def exhaust(make: Callable[[], Iterable]) -> None:
-    """One pass."""
     for _ in make():
         pass
 
 
 def main() -> None:
-    """Print a table a setting, then the lines for scripts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="for each rival; default: all")
     parser.add_argument("--full", action="store_true", help="three times as many rounds")
     arguments = parser.parse_args()
     threads, lines = arguments.threads, []
     for suffix, options in (("", MUSIC), ("_speech", SPEECH)):
-        timings, apart = measure(options, threads, rounds=61 if arguments.full else 21)
+        timings, differences = measure(options, threads, rounds=61 if arguments.full else 21)
         extractor = AudioFeatureExtractor(**options)
         print(
             f"\n{CLIPS} clips of {SECONDS} s at {extractor.sampling_rate} Hz, n_fft {extractor.n_fft}, hop "
@@ -165,7 +166,7 @@ def main() -> None:
         for name, peer in peers.items():
             lines.append((print_ratio, f"logmel_vs_{name}{suffix}", ratio(peer, ours)))
             lines.append((print_ratio, f"logmel_float32_vs_{name}{suffix}", ratio(peer, single)))
-            lines.append((print_value, f"logmel_apart_from_{name}{suffix}", apart[name], "dB"))
+            lines.append((print_value, f"logmel_apart_from_{name}{suffix}", differences[name], "dB"))
     lines += measure_prediction(threads, rounds=15 if arguments.full else 5)
     print()
     print_value("logmel_threads", threads, "threads")

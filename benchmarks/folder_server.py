@@ -1,8 +1,7 @@
-"""A folder that answers like S3, after a latency: `python -m benchmarks.folder_server FOLDER 0.03`.
+"""Serve a folder like S3, with a latency: `python -m benchmarks.folder_server FOLDER 0.03`.
 
-For timing clients only: its subfolders are the buckets, files are read and written as asked for, and no signature is
-looked at. ETags are the MD5 of a file, kept while it is as it was. `/-/sent` says how many bytes of bodies were sent
-before. Prints its port.
+For timing clients only. Subfolders are buckets, and signatures are not checked. The ETag of a file is its MD5, cached
+until the file changes. `/-/sent` returns the number of bytes that were sent in bodies. Prints its port.
 """
 
 import asyncio
@@ -13,27 +12,26 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
-_known: dict[Path, tuple[int, str]] = {}
+_etags: dict[Path, tuple[int, str]] = {}  # path -> time of the last change in ns, MD5
 SENT = "/-/sent"
 
 
 def etag(path: Path) -> str:
-    """The MD5 of a file."""
-    stamp = path.stat().st_mtime_ns
-    if _known.get(path, (0, ""))[0] != stamp:
-        _known[path] = stamp, hashlib.md5(path.read_bytes()).hexdigest()
-    return _known[path][1]
+    changed = path.stat().st_mtime_ns
+    if _etags.get(path, (0, ""))[0] != changed:
+        _etags[path] = changed, hashlib.md5(path.read_bytes()).hexdigest()
+    return _etags[path][1]
 
 
 def listing(root: Path, bucket: str, query: dict[str, list[str]]) -> bytes:
-    """The answer to ListObjectsV2, on one page."""
+    """Return the body of ListObjectsV2, on one page."""
     prefix = query.get("prefix", [""])[0]
     paths = sorted(path for path in (root / bucket).rglob("*") if path.is_file())
-    named = {path.relative_to(root / bucket).as_posix(): path for path in paths}
+    by_key = {path.relative_to(root / bucket).as_posix(): path for path in paths}
     entries = "".join(
         f"<Contents><Key>{escape(key)}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
         f'<ETag>"{etag(path)}"</ETag><Size>{path.stat().st_size}</Size></Contents>'
-        for key, path in named.items()
+        for key, path in by_key.items()
         if key.startswith(prefix)
     )
     return (
@@ -41,29 +39,29 @@ def listing(root: Path, bucket: str, query: dict[str, list[str]]) -> bytes:
     )
 
 
-def answer(root: Path, line: str, headers: str, sent: bytes) -> tuple[bytes, bytes]:
-    """Head and body for a request."""
+def answer(root: Path, line: str, headers: str, received: bytes) -> tuple[bytes, bytes]:
+    """Return head and body of the response to a request with this body."""
     method, target, _ = line.split()
     parts = urlsplit(target)
     bucket, _, key = unquote(parts.path).lstrip("/").partition("/")
     path = root / bucket / key
     if method == "POST":  # DeleteObjects
-        for name in re.findall(rb"<Key>(.*?)</Key>", sent):
+        for name in re.findall(rb"<Key>(.*?)</Key>", received):
             (root / bucket / name.decode()).unlink(missing_ok=True)
         body = b"<DeleteResult></DeleteResult>"
     elif not key and method in ("GET", "HEAD"):
         body = listing(root, bucket, parse_qs(parts.query))
     elif method == "PUT":
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(sent)
+        path.write_bytes(received)
         return f'HTTP/1.1 200 OK\r\nContent-Length: 0\r\nETag: "{etag(path)}"\r\n\r\n'.encode(), b""
     elif not path.is_file():
         return b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", b""
     else:
         size = path.stat().st_size
-        asked = re.search(r"range: bytes=(\d+)-(\d*)", headers, re.IGNORECASE)
-        first, last = (int(asked[1]), min(int(asked[2] or size), size - 1)) if asked else (0, size - 1)
-        status = f"206 Partial Content\r\nContent-Range: bytes {first}-{last}/{size}" if asked else "200 OK"
+        span = re.search(r"range: bytes=(\d+)-(\d*)", headers, re.IGNORECASE)
+        first, last = (int(span[1]), min(int(span[2] or size), size - 1)) if span else (0, size - 1)
+        status = f"206 Partial Content\r\nContent-Range: bytes {first}-{last}/{size}" if span else "200 OK"
         with open(path, "rb") as file:
             file.seek(first)
             body = b"" if method == "HEAD" else file.read(last + 1 - first)
@@ -76,7 +74,7 @@ def answer(root: Path, line: str, headers: str, sent: bytes) -> tuple[bytes, byt
 
 
 async def serve(root: Path, latency: float) -> None:
-    """Answer for ever."""
+    """Serve until the process ends."""
 
     sent_bytes = 0
 
@@ -88,21 +86,21 @@ async def serve(root: Path, latency: float) -> None:
                 if "100-continue" in headers.lower():
                     writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                 length = re.search(r"content-length: (\d+)", headers, re.IGNORECASE)
-                sent = await reader.readexactly(int(length[1])) if length else b""
+                received = await reader.readexactly(int(length[1])) if length else b""
                 if line.split()[1] == SENT:
                     body = str(sent_bytes).encode()
                     head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode()
                 else:
-                    head, body = answer(root, line, headers, sent)
+                    head, body = answer(root, line, headers, received)
                     sent_bytes += len(body)
-                    await asyncio.sleep(latency)
+                    await asyncio.sleep(latency)  # requests on other connections are served meanwhile
                 writer.write(head)
                 writer.write(body)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
 
-    for path in root.rglob("*"):  # a store knows the MD5 of what it has
+    for path in root.rglob("*"):  # compute MD5s beforehand: a real store has them, so they must not cost latency
         if path.is_file():
             etag(path)
     server = await asyncio.start_server(connection, "127.0.0.1", 0, limit=1 << 20)

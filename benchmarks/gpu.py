@@ -1,24 +1,24 @@
-"""Training on a GPU against what the card can do, and against peers: `python -m benchmarks.gpu`.
+"""Training speed on a GPU, compared with the limits of the card and with peers: `python -m benchmarks.gpu`.
 
     python -m benchmarks.gpu --output benchmarks/results/<card>.md
     python -m benchmarks.gpu --small --device cpu
 
 A step is forward, backward and fused AdamW on one batch of noise that stays on the device. Models: the TCN and the
-WaveNet of benchmarks.models with a larger batch, beside pytorch-tcn and a textbook WaveNet; the detector of
+WaveNet of benchmarks.models with a larger batch, compared with pytorch-tcn and a textbook WaveNet; the detector of
 configs/baby_cry.json on windows of one second; the fusion of configs/tunein_attention.json on embeddings of TuneIn's
-widths; and that of configs/meld_fusion.json (BERT base, r3d_18, spectrogram) with all of its parts trained. Each runs
-in float32 (on a GPU its products in TF32) and under bfloat16 autocast, as it is and through torch.compile. The cases
-of one model take turns; one that fails is a row that says why.
+widths; and the fusion of configs/meld_fusion.json (BERT base, r3d_18, spectrogram) with all parts trained. Each runs
+in float32 (with TF32 products on a GPU) and under bfloat16 autocast, eager and through torch.compile. The cases of one
+model take turns. A case that fails becomes a row with the error.
 
-Ceilings are measured first: one square matrix product in each precision, and one copy of a large tensor. A step's
-operations are those of its matrix products and convolutions, forward and backward, as torch counts them. The bytes
-that it has to move at least are the batch (read once), each tensor that its forward pass keeps for its backward pass
-(written once, read once) and ten float32 numbers a weight: read forward and backward, gradient written and read,
-weight and two moments read and written. Both are counted on our model as it is, uncompiled; its peer is judged by the
-same count. (What is compiled may keep less, and compute it again.)
+Ceilings are measured first: one square matrix product in each precision, and one copy of a large tensor. The
+operations of a step are those of its matrix products and convolutions, forward and backward, as torch counts them.
+The bytes that a step must move at least are the batch (read once), each tensor that the forward pass keeps for the
+backward pass (written once, read once) and ten float32 numbers per weight: read forward and backward, gradient written
+and read, weight and two moments read and written. Both are counted on our uncompiled model, and the same count is used
+for the peer. (A compiled model may keep less and recompute it.)
 
-Peak memory is torch's, of a step, on top of weights, moments and batch. The Trainer's run is that of
-configs/eda_tcn.json on its sample, started as in the README, without validation and checkpoints.
+Peak memory is torch's, for one step, on top of weights, moments and batch. The Trainer's run uses configs/eda_tcn.json
+on its sample, started as in the README, without validation and checkpoints.
 """
 
 import argparse
@@ -50,15 +50,16 @@ from benchmarks.timing import Timing, compare, print_ratio, print_value, ratio
 from modeling import FusionConfig, FusionForEmotion, FusionForRegression, TcnConfig, TcnForAudioClassification
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# Not float16, which would need loss scaling, so another step.
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MODES = ("eager", "compiled")
-NUMBERS_A_WEIGHT = 10  # that a step reads or writes of it, see above
+NUMBERS_A_WEIGHT = 10  # numbers read or written per weight and step, see above
 FLOAT32, MEBIBYTE = 4, 2**20  # bytes
-TIME_FOR_MODELS = 400  # s; a case that would begin later is left out, so that the rest fits in eight minutes
-DETECTION_FRAMES = 51  # of a window of one second in configs/baby_cry.json
-EMBEDDINGS = {"text": 384, "video": 512, "audio": 512, "back_audio": 448}  # numbers of TuneIn's
+TIME_FOR_MODELS = 400  # s; cases that would start later are left out, so that everything fits in eight minutes
+DETECTION_FRAMES = 51  # frames of a one-second window in configs/baby_cry.json
+EMBEDDINGS = {"text": 384, "video": 512, "audio": 512, "back_audio": 448}  # widths of TuneIn's embeddings
 COLUMNS = (
-    "training", "model", "precision", "mode", "items/s", "ms a step", "peak MiB", "of matmul", "of copy",
+    "training", "model", "precision", "mode", "items/s", "ms per step", "peak MiB", "of matmul", "of copy",
     "first step s",
 )  # fmt: skip
 NEEDED_BY_THE_TRAINER = ("datasets", "librosa", "soundfile", "soxr", "av", "evaluate", "accelerate", "sklearn")
@@ -66,7 +67,7 @@ NEEDED_BY_THE_TRAINER = ("datasets", "librosa", "soundfile", "soxr", "av", "eval
 
 @dataclass(frozen=True)
 class Subject:
-    """What is trained: our model, and whoever does the same."""
+    """A training task: our model, its peers and a batch."""
 
     name: str
     models: dict[str, Callable[[], nn.Module]]  # "ours" first
@@ -79,13 +80,13 @@ class Subject:
 
 @dataclass
 class Case:
-    """One way to train one model, and what was measured of it."""
+    """One way to train one model, and its measurements."""
 
     model: str
     precision: str
     mode: str
-    first_seconds: float = 0.0  # of the first step, compiling included
-    peak: int | None = None  # bytes; None where it is not known
+    first_seconds: float = 0.0  # of the first step, including compilation
+    peak: int | None = None  # bytes; None: not measured
     timing: Timing | None = None
     error: str | None = None
 
@@ -96,19 +97,19 @@ class Case:
 
 @dataclass(frozen=True)
 class Work:
-    """What a step of our model has to do."""
+    """The operations and the bytes of one step of our model."""
 
     flops: int
     moved: int  # bytes
 
 
 def settings_of(config: str) -> dict[str, Any]:
-    """The model's settings in one of our configs."""
+    """Return the model settings of one of our configs."""
     return json.loads((REPOSITORY / "configs" / f"{config}.json").read_text(encoding="utf-8"))["model_config"]
 
 
 def subjects(small: bool, device: str) -> Iterator[Subject]:
-    """One after the other, so that only one is in memory."""
+    """Yield all subjects, one at a time, so that only one is in memory."""
     size = Size(batch=2, frames=64, channels=8, blocks=2, stacks=1, layers=2) if small else Size(batch=256)
     for name in ("tcn", "wavenet"):
         models = {"ours": partial(RIVALS[name], size), "peer": partial(RIVALS[f"{name}_peer"], size)}
@@ -119,7 +120,7 @@ def subjects(small: bool, device: str) -> Iterator[Subject]:
 
 
 def detection(items: int, device: str) -> Subject:
-    """The detector of a baby's cry on windows (B, T, F)."""
+    """Return the detector of a baby's cry with windows (B, T, F)."""
     config = TcnConfig(
         input_size=64, num_labels=1, problem_type="multi_label_classification", **settings_of("baby_cry")
     )
@@ -132,18 +133,18 @@ def detection(items: int, device: str) -> Subject:
 
 
 def embeddings(items: int, device: str) -> Subject:
-    """The fusion of TuneIn's embeddings (B, T, E): one of text and of pictures, sixteen over time of the sounds."""
+    """Return the fusion of TuneIn's embeddings (B, T, E): T is 1 for text and video, 16 for the sounds."""
     config = FusionConfig(embedding_sizes=EMBEDDINGS, **settings_of("tunein_attention"))
     batch = {"labels": torch.randn(items, device=device)}
     for name, width in EMBEDDINGS.items():
-        times = 16 if "audio" in name else 1
-        batch[f"{name}_embeddings"] = torch.randn(items, times, width, device=device)
-        batch[f"{name}_mask"] = torch.ones(items, times, dtype=torch.long, device=device)
+        frames = 16 if "audio" in name else 1
+        batch[f"{name}_embeddings"] = torch.randn(items, frames, width, device=device)
+        batch[f"{name}_mask"] = torch.ones(items, frames, dtype=torch.long, device=device)
     return Subject("fusion_embeddings", {"ours": lambda: Ours(FusionForRegression(config))}, batch)
 
 
 def clips(small: bool, device: str) -> Subject:
-    """The fusion of MELD's text (B, L), pictures (B, 3, N, height, width) and sound (B, T, F), trained throughout."""
+    """Return the fusion of MELD's text (B, L), video (B, 3, N, H, W) and sound (B, T, F), with all parts trained."""
     settings = settings_of("meld_sample" if small else "meld_fusion") | {"freeze_text": False, "freeze_video": False}
     if small:
         settings["text_config"] = json.loads((REPOSITORY / "configs/tiny_bert/config.json").read_text("utf-8"))
@@ -161,13 +162,12 @@ def clips(small: bool, device: str) -> Subject:
 
 
 def synchronize(device: str) -> None:
-    """Wait for what a GPU has been given to do."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
 def fastest(run: Callable[[], object], device: str, times: int = 20) -> float:
-    """Seconds of the fastest of some calls, by the device's own clock where it is a GPU."""
+    """Return the seconds of the fastest call; on a GPU by its own clock, because launches are asynchronous."""
     run()
     seconds = []
     for _ in range(times):
@@ -179,85 +179,91 @@ def fastest(run: Callable[[], object], device: str, times: int = 20) -> float:
             stop.synchronize()
             seconds.append(start.elapsed_time(stop) / 1e3)
         else:
-            begin = time.perf_counter()
+            started = time.perf_counter()
             run()
-            seconds.append(time.perf_counter() - begin)
+            seconds.append(time.perf_counter() - started)
     return min(seconds)
 
 
 def ceilings(small: bool, device: str) -> dict[str, float]:
-    """Floating-point operations a second of a square matrix product by precision, and bytes a second of a copy."""
+    """Return the operations per second of a square matrix product by precision, and the bytes per second of a copy."""
     flops = 2 * (512 if small else 8192) ** 3
-    found = {name: flops / fastest(matrix_product(flops, device, kind), device) for name, kind in PRECISIONS.items()}
+    speeds = {
+        name: flops / fastest(matrix_product(flops, device, dtype), device) for name, dtype in PRECISIONS.items()
+    }
     source = torch.zeros((16 if small else 4096) * MEBIBYTE, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    found["copy"] = 2 * len(source) / fastest(lambda: target.copy_(source), device)  # each byte is read and written
-    return found
+    speeds["copy"] = 2 * len(source) / fastest(lambda: target.copy_(source), device)  # each byte is read and written
+    return speeds
 
 
 @contextlib.contextmanager
-def counted(model: nn.Module, batch: dict[str, torch.Tensor], found: dict[str, Work], name: str) -> Iterator[None]:
-    """Put into `found` what the step inside the block had to do."""
+def counted(model: nn.Module, batch: dict[str, torch.Tensor], work: dict[str, Work], name: str) -> Iterator[None]:
+    """Count the work of the step inside the block into `work[name]`."""
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    given = {value.untyped_storage().data_ptr(): value.nbytes for value in batch.values()}
-    kept: dict[int, int] = {}  # storages that the backward pass waits for, by address: their bytes
+    inputs = {value.untyped_storage().data_ptr(): value.nbytes for value in batch.values()}
+    saved: dict[int, int] = {}  # address -> bytes of storages that are kept for the backward pass
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
+    # By storage, because several saved tensors can be views of one storage.
+    def save(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights | given.keys():
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in weights | inputs.keys():
+            saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept):
+    with (
+        FlopCounterMode(display=False) as counter,
+        torch.autograd.graph.saved_tensors_hooks(save, lambda saved: saved),
+    ):
         yield
     numbers = sum(p.numel() for p in model.parameters())
-    moved = sum(given.values()) + 2 * sum(kept.values()) + NUMBERS_A_WEIGHT * FLOAT32 * numbers
-    found[name] = Work(counter.get_total_flops(), moved)
+    moved = sum(inputs.values()) + 2 * sum(saved.values()) + NUMBERS_A_WEIGHT * FLOAT32 * numbers
+    work[name] = Work(counter.get_total_flops(), moved)
 
 
 def measure(subject: Subject, options: argparse.Namespace, deadline: float) -> tuple[list[Case], dict[str, Work]]:
-    """All cases of a subject, and what a step of ours has to do in each precision."""
-    torch._dynamo.reset()  # else earlier subjects count towards how often one function may be compiled
+    """Measure all cases of a subject; return them, and the work of our step in each precision."""
+    torch._dynamo.reset()  # otherwise earlier subjects count towards dynamo's limit of recompilations
     device, rounds = options.device, 3 if options.small else 20
     work: dict[str, Work] = {}
     cases = [Case(*key) for key in itertools.product(subject.models, PRECISIONS, MODES)]
-    if options.small:
+    if options.small:  # compilation takes most of the time on a CPU
         cases = [case for case in cases if case.mode == "eager" or case.precision == "float32"]
     steps = {}
     for case in cases:
         print(f"{subject.name}: {' '.join(case.key)}", file=sys.stderr, flush=True)
         try:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"left out, for {TIME_FOR_MODELS} s had passed")
+                raise TimeoutError(f"left out, because {TIME_FOR_MODELS} s had passed")
             steps[case.key] = begin(subject, case, device, options.compiler, work)
-        except Exception as error:  # whatever it is, it is the result of this case
+        except Exception as error:  # any error (out of memory, a compiler bug) is the result of this case
             case.error = in_a_cell(error)
         free(device)
     try:
         timings = compare(steps, rounds, warmup=1, synchronize=partial(synchronize, device))
     except Exception as error:
-        timings, why = {}, in_a_cell(error)
+        timings, failure = {}, in_a_cell(error)
     for case in cases:
         case.timing = timings.get(case.key)
         if case.timing is None and case.error is None:
-            case.error = why
+            case.error = failure
     return cases, work
 
 
 def in_a_cell(error: Exception) -> str:
-    """An error as a cell of a Markdown table."""
+    """Format an error as a cell of a Markdown table."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200].replace('|', '/')}"
 
 
 def free(device: str) -> None:
-    """Give back what a case that failed has left."""
+    """Free the memory of a failed case."""
     gc.collect()
     if device == "cuda":
         torch.cuda.empty_cache()
 
 
 def begin(subject: Subject, case: Case, device: str, compiler: str, work: dict[str, Work]) -> Callable[[], None]:
-    """A new model's step, after a first one whose time and a second whose memory are noted."""
+    """Return the step of a new model, after measuring the time of a first step and the memory of a second one."""
     torch.manual_seed(0)
     model = subject.models[case.model]().to(device)
     compiled = torch.compile(model, backend=compiler) if case.mode == "compiled" else model
@@ -279,11 +285,11 @@ def begin(subject: Subject, case: Case, device: str, compiler: str, work: dict[s
 
 
 def train_eda(device: str, steps: int) -> dict[str, float]:
-    """The Trainer's items a second and the share of its time that waited for data."""
+    """Return the Trainer's items per second, and the share of its time that it waits for data."""
     missing = [name for name in NEEDED_BY_THE_TRAINER if importlib.util.find_spec(name) is None]
     if missing:
-        raise ModuleNotFoundError(f"the Trainer's run needs {', '.join(missing)}, not installed here")
-    from benchmarks.training import OFF  # which needs them too
+        raise ModuleNotFoundError(f"missing packages: {', '.join(missing)}")
+    from benchmarks.training import OFF  # imported here, because it needs the same packages
 
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
     launch += [f"accelerate_configs/{'one_gpu' if device == 'cuda' else 'cpu'}.yaml", "run_train.py"]
@@ -291,7 +297,7 @@ def train_eda(device: str, steps: int) -> dict[str, float]:
         run = ["configs/eda_tcn.json", "--dataset_config", "sample", "--output_dir", folder, "--max_steps", str(steps)]
         done = subprocess.run([*launch, *run, *OFF], cwd=REPOSITORY, capture_output=True, text=True)
         if done.returncode:
-            raise RuntimeError(f"run_train.py ended with {done.returncode}: {done.stderr.strip()[-300:]}")
+            raise RuntimeError(f"run_train.py: exit status {done.returncode}. {done.stderr.strip()[-300:]}")
         training = json.loads((Path(folder) / "metrics.json").read_text(encoding="utf-8"))["training"]
     return {
         "trainer_items_per_second": training["log"][-1]["train_samples_per_second"],
@@ -300,7 +306,7 @@ def train_eda(device: str, steps: int) -> dict[str, float]:
 
 
 def print_cases(subject: Subject, cases: list[Case], work: dict[str, Work], ceiling: dict[str, float]) -> None:
-    """A Markdown row a case."""
+    """Print one Markdown row per case."""
     for case in cases:
         cells = [subject.name, *case.key]
         if case.timing is None:
@@ -310,21 +316,21 @@ def print_cases(subject: Subject, cases: list[Case], work: dict[str, Work], ceil
         peak = "" if case.peak is None else f"{case.peak / MEBIBYTE:,.0f}"
         shares = ["", ""]
         if case.precision in work:
-            found = shares_of(work[case.precision], seconds, case.precision, ceiling)
-            shares = [f"{100 * share:.2g} %" for share in found]
+            reached = shares_of(work[case.precision], seconds, case.precision, ceiling)
+            shares = [f"{100 * share:.2g} %" for share in reached]
         speed = [f"{subject.items / seconds:,.0f}", f"{1e3 * seconds:.2f}"]
         print(f"| {' | '.join([*cells, *speed, peak, *shares, f'{case.first_seconds:.1f}'])} |")
 
 
 def shares_of(work: Work, seconds: float, precision: str, ceiling: dict[str, float]) -> tuple[float, float]:
-    """What part of the matrix product's and of the copy's speed a step reaches."""
+    """Return which shares of the matrix product's and of the copy's speed a step reaches."""
     return work.flops / seconds / ceiling[precision], work.moved / seconds / ceiling["copy"]
 
 
 def print_figures(
     subject: Subject, cases: list[Case], work: dict[str, Work], ceiling: dict[str, float], device: str
 ) -> None:
-    """The lines for scripts."""
+    """Print the lines for scripts."""
     timings = {case.key: case.timing for case in cases if case.timing is not None}
     for (model, precision, mode), timing in timings.items():
         name = f"{subject.name}_{precision}_{mode}_{device}"
@@ -344,18 +350,17 @@ def print_figures(
 
 
 def print_head(options: argparse.Namespace) -> None:
-    """The card, the command, and what else a figure depends on."""
+    """Print the card, the command and the versions."""
     gpu = options.device == "cuda"
     card = torch.cuda.get_device_name() if gpu else f"CPU ({torch.get_num_threads()} threads)"
     print(f"# {card}\n\n    {' '.join(['python -m benchmarks.gpu', *sys.argv[1:]])}\n")
     print(f"torch {torch.__version__}, CUDA {torch.version.cuda}, transformers {transformers.__version__}, ", end="")
     print(f"Python {platform.python_version()}; torch.compile by {options.compiler}.", end=" ")
     print("float32 is TF32 in matrix products and convolutions." if gpu else "")
-    print("How things are counted stands in `benchmarks/gpu.py`.\n")
+    print("`benchmarks/gpu.py` describes how operations and bytes are counted.\n")
 
 
 def print_ceilings(ceiling: dict[str, float]) -> None:
-    """What the device can do, as a table."""
     print("| ceiling | |\n|---|---|")
     for name in PRECISIONS:
         print(f"| matrix product, {name} | {ceiling[name] / 1e12:.3g} TFLOP/s |")
@@ -363,19 +368,19 @@ def print_ceilings(ceiling: dict[str, float]) -> None:
 
 
 def print_training_of_eda(options: argparse.Namespace) -> dict[str, float]:
-    """What the Trainer's run gave, or why there was none; its figures."""
+    """Print and return the figures of the Trainer's run; without one, print why."""
     try:
-        found = train_eda(options.device, steps=20 if options.small else 400)
+        figures = train_eda(options.device, steps=20 if options.small else 400)
     except (ImportError, RuntimeError) as error:
         print(f"The Trainer's run is left out: {' '.join(str(error).split())}.\n")
         return {}
     print("The Trainer's run of `configs/eda_tcn.json`, batches of 16:", end=" ")
-    print("{:,.0f} items/s, {:.3f} of the time waiting for data.\n".format(*found.values()))
-    return found
+    print("{:,.0f} items/s, {:.3f} of the time waiting for data.\n".format(*figures.values()))
+    return figures
 
 
 def report(options: argparse.Namespace) -> None:
-    """Measure everything, and print a page of Markdown."""
+    """Measure everything and print a page of Markdown."""
     device, began = options.device, time.monotonic()
     if device == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, as cuDNN's convolutions have it by default
@@ -402,26 +407,26 @@ def report(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Measure, print, and write the page if that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--small", action="store_true", help="what a CPU can do; compiled in float32 only")
+    parser.add_argument("--small", action="store_true", help="sizes for a CPU; compiled in float32 only")
     compilers = {"choices": ("inductor", "aot_eager"), "default": "inductor"}
     parser.add_argument("--compiler", **compilers, help="aot_eager only traces, and needs no C++ compiler")
     parser.add_argument("--output", type=Path, help="write the page to this file as well")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch finds no GPU here; take --device cpu --small")
+        parser.error("--device cuda: torch finds no GPU. Use --device cpu --small.")
     if options.device == "cpu" and not options.small:
-        parser.error("--device cpu: these models and batches are sized for a GPU; add --small")
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
+        parser.error("--device cpu: these models and batches are sized for a GPU. Add --small.")
+    page = io.StringIO()
+    with contextlib.redirect_stdout(page):
         report(options)
-    print(said.getvalue())
+    print(page.getvalue())
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
+        # Written to a draft and renamed, so that an interrupted program leaves no partial page.
         draft = options.output.with_name(f".{options.output.name}.part")
-        draft.write_text(said.getvalue(), encoding="utf-8")
+        draft.write_text(page.getvalue(), encoding="utf-8")
         os.replace(draft, options.output)
 
 

@@ -1,18 +1,17 @@
-"""Training steps of our models against peers and the machine, and long recordings: `python -m benchmarks.models`.
+"""Training steps of our models against peers and the hardware, and long recordings: `python -m benchmarks.models`.
 
 TCN: batch 8, 80 features -> 8 blocks of 64 channels, kernel 3, 1024 frames, weight norm and dropout 0.1, non-causal,
 for ours and for pytorch-tcn. WaveNet: the same batch through 2 stacks of 6 layers with 64 residual and 64 skip
 channels, for ours and for a textbook implementation (peers.py). A step is forward, mean squared error, backward and
-fused AdamW. The floor is one square matrix product of as many operations as the TCN step's matrix products and
-convolutions have (counted, forward and backward). On a CPU in float32; with `--device cuda` compiled and in bfloat16,
-the floor too.
+fused AdamW. The floor is one square matrix product with as many operations as the matrix products and convolutions of
+the TCN step (counted, forward and backward). On a CPU all run in float32; with `--device cuda` compiled and in
+bfloat16, including the floor.
 
-Memory is what a fresh process needs on top of model, data and libraries: the high-water mark of its resident set
-(Linux) over ten steps, less the resident set after a step on a few frames. On a GPU it is torch's peak of allocated
-memory.
+Memory is what a fresh process needs on top of model, data and libraries: the peak of its resident set (Linux) over ten
+steps, minus the resident set after a step on a few frames. On a GPU it is torch's peak of allocated memory.
 
-A long recording is noise as 16-bit wav, from the file to its predictions (decoding at 44.1 kHz, resampling, log-mel,
-the TCN at 4 Hz); its memory is the resident set's high-water mark less that after ten seconds of sound.
+A long recording is noise in a 16-bit wav file, which is decoded at 44.1 kHz, resampled, and predicted by log-mel and
+the TCN at 4 Hz. Its memory is the peak of the resident set minus that after ten seconds of sound.
 """
 
 import argparse
@@ -41,7 +40,7 @@ from modeling import (
     WavenetForSignalRegression,
 )
 
-WARM_FRAMES = 16  # enough to load every library before memory is measured
+WARM_FRAMES = 16  # enough to load all libraries before memory is measured
 MEBIBYTE = 2**20  # bytes
 SOUND_RATE = 44100  # Hz
 WARM_SECONDS, SHORT, LONGER, LONG = 10, 60, 1200, 7200  # s of sound
@@ -49,7 +48,7 @@ WARM_SECONDS, SHORT, LONGER, LONG = 10, 60, 1200, 7200  # s of sound
 
 @dataclass(frozen=True)
 class Size:
-    """Of a batch of noise and of the models that are trained on it."""
+    """Sizes of a batch of noise and of the models that are trained on it."""
 
     batch: int = 8
     frames: int = 1024
@@ -62,25 +61,23 @@ class Size:
     dropout: float = 0.1
 
     def noise(self, device: str) -> dict[str, torch.Tensor]:
-        """A batch: features (B, T, F) and labels (B, T, 1)."""
+        """Make a batch: features (B, T, F) and labels (B, T, 1)."""
         features = torch.randn(self.batch, self.frames, self.features, device=device)
         return {"input_features": features, "labels": torch.randn(self.batch, self.frames, 1, device=device)}
 
 
 class Ours(nn.Module):
-    """One of our models, called as the Trainer calls it."""
+    """Wrap one of our models to return the loss."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model.train()
 
     def forward(self, **batch: torch.Tensor) -> torch.Tensor:
-        """A batch with its labels to the loss."""
         return self.model(**batch).loss
 
 
 def our_tcn(size: Size) -> Ours:
-    """The TCN of the benchmark."""
     config = TcnConfig(
         input_size=size.features, num_channels=size.channels, num_blocks=size.blocks, kernel_size=size.kernel,
         dropout=size.dropout,
@@ -89,7 +86,6 @@ def our_tcn(size: Size) -> Ours:
 
 
 def our_wavenet(size: Size) -> Ours:
-    """The WaveNet of the benchmark."""
     config = WavenetConfig(
         input_channels=size.features, num_stacks=size.stacks, num_layers_per_stack=size.layers,
         residual_channels=size.channels, skip_channels=size.channels, kernel_size=size.kernel,
@@ -99,12 +95,10 @@ def our_wavenet(size: Size) -> Ours:
 
 
 def pytorch_tcn(size: Size) -> PytorchTcn:
-    """The same TCN of pytorch-tcn."""
     return PytorchTcn(size.features, size.channels, size.blocks, size.kernel, size.dropout)
 
 
 def textbook_wavenet(size: Size) -> TextbookWavenet:
-    """The same WaveNet as it is drawn."""
     channels = size.channels
     return TextbookWavenet(size.features, channels, channels, size.stacks, size.layers, size.kernel, size.dropout)
 
@@ -118,7 +112,7 @@ RIVALS: dict[str, Callable[[Size], nn.Module]] = {
 
 
 def training_step(model: nn.Module, bf16: bool = False) -> Callable[[dict[str, torch.Tensor]], None]:
-    """A function that trains a model, which gives its loss of a batch, for one step."""
+    """Return a function that trains a model for one step; the model must return its loss on a batch."""
     device = next(model.parameters()).device.type
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
 
@@ -133,7 +127,7 @@ def training_step(model: nn.Module, bf16: bool = False) -> Callable[[dict[str, t
 
 
 def new_step(name: str, device: str) -> Callable[..., None]:
-    """A function that trains a new model for one step on so many frames of noise; on a GPU compiled, in bfloat16."""
+    """Return a function that trains a new model for one step on noise; on a GPU compiled and in bfloat16."""
     torch.manual_seed(0)
     model, batch, gpu = RIVALS[name](Size()).to(device), Size().noise(device), device == "cuda"
     step = training_step(torch.compile(model) if gpu else model, bf16=gpu)
@@ -141,19 +135,19 @@ def new_step(name: str, device: str) -> Callable[..., None]:
 
 
 def matrix_product(flops: int, device: str, dtype: torch.dtype) -> Callable[[], torch.Tensor]:
-    """One square matrix product of so many floating-point operations."""
+    """Return a function that computes one square matrix product with this number of floating-point operations."""
     size = round((flops / 2) ** (1 / 3))
     left, right = torch.randn(2, size, size, device=device, dtype=dtype)
     return lambda: left @ right
 
 
 def resident_bytes(field: str) -> int:
-    """VmRSS (now) or VmHWM (its highest so far) of this process."""
+    """Return VmRSS (current) or VmHWM (peak) of this process, in bytes."""
     return 1024 * int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text()).group(1))
 
 
 def peak_memory(name: str, device: str) -> int:
-    """Bytes that ten steps need on top of what is there before."""
+    """Return the bytes that ten steps need on top of the memory before."""
     step = new_step(name, device)
     if device == "cuda":
         step()
@@ -168,8 +162,8 @@ def peak_memory(name: str, device: str) -> int:
 
 
 def write_noise(path: Path, seconds: int) -> None:
-    """A 16-bit wav of noise, a second at a time."""
-    import soundfile  # here, for benchmarks.gpu uses the rest where no sound can be read
+    """Write a 16-bit wav of noise, one second at a time."""
+    import soundfile  # imported here, because benchmarks.gpu uses this module without soundfile
 
     dice = np.random.default_rng(0)
     with soundfile.SoundFile(path, "w", SOUND_RATE, 1, "PCM_16") as file:
@@ -178,7 +172,7 @@ def write_noise(path: Path, seconds: int) -> None:
 
 
 def predict_file(path: Path, model: PreTrainedModel, extractor: AudioFeatureExtractor) -> int:
-    """From a file to predictions, block by block; returns their number."""
+    """Predict a file block by block and return the number of predictions."""
     from media.audio import read_audio_blocks
 
     features = extractor.stream(read_audio_blocks(path, extractor.sampling_rate), extractor.sampling_rate)
@@ -186,7 +180,7 @@ def predict_file(path: Path, model: PreTrainedModel, extractor: AudioFeatureExtr
 
 
 def long_form(seconds: int) -> tuple[float, int]:
-    """Seconds of sound predicted a second, and bytes needed on top of what ten seconds of sound need."""
+    """Return seconds of sound predicted per second, and the bytes needed on top of those for ten seconds of sound."""
     model, extractor = our_tcn(Size()).model.eval(), AudioFeatureExtractor(num_mel_bins=Size.features)
     with tempfile.TemporaryDirectory() as folder:
         short, long = Path(folder) / "short.wav", Path(folder) / "long.wav"
@@ -202,13 +196,12 @@ def long_form(seconds: int) -> tuple[float, int]:
 
 
 def in_child(*options: object) -> list[str]:
-    """What this program prints with hidden options, in a fresh process."""
+    """Run this program with hidden options in a fresh process, and return its output."""
     command = [sys.executable, "-m", "benchmarks.models", *map(str, options)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
 
 
 def main() -> None:
-    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--full", action="store_true", help="four times as many rounds")
@@ -248,7 +241,7 @@ def main() -> None:
         _, short = map(float, in_child("--long_form", SHORT))
         _, longer = map(float, in_child("--long_form", LONGER))
         factor, long = map(float, in_child("--long_form", LONG))
-        print_value("realtime_factor", factor, "s of sound a second")
+        print_value("realtime_factor", factor, "s of sound per second")
         print_value("long_form_peak_memory_1_min", short / MEBIBYTE, "MiB")
         print_value("long_form_peak_memory_20_min", longer / MEBIBYTE, "MiB")
         print_value("long_form_peak_memory_2_h", long / MEBIBYTE, "MiB")

@@ -1,4 +1,4 @@
-"""The readers that `benchmarks.mutations` attacks, each with small valid files of its kind."""
+"""The readers that `benchmarks.mutations` attacks, each with small valid files."""
 
 import shutil
 from collections.abc import Callable
@@ -55,17 +55,17 @@ LISTS = {
 
 @dataclass(frozen=True)
 class Reader:
-    """A function that reads one file, valid files of its kind, and the errors that it documents."""
+    """A function that reads one file, valid files for it, and the errors that it documents."""
 
-    name: str
+    name: str  # also part of the seed of its cases
     files: tuple[Path, ...]
     read: Callable[[Path], object]
-    names_file: bool = True  # else its caller puts the file's name before the message
+    names_file: bool = True  # false: the caller puts the file name before the message
     errors: tuple[type[BaseException], ...] = (ValueError,)
 
 
 def all_readers(folder: Path) -> list[Reader]:
-    """Return all readers, their files below `folder`."""
+    """Return all readers; write their files below `folder`."""
     return [
         *readers_of_trees(folder / "trees"),
         *readers_of_signals(folder / "trees"),
@@ -75,8 +75,8 @@ def all_readers(folder: Path) -> list[Reader]:
 
 
 def readers_of_trees(folder: Path) -> list[Reader]:
-    """Return the readers of tables and pickles: each reads all of a small raw tree."""
-    tunein, pmemo, hku956, meld, audioset, own = (
+    """Return the readers of tables and pickles; each reads a whole small raw tree."""
+    tunein, pmemo, hku956, meld, audioset, songs = (
         folder / name for name in ("tunein", "pmemo", "hku956", "meld", "audioset", "folder")
     )
     hf_datasets.tunein.synthesize.synthesize(tunein, num_creatives=12, defects="none")
@@ -84,7 +84,7 @@ def readers_of_trees(folder: Path) -> list[Reader]:
     hf_datasets.hku956.synthesize.synthesize(hku956, 3, 3, 2, seconds=(20.0, 21.0), defects="none")
     hf_datasets.meld.synthesize.synthesize(meld, 8, 8, 8, defects="none")
     hf_datasets.audioset.synthesize.synthesize(audioset, 40, 20, defects="none")
-    hf_datasets.folder.synthesize.synthesize(own, 2, 2, seconds=(20.0, 21.0))
+    hf_datasets.folder.synthesize.synthesize(songs, 2, 2, seconds=(20.0, 21.0))
     return [
         Reader("TuneIn pickles", files(tunein, "*.pkl"), lambda path: read_tunein(tunein)),
         Reader("TuneIn tables", files(tunein, "*.csv"), lambda path: read_tunein(tunein)),
@@ -96,12 +96,12 @@ def readers_of_trees(folder: Path) -> list[Reader]:
             files(audioset, "*.csv", "*.tsv", "*.json"),
             lambda path: read_audioset(str(audioset), None, ["Baby cry, infant cry"], {}),
         ),
-        Reader("folder's metadata.csv", files(own, "metadata.csv"), lambda path: read_folder(own)),
+        Reader("folder's metadata.csv", files(songs, "metadata.csv"), lambda path: read_folder(songs)),
     ]
 
 
 def readers_of_signals(trees: Path) -> list[Reader]:
-    """Return the readers of skin conductance, which is processed then."""
+    """Return the readers of skin conductance, which also process the signals."""
 
     def process(values: np.ndarray, rate: float) -> None:
         process_eda(values, rate, EdaSettings())
@@ -129,7 +129,7 @@ def readers_of_media(folder: Path, trees: Path) -> list[Reader]:
     """Return the readers of sounds and clips."""
     folder.mkdir(parents=True)
     sound = 0.3 * np.sin(np.arange(2 * RATE) / 5)
-    kinds = {
+    formats = {
         "wav": "PCM_16",
         "flac": "PCM_16",
         "ogg": "VORBIS",
@@ -137,43 +137,43 @@ def readers_of_media(folder: Path, trees: Path) -> list[Reader]:
         "aiff": "PCM_24",
         "au": "ULAW",
     }
-    for kind, subtype in kinds.items():
-        soundfile.write(folder / f"sound.{kind}", sound, RATE, subtype, format=kind.upper())
+    for name, subtype in formats.items():
+        soundfile.write(folder / f"sound.{name}", sound, RATE, subtype, format=name.upper())
     for clip in files(trees / "meld", "*.mp4")[:3]:
         shutil.copyfile(clip, folder / clip.name)
 
-    def hear(path: Path) -> None:
+    def read_at_once(path: Path) -> None:
         read_audio(path, 2 * RATE)
 
-    def glance(path: Path) -> None:
+    def read_in_blocks(path: Path) -> None:
         audio_seconds(path)
         for _ in read_audio_blocks(path):
             pass
 
-    def watch(path: Path) -> None:
+    def read_video(path: Path) -> None:
         probe_clip(path)
         read_clip(path, num_frames=4, size=(32, 32), audio_rate=RATE)
 
     return [
-        Reader("sounds", files(folder, "sound.*"), hear),
-        Reader("sounds in blocks", files(folder, "sound.*"), glance),
-        Reader("clips", files(folder, "*.mp4"), watch),
+        Reader("sounds", files(folder, "sound.*"), read_at_once),
+        Reader("sounds in blocks", files(folder, "sound.*"), read_in_blocks),
+        Reader("clips", files(folder, "*.mp4"), read_video),
     ]
 
 
 def readers_of_settings(folder: Path) -> list[Reader]:
-    """Return the readers of lists of sounds, of subtitles, of configs of runs and of configs of models."""
+    """Return the readers of lists of sounds, subtitles, run configs and model configs."""
     folder.mkdir(parents=True)
-    for kind, text in LISTS.items():
-        (folder / f"list-{kind}.txt").write_text(text, encoding="utf-8")
-    for kind, text in SUBTITLES.items():
-        (folder / f"subtitles.{kind}").write_text(text, encoding="utf-8")
+    for list_type, text in LISTS.items():
+        (folder / f"list-{list_type}.txt").write_text(text, encoding="utf-8")
+    for suffix, text in SUBTITLES.items():
+        (folder / f"subtitles.{suffix}").write_text(text, encoding="utf-8")
     for config in Path("configs").glob("*.json"):
         shutil.copyfile(config, folder / config.name)
     models = []
-    for kind in (*SIGNAL_CONFIGS, FusionConfig):
-        kind().save_pretrained(folder / kind.model_type)
-        models.append(folder / kind.model_type / "config.json")
+    for config_class in (*SIGNAL_CONFIGS, FusionConfig):
+        config_class().save_pretrained(folder / config_class.model_type)
+        models.append(folder / config_class.model_type / "config.json")
     return [
         Reader("own lists", files(folder, "list-*"), own_list),
         Reader("subtitles", files(folder, "subtitles.*"), read_utterances),
@@ -183,9 +183,9 @@ def readers_of_settings(folder: Path) -> list[Reader]:
 
 
 def own_list(path: Path) -> None:
-    """Read a list of the kind in its name."""
-    kind = path.stem.removeprefix("list-").removesuffix("_own")
-    read_lists({kind: [str(path)]})
+    """Read a list; its type is part of the file name."""
+    list_type = path.stem.removeprefix("list-").removesuffix("_own")
+    read_lists({list_type: [str(path)]})
 
 
 def run_config(path: Path) -> None:
@@ -194,7 +194,7 @@ def run_config(path: Path) -> None:
 
 
 def model_config(path: Path) -> None:
-    """Read the config of a saved model; transformers words the errors, and programs put them on one line."""
+    """Read the config of a saved model, with errors of transformers on one line, as programs print them."""
     try:
         AutoConfig.from_pretrained(path.parent)
     except (ValueError, OSError, StrictDataclassError) as error:
@@ -202,7 +202,7 @@ def model_config(path: Path) -> None:
 
 
 def files(folder: Path, *patterns: str) -> tuple[Path, ...]:
-    """Return the files below a folder whose names match, in order; there has to be one."""
-    found = sorted({path for pattern in patterns for path in folder.rglob(pattern)})
-    assert found, f"{folder} has no {patterns}"
-    return tuple(found)
+    """Return the files below a folder that match, sorted; at least one must exist."""
+    matching = sorted({path for pattern in patterns for path in folder.rglob(pattern)})
+    assert matching, f"{folder} has no {patterns}"
+    return tuple(matching)

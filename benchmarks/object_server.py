@@ -1,7 +1,7 @@
-"""A store of random objects that answers like S3, after a latency: `python -m benchmarks.object_server 200 0.03`.
+"""Serve random objects like S3, with a latency: `python -m benchmarks.object_server 200 0.03`.
 
-For timing clients only: one asyncio process that keeps connections open, holds all answers in memory and looks at no
-signature, so that the store is not what is measured. Prints its port.
+For timing clients only: one asyncio process that keeps connections open, has all objects in memory and checks no
+signatures, so that the server is not the bottleneck. Prints its port.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ BUCKET = "bench"
 
 
 def make_objects(count: int) -> dict[str, bytes]:
-    """Contents by key."""
+    """Return random contents by key."""
     dice = random.Random(0)
     return {f"{i:04d}.wav": dice.randbytes(dice.randint(SMALLEST, LARGEST)) for i in range(count)}
 
 
 def listing(objects: dict[str, bytes], prefix: str) -> bytes:
-    """The answer to ListObjectsV2, on one page."""
+    """Return the body of ListObjectsV2, on one page."""
     entries = "".join(
         f"<Contents><Key>{key}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
         f'<ETag>"{hashlib.md5(content).hexdigest()}"</ETag><Size>{len(content)}</Size></Contents>'
@@ -35,7 +35,7 @@ def listing(objects: dict[str, bytes], prefix: str) -> bytes:
 
 
 def answer(objects: dict[str, bytes], etags: dict[str, str], line: str, headers: str) -> tuple[bytes, bytes]:
-    """Head and body for a request line."""
+    """Return head and body of the response to a request."""
     method, target, _ = line.split()
     parts = urlsplit(target)
     key = parts.path.removeprefix(f"/{BUCKET}").lstrip("/")
@@ -45,8 +45,8 @@ def answer(objects: dict[str, bytes], etags: dict[str, str], line: str, headers:
     if key not in objects:
         return b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", b""
     body, status = objects[key], "200 OK"
-    if found := re.search(r"range: bytes=(\d+)-(\d*)", headers, re.IGNORECASE):
-        body = body[int(found[1]) : int(found[2]) + 1 if found[2] else None]
+    if span := re.search(r"range: bytes=(\d+)-(\d*)", headers, re.IGNORECASE):
+        body = body[int(span[1]) : int(span[2]) + 1 if span[2] else None]
         status = "206 Partial Content"
     head = (
         f'HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nETag: "{etags[key]}"\r\n'
@@ -56,7 +56,7 @@ def answer(objects: dict[str, bytes], etags: dict[str, str], line: str, headers:
 
 
 async def serve(count: int, latency: float) -> None:
-    """Answer for ever."""
+    """Serve until the process ends."""
     objects = make_objects(count)
     etags = {key: hashlib.md5(content).hexdigest() for key, content in objects.items()}
 

@@ -1,4 +1,4 @@
-"""Models as others write them, with our head and loss, to measure ours against."""
+"""Models by others, with our head and loss, for comparison."""
 
 import math
 
@@ -19,12 +19,12 @@ class PytorchTcn(nn.Module):
         self.head = nn.Linear(channels, 1)
 
     def forward(self, input_features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """(B, T, F) and (B, T, 1) to the loss."""
+        """Return the loss on features (B, T, F) and labels (B, T, 1)."""
         return F.mse_loss(self.head(self.tcn(input_features.transpose(1, 2)).transpose(1, 2)), labels)
 
 
 class TextbookLayer(nn.Module):
-    """Two convolutions, one a gate, and two 1x1 projections, on (B, C, T)."""
+    """A filter and a gate convolution, and two 1x1 projections, on (B, C, T)."""
 
     def __init__(self, channels: int, skip_channels: int, kernel: int, dilation: int, dropout: float) -> None:
         super().__init__()
@@ -36,13 +36,13 @@ class TextbookLayer(nn.Module):
         self.skip = nn.Conv1d(channels, skip_channels, 1)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, C, T) to the next layer's input and the skip."""
+        """Return the input of the next layer and the skip, (B, C, T) each."""
         out = self.dropout(torch.tanh(self.filter(x)) * torch.sigmoid(self.gate(x)))
         return (x + self.residual(out)) * math.sqrt(0.5), self.skip(out)
 
 
 class TextbookWavenet(nn.Module):
-    """A WaveNet as it is drawn: skips are stacked, then summed."""
+    """A WaveNet as in the paper's figure: skips are stacked, then summed."""
 
     def __init__(
         self, features: int, channels: int, skip_channels: int, stacks: int, layers: int, kernel: int, dropout: float
@@ -57,7 +57,7 @@ class TextbookWavenet(nn.Module):
         )
 
     def forward(self, input_features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """(B, T, F) and (B, T, 1) to the loss."""
+        """Return the loss on features (B, T, F) and labels (B, T, 1)."""
         x, skips = self.input(input_features.transpose(1, 2)), []
         for layer in self.layers:
             x, skip = layer(x)

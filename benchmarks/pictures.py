@@ -1,4 +1,4 @@
-"""The pictures in the README: some figures of each report side by side, from finished runs and studies of the samples.
+"""Make the pictures of the README: figures of each report side by side, from finished runs and studies of samples.
 
 python -m benchmarks.pictures outputs/eda_tcn outputs/study-tunein_attention --output_dir docs/pictures
 """
@@ -17,7 +17,7 @@ from PIL import Image
 from reporting.plots import DPI, OTHERS, WIDTH, png
 from system.process import one_line_errors
 
-# Report -> its figures, column by column.
+# Report -> figures, column by column.
 FIGURES = {
     "eda": (("trials_phasic", "scores_phasic"), ("null_phasic", "over_time_phasic")),
     "detection": (("timelines",), ("precision_recall", "scores")),
@@ -25,68 +25,70 @@ FIGURES = {
     "attention": (("compared",), ("removals", "residuals", "learning")),
     "study": (("settings",),),
 }
-COLUMN = 700  # pixels
+COLUMN = 700  # pixels, width
 MARGIN = 16  # pixels
-COLOURS = 64  # of a palette, which keeps a picture below 120 kB
+COLOURS = 64  # size of the palette; keeps a picture below 120 kB
 
 
 def write_picture(folder: Path, output_dir: Path) -> Path:
-    """Put the figures of a run's or a study's report into `<task>.png` or `study.png`, and return its path."""
+    """Put the figures of the report of a run or study into `<task>.png` or `study.png`, and return the path."""
     records = sorted(folder.glob("metrics.json")) or sorted(folder.glob("*/metrics.json"))
     if not records:
-        raise ValueError(f"{folder}: no metrics.json; give the folder of a finished run or study")
-    facts = json.loads(records[0].read_text(encoding="utf-8"))
-    if not facts["data"]["synthetic"]:
-        raise ValueError(f"{folder}: shows recordings of people, which are not for a README; give a run on a sample")
-    kind = facts["task"] if records[0].parent == folder else "study"
-    columns = [[read_figure(folder / f"figure_{name}.png") for name in names] for names in FIGURES[kind]]
-    caption = f"{folder.name}: some figures of its report, on synthetic data"
-    path = output_dir / f"{kind}.png"
+        raise ValueError(f"{folder}: no metrics.json. Give the folder of a finished run or study.")
+    metrics = json.loads(records[0].read_text(encoding="utf-8"))
+    if not metrics["data"]["synthetic"]:
+        # Real recordings are personal data.
+        raise ValueError(f"{folder}: contains recordings of people. Give a run on a synthetic sample.")
+    report = metrics["task"] if records[0].parent == folder else "study"
+    columns = [[read_figure(folder / f"figure_{name}.png") for name in names] for names in FIGURES[report]]
+    caption = f"{folder.name}: figures of its report, on synthetic data"
+    path = output_dir / f"{report}.png"
     output_dir.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".part")
+    draft = path.with_suffix(".part")  # renamed when complete
     side_by_side(columns, caption).save(draft, format="png", optimize=True)
     os.replace(draft, path)
     return path
 
 
 def read_figure(path: Path) -> Image.Image:
-    """A figure as wide as a column; a narrower one keeps its scale."""
+    """Read a figure and scale it, so that a figure of full width fills a column."""
     if not path.is_file():
-        raise ValueError(f"{path}: no such figure; `python -m reporting.card` makes those of a finished run anew")
+        raise ValueError(f"{path}: no such file. Run `python -m launch.pages` to draw the figures of a finished run.")
     figure = Image.open(path).convert("RGB")
     scale = COLUMN / (WIDTH * DPI)
     return figure.resize((round(figure.width * scale), round(figure.height * scale)), Image.Resampling.LANCZOS)
 
 
 def side_by_side(columns: Sequence[Sequence[Image.Image]], caption: str) -> Image.Image:
-    """Columns of figures over a caption, in few colours."""
+    """Join columns of figures above a caption, with a small palette."""
     width = len(columns) * (COLUMN + MARGIN) + MARGIN
     height = max(sum(figure.height + MARGIN for figure in column) for column in columns)
-    words = text_line(caption, width)
-    picture = Image.new("RGB", (width, height + MARGIN + words.height), "white")
-    for place, column in enumerate(columns):
+    text = text_line(caption, width)
+    picture = Image.new("RGB", (width, height + MARGIN + text.height), "white")
+    for number, column in enumerate(columns):
         top = MARGIN
         for figure in column:
-            picture.paste(figure, (MARGIN + place * (COLUMN + MARGIN), top))
+            picture.paste(figure, (MARGIN + number * (COLUMN + MARGIN), top))
             top += figure.height + MARGIN
-    picture.paste(words, (0, height + MARGIN))
+    picture.paste(text, (0, height + MARGIN))
     return picture.quantize(COLOURS, dither=Image.Dither.NONE)
 
 
 def text_line(text: str, width: int) -> Image.Image:
-    """A line of text, so many pixels wide, in the type of the figures."""
+    """Render a line of text in the font of the figures, `width` pixels wide."""
     figure = Figure(figsize=(width / DPI, 0.25))
     figure.text(MARGIN / width, 0.5, text, fontsize=7, color=OTHERS, va="center", parse_math=False)
     return Image.open(io.BytesIO(png(figure))).convert("RGB")
 
 
 def main(argv: list[str]) -> None:
-    """A picture a folder."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.pictures", description="Make a picture of the report of each finished run or study."
     )
     parser.add_argument("folders", type=Path, nargs="+", help="Folders of runs or studies of the synthetic samples.")
-    parser.add_argument("--output_dir", type=Path, required=True, help="Where the pictures go, one a kind of report.")
+    parser.add_argument(
+        "--output_dir", type=Path, required=True, help="Folder for the pictures, one per type of report."
+    )
     arguments = parser.parse_args(argv)
     print(*(write_picture(folder, arguments.output_dir) for folder in arguments.folders), sep="\n")
 

@@ -1,4 +1,4 @@
-"""Processor seconds until a program has answered --help and a mistake of its command line.
+"""Processor time of each program for --help and for a config that does not exist.
 
 python -m benchmarks.startup
 """
@@ -13,30 +13,29 @@ import sys
 from tests.helpers.source_files import PROGRAMS
 
 REPEATS = 3
-ANSWERS = {"help": ["--help"], "refused": ["configs/eda_tnc.json"]}
+ANSWERS = {"help": ["--help"], "refused": ["configs/eda_tnc.json"]}  # the second is misspelled on purpose
 
 
 def seconds(program: str, arguments: list[str]) -> float:
-    """Processor seconds of a program and its children."""
+    """Return the processor seconds of a program and its children."""
     command = ["-m", program] if "." in program else [f"{program}.py"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # spinning threads would count as processor time
     subprocess.run([sys.executable, *command, *arguments], capture_output=True, env=environment, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def main() -> None:
-    """Measure every program, the median of three starts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
-    print("| program | help, s | refused config, s |\n|---|---|---|")
-    found = {}
+    print("| program | help, s | missing config, s |\n|---|---|---|")
+    measured = {}
     for program in PROGRAMS:
         for answer, arguments in ANSWERS.items():
-            found[program, answer] = statistics.median(seconds(program, arguments) for _ in range(REPEATS))
-        print(f"| {program} | {found[program, 'help']:.2f} | {found[program, 'refused']:.2f} |")
-    for (program, answer), value in found.items():
+            measured[program, answer] = statistics.median(seconds(program, arguments) for _ in range(REPEATS))
+        print(f"| {program} | {measured[program, 'help']:.2f} | {measured[program, 'refused']:.2f} |")
+    for (program, answer), value in measured.items():
         print(f"VALUE startup_{answer}_{program} {value:.2f} s")
 
 

@@ -1,12 +1,13 @@
-"""Fetching 200 objects of 400 to 600 KB from a store 30 ms away: `python -m benchmarks.storage`.
+"""Fetch 200 objects of 400 to 600 KB from a store with a latency of 30 ms: `python -m benchmarks.storage`.
 
-All rivals fetch the same objects into files of a fresh folder, in one run, from a server process of this machine
-(object_server.py) that answers after 30 ms. The floor is 16 kept-alive HTTP connections that write what comes to
-files, without checks. Rivals that fetch many at once have a warm-up and then take turns, three rounds, best of three;
-those that fetch one after the other are timed once, on SLOW_SHARE of the objects where they need several requests an
-object (the table says so), and scaled up.
+All rivals fetch the same objects into files of a fresh folder, in one run, from a local server process
+(object_server.py) that answers after 30 ms. The floor is 16 kept-alive HTTP connections that write responses to files
+without checks. Rivals that fetch in parallel have a warm-up and then take turns in three rounds; the best counts.
+Rivals that fetch one object after the other are timed once. Those that need several requests per object fetch only
+SLOW_SHARE of the objects, and their time is scaled up (marked in the table).
 
-Waiting is what a loop waits for files that works 20 ms on each of 150, without prefetching and with a window of 8.
+The waiting time is that of a loop over 150 files with 20 ms of work per file, without prefetching and with a window
+of 8 files.
 """
 
 import argparse
@@ -22,13 +23,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 OBJECTS, LATENCY, WORKERS = 200, 0.03, 16  # s of latency
-SLOW_SHARE = 0.2
-ITEMS, WORK, WINDOW = 150, 0.02, 8  # s of work an item
-HITS = 20_000
+SLOW_SHARE = 0.2  # share of the objects for the slowest rivals
+ITEMS, WORK, WINDOW = 150, 0.02, 8  # s of work per item
+HITS = 20_000  # calls for cached files, to average a few microseconds
 
 
 def start_server() -> tuple[subprocess.Popen, int]:
-    """The store and its port; every client of this process finds it, and no other one."""
+    """Start the store and return it with its port; set the environment so that every client uses it and no other."""
     command = [sys.executable, "-m", "benchmarks.object_server", str(OBJECTS), str(LATENCY)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     port = int(server.stdout.readline())
@@ -39,7 +40,7 @@ def start_server() -> tuple[subprocess.Popen, int]:
         "AWS_ACCESS_KEY_ID": "nobody",
         "AWS_SECRET_ACCESS_KEY": "nothing",
         "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_EC2_METADATA_DISABLED": "true",  # otherwise clients wait for a metadata server that does not exist
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     }
@@ -51,7 +52,7 @@ URLS = [f"s3://bench/{key}" for key in KEYS]
 
 
 def ours(folder: Path, urls: list[str]) -> None:
-    """Prefetch all, then ask for each."""
+    """Prefetch all, then get each."""
     from system.storage import S3FileManager
 
     files = S3FileManager(cache_dir=folder, max_workers=WORKERS)
@@ -62,7 +63,7 @@ def ours(folder: Path, urls: list[str]) -> None:
 
 
 def floor(port: int) -> Callable[[Path, list[str]], None]:
-    """Kept-alive connections, GET, write."""
+    """Return a rival that uses plain kept-alive connections without checks."""
 
     def fetch(folder: Path, urls: list[str]) -> None:
         def work(share: list[str]) -> None:
@@ -79,7 +80,6 @@ def floor(port: int) -> Callable[[Path, list[str]], None]:
 
 
 def boto3_sequential(folder: Path, urls: list[str]) -> None:
-    """get_object after get_object."""
     import boto3
 
     client = boto3.client("s3")
@@ -89,7 +89,6 @@ def boto3_sequential(folder: Path, urls: list[str]) -> None:
 
 
 def boto3_download_file(folder: Path, urls: list[str]) -> None:
-    """download_file in as many threads as we have."""
     import boto3
     from botocore.config import Config
 
@@ -104,7 +103,6 @@ def boto3_download_file(folder: Path, urls: list[str]) -> None:
 
 
 def s3fs_get(folder: Path, urls: list[str]) -> None:
-    """One call for all."""
     import s3fs
 
     fs = s3fs.S3FileSystem(skip_instance_cache=True)
@@ -112,7 +110,7 @@ def s3fs_get(folder: Path, urls: list[str]) -> None:
 
 
 def fsspec_cache(protocol: str) -> Callable[[Path, list[str]], None]:
-    """Open after open through a cache on disk."""
+    """Return a rival that opens one object after the other through a cache on disk."""
 
     def fetch(folder: Path, urls: list[str]) -> None:
         import fsspec
@@ -125,7 +123,7 @@ def fsspec_cache(protocol: str) -> Callable[[Path, list[str]], None]:
 
 
 def download_manager(folder: Path, urls: list[str]) -> None:
-    """The DownloadManager of datasets, given all URLs at once."""
+    """Download all URLs at once with the DownloadManager of `datasets`."""
     import datasets
 
     datasets.disable_progress_bars()
@@ -134,7 +132,7 @@ def download_manager(folder: Path, urls: list[str]) -> None:
 
 
 def timed(fetch: Callable[[Path, list[str]], None], urls: list[str]) -> float:
-    """Seconds for all URLs, into a fresh folder."""
+    """Return the seconds to fetch all URLs into a fresh folder."""
     folder = Path(tempfile.mkdtemp())
     try:
         start = time.perf_counter()
@@ -145,7 +143,7 @@ def timed(fetch: Callable[[Path, list[str]], None], urls: list[str]) -> float:
 
 
 def warm_hit_us() -> float:
-    """Microseconds of one call for a file that is there."""
+    """Return the microseconds of one call for a cached file."""
     from system.storage import S3FileManager
 
     files = S3FileManager(max_workers=WORKERS)
@@ -159,11 +157,11 @@ def warm_hit_us() -> float:
 
 
 def waiting(window: int) -> float:
-    """Seconds that a loop over ITEMS files waits for them, besides its own work."""
+    """Return the seconds that a loop over ITEMS files waits for them."""
     from system.storage import S3FileManager
 
     files = S3FileManager(max_workers=WORKERS)
-    files.download_file(URLS[-1])  # connect
+    files.download_file(URLS[-1])  # open a connection first
     waited = 0.0
     for i, url in enumerate(URLS[:ITEMS]):
         if window:
@@ -177,11 +175,10 @@ def waiting(window: int) -> float:
 
 
 def main() -> None:
-    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="ten rounds, and the slow ones on all objects")
     options = parser.parse_args()
-    os.environ.pop("HF_HUB_OFFLINE", None)  # with it `datasets` refuses this machine's own store too
+    os.environ.pop("HF_HUB_OFFLINE", None)  # with it, `datasets` refuses even a local server
     server, port = start_server()
     try:
         measure(port, rounds=10 if options.full else 3, share=1.0 if options.full else SLOW_SHARE)
@@ -190,7 +187,7 @@ def main() -> None:
 
 
 def measure(port: int, rounds: int, share: float) -> None:
-    """The table, then the lines for scripts."""
+    """Print the table, then the lines for scripts."""
     from benchmarks.timing import print_ratio, print_value
 
     many_at_once = {
@@ -204,14 +201,14 @@ def measure(port: int, rounds: int, share: float) -> None:
     for turn in range(rounds + 1):
         for name, fetch in many_at_once.items():
             taken = timed(fetch, URLS)
-            if turn:
+            if turn:  # the first turn is a warm-up
                 seconds[name].append(taken)
     best = {name: min(values) for name, values in seconds.items()}
     best["boto3 get_object, one after the other"] = timed(boto3_sequential, URLS)
-    some = URLS[: round(share * OBJECTS)]
+    subset = URLS[: round(share * OBJECTS)]
     for protocol in ("filecache", "simplecache"):
-        best[f"fsspec {protocol}, one after the other"] = timed(fsspec_cache(protocol), some) / share
-    print(f"{OBJECTS} objects of 0.4 to 0.6 MB, {1000 * LATENCY:.0f} ms away; fsspec's caches: {share:.0%}, scaled")
+        best[f"fsspec {protocol}, one after the other"] = timed(fsspec_cache(protocol), subset) / share
+    print(f"{OBJECTS} objects of 0.4 to 0.6 MB, latency {1000 * LATENCY:.0f} ms; fsspec's caches: {share:.0%}, scaled")
     print(f"{'':40} seconds  times floor")
     for name, taken in sorted(best.items(), key=lambda pair: pair[1]):
         print(f"{name:40} {taken:7.2f}  {taken / best['floor: 16 raw connections']:11.1f}")

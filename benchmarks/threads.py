@@ -1,9 +1,9 @@
-"""Training speed by number of threads and by how they wait, alone and next to one process that keeps a core busy.
+"""Training speed by number of threads and by how they wait, on an idle machine and next to a busy process.
 
     python -m benchmarks.threads [--full]
 
-Each training is a process of its own, since OpenMP reads its settings when torch is imported. Rounds take turns.
-Timed are the steps after the first twenty.
+Each training run is a separate process, because OpenMP reads its settings when torch is imported. Settings take turns.
+The first twenty steps are not timed.
 """
 
 import argparse
@@ -19,30 +19,30 @@ from pathlib import Path
 from benchmarks.timing import print_value
 from benchmarks.training import WARMUP_STEPS
 
-# Name -> threads, and what OpenMP does while it waits for work.
+# Name -> number of threads, and what OpenMP does while it waits for work.
 SETTINGS = {
     "1_thread": {"OMP_NUM_THREADS": "1"},
     "all_threads_spin": {"OMP_NUM_THREADS": str(os.cpu_count()), "OMP_WAIT_POLICY": "active"},
     "all_threads_spin_briefly": {"OMP_NUM_THREADS": str(os.cpu_count()), "GOMP_SPINCOUNT": "10000"},
     "all_threads_sleep": {"OMP_NUM_THREADS": str(os.cpu_count()), "OMP_WAIT_POLICY": "passive"},
 }
-# Config -> steps that are timed.
+# Config -> number of timed steps.
 STEPS = {"eda_tcn": 150, "meld_sample": 40, "baby_cry": 40}
 ONE_TRAINING = """
 import sys
 from benchmarks.training import time_one_run
 print("SECONDS", time_one_run(sys.argv[1:])["seconds"])
 """
-HOG = "while True: pass"
+BUSY = "while True: pass"
 
 
 @contextlib.contextmanager
-def competitor(there: bool) -> Iterator[None]:
-    """A process that keeps one core busy."""
-    if not there:
+def busy_process(is_busy: bool) -> Iterator[None]:
+    """Keep one core busy inside the block, if `is_busy`."""
+    if not is_busy:
         yield
         return
-    with subprocess.Popen([sys.executable, "-c", HOG]) as process:
+    with subprocess.Popen([sys.executable, "-c", BUSY]) as process:
         try:
             yield
         finally:
@@ -50,7 +50,7 @@ def competitor(there: bool) -> Iterator[None]:
 
 
 def steps_per_second(config: str, setting: dict[str, str]) -> float:
-    """Speed of one training."""
+    """Return the speed of one training run."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     with tempfile.TemporaryDirectory() as folder:
         command = [f"configs/{config}.json", "--use_cpu", "true", "--output_dir", f"{folder}/run"]
@@ -66,20 +66,20 @@ def steps_per_second(config: str, setting: dict[str, str]) -> float:
 
 
 def main() -> None:
-    """Measure in turn and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="five rounds instead of one")
     parser.add_argument("--config", nargs="+", choices=STEPS, default=list(STEPS))
     options = parser.parse_args()
-    found: dict[str, list[float]] = {}
+    speeds_of_setting: dict[str, list[float]] = {}
     for _ in range(5 if options.full else 1):
         for config in options.config:
             for busy in (False, True):
                 for name, setting in SETTINGS.items():
-                    with competitor(busy):
+                    with busy_process(busy):
                         speed = steps_per_second(config, setting)
-                    found.setdefault(f"{config}_{name}_{'busy' if busy else 'quiet'}", []).append(speed)
-    for name, speeds in found.items():
+                    key = f"{config}_{name}_{'busy' if busy else 'quiet'}"
+                    speeds_of_setting.setdefault(key, []).append(speed)
+    for name, speeds in speeds_of_setting.items():
         print_value(name, statistics.median(speeds), "steps/s")
 
 

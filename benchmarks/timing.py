@@ -1,6 +1,6 @@
-"""Measuring side by side: rivals take turns in one process, so that a busy machine slows all of them alike.
+"""Compare rivals that take turns in one process, so that a busy machine slows all of them equally.
 
-A ratio is the median over rounds of that round's ratio: what changes from one round to the next cancels.
+A ratio is the median of the ratios per round, so that changes from round to round cancel out.
 """
 
 import statistics
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Timing:
-    """One rival's wall times in seconds, one a round, in the order measured."""
+    """The wall times of one rival in seconds, one per round, in order."""
 
     seconds: tuple[float, ...]
 
@@ -21,7 +21,7 @@ class Timing:
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """The lower and the upper quartile, in seconds."""
+        """Lower and upper quartile, in seconds."""
         low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
         return low, high
 
@@ -32,12 +32,12 @@ def compare(
     warmup: int = 3,
     synchronize: Callable[[], object] | None = None,
 ) -> dict[str, Timing]:
-    """Time every rival once a round, `rounds` (>= 2) times, after `warmup` unmeasured rounds.
+    """Time every rival once per round, for `rounds` (>= 2) rounds after `warmup` unmeasured rounds.
 
     Args:
-        synchronize: called before each reading of the clock; `torch.cuda.synchronize` for work on a GPU.
+        synchronize: called before the clock is read; `torch.cuda.synchronize` for work on a GPU.
     """
-    wait = synchronize or (lambda: None)
+    wait = synchronize or (lambda: None)  # without it, GPU work would be timed only until it is queued
     seconds: dict[str, list[float]] = {name: [] for name in rivals}
     for turn in range(warmup + rounds):
         for name, run in rivals.items():
@@ -51,12 +51,12 @@ def compare(
 
 
 def ratio(peer: Timing, ours: Timing) -> float:
-    """How many times faster we are than the peer: the median of the rounds' ratios."""
-    return statistics.median(theirs / mine for theirs, mine in zip(peer.seconds, ours.seconds, strict=True))
+    """Return how many times faster we are than the peer: the median of the ratios per round."""
+    return statistics.median(a / b for a, b in zip(peer.seconds, ours.seconds, strict=True))
 
 
 def print_table(timings: dict[str, Timing]) -> None:
-    """One row a rival: median and quartiles in milliseconds."""
+    """Print median and quartiles in milliseconds, one row per rival."""
     width = max(map(len, timings))
     print(f"{'':{width}}  median ms  quartiles ms")
     for name, timing in timings.items():
@@ -65,10 +65,10 @@ def print_table(timings: dict[str, Timing]) -> None:
 
 
 def print_ratio(name: str, value: float) -> None:
-    """A line for scripts; bigger is better for us."""
+    """Print a line for scripts; higher is better for us."""
     print(f"RATIO {name} {value:.3g}")
 
 
 def print_value(name: str, value: float, unit: str) -> None:
-    """A line for scripts with its unit."""
+    """Print a line for scripts, with a unit."""
     print(f"VALUE {name} {value:.4g} {unit}")

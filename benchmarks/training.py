@@ -1,16 +1,16 @@
-"""What the Trainer costs: steps a second of `configs/eda_tcn.json` against a bare PyTorch loop over prepared batches.
+"""Overhead of the Trainer: steps per second of `configs/eda_tcn.json`, compared with a bare PyTorch loop.
 
     python -m benchmarks.training [--full]
     python -m benchmarks.training --settings [--full]
 
-Both train the same new model on the same windows in the same order, with the same optimizer, schedule and clipping;
-the bare loop gets its batches ready made, so it also does without reading, windowing and padding. Evaluation, logging
-and checkpoints are off. The wait is what a training step spends for its batch, of the Trainer's own run.
+Both train the same new model on the same windows in the same order, with the same optimizer, schedule and clipping.
+The bare loop gets finished batches, so it does no reading, windowing or padding. Evaluation, logging and checkpoints
+are off. `data_wait_share` is the share of the Trainer's time that steps wait for their batches.
 
-`--settings` (some minutes) instead trains configs with one setting changed, in turn with the config as it stands.
-Timed are the steps after the first twenty. Beside them stands how long the first step took, in which torch.compile
-does most of its work, and how long data and model took to be ready, in which cache_features does its own; both of the
-first round, when nothing of a setting is in a cache yet.
+`--settings` (some minutes) instead trains configs with one setting changed, in turn with the unchanged config. The
+first twenty steps are not timed. It also prints the time of the first step, in which torch.compile does most of its
+work, and the time until data and model are ready, in which cache_features does its work; both from the first round,
+when all caches are empty.
 """
 
 import argparse
@@ -33,13 +33,14 @@ from training.build import build_model, build_trainer, set_up_process
 from training.rows import load_rows
 from training.task import Run
 
-WARMUP_STEPS, STEPS = 20, 200  # STEPS are timed after these
+WARMUP_STEPS, STEPS = 20, 200  # STEPS are timed after the warm-up
 OFF = (
     "--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false", "--report_to", "none",
     "--logging_strategy", "no", "--disable_tqdm", "true",
 )  # fmt: skip
+# cache_features applies to frozen encoders only.
 FROZEN = ("--model_config.freeze_text", "true", "--model_config.freeze_video", "true")
-# Config -> steps that are timed, what is added to it, and the settings that are tried on top.
+# Config -> number of timed steps, arguments for all its runs, and the settings to try.
 SETTINGS = {
     "eda_tcn": (
         STEPS, (), ("torch_compile true", "bf16 true", "optim adamw_torch", "dataloader_num_workers 1"),
@@ -49,8 +50,11 @@ SETTINGS = {
 }  # fmt: skip
 
 
+UNCHANGED = "unchanged"  # name of the config without a changed setting
+
+
 class Clock(TrainerCallback):
-    """Measures the first step, and from the end of the warm-up steps to the end of training."""
+    """Measure the first step, and the time from the end of the warm-up to the end of training."""
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:  # noqa: ANN001 (Trainer's signature)
         self.start = time.perf_counter()
@@ -65,7 +69,7 @@ class Clock(TrainerCallback):
 
 
 def new_model(run: Run, extractor, data) -> torch.nn.Module:  # noqa: ANN001
-    """The model of the config, with the same weights each time."""
+    """Return a new model of the config, with the same weights each time."""
     torch.manual_seed(0)
     model = build_model(run, run.task.model_settings(data, extractor, run))
     run.task.initialise(model, data, new=True, resumed=False)
@@ -73,7 +77,7 @@ def new_model(run: Run, extractor, data) -> torch.nn.Module:  # noqa: ANN001
 
 
 def trainer_seconds(run: Run, extractor, data, model: torch.nn.Module) -> dict[str, float]:  # noqa: ANN001
-    """Seconds of the steps after the warm-up and of the first one, and the share of all that waited for data."""
+    """Return the seconds of the timed steps and of the first step, and the share of time that waited for data."""
     trainer = build_trainer(run, model, extractor, data)
     clock = Clock()
     trainer.add_callback(clock)
@@ -82,7 +86,7 @@ def trainer_seconds(run: Run, extractor, data, model: torch.nn.Module) -> dict[s
 
 
 def prepared(*command: str) -> tuple[Run, object, object]:
-    """A run with its extractor and data."""
+    """Return a run with its extractor and data."""
     run = parse_run([*command, *OFF])
     set_up_process(run)
     extractor = run.task.features(run)
@@ -91,9 +95,10 @@ def prepared(*command: str) -> tuple[Run, object, object]:
 
 
 def bare_seconds(run: Run, extractor, data, batches: list[dict]) -> float:  # noqa: ANN001
-    """Seconds of the same steps in a loop of one's own."""
+    """Return the seconds of the timed steps in a bare loop."""
     model = new_model(run, extractor, data).train()
     settings = run.training
+    # The same optimizer and schedule as the config, written out.
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.0, fused=True)
     schedule = get_scheduler("cosine", optimizer, 0, settings.max_steps)
     for step, batch in enumerate(itertools.islice(itertools.cycle(batches), settings.max_steps)):
@@ -109,7 +114,7 @@ def bare_seconds(run: Run, extractor, data, batches: list[dict]) -> float:  # no
 
 
 def compare_settings(rounds: int) -> None:
-    """Each config as it stands and with each setting, taking turns."""
+    """Compare each config with each setting, in turn."""
     disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         datasets.config.HF_DATASETS_CACHE = Path(folder) / "datasets"
@@ -119,21 +124,22 @@ def compare_settings(rounds: int) -> None:
             if torch.cuda.is_available():
                 settings = (*settings, "dataloader_pin_memory true", "tf32 true")
             else:
-                keys += ["--use_cpu", "true"]  # bf16 wants to be told
-            commands = {"as it stands": [f"configs/{config}.json", *keys]}
-            commands |= {name: [*commands["as it stands"], *f"--{name}".split()] for name in settings}
-            found: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
+                keys += ["--use_cpu", "true"]  # TrainingArguments refuses bf16 without a GPU otherwise
+            commands = {UNCHANGED: [f"configs/{config}.json", *keys]}
+            commands |= {name: [*commands[UNCHANGED], *f"--{name}".split()] for name in settings}
+            runs: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
             for _ in range(rounds):
                 for name, command in commands.items():
-                    found[name].append(time_one_run(command))
+                    runs[name].append(time_one_run(command))
             print(f"{config} {' '.join(added)}, {steps} steps, {torch.get_num_threads()} threads")
-            print_settings(config, steps, found)
+            print_settings(config, steps, runs)
 
 
 def time_one_run(command: list[str]) -> dict[str, float]:
-    """What one run takes: to be ready, for its first step, and for those that are timed."""
+    """Return the seconds of one run until it is ready, of its first step and of the timed steps."""
     torch._dynamo.reset()
-    with mock.patch.dict(os.environ):  # by which Trainer tells Accelerate of torch_compile and bf16
+    # The Trainer passes torch_compile and bf16 to Accelerate in the environment, which would affect later runs.
+    with mock.patch.dict(os.environ):
         start = time.perf_counter()
         run, extractor, data = prepared(*command)
         model = new_model(run, extractor, data)
@@ -142,23 +148,24 @@ def time_one_run(command: list[str]) -> dict[str, float]:
         return {"ready": ready} | trainer_seconds(run, extractor, data, model)
 
 
-def print_settings(config: str, steps: int, found: dict[str, list[dict[str, float]]]) -> None:
-    """Times and ratios; of what caches make quick the second time, the first."""
-    timed = {name: Timing(tuple(run["seconds"] for run in runs)) for name, runs in found.items()}
+def print_settings(config: str, steps: int, runs_of_setting: dict[str, list[dict[str, float]]]) -> None:
+    """Print times and ratios."""
+    timed = {name: Timing(tuple(run["seconds"] for run in runs)) for name, runs in runs_of_setting.items()}
     print_table(timed)
-    for name, runs in found.items():
-        place = f"{config}_{name.replace(' ', '_')}"
-        print_value(f"{place}_steps_per_second", steps / timed[name].median, "steps/s")
-        print_value(f"{place}_ready", runs[0]["ready"], "s")
-        print_value(f"{place}_first_step", runs[0]["first_step"], "s")
+    for name, runs in runs_of_setting.items():
+        prefix = f"{config}_{name.replace(' ', '_')}"
+        print_value(f"{prefix}_steps_per_second", steps / timed[name].median, "steps/s")
+        # Caches speed up later rounds, so these two are from the first round.
+        print_value(f"{prefix}_ready", runs[0]["ready"], "s")
+        print_value(f"{prefix}_first_step", runs[0]["first_step"], "s")
         wait = statistics.median(run["data_wait_share"] for run in runs)
-        print_value(f"{place}_data_wait_share", wait, "of training time")
-        if name != "as it stands":
-            print_ratio(f"{place}_vs_as_it_stands", ratio(timed["as it stands"], timed[name]))
+        print_value(f"{prefix}_data_wait_share", wait, "of training time")
+        if name != UNCHANGED:
+            print_ratio(f"{prefix}_vs_{UNCHANGED}", ratio(timed[UNCHANGED], timed[name]))
 
 
 def compare_with_bare_loop(rounds: int) -> None:
-    """The Trainer and a loop of one's own, taking turns in this process."""
+    """Compare the Trainer with a bare loop, in turn in this process."""
     disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         steps = ("--max_steps", str(WARMUP_STEPS + STEPS))
@@ -170,9 +177,9 @@ def compare_with_bare_loop(rounds: int) -> None:
         timings: dict[str, list[float]] = {"Trainer": [], "bare loop": []}
         waits = []
         for _ in range(rounds):
-            found = trainer_seconds(run, extractor, data, new_model(run, extractor, data))
-            timings["Trainer"].append(found["seconds"])
-            waits.append(found["data_wait_share"])
+            measured = trainer_seconds(run, extractor, data, new_model(run, extractor, data))
+            timings["Trainer"].append(measured["seconds"])
+            waits.append(measured["data_wait_share"])
             timings["bare loop"].append(bare_seconds(run, extractor, data, batches))
     timed = {name: Timing(tuple(seconds)) for name, seconds in timings.items()}
     print(f"eda_tcn, {STEPS} steps, {torch.get_num_threads()} threads")
@@ -183,7 +190,6 @@ def compare_with_bare_loop(rounds: int) -> None:
 
 
 def main() -> None:
-    """Measure in turn and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="four times as many rounds")
     parser.add_argument("--settings", action="store_true", help="compare settings instead")

@@ -1,12 +1,12 @@
-"""TuneIn's stored embeddings: `python -m benchmarks.tunein`, 16,889 creatives at real sizes in 244 batches.
+"""Preparing and reading TuneIn's stored embeddings: `python -m benchmarks.tunein`, 16,889 creatives in 244 batches.
 
-The rival is what one writes first: unpickle every file into pandas, merge by id, and write a pickle a batch of 16.
-Both read from and write to a store 30 ms away (folder_server.py), as where the data lie, and a folder of this machine.
-Each run is the whole command, imports included. Then all batches are read once, as numpy arrays: prepared rows through
-`datasets`, 16 at a time, safetensors batches, and the rival's pickles.
+The rival is a straightforward version: unpickle every file into pandas, merge by id, and write one pickle per batch of
+16. Both read from and write to a store with a latency of 30 ms (folder_server.py), like the real data, and a local
+folder. Each run is the whole command, including imports. Then all batches are read once as numpy arrays: prepared rows
+through `datasets`, 16 at a time, safetensors batches, and the rival's pickles.
 
-`--streaming` measures something else: how long a run on prepared creatives (200 MB, in the store) takes to the end of
-its first step, without imports, and what it has fetched by then, streamed and copied.
+`--streaming` measures instead how long a run on prepared creatives (200 MB, in the store) takes until the end of its
+first step, without imports, and how much it has fetched by then, streamed and copied.
 """
 
 import argparse
@@ -29,43 +29,43 @@ import numpy as np
 from benchmarks.folder_server import SENT
 from benchmarks.timing import Timing, compare, print_ratio, print_table, print_value, ratio
 
-CREATIVES, BATCHES = 16_889, 244
-TEXT, VIDEO, SOUND = 384, 512, 256  # numbers a vector, or a frame
+CREATIVES, BATCHES = 16_889, 244  # of the real data
+TEXT, VIDEO, SOUND = 384, 512, 256  # numbers per vector or frame
 FEWEST, MOST = 2, 30  # frames of a sound
 BATCH_SIZE, LATENCY = 16, 0.03  # s
-STREAMED, STREAMED_BATCHES = 5_500, 80  # creatives, some 200 MB in 10 shards
+STREAMED, STREAMED_BATCHES = 5_500, 80  # creatives, about 200 MB in 10 shards
 MEGABYTE = 2**10  # in KiB
 PAGE = os.sysconf("SC_PAGE_SIZE") // 2**10  # KiB
-SAMPLED = 0.01  # s
+SAMPLED = 0.01  # s between readings of memory
 
 
 def make_raw(folder: Path, count: int, batches: int) -> None:
-    """A clean raw tree of noise, which does not compress, as real embeddings do not."""
+    """Make a raw tree of noise, which like real embeddings does not compress."""
     rng = np.random.default_rng(0)
     ids = [str(10_000 + i) for i in range(count)]
     (folder / "audio_embeddings").mkdir(parents=True)
     cells = []
     for number, group in enumerate(np.array_split(rng.permutation(ids), batches), start=1):
         sounds: dict[str, list] = {"id": [str(name) for name in group]}
-        for kind in ("audio", "backaudio"):
-            sounds[kind] = [
+        for name in ("audio", "backaudio"):
+            sounds[name] = [
                 rng.standard_normal((int(frames), SOUND), dtype=np.float32)
                 for frames in rng.integers(FEWEST, MOST + 1, len(group))
             ]
         (folder / "audio_embeddings" / f"embedding_batch_{number}.pkl").write_bytes(pickle.dumps(sounds))
         cells.append(str(sounds["id"]))
-    for kind, width in (("text", TEXT), ("video", VIDEO)):
+    for modality, width in (("text", TEXT), ("video", VIDEO)):
         names = [str(name) for name in rng.permutation(ids)]
         vectors = [rng.standard_normal((1, width), dtype=np.float32) for _ in names]
-        held = {"creative_id": names, "embeddings": vectors}
-        (folder / f"rf_{kind}_embeddings.pkl").write_bytes(pickle.dumps(held))
+        table = {"creative_id": names, "embeddings": vectors}
+        (folder / f"rf_{modality}_embeddings.pkl").write_bytes(pickle.dumps(table))
     labels = "".join(f"{name},{rng.standard_normal():.4f}\n" for name in ids)
     (folder / "labels.csv").write_text("creative_id,attention_data_completed\n" + labels)
     (folder / "sound_indexes.csv").write_text("index\n" + "".join(f'"{cell}"\n' for cell in cells))
 
 
 def naive(raw: str, output: str) -> None:
-    """The straightforward version: all into pandas, a left join, a pickle a batch."""
+    """Prepare in the straightforward way: all into pandas, a left join, one pickle per batch."""
     import io
 
     import pandas as pd
@@ -106,21 +106,21 @@ def naive(raw: str, output: str) -> None:
     for other in (text, video, sounds):
         rows = rows.merge(other, on="id", how="left")
     for number, start in enumerate(range(0, len(rows), BATCH_SIZE)):
-        some = rows.iloc[start : start + BATCH_SIZE]
-        batch = {kind: list(some[kind]) for kind in ("id", "text", "video", "audio", "back_audio")}
+        part = rows.iloc[start : start + BATCH_SIZE]
+        batch = {name: list(part[name]) for name in ("id", "text", "video", "audio", "back_audio")}
         write(
             f"batch_{number:05d}.pickle",
-            pickle.dumps(batch | {"targets": some["attention_data_completed"].to_numpy()}),
+            pickle.dumps(batch | {"targets": part["attention_data_completed"].to_numpy()}),
         )
 
 
 def resident(process: int, parent: bytes = b"") -> int:
-    """KiB in memory of a process and its children; pages that they share count for each."""
+    """Return the memory of a process and its children in KiB; shared pages count for each process."""
     total = 0
-    with contextlib.suppress(OSError):  # it has just ended
+    with contextlib.suppress(OSError):  # the process has just ended
         folder = Path(f"/proc/{process}")
         command = (folder / "cmdline").read_bytes()
-        if command == parent:  # it has not begun its own program, and still runs in the memory of its parent
+        if command == parent:  # forked but not yet executed, so its memory is that of its parent
             return 0
         total = int((folder / "statm").read_text().split()[1]) * PAGE
         for children in (folder / "task").glob("*/children"):
@@ -129,25 +129,25 @@ def resident(process: int, parent: bytes = b"") -> int:
 
 
 def run(*command: str) -> float:
-    """Run a module of ours; returns the most memory in MiB that it and its children have at one time."""
-    words = [sys.executable, "-m", *command]
-    child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    """Run one of our modules; return the peak memory of it and its children together, in MiB."""
+    arguments = [sys.executable, "-m", *command]
+    child = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     peak = 0
     while child.poll() is None:
         peak = max(peak, resident(child.pid))
         time.sleep(SAMPLED)
     if child.returncode:
-        raise RuntimeError(f"{' '.join(words)} failed; run it to see why")
+        raise RuntimeError(f"{' '.join(arguments)}: failed. Run it to see why.")
     return peak / MEGABYTE
 
 
 @contextlib.contextmanager
 def store(folder: Path) -> Iterator[None]:
-    """The folder as s3://, which every client of this process and its children finds, and no other one."""
+    """Serve the folder as s3://; set the environment so that all clients, also in children, use it and no other."""
     command = [sys.executable, "-m", "benchmarks.folder_server", str(folder), str(LATENCY)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
-    kept = dict(os.environ)
+    saved = dict(os.environ)
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
     os.environ |= {
@@ -158,7 +158,7 @@ def store(folder: Path) -> Iterator[None]:
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",  # the server does not parse checksums after a body
     }
     try:
         yield
@@ -166,11 +166,11 @@ def store(folder: Path) -> Iterator[None]:
         server.kill()
         server.wait()
         os.environ.clear()
-        os.environ.update(kept)
+        os.environ.update(saved)
 
 
 def prepare_side_by_side(raw: str, output: str, folder: Path, rounds: int, suffix: str = "") -> None:
-    """Time both, print the table, the ratio and the memory; what the last round wrote stays in `folder`."""
+    """Time both; print the table, the ratio and the memory. The output of the last round stays in `folder`."""
     peaks: dict[str, float] = {}
     last = {"naive": "", "ours": ""}
     number = itertools.count()
@@ -179,8 +179,8 @@ def prepare_side_by_side(raw: str, output: str, folder: Path, rounds: int, suffi
         if last[name]:
             shutil.rmtree(folder / last[name])
         last[name] = f"{name}{next(number)}"
-        words = [word.replace("OUTPUT", f"{output}/{last[name]}") for word in command]
-        peaks[name] = max(peaks.get(name, 0), run(*words))
+        arguments = [argument.replace("OUTPUT", f"{output}/{last[name]}") for argument in command]
+        peaks[name] = max(peaks.get(name, 0), run(*arguments))
 
     rivals = {
         "naive": lambda: rival("naive", "benchmarks.tunein", "--naive", raw, "OUTPUT"),
@@ -193,12 +193,12 @@ def prepare_side_by_side(raw: str, output: str, folder: Path, rounds: int, suffi
     for name, peak in peaks.items():
         print_value(f"peak_memory_{name}{suffix}", peak, "MiB")
     print_value(f"memory_ratio{suffix}", peaks["naive"] / peaks["ours"], "times less")
-    for name, made in last.items():
-        (folder / made).rename(folder / name)
+    for name, written in last.items():
+        (folder / written).rename(folder / name)
 
 
 def read_all(folder: Path, rounds: int) -> None:
-    """Read every batch once, by each way, as numpy arrays."""
+    """Time reading every batch once as numpy arrays, in each format."""
     import datasets
     import safetensors.numpy
 
@@ -215,8 +215,8 @@ def read_all(folder: Path, rounds: int) -> None:
         def tables() -> float:
             total = 0.0
             for batch in rows.with_format("arrow").iter(BATCH_SIZE):
-                for kind in ("text", "video", "audio", "back_audio"):
-                    total += batch[kind].combine_chunks().flatten().to_numpy().sum()
+                for name in ("text", "video", "audio", "back_audio"):
+                    total += batch[name].combine_chunks().flatten().to_numpy().sum()
             return total
 
         def tensors() -> float:
@@ -228,7 +228,7 @@ def read_all(folder: Path, rounds: int) -> None:
             total = 0.0
             for path in pickles:
                 batch = pickle.loads(path.read_bytes())
-                total += sum(np.concatenate(batch[kind]).sum() for kind in ("text", "video", "audio", "back_audio"))
+                total += sum(np.concatenate(batch[name]).sum() for name in ("text", "video", "audio", "back_audio"))
             return total
 
         timings = compare(
@@ -243,7 +243,7 @@ def read_all(folder: Path, rounds: int) -> None:
 
 
 def first_step(dataset: str, streaming: str, folder: str) -> None:
-    """Set a run up as run_train.py does, and train a step; `seconds` in the folder says how long it took."""
+    """Set up a run as run_train.py does and train one step; write the time to `seconds` in the folder."""
     from benchmarks.training import new_model, prepared
     from training.build import build_trainer
 
@@ -255,7 +255,7 @@ def first_step(dataset: str, streaming: str, folder: str) -> None:
 
 
 def compare_first_steps(folder: Path, rounds: int) -> None:
-    """Seconds and bytes to the first step of training, streamed and copied; each run begins with no copies."""
+    """Compare seconds and bytes until the first step of training, streamed and copied, with empty caches."""
     seconds: dict[str, list[float]] = {"copied": [], "streamed": []}
     fetched: dict[str, int] = {}
 
@@ -277,7 +277,7 @@ def compare_first_steps(folder: Path, rounds: int) -> None:
     run("hf_datasets.prepare", "tunein", "--raw_dir", str(folder / "raw"), "--output_dir", str(prepared))
     shards = [path.stat().st_size for path in prepared.rglob("*.parquet")]
     print(
-        f"{STREAMED:,} creatives in {len(shards)} shards of {sum(shards) / 1e6:.0f} MB, {1000 * LATENCY:.0f} ms away"
+        f"{STREAMED:,} creatives in {len(shards)} shards, {sum(shards) / 1e6:.0f} MB, latency {1000 * LATENCY:.0f} ms"
     )
     with store(folder):
         for _ in range(rounds):
@@ -292,7 +292,6 @@ def compare_first_steps(folder: Path, rounds: int) -> None:
 
 
 def main() -> None:
-    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="an eighth of the creatives (all: 3 min, 4 GB of disk)")
     parser.add_argument("--rounds", type=int, default=2, help="of each measurement, 2 or more")

@@ -1,16 +1,15 @@
-"""How fast is a clip read? 16 small frames and the sound of mp4 files: `python -m benchmarks.video`.
+"""Speed of reading 16 small frames and the sound of mp4 files: `python -m benchmarks.video`.
 
-Two clips are made, of 4 and of 60 s: 1280x720, 23.976 frames a second, H.264 with a keyframe each 250 frames and with
-B-frames, stereo AAC at 48 kHz; soft colours that drift and a disc. The short one is read whole, of the long one 4 s
-from second 50 on. `media.video.read_clip` takes turns with OpenCV (grab, retrieve and resize of the wanted frames;
-in the long clip after its own seek) and with `transformers.video_utils.load_video` by PyAV, which decodes from the
-beginning and gives frames of full size, here resized by OpenCV. The peers are told to take the frames that ours takes;
-whether they give the same is printed as the mean difference of their pixels (0 to 255; scalers differ a little).
-The floor is PyAV decoding every frame up to the last wanted one and keeping none: ours leaves out those on which no
-other builds, so it can be below the floor.
+Two clips are made, of 4 and of 60 s: 1280x720, 23.976 frames per second, H.264 with a keyframe every 250 frames and
+with B-frames, stereo AAC at 48 kHz; drifting soft colours and a disc. The short clip is read completely, the long one
+for 4 s from second 50. `media.video.read_clip` takes turns with OpenCV (grab, retrieve and resize of the wanted
+frames; in the long clip after a seek) and with `transformers.video_utils.load_video` by PyAV, which decodes from the
+start and returns frames of full size, here resized by OpenCV. All read the same frames; the mean difference of their
+pixels is printed (0 to 255; scalers differ a little). The floor is PyAV decoding every frame up to the last wanted one
+without using them. Our code skips frames that no other frame depends on, so it can be below the floor.
 
-One thread each (load_video has PyAV's default, which is one thread for such a file). With sound, one opening is
-measured against two of ours. `--full` takes more rounds.
+Each uses one thread (load_video uses PyAV's default, which is one thread for this file). With sound, one opening is
+compared with two of ours. `--full` runs more rounds.
 """
 
 import argparse
@@ -35,11 +34,11 @@ WIDTH, HEIGHT, GOP = 1280, 720, 250  # pixels, pixels, frames
 FRAME_RATE = Fraction(24000, 1001)  # Hz
 SOUND_RATE, NEW_RATE = 48000, 16000  # Hz of the files, and of a model
 SHORT, LONG, DEEP_START = 4.0, 60.0, 50.0  # s
-NUM_FRAMES, SIZE = 16, (112, 112)
+NUM_FRAMES, SIZE = 16, (112, 112)  # frames and pixels that r3d_18 expects
 
 
 def write_clip(path: Path, seconds: float) -> None:
-    """A clip in which everything moves: soft colours that drift, and a disc that goes round; repeated every GOP."""
+    """Write a clip of drifting soft colours and a circling disc, repeated every GOP frames."""
     dice, count = np.random.default_rng(0), round(seconds * FRAME_RATE)
     ground = cv2.resize(dice.integers(0, 255, (24, 40, 3), np.uint8), (2 * WIDTH, 2 * HEIGHT))
     packets, duration = [], 1 / FRAME_RATE
@@ -57,13 +56,13 @@ def write_clip(path: Path, seconds: float) -> None:
             frame.pts, frame.time_base = number, duration
             packets += picture.encode(frame)
         packets += picture.encode(None)
-        for number in range(count):  # encoded once, written as often as it fits
+        for number in range(count):  # one GOP is encoded and written repeatedly, which saves most of the time
             packet = packets[number % GOP]
-            again = av.Packet(bytes(packet))
-            again.stream, again.time_base, again.is_keyframe = picture, duration, packet.is_keyframe
+            copy = av.Packet(bytes(packet))
+            copy.stream, copy.time_base, copy.is_keyframe = picture, duration, packet.is_keyframe
             shift = number // GOP * GOP
-            again.pts, again.dts, again.duration = packet.pts + shift, packet.dts + shift, 1
-            file.mux(again)
+            copy.pts, copy.dts, copy.duration = packet.pts + shift, packet.dts + shift, 1
+            file.mux(copy)
         sound = (0.2 * dice.normal(size=(2, round(seconds * SOUND_RATE)))).astype(np.float32)
         frame = av.AudioFrame.from_ndarray(sound, format="fltp", layout="stereo")
         frame.sample_rate = SOUND_RATE
@@ -71,7 +70,7 @@ def write_clip(path: Path, seconds: float) -> None:
 
 
 def by_opencv(path: Path, wanted: list[int], seek: bool) -> np.ndarray:
-    """The common way: grab every frame, retrieve the wanted ones."""
+    """Read in the common way: grab every frame, retrieve the wanted ones."""
     capture, images, at = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG), [], 0
     if seek:
         capture.set(cv2.CAP_PROP_POS_FRAMES, wanted[0])
@@ -86,13 +85,13 @@ def by_opencv(path: Path, wanted: list[int], seek: bool) -> np.ndarray:
 
 
 def by_load_video(path: Path, wanted: list[int]) -> np.ndarray:
-    """transformers' own, and a resize."""
+    """Read with transformers and resize."""
     frames, _ = load_video(str(path), backend="pyav", sample_indices_fn=lambda metadata: np.array(wanted))
     return np.stack([cv2.resize(frame, SIZE[::-1], interpolation=cv2.INTER_AREA) for frame in frames])
 
 
 def decode_only(path: Path, wanted: list[int], seek: bool) -> None:
-    """All frames from the keyframe before, or the beginning, to the last wanted one; none is kept."""
+    """Decode all frames up to the last wanted one, from the start or from the keyframe before; discard them."""
     with av.open(str(path)) as file:
         stream = file.streams.video[0]
         stream.codec_context.thread_count = 1
@@ -104,15 +103,15 @@ def decode_only(path: Path, wanted: list[int], seek: bool) -> None:
 
 
 def read_twice(path: Path, **window) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures, then the sound, each with an opening of its own."""
+    """Read the pictures, then the sound, opening the file twice."""
     frames = read_clip(path, num_frames=NUM_FRAMES, size=SIZE, **window).frames
     return frames, read_clip(path, num_frames=0, audio_rate=NEW_RATE, **window).audio
 
 
 def measure(name: str, path: Path, rounds: int, **window: float) -> list[tuple]:
-    """Print tables of one clip; returns the lines for scripts."""
+    """Print tables of one clip; return the lines for scripts."""
     ours = partial(read_clip, path, num_frames=NUM_FRAMES, size=SIZE, **window)
-    wanted = [int(time * FRAME_RATE + 1e-6) for time in ours().frame_seconds]
+    wanted = [int(time * FRAME_RATE + 1e-6) for time in ours().frame_seconds]  # rounded down, except for float errors
     deep = bool(window)
     rivals = {
         "ours": ours,
@@ -122,8 +121,8 @@ def measure(name: str, path: Path, rounds: int, **window: float) -> list[tuple]:
     }
     print(f"\n{name}: {NUM_FRAMES} frames of {SIZE[0]}x{SIZE[1]}, numbers {wanted[0]} to {wanted[-1]}")
     for rival in ("load_video", "opencv"):
-        apart = np.abs(rivals[rival]().astype(int) - ours().frames).mean()
-        print(f"mean difference of ours to {rival}: {apart:.2f} of 255")
+        difference = np.abs(rivals[rival]().astype(int) - ours().frames).mean()
+        print(f"mean difference of ours to {rival}: {difference:.2f} of 255")
     with_sound = partial(ours, audio_rate=NEW_RATE)
     timings = compare(
         rivals | {"ours with sound": with_sound, "ours in two": partial(read_twice, path, **window)}, rounds, 0
@@ -139,7 +138,6 @@ def measure(name: str, path: Path, rounds: int, **window: float) -> list[tuple]:
 
 
 def main() -> None:
-    """Print a table a clip, then the lines for scripts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="three times as many rounds")
     rounds = 15 if parser.parse_args().full else 5

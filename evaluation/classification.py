@@ -1,10 +1,9 @@
 """Assess a classifier with several heads: scores with intervals over dialogues, compared with baselines and ablations.
 
-One set of resamples serves the model, its baselines and its ablations, so their differences are paired.
+The model, its baselines and its ablations share one set of resamples, so their differences are paired.
 
-A model that always answers one class has a low weighted F1. Blind guesses by the frequencies of the classes have a
-higher one, the more certainly the more rows there are. A model therefore has to beat its own answers in random order,
-too.
+The majority class is a weak baseline for weighted F1: guessing at random with the class frequencies usually scores
+higher. The model is therefore also compared with its own predictions shuffled over the rows.
 """
 
 # N rows, K classes, S resamples
@@ -26,14 +25,15 @@ from evaluation.intervals import Interval
 from evaluation.text_baselines import seen_in_training, tfidf_predictions
 from evaluation.verdict import is_above_zero
 
-BINS = 15  # of confidence, for the calibration error
-DECIDING = "weighted_f1"  # the score of the verdict
-SUM_TOLERANCE = 1e-3  # the sum of probabilities in half precision may differ from 1 by this much
-PAIRS_SHOWN = 10  # of an emotion and a sentiment that contradict each other
+BINS = 15  # confidence bins of the expected calibration error
+DECIDING = "weighted_f1"  # the score that the verdict is based on; MELD papers report this one
+SUM_TOLERANCE = 1e-3  # half-precision probabilities may miss a sum of 1 by this much
+PAIRS_SHOWN = 10  # most frequent contradictions of emotion and sentiment in the results
 RULE = (
-    "better than a baseline is a model whose weighted F1 less the baseline's has an interval above 0, both on the "
-    "same resamples of dialogues; where all resamples agree, an exact test over dialogues takes its place"
+    "the model beats a baseline if the interval of the difference of their weighted F1 is above 0, both scored on the "
+    "same resamples of dialogues; if all resamples give the same difference, an exact test over dialogues decides"
 )
+# The sentiments that each emotion can go with. Surprise is the only emotion that MELD labels with either one.
 MELD_RULE = {
     "anger": {"negative"},
     "disgust": {"negative"},
@@ -53,21 +53,20 @@ class Utterances:
     dialogues: list[str]
     texts: list[str]
     labels: dict[str, np.ndarray]  # head -> (N,) codes
-    present: dict[str, np.ndarray]  # modality -> (N,) bool: what the model was given
+    present: dict[str, np.ndarray]  # modality -> (N,) bool: whether the model got this input
 
     def __post_init__(self) -> None:
         columns = {"dialogues": self.dialogues, "texts": self.texts, **self.labels, **self.present}
-        wrong = {name: len(column) for name, column in columns.items() if len(column) != len(self.ids)}
-        if wrong or not self.ids:
+        lengths = {name: len(column) for name, column in columns.items() if len(column) != len(self.ids)}
+        if lengths or not self.ids:
             raise ValueError(
-                f"{len(self.ids)} utterances, but {wrong}: give at least one, and one value of each a row"
+                f"ids={len(self.ids)} rows, columns of another length: {lengths}. Give at least one row, and "
+                "one value per row in each column."
             )
 
 
 @dataclass(frozen=True)
 class ClassScores:
-    """How well one class is recognised."""
-
     precision: float
     recall: float
     f1: float
@@ -109,7 +108,7 @@ class Baseline(Comparison):
 
 @dataclass(frozen=True)
 class NewTexts:
-    """The scores on the rows whose text is not in the training data."""
+    """The scores on rows whose text does not occur in the training data."""
 
     rows: int
     scores: dict[str, Interval]
@@ -118,8 +117,6 @@ class NewTexts:
 
 @dataclass(frozen=True)
 class BaselineVerdict:
-    """The baselines that the model beats, and those that it does not."""
-
     beaten: list[str]
     unbeaten: list[str]
     score: str
@@ -130,16 +127,14 @@ class BaselineVerdict:
 class Calibration:
     """Confidence (the highest probability) against the share of correct predictions, per bin of confidence."""
 
-    expected_error: float  # the mean distance over rows
+    expected_error: float  # |confidence - share correct| of a row's bin, averaged over rows
     rows: list[int]
-    confidence: list[float | None]  # None: no row in the bin
+    confidence: list[float | None]  # None: the bin is empty
     right: list[float | None]
 
 
 @dataclass(frozen=True)
 class HeadResults:
-    """The scores of one head."""
-
     classes: list[str]
     counts: ClassCounts
     majority: str
@@ -157,7 +152,7 @@ class HeadResults:
 
 @dataclass(frozen=True)
 class Contradiction:
-    """An emotion and a sentiment that were predicted together against the rule."""
+    """An emotion and a sentiment that were predicted together but contradict each other."""
 
     emotion: str
     sentiment: str
@@ -171,12 +166,12 @@ class Consistency:
     predictions: Interval
     truth: Interval
     rule: dict[str, list[str]]  # emotion -> the sentiments that it allows
-    pairs: list[Contradiction]  # the most frequent first
+    pairs: list[Contradiction]  # most frequent first
 
 
 @dataclass(frozen=True)
 class RepeatedTexts:
-    """Rows whose text is in the training data, too."""
+    """Test rows whose text also occurs in the training data."""
 
     rows: int
     share: float
@@ -184,7 +179,7 @@ class RepeatedTexts:
 
 @dataclass(frozen=True)
 class ClassificationResults:
-    """The scores of all heads on the rows of the test."""
+    """The scores of all heads on the test split."""
 
     rows: int
     dialogues: int
@@ -205,19 +200,19 @@ def assess(
     ablations: dict[str, dict[str, np.ndarray]],
     sentiment_of: dict[str, set[str]] | None = None,
 ) -> ClassificationResults:
-    """Score a model on every row of the test.
+    """Score a model on every row of the test split.
 
     Args:
-        heads: the names of each head's classes, in the order of their codes.
-        probabilities: of the full model, (N, K) per head.
+        heads: head -> class names, in the order of their codes.
+        probabilities: head -> (N, K), of the full model.
         ablations: name ("text alone", "without text") -> the probabilities of the same model with fewer modalities.
-        sentiment_of: emotion -> the sentiments that it allows, for the heads `emotion` and `sentiment`. None: MELD's
-            rule, if these have the names of MELD.
+        sentiment_of: emotion -> the sentiments that it allows, for the heads `emotion` and `sentiment`. None uses
+            MELD's rule if the classes have MELD's names.
     """
-    for who, given in {"the model": probabilities, **ablations}.items():
-        check_probabilities(heads, len(test.ids), who, given)
+    for who, by_head in {"the model": probabilities, **ablations}.items():
+        check_probabilities(heads, len(test.ids), who, by_head)
     predictions = {head: probabilities[head].argmax(axis=1) for head in heads}
-    ablated = {who: {head: given[head].argmax(axis=1) for head in heads} for who, given in ablations.items()}
+    ablated = {who: {head: by_head[head].argmax(axis=1) for head in heads} for who, by_head in ablations.items()}
     resamples, repeated = DialogueResamples.draw(test.dialogues), seen_in_training(train.texts, test.texts)
     results = {
         head: assess_head(
@@ -238,7 +233,7 @@ def assess(
         rows=len(test.ids),
         dialogues=resamples.dialogues,
         train_rows=len(train.ids),
-        lacking={modality: int((~given).sum()) for modality, given in test.present.items()},
+        lacking={modality: int((~flags).sum()) for modality, flags in test.present.items()},
         lacking_all=int((~present.any(axis=0)).sum()) if len(present) else 0,
         samples=SAMPLES,
         heads=results,
@@ -247,36 +242,41 @@ def assess(
     )
 
 
-def check_probabilities(heads: dict[str, list[str]], rows: int, who: str, given: dict[str, np.ndarray]) -> None:
-    """Refuse arrays that are not probabilities of each class for each row."""
+def check_probabilities(
+    heads: dict[str, list[str]], rows: int, who: str, probabilities: dict[str, np.ndarray]
+) -> None:
+    """Raise ValueError unless each head has one probability per row and class."""
     for head, names in heads.items():
-        if head not in given or np.shape(given[head]) != (rows, len(names)):
-            shape = np.shape(given[head]) if head in given else "nothing"
-            raise ValueError(f"{head}, {who}: {shape} was given; it takes probabilities ({rows}, {len(names)})")
-        sums = given[head].sum(axis=1)
-        wrong = ~(np.abs(sums - 1) < SUM_TOLERANCE) | (given[head] < 0).any(axis=1)  # NaN is wrong too
-        if wrong.any():
-            place = int(wrong.argmax())
+        if head not in probabilities or np.shape(probabilities[head]) != (rows, len(names)):
+            shape = np.shape(probabilities[head]) if head in probabilities else None
             raise ValueError(
-                f"{head}, {who}: row {place} is {given[head][place]}, which adds up to {sums[place]:.4g}; give "
-                "probabilities, which a softmax makes of logits, or find out why the model predicts NaN"
+                f"{head}, {who}: shape={shape}: must be ({rows}, {len(names)}). Give a probability per row and class."
+            )
+        sums = probabilities[head].sum(axis=1)
+        # Negated, so that NaN counts as invalid too.
+        invalid = ~(np.abs(sums - 1) < SUM_TOLERANCE) | (probabilities[head] < 0).any(axis=1)
+        if invalid.any():
+            row = int(invalid.argmax())
+            raise ValueError(
+                f"{head}, {who}: row {row} is {probabilities[head][row]}: the sum is {sums[row]:.4g}, not 1. Apply a "
+                "softmax to logits, or find out why the model predicts NaN."
             )
 
 
 def baseline_predictions(
     head: str, names: list[str], train: Utterances, test: Utterances
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return the codes (N,) of the majority class and of TF-IDF, and the reason if there is no TF-IDF."""
+    """Return the codes (N,) that each baseline predicts, and why a baseline is missing: name -> reason."""
     counts = np.bincount(train.labels[head], minlength=len(names))
     majority = int(counts.argmax())
     codes, left_out = {"majority": np.full(len(test.ids), majority)}, {}
-    by_words = tfidf_predictions(train.texts, train.labels[head], test.texts, majority)
-    if by_words is None:
-        left_out["tfidf"] = "training has no texts with words, or they are all of one class"
+    tfidf = tfidf_predictions(train.texts, train.labels[head], test.texts, majority)
+    if tfidf is None:
+        left_out["tfidf"] = "training has no texts with words, or all of its texts are of one class"
     elif not any(text.strip() for text in test.texts):
-        left_out["tfidf"] = "no row of the test has a text"
+        left_out["tfidf"] = "no row of the test split has a text"
     else:
-        codes["tfidf"] = by_words
+        codes["tfidf"] = tfidf
     return codes, left_out
 
 
@@ -294,8 +294,8 @@ def assess_head(
 
     Args:
         probabilities: (N, K).
-        ablated: name -> the codes (N,) of the model with fewer modalities.
-        repeated: (N,) bool, whether a text is in the training data, too.
+        ablated: name -> codes (N,) that the model predicts with fewer modalities.
+        repeated: (N,) bool, whether a text also occurs in the training data.
     """
     targets, every = test.labels[head], np.ones(len(test.ids), bool)
     predicted = probabilities.argmax(axis=1)
@@ -347,7 +347,7 @@ def compare(
     resamples: DialogueResamples,
     kept: np.ndarray,
 ) -> dict[str, Comparison]:
-    """Compare the model with others (N,), and with its own answers in random order, on the same resamples."""
+    """Compare the model with other predictions (N,), and with its own shuffled over rows, on the same resamples."""
     own = resamples.tables(targets, predicted, classes, kept)
     tables = {who: resamples.tables(targets, codes, classes, kept) for who, codes in others.items()}
     model, compared = resampled_scores(own), {}
@@ -363,7 +363,7 @@ def f1_of(names: list[str], confusion: np.ndarray) -> dict[str, float]:
 
 
 def decide(baselines: Mapping[str, Comparison]) -> BaselineVerdict:
-    """Say which baselines the model beats, by the intervals of the differences."""
+    """Find the baselines that the model beats, by the intervals of the differences."""
     beaten = [who for who, baseline in baselines.items() if is_above_zero(baseline.difference[DECIDING])]
     return BaselineVerdict(beaten, [who for who in baselines if who not in beaten], DECIDING, RULE)
 
@@ -372,9 +372,9 @@ def calibration(probabilities: np.ndarray, targets: np.ndarray) -> Calibration:
     """Compare confidence with correctness over BINS of equal width; probabilities: (N, K), targets: (N,)."""
     confidence = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == targets
-    place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    rows = np.bincount(place, minlength=BINS)
-    confidences, rights = np.bincount(place, confidence, BINS), np.bincount(place, right, BINS)
+    bin_of_row = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)  # bins are open on the left
+    rows = np.bincount(bin_of_row, minlength=BINS)
+    confidences, rights = np.bincount(bin_of_row, confidence, BINS), np.bincount(bin_of_row, right, BINS)
 
     def means(sums: np.ndarray) -> list[float | None]:
         return [float(s / n) if n else None for s, n in zip(sums, rows, strict=True)]
@@ -390,7 +390,10 @@ def consistency(
     sentiment_of: dict[str, set[str]] | None,
     resamples: DialogueResamples,
 ) -> Consistency | None:
-    """Count how often the two heads contradict each other, and the labels do; None without these heads or a rule."""
+    """Count how often emotion and sentiment contradict each other, in the predictions and in the labels.
+
+    Returns None if one of the two heads is missing, or if no rule is given and the classes are not MELD's.
+    """
     if not {"emotion", "sentiment"} <= set(heads):
         return None
     emotions, sentiments = heads["emotion"], heads["sentiment"]
@@ -398,8 +401,11 @@ def consistency(
         if set(emotions) - set(MELD_RULE) or set(sentiments) - set().union(*MELD_RULE.values()):
             return None
         sentiment_of = MELD_RULE
-    elif wrong := set(emotions) ^ set(sentiment_of):
-        raise ValueError(f"sentiment_of: {sorted(wrong)} are not in both; it takes the emotions {emotions}")
+    elif mismatched := set(emotions) ^ set(sentiment_of):
+        raise ValueError(
+            f"sentiment_of={sorted(sentiment_of)}: differs from the emotions of the head by {sorted(mismatched)}. "
+            f"Give exactly these: {emotions}."
+        )
     forbidden = np.array(
         [[sentiment not in sentiment_of[emotion] for sentiment in sentiments] for emotion in emotions]
     )

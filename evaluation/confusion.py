@@ -1,7 +1,7 @@
-"""Scores of classes, and intervals over dialogues. All of them follow from confusion matrices.
+"""Classification scores and their intervals over dialogues, all computed from confusion matrices.
 
-Utterances of one dialogue resemble each other, so whole dialogues are drawn with replacement. The confusion matrix of
-a resample is the sum of those of its dialogues.
+Utterances of one dialogue resemble each other, so the bootstrap draws whole dialogues with replacement. The confusion
+matrix of a resample is the sum of the matrices of its dialogues.
 """
 
 # N rows, K classes, D dialogues, S resamples
@@ -14,13 +14,13 @@ from numpy.typing import ArrayLike
 
 from evaluation.intervals import Interval, interval_of
 
-SAMPLES = 1000  # of the bootstrap
+SAMPLES = 1000  # bootstrap resamples
 
-ResampledScores = dict[str, np.ndarray]  # score -> (1 + S,): of the data as they are, and of each resample
+ResampledScores = dict[str, np.ndarray]  # score -> (1 + S,): of the original data, then of each resample
 
 
 def confusion(targets: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
-    """Count how often each class (rows, K) was taken for each class (columns, K), from codes (N,)."""
+    """Return the confusion matrix (K, K) of codes (N,): one row per true class, one column per predicted class."""
     return confusions(targets, predictions, classes, np.zeros(len(targets), int), 1)[0]
 
 
@@ -30,25 +30,29 @@ def confusions(
     """Return a confusion matrix (K, K) for each group of rows, (groups, K, K); group: (N,)."""
     targets, predictions = np.asarray(targets), np.asarray(predictions)
     if targets.ndim != 1 or targets.shape != predictions.shape:
-        raise ValueError(f"{targets.shape = } and {predictions.shape = } must be (N,), a class each a row")
+        raise ValueError(
+            f"targets.shape={targets.shape}, predictions.shape={predictions.shape}: both must be (N,). Give one class "
+            "per row."
+        )
     for name, codes in (("targets", targets), ("predictions", predictions)):
         if codes.dtype.kind not in "iu":
-            raise ValueError(f"{name} are {codes.dtype}; give the whole numbers of the classes")
-        wrong = (codes < 0) | (codes >= classes)
-        if wrong.any():
-            place = int(wrong.argmax())
+            raise ValueError(f"{name}.dtype={codes.dtype}: must be an integer type. Give the codes of the classes.")
+        invalid = (codes < 0) | (codes >= classes)
+        if invalid.any():
+            row = int(invalid.argmax())
             raise ValueError(
-                f"{name}: that of row {place} is {codes[place]}; {classes} classes are 0 to {classes - 1}"
+                f"{name}[{row}]={codes[row]}: must be from 0 to {classes - 1} for {classes} classes. Fix this row."
             )
+    # One integer per (group, target, prediction), so that a single bincount fills all matrices.
     cells = (group * classes + targets.astype(int)) * classes + predictions
     return np.bincount(cells, minlength=groups * classes**2).reshape(groups, classes, classes)
 
 
 def per_class(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Return precision, recall, F1, support and the number of predictions of each class (..., K) of (..., K, K).
+    """Return precision, recall, F1, support and number of predictions per class, (..., K) each, from (..., K, K).
 
-    0 / 0 is 0: the precision of a class that is never predicted, the recall of a class without rows. `support` and
-    `predicted` tell these zeros from others.
+    0 / 0 counts as 0: the precision of a class that is never predicted, the recall of a class without rows. `support`
+    and `predicted` distinguish these zeros from others.
     """
     hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
     support, predicted = confusion.sum(axis=-1), confusion.sum(axis=-2)
@@ -62,10 +66,10 @@ def per_class(confusion: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def scores_of(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Return accuracy, weighted F1 and macro F1 (...,) of confusion matrices (..., K, K); NaN where there is no row.
+    """Return accuracy, weighted F1 and macro F1 (...,) of confusion matrices (..., K, K); NaN without rows.
 
-    Weighted F1 weights the F1 of a class by its rows. Macro F1 is the mean over the classes that occur in the truth or
-    in the predictions; the others have no F1.
+    Weighted F1 weights the F1 of each class by its rows. Macro F1 is the mean over the classes that occur in the
+    targets or in the predictions; the other classes have no F1.
     """
     each = per_class(confusion)
     occurs = each["support"] + each["predicted"] > 0
@@ -79,7 +83,7 @@ def scores_of(confusion: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def one_score(name: str, predictions: ArrayLike, references: ArrayLike) -> dict[str, float | int | None]:
-    """Return one of the scores above of codes (N,), None without rows, with the number of rows and of classes."""
+    """Return one of `scores_of` for codes (N,), None without rows, with the number of rows and of classes."""
     predicted, targets = np.asarray(predictions, int), np.asarray(references, int)
     highest = max(predicted.max(initial=0), targets.max(initial=0))
     table = confusion(targets, predicted, int(highest) + 1)
@@ -89,26 +93,28 @@ def one_score(name: str, predictions: ArrayLike, references: ArrayLike) -> dict[
 
 
 def shuffled(confusion: np.ndarray) -> np.ndarray:
-    """Return the mean of confusion matrices (..., K, K) over all ways to shuffle the predictions among the rows.
-
-    The frequencies of targets and predictions stay, so F1 is linear in the hits: the scores of the mean are the means
-    of the scores.
-    """
+    """Return the mean of confusion matrices (..., K, K) over all ways to shuffle the predictions over the rows."""
+    # Shuffling keeps how often each class occurs and is predicted, so F1 is linear in the hits. The scores of this
+    # mean matrix are therefore the exact means of the scores, without drawing a single shuffle.
     support, predicted = confusion.sum(axis=-1)[..., :, None], confusion.sum(axis=-2)[..., None, :]
     rows = confusion.sum(axis=(-2, -1))[..., None, None]
-    return support * predicted / np.maximum(rows, 1)  # without a row all is 0
+    return support * predicted / np.maximum(rows, 1)  # all 0 without rows
 
 
 @dataclass(frozen=True)
 class DialogueResamples:
-    """The dialogue of each row, and how often each resample holds each dialogue."""
+    """The dialogue of each row, and how often each resample contains each dialogue."""
 
     code: np.ndarray  # (N,)
-    weights: np.ndarray  # (1 + S, D); the first row is 1: the data as they are
+    weights: np.ndarray  # (1 + S, D); the first row is all 1: the original data
 
     @classmethod
     def draw(cls, names: Sequence[str], samples: int = SAMPLES, seed: int = 0) -> "DialogueResamples":
-        """Draw whole dialogues with replacement; names: (N,), the dialogue of each row."""
+        """Draw whole dialogues with replacement.
+
+        Args:
+            names: (N,), the dialogue of each row.
+        """
         code = np.unique(np.asarray(names, dtype=str), return_inverse=True)[1]
         size = int(code.max()) + 1
         drawn = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=samples)
@@ -124,7 +130,6 @@ class DialogueResamples:
         return (self.weights @ tables.reshape(self.dialogues, -1)).reshape(-1, classes, classes)
 
     def scores(self, targets: np.ndarray, predictions: np.ndarray, classes: int, kept: np.ndarray) -> ResampledScores:
-        """Return the scores of the rows `kept` (N,)."""
         return resampled_scores(self.tables(targets, predictions, classes, kept))
 
     def share(self, flags: np.ndarray) -> np.ndarray:
@@ -134,7 +139,7 @@ class DialogueResamples:
         )
 
     def interval(self, values: np.ndarray, kept: np.ndarray) -> Interval:
-        """Return a score (1 + S,) of the rows `kept` (N,) with bounds; the mean is that of the data as they are."""
+        """Return the interval of a score (1 + S,) of the rows `kept` (N,); its mean is that of the original data."""
         clusters = {"dialogues": len(np.unique(self.code[kept]))}
         return interval_of(float(values[0]), values[1:], clusters, int(kept.sum()), kind="dialogue")
 
@@ -143,11 +148,9 @@ class DialogueResamples:
 
 
 def resampled_scores(tables: np.ndarray) -> ResampledScores:
-    """Return the scores of confusion matrices (1 + S, K, K), the first of the data as they are.
-
-    A resample without rows of a rare class tells nothing about it: its F1 stays that of all rows. If macro F1 left
-    the class out instead, a class that is never predicted would raise the upper bound by its absence.
-    """
+    """Return the scores of confusion matrices (1 + S, K, K), the first of which is of the original data."""
+    # A resample can lack all rows of a rare class. The class then keeps its F1 on all rows: leaving it out would raise
+    # the macro F1 of those resamples, and with it the upper bound, if the model never predicts the class.
     each = per_class(tables)
     occurs = each["support"] + each["predicted"] > 0
     f1 = np.where(occurs, each["f1"], each["f1"][0])[:, occurs[0]]

@@ -1,21 +1,24 @@
-"""Four descriptions of a sound that a person can name, on the grid of the skin conductance: for baselines."""
+"""Four interpretable descriptors of a sound, on the time grid of the skin conductance, for baselines."""
 
 import librosa
 import numpy as np
 
 SAMPLING_RATE = 22050  # Hz
 HOP_LENGTH = 512  # samples between spectra
-N_FFT = 2048  # samples of a window
+N_FFT = 2048  # samples per spectrum
 DESCRIPTORS = ("loudness", "onset_strength", "brightness", "flux")
-SILENCE = 1e-5  # amplitude, -100 dB: below this a sound is silent
-LOWEST_CENTROID = 20.0  # Hz; the centroid of silence is 0 Hz, which has no logarithm
+SILENCE = 1e-5  # amplitude (-100 dB) that counts as silence
+LOWEST_CENTROID = 20.0  # Hz; the centroid of silence is 0 Hz, and log2(0) is undefined
 
 
 def describe(sound: np.ndarray, frame_rate: float) -> np.ndarray:
-    """Descriptors (T, 4) of a mono sound (samples,) at SAMPLING_RATE, averaged by time onto `frame_rate` Hz.
+    """Return DESCRIPTORS (T, 4) of a mono sound (samples,) at SAMPLING_RATE, averaged onto `frame_rate` Hz.
 
-    loudness: RMS in dB. onset_strength: librosa's, rises of the mel spectrum in dB. brightness: spectral centroid in
-    octaves above 20 Hz. flux: root of the summed squared rises of the magnitude spectrum, relative to its sum.
+    - loudness: RMS in dB
+    - onset_strength: librosa's, rises of the mel spectrum in dB
+    - brightness: spectral centroid in octaves above 20 Hz
+    - flux: root of the summed squared rises of the magnitude spectrum, relative to its sum
+
     Frame i is the mean over [(i - 0.5) / frame_rate, (i + 0.5) / frame_rate), as for the features of the models.
     """
     magnitude = np.abs(librosa.stft(sound, n_fft=N_FFT, hop_length=HOP_LENGTH))  # (frequencies, K)
@@ -31,7 +34,7 @@ def describe(sound: np.ndarray, frame_rate: float) -> np.ndarray:
 
 
 def pool(spectra: np.ndarray, frames: int, frame_rate: float) -> np.ndarray:
-    """Means (frames, D) of values (K, D), one each hop, over each frame's interval of time."""
+    """Average values (K, D), one row per hop, over the time interval of each frame: (frames, D)."""
     times = np.arange(len(spectra)) * HOP_LENGTH / SAMPLING_RATE  # s
     frame = np.minimum(np.floor(times * frame_rate + 0.5).astype(int), frames - 1)
     sums = np.stack([np.bincount(frame, column, frames) for column in spectra.T], axis=1)

@@ -1,4 +1,4 @@
-"""Measures of a detector averaged over runs that scored the same clips, and how sure that average is."""
+"""Measures of a detector averaged over several runs on the same clips, with intervals."""
 
 # N clips, S resamples
 
@@ -20,11 +20,11 @@ def bootstrap_runs(
     seed: int = 0,
     level: float = LEVEL,
 ) -> dict[str, Interval]:
-    """Average precision and ROC-AUC averaged over runs on the same clips, with intervals over clips.
+    """Average precision and ROC-AUC over runs on the same clips, with intervals over clips.
 
     Args:
-        runs: (N,) scores of each run.
-        others: of runs that are compared with: intervals are then those of the difference, on the same resamples.
+        runs: scores (N,) of each run.
+        others: scores of the runs to compare with. If given, the results are differences, on the same resamples.
     """
     clips = np.arange(len(targets))
     sides = [[Ranking.of(run, targets).weighted(clips, len(clips)) for run in side] for side in (runs, others or [])]
@@ -37,10 +37,12 @@ def bootstrap_runs(
         }
         return {name: values[0] - values[1] if others else values[0] for name, values in means.items()}
 
-    whole = measure(np.ones((1, len(clips))))
+    on_all_clips = measure(np.ones((1, len(clips))))
     parts = [measure(weights) for weights in resamples(clips, samples, seed)]
-    kinds = {"positives": int(np.sum(targets)), "negatives": int(len(clips) - np.sum(targets))}
+    counts = {"positives": int(np.sum(targets)), "negatives": int(len(clips) - np.sum(targets))}
     return {
-        name: interval_of(float(value[0]), np.concatenate([part[name] for part in parts]), kinds, len(clips), 0, level)
-        for name, value in whole.items()
+        name: interval_of(
+            float(value[0]), np.concatenate([part[name] for part in parts]), counts, len(clips), 0, level
+        )
+        for name, value in on_all_clips.items()
     }

@@ -1,13 +1,13 @@
-"""Baselines of a fusion of embeddings: the mean of the training targets, and ridge regression."""
+"""Baselines for models that fuse embeddings: the mean of the training targets, and ridge regression."""
 
-# N rows, D numbers of an embedding, T frames, P penalties
+# N rows, D dimensions of an embedding, T frames, P penalties
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-# On the squared weights, per training row: with features of variance 1, a penalty of 1 halves the weight of a feature
-# that correlates with no other.
+# Penalties on the squared weights, per training row. Features have variance 1, so a penalty of 1 halves the weight of
+# a feature that is uncorrelated with all others.
 PENALTIES = tuple(float(penalty) for penalty in np.logspace(-4, 4, 17))
 
 
@@ -17,34 +17,41 @@ def mean_baseline(train_y: np.ndarray, rows: int) -> np.ndarray:
 
 
 def mean_embeddings(values: Sequence[np.ndarray], present: np.ndarray, width: int | None = None) -> np.ndarray:
-    """Average the embeddings (T, D) or (D,) of each row over its frames, (N, D); zeros where `present` (N,) is false.
+    """Average the embeddings (T, D) or (D,) of each row over its frames: (N, D), zeros where `present` (N,) is false.
 
     Args:
-        width: D, needed where no row has the modality.
+        width: D, needed if no row has the modality.
     """
     if len(values) != len(present):
-        raise ValueError(f"rows of values: {len(values)}, and of present: {len(present)}; give one of each a row")
+        raise ValueError(
+            f"values={len(values)} rows, present={len(present)} rows: lengths differ. Give one of each per row."
+        )
     means = []
-    for row, (value, given) in enumerate(zip(values, present, strict=True)):
-        if not given:
+    for row, (value, is_present) in enumerate(zip(values, present, strict=True)):
+        if not is_present:
             means.append(None)
             continue
         frames = np.atleast_2d(np.asarray(value, np.float64))
         if frames.ndim != 2 or not frames.size:
-            raise ValueError(f"values: row {row} is said to be present and is {np.shape(value)}; it takes (T, D)")
+            raise ValueError(
+                f"values[{row}].shape={np.shape(value)}: must be (T, D). Give an embedding, or set present to false."
+            )
         if frames.shape[1] != (width or frames.shape[1]):
-            raise ValueError(f"values: row {row} has {frames.shape[1]} numbers a frame and others {width}")
+            raise ValueError(
+                f"values[{row}].shape={np.shape(value)}: D is {frames.shape[1]}, but {width} in other rows. Give "
+                "embeddings of one model."
+            )
         width = frames.shape[1]
         means.append(frames.mean(axis=0))
     if width is None:
-        raise ValueError("values: no row is present, so that nothing tells how wide they are; give width")
+        raise ValueError("width=None: unknown, because no row has this modality. Give width.")
     table = np.array([np.zeros(width) if mean is None else mean for mean in means]).reshape(-1, width)
     return finite_array("values", table, 2)
 
 
 def join_modalities(means: Mapping[str, np.ndarray], present: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Join mean embeddings (N, D) of modalities, each followed by a column that tells whether it is present."""
-    # Without that column, the zeros of an absent modality would count as an embedding far from all others.
+    """Join the mean embeddings (N, D) of modalities, each followed by a column of `present` flags."""
+    # Without the flags, the zeros of an absent modality would count as an embedding far from all others.
     return np.hstack([np.column_stack([means[name], np.asarray(present[name], np.float64)]) for name in means])
 
 
@@ -58,9 +65,9 @@ def ridge(
 ) -> np.ndarray:
     """Predict the targets (N,) of test_x (N, D) by ridge regression.
 
-    Features are standardised by the training rows, and weights are fitted on these alone. The penalty is the one with
-    the least squared error on the validation rows, the largest of equally good ones. A feature that is constant in
-    training is left out.
+    Features are standardised by the training rows, and weights are fitted on the training rows alone. The penalty is
+    the one with the smallest squared error on the validation rows; of equally good penalties, the largest. Features
+    that are constant in training are left out.
     """
     train_x, validation_x, test_x = (
         finite_array(name, x, 2)
@@ -69,13 +76,14 @@ def ridge(
     train_y, validation_y = finite_array("train_y", train_y, 1), finite_array("validation_y", validation_y, 1)
     for side, x, y in (("train", train_x, train_y), ("validation", validation_x, validation_y)):
         if len(x) != len(y) or not len(x):
-            raise ValueError(f"{side}: {len(x)} rows and {len(y)} targets; give one target a row, at least one row")
+            raise ValueError(
+                f"{side}_x={len(x)} rows, {side}_y={len(y)} targets: must be equal and above 0. Give a target per row."
+            )
     if not len(penalties) or min(penalties) <= 0:
-        raise ValueError(
-            f"penalties: {penalties} must be above 0; without one, weights of many features are not unique"
-        )
+        # Without a penalty, the weights are not unique if features outnumber rows.
+        raise ValueError(f"penalties={penalties}: must all be above 0. Give at least one positive penalty.")
     mean, deviation = train_x.mean(axis=0), train_x.std(axis=0)
-    varies = deviation > 1e-9 * np.maximum(np.abs(mean), 1e-9)
+    varies = deviation > 1e-9 * np.maximum(np.abs(mean), 1e-9)  # a constant column has rounding noise
     mean, deviation = mean[varies], deviation[varies]
 
     def standardise(x: np.ndarray) -> np.ndarray:
@@ -89,7 +97,7 @@ def ridge(
 
 def ridge_weights(x: np.ndarray, y: np.ndarray, penalties: Sequence[float]) -> np.ndarray:
     """Return the weights (P, D) that minimise |x w - y|^2 + N penalty |w|^2, for centred x (N, D) and y (N,)."""
-    # One decomposition serves all penalties: that of x' x, or of x x' where features outnumber rows.
+    # One decomposition serves all penalties: of x' x, or of the smaller x x' if features outnumber rows.
     rows, features = x.shape
     added = rows * np.asarray(penalties, np.float64)[:, None]  # (P, 1)
     if features <= rows:
@@ -100,11 +108,14 @@ def ridge_weights(x: np.ndarray, y: np.ndarray, penalties: Sequence[float]) -> n
 
 
 def finite_array(name: str, values: np.ndarray, dimensions: int) -> np.ndarray:
-    """Return values as float64; refuse other dimensions, and numbers that are not finite."""
+    """Return values as float64; raise ValueError for other dimensions and for values that are not finite."""
     values = np.asarray(values, np.float64)
     if values.ndim != dimensions:
-        raise ValueError(f"{name}: {values.shape} was given; it takes {'(N, D)' if dimensions == 2 else '(N,)'}")
+        shape = "(N, D)" if dimensions == 2 else "(N,)"
+        raise ValueError(f"{name}.shape={values.shape}: must be {shape}. Give {dimensions} dimensions.")
     if not np.isfinite(values).all():
         row = int(np.argwhere(~np.isfinite(values))[0][0])
-        raise ValueError(f"{name}: row {row} holds what is no number; take it as absent, or find out where it is from")
+        raise ValueError(
+            f"{name}[{row}]: not finite. Mark this row as absent, or find out where NaN or infinity comes from."
+        )
     return values

@@ -1,10 +1,10 @@
-"""From scores of windows to events in time, and events against those that people heard.
+"""Turn scores of windows into events, and compare detected events with annotated ones.
 
-Times are in seconds. Windows of one recording come in order of time and all have one length; a window fires at a
-threshold when its score reaches it.
+Times are in seconds. The windows of a recording are sorted by time and have one length. A window fires at a threshold
+when its score is equal to or above it.
 """
 
-# W windows, T frames of a window, F frames of a recording, E events found, G events that happened, N clips
+# W windows, T frames per window, F frames per recording, E detected events, G annotated events, N clips
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,33 +13,43 @@ import numpy as np
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-ONSET_COLLAR = 0.2  # s, between the onsets of two events that are the same
-OFFSET_COLLAR = 0.2  # s, between their offsets, or OFFSET_SHARE of the length of the one that happened if that is more
+# Tolerances within which a detected and an annotated event match. The offset may be off by OFFSET_COLLAR, or by
+# OFFSET_SHARE of the length of the annotated event if that is more.
+ONSET_COLLAR = 0.2  # s
+OFFSET_COLLAR = 0.2  # s
 OFFSET_SHARE = 0.2
-ROUNDING = 1e-6  # s: times are sums of floats
+ROUNDING = 1e-6  # s; times are sums of floats
 
 
 def check_windows(times: np.ndarray, scores: np.ndarray, window_seconds: float) -> tuple[np.ndarray, np.ndarray]:
-    """The windows of one recording as two arrays (W,) of floats; refuses what cannot be merged."""
+    """Return the windows of one recording as two arrays (W,) of floats; raise ValueError if they are not valid."""
     times, scores = np.asarray(times, np.float64), np.asarray(scores, np.float64)
     if times.ndim != 1 or times.shape != scores.shape:
-        raise ValueError(f"{times.shape = } and {scores.shape = } must be (W,): when a window begins and its score")
+        raise ValueError(
+            f"times.shape={times.shape}, scores.shape={scores.shape}: both must be (W,). Give a start and a score per "
+            "window."
+        )
     if not window_seconds > 0:
-        raise ValueError(f"{window_seconds = } must be above 0")
+        raise ValueError(f"window_seconds={window_seconds}: must be above 0. Give a positive length.")
     broken = ~np.isfinite(times) | np.isnan(scores)
     if broken.any():
-        raise ValueError(f"window {int(broken.argmax())} of {len(times)}: its time or score is not a number")
-    back = np.flatnonzero(np.diff(times) < 0)
-    if len(back):
-        raise ValueError(f"window {back[0] + 1} begins at {times[back[0] + 1]} s, before window {back[0]}; sort them")
+        window = int(broken.argmax())
+        raise ValueError(
+            f"window {window} of {len(times)}: time={times[window]}, score={scores[window]}. Both must be numbers."
+        )
+    unsorted = np.flatnonzero(np.diff(times) < 0)
+    if len(unsorted):
+        raise ValueError(
+            f"times[{unsorted[0] + 1}]={times[unsorted[0] + 1]}: before times[{unsorted[0]}]. Sort windows by time."
+        )
     return times, scores
 
 
 def merge_windows(times: np.ndarray, scores: np.ndarray, threshold: float, window_seconds: float) -> np.ndarray:
-    """Events (E, 3), start, end and score: windows that fire and touch or overlap are one, with their highest score.
+    """Merge windows that fire and touch or overlap into events (E, 3): start, end and highest score.
 
     Args:
-        times: (W,), when each window begins; ascending.
+        times: (W,), the start of each window, ascending.
         scores: (W,).
     """
     times, scores = check_windows(times, scores, window_seconds)
@@ -55,32 +65,35 @@ def merge_windows(times: np.ndarray, scores: np.ndarray, threshold: float, windo
 def average_frames(
     times: np.ndarray, frame_scores: np.ndarray, window_seconds: float
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """One score a frame where windows overlap: when frames begin (F,), their mean scores (F,), and a frame's length.
+    """Average the frame scores of overlapping windows.
 
-    Frames of all windows are put on one grid, so that a window moves by half a frame at most.
+    The frames of all windows are put on one grid, which moves a window by half a frame at most.
 
     Args:
-        times: (W,), when each window begins; ascending.
+        times: (W,), the start of each window, ascending.
         frame_scores: (W, T), in [0, 1].
+
+    Returns:
+        The start (F,) and mean score (F,) of each frame, and the length of a frame in seconds.
     """
     frame_scores = np.asarray(frame_scores, np.float64)
     times, _ = check_windows(times, frame_scores.mean(axis=1), window_seconds)
     frame_seconds = window_seconds / frame_scores.shape[1]
     origin = times[0] if len(times) else 0.0
-    place = np.rint((times - origin) / frame_seconds).astype(int)[:, None] + np.arange(frame_scores.shape[1])
-    count = np.bincount(place.ravel())
-    covered = np.flatnonzero(count)
-    total = np.bincount(place.ravel(), frame_scores.ravel())
+    frame = np.rint((times - origin) / frame_seconds).astype(int)[:, None] + np.arange(frame_scores.shape[1])  # (W, T)
+    count = np.bincount(frame.ravel())
+    covered = np.flatnonzero(count)  # windows can leave gaps
+    total = np.bincount(frame.ravel(), frame_scores.ravel())
     return origin + covered * frame_seconds, total[covered] / count[covered], frame_seconds
 
 
 def refine(
     events: np.ndarray, times: np.ndarray, scores: np.ndarray, threshold: float, frame_seconds: float
 ) -> np.ndarray:
-    """Events (E, 3) from their first to their last frame that reaches the threshold; without any, as they were.
+    """Trim events (E, 3) to their first and last frame that reaches the threshold; events without one stay unchanged.
 
     Args:
-        times, scores: (F,), when frames begin, ascending, and their scores: what `average_frames` gives.
+        times, scores: (F,), start (ascending) and score of each frame, from `average_frames`.
     """
     events = np.array(events, np.float64)
     reach = np.asarray(times)[np.asarray(scores) >= threshold]
@@ -100,7 +113,7 @@ def detect_events(
     window_seconds: float,
     frame_scores: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Events (E, 3) of one recording: merged windows, refined where the model scores frames (W, T) too."""
+    """Detect the events (E, 3) of one recording: merged windows, trimmed if the model also scores frames (W, T)."""
     events = merge_windows(times, scores, threshold, window_seconds)
     if frame_scores is None or not len(events):
         return events
@@ -109,10 +122,10 @@ def detect_events(
 
 
 def alarm_peaks(times: np.ndarray, scores: np.ndarray, window_seconds: float) -> np.ndarray:
-    """Scores of the windows (W,) that no touching neighbour exceeds; equal neighbours are one peak.
+    """Return the scores of the windows that no touching neighbour exceeds; equal neighbours are one peak.
 
-    Each can become an event of its own, so whatever the threshold, there are at least as many peaks that reach it as
-    events. Of a recording without the target, they are what can raise a false alarm.
+    At any threshold, at least as many peaks as events reach it. In a recording without the target, the peaks are
+    therefore everything that can raise a false alarm.
     """
     times, scores = check_windows(times, scores, window_seconds)
     if not len(times):
@@ -120,58 +133,65 @@ def alarm_peaks(times: np.ndarray, scores: np.ndarray, window_seconds: float) ->
     touches = np.diff(times) <= window_seconds + ROUNDING  # (W - 1,): window i + 1 and i
     plateau = np.flatnonzero(np.append(True, ~touches | (np.diff(scores) != 0)))
     heights = scores[plateau]
-    apart = ~touches[plateau[1:] - 1]
-    rises = np.append(True, apart | (heights[1:] > heights[:-1]))
-    falls = np.append(apart | (heights[:-1] > heights[1:]), True)
+    separated = ~touches[plateau[1:] - 1]
+    rises = np.append(True, separated | (heights[1:] > heights[:-1]))
+    falls = np.append(separated | (heights[:-1] > heights[1:]), True)
     return heights[rises & falls]
 
 
 def event_counts(
-    found: np.ndarray,
-    happened: np.ndarray,
+    detected: np.ndarray,
+    annotated: np.ndarray,
     onset_collar: float = ONSET_COLLAR,
     offset_collar: float = OFFSET_COLLAR,
     offset_share: float = OFFSET_SHARE,
 ) -> tuple[int, int, int]:
-    """Hits, false alarms and misses of the events found in one file, with as many hits as one to one pairs allow.
+    """Count hits, false alarms and misses of the events detected in one file.
 
-    Two events can be a pair when their onsets are no further apart than the onset collar and their offsets no further
-    than the offset collar, or than `offset_share` of the length of the one that happened if that is more.
+    Events are paired one to one, with as many pairs as possible. Two events can be a pair if their onsets differ by at
+    most the onset collar, and their offsets by at most the offset collar, or `offset_share` of the length of the
+    annotated event if that is more.
 
     Args:
-        found: (E, 2 or more), onset and offset first.
-        happened: (G, 2).
+        detected: (E, 2 or more), detected events, onset and offset first.
+        annotated: (G, 2), annotated events.
     """
     if not (onset_collar >= 0 and offset_collar >= 0 and offset_share >= 0):
-        raise ValueError(f"{onset_collar = }, {offset_collar = } and {offset_share = } must not be negative")
-    found, happened = _checked(found, "found"), _checked(happened, "happened")
-    if not len(found) or not len(happened):
-        return 0, len(found), len(happened)
-    collar = np.maximum(offset_collar, offset_share * (happened[:, 1] - happened[:, 0]))  # (G,)
-    apart = np.abs(found[:, None] - happened[None])  # (E, G, 2)
-    pairs = (apart[..., 0] <= onset_collar + ROUNDING) & (apart[..., 1] <= collar + ROUNDING)
+        raise ValueError(
+            f"onset_collar={onset_collar}, offset_collar={offset_collar}, offset_share={offset_share}: must not be "
+            "negative. Give 0 or more."
+        )
+    detected, annotated = _checked(detected, "detected"), _checked(annotated, "annotated")
+    if not len(detected) or not len(annotated):
+        return 0, len(detected), len(annotated)
+    collar = np.maximum(offset_collar, offset_share * (annotated[:, 1] - annotated[:, 0]))  # (G,)
+    distance = np.abs(detected[:, None] - annotated[None])  # (E, G, 2)
+    pairs = (distance[..., 0] <= onset_collar + ROUNDING) & (distance[..., 1] <= collar + ROUNDING)
+    # A greedy choice can block a better one if events overlap; the matching finds the most pairs.
     hits = int((maximum_bipartite_matching(csr_matrix(pairs)) >= 0).sum())
-    return hits, len(found) - hits, len(happened) - hits
+    return hits, len(detected) - hits, len(annotated) - hits
 
 
 def _checked(events: np.ndarray, name: str) -> np.ndarray:
-    """Onsets and offsets (E, 2); refuses what is no event."""
+    """Return onsets and offsets (E, 2); raise ValueError if they are not valid."""
     events = np.asarray(events, np.float64)
     if not events.size:
         return np.zeros((0, 2))
     if events.ndim != 2 or events.shape[1] < 2:
-        raise ValueError(f"events {name}: shape {events.shape} must be (E, 2): onset and offset in seconds")
+        raise ValueError(f"{name}.shape={events.shape}: must be (E, 2). Give onset and offset in seconds.")
     events = events[:, :2]
     broken = ~np.isfinite(events).all(axis=1) | (events[:, 1] < events[:, 0])
     if broken.any():
-        place = int(broken.argmax())
-        raise ValueError(f"events {name}: event {place} has onset and offset {events[place].tolist()}")
+        event = int(broken.argmax())
+        raise ValueError(
+            f"{name}[{event}]={events[event].tolist()}: the offset is before the onset, or not finite. Fix this event."
+        )
     return events
 
 
 @dataclass(frozen=True)
 class LabelAlarms:
-    """False alarms in the clips that have a label and do not hold the target."""
+    """False alarms in the clips that have this label but not the target."""
 
     label: int
     clips: int
@@ -182,21 +202,21 @@ class LabelAlarms:
 def confusers(
     codes: np.ndarray | Sequence[int], clips: np.ndarray | Sequence[int], targets: np.ndarray, alarms: np.ndarray
 ) -> list[LabelAlarms]:
-    """Count the false alarms of each label: what sounds like the target to the model.
+    """Count the false alarms per label, to find the sounds that the model confuses with the target.
 
     Args:
-        codes, clips: (pairs,) labels and the positions of the clips that have them.
-        targets: (N,) bool, whether a clip holds the target.
-        alarms: (N,) events found in each clip.
+        codes, clips: (pairs,), labels and the indices of the clips that have them.
+        targets: (N,) bool, whether a clip has the target.
+        alarms: (N,), events detected in each clip.
 
     Returns:
-        One record per label, most false alarms first. A clip with several labels counts for each.
+        One record per label, most false alarms first. A clip with several labels counts for each of its labels.
     """
     targets, alarms = np.asarray(targets, bool), np.asarray(alarms)
     pairs = np.unique(np.stack([np.asarray(codes, int), np.asarray(clips, int)]), axis=1)
     codes, clips = pairs[:, ~targets[pairs[1]]]
     count, fired, total = (np.bincount(codes, part) for part in (None, alarms[clips] > 0, alarms[clips]))
-    order = np.lexsort((count, -fired, -total))  # of as many false alarms, the label with fewer clips first
+    order = np.lexsort((count, -fired, -total))  # ties: the label with more clips that fire, then with fewer clips
     return [
         LabelAlarms(int(label), int(count[label]), int(fired[label]), int(total[label]))
         for label in order

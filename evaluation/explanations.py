@@ -1,7 +1,7 @@
-"""What sound does, as far as models can tell: responses over lag, and what is lost without a band or a moment.
+"""Explain models of a sound: the weights of a ridge regression over lag, and occlusion of bands and moments.
 
-Ridge regression has a temporal response function: its weights over lag. A network has none; what it listens to is
-asked by occlusion: a part of its input is replaced by the mean of the training, and the change is measured.
+Ridge regression has a temporal response function: its weights over lag. A network has none, so parts of its input are
+replaced by the training mean, and the change of its predictions is measured.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,20 +16,18 @@ from evaluation.intervals import Interval, bootstrap
 from evaluation.signal_baselines import Gram, TrialsWithSound, best_penalty, ridge_scaling, solve, song_grams, total
 from evaluation.trials import pad_rows
 
-RESAMPLES = 200  # of the training songs, for intervals of the response
+RESAMPLES = 200  # of the training songs, for the intervals of the response
 LEVEL = 0.95
-BANDS = 8  # groups of neighbouring features that are occluded, one pass of the model each
-WINDOW_SECONDS = 1.0  # occluded at once
-PLACES = 8  # windows a song
-SONGS = 32  # whose moments are occluded, at most: SONGS * PLACES + SONGS sounds are predicted
+BANDS = 8  # groups of neighbouring features to occlude; each costs one pass over the trials
+WINDOW_SECONDS = 1.0  # length of an occluded moment
+PLACES = 8  # occluded moments per song
+SONGS = 32  # at most, for occluded moments: the model predicts SONGS * (PLACES + 1) sounds
 
 Predict = Callable[[list[np.ndarray]], list[np.ndarray]]  # sounds (T, F) -> predictions (T,), one each
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of a descriptor by lag, with their intervals."""
-
     weight: list[float]
     low: list[float]
     high: list[float]
@@ -40,44 +38,40 @@ class TemporalResponse:
     """Weights of a ridge regression over lag, in scaled units of the target per standard deviation of a descriptor."""
 
     seconds: list[float]  # the lags
-    songs: int  # of the training
+    songs: int  # in the training split
     descriptors: dict[str, Weights]
 
 
 @dataclass(frozen=True)
 class OccludedBand:
-    """What a model loses without some neighbouring features of the sound."""
+    """The loss of a model without a group of neighbouring features."""
 
     first: int
     last: int
-    lost: Interval  # r within trials, after detrending
+    lost: Interval  # of r within trials, after detrending
     name: str
 
 
 @dataclass(frozen=True)
 class OccludedMoments:
-    """How much a prediction changes before (negative) and after a moment without sound."""
+    """How much a prediction changes around an occluded moment, by lag."""
 
-    seconds: list[float]  # the lags
-    change: list[float]  # absolute, a mean over windows
-    windows: list[int]  # that reach the lag
+    seconds: list[float]  # the lags; negative before the moment
+    change: list[float]  # mean absolute change over windows
+    windows: list[int]  # number of windows that reach the lag
     window_seconds: float
 
 
 @dataclass(frozen=True)
 class Explanations:
-    """What a model listens to."""
-
     response: TemporalResponse
     bands: list[OccludedBand]
-    absence: OccludedMoments | None  # None: no sound is longer than a moment
+    absence: OccludedMoments | None  # None: no sound is longer than WINDOW_SECONDS
 
 
 def temporal_response(train: TrialsWithSound) -> TemporalResponse:
-    """Fit the ridge's weights over lag, with intervals over training songs.
-
-    Songs are drawn with replacement, and all weights are fitted again with the penalty that was chosen once.
-    """
+    """Fit the weights of the ridge regression over lag, with intervals over training songs."""
+    # Each resample of songs is fitted again, but with the one penalty chosen here: choosing it again costs 5 folds.
     level, spread = ridge_scaling(train, DESCRIPTORS)
     grams = song_grams(train, DESCRIPTORS, level, spread, kernel=False)
     penalty = best_penalty(grams)
@@ -106,27 +100,27 @@ def occluded_bands(
     listeners: Sequence[str],
     over: str,
 ) -> list[OccludedBand]:
-    """Measure how much of the r within trials, after detrending, is lost without each band, lowest first.
+    """Measure how much r (within trials, after detrending) each band contributes, lowest band first.
 
     Args:
-        sounds: (T, F) features of each trial's sound.
-        fill: (F,) values that replace a band, the training's mean.
-        names: (F,) of the features.
-        targets, masks: (T,) each.
-        over: what intervals are over.
+        sounds: features (T, F) of each trial's sound.
+        fill: (F,), the values that replace a band: the training means.
+        names: (F,), of the features.
+        targets, masks: (T,) per trial.
+        over: "songs", "listeners" or "both": the clusters of the intervals.
     """
     target, mask = pad_rows(targets, np.float64), pad_rows(masks, bool)
 
     def correlation(sounds: list[np.ndarray]) -> np.ndarray:
         return detrended_correlation(pad_rows(predict(sounds), np.float64), target, mask)
 
-    whole = correlation(list(sounds))
+    with_all_bands = correlation(list(sounds))
     bands = []
     for band in np.array_split(np.arange(len(fill)), min(BANDS, len(fill))):
         without = [sound.copy() for sound in sounds]
         for sound in without:
             sound[:, band] = fill[band]
-        lost = cast(Interval, bootstrap(whole - correlation(without), songs, listeners, over))
+        lost = cast(Interval, bootstrap(with_all_bands - correlation(without), songs, listeners, over))
         first, last = int(band[0]), int(band[-1])
         bands.append(OccludedBand(first, last, lost, f"{names[first]} to {names[last]}"))
     return bands
@@ -135,10 +129,10 @@ def occluded_bands(
 def occluded_moments(
     predict: Predict, sounds: Sequence[np.ndarray], fill: np.ndarray, frame_rate: float
 ) -> OccludedMoments | None:
-    """Measure how much a prediction changes around a moment that was taken out of the sound.
+    """Measure how much a prediction changes around an occluded moment of the sound.
 
-    A window of WINDOW_SECONDS is replaced by `fill` (F,) at PLACES places of each of the first SONGS sounds (T, F).
-    Lags that fewer than a quarter of the windows reach are left out. None where no sound is longer than a window.
+    A window of WINDOW_SECONDS is replaced by `fill` (F,) at PLACES positions in each of the first SONGS sounds (T, F).
+    Lags that fewer than a quarter of the windows reach are left out. Returns None if no sound is longer than a window.
     """
     width = max(round(WINDOW_SECONDS * frame_rate), 1)
     chosen = [sound for sound in sounds if len(sound) > width][:SONGS]
@@ -151,12 +145,12 @@ def occluded_moments(
             without[start : start + width] = fill
             altered.append(without)
             origin.append((number, int(start)))
-    predicted = predict([*chosen, *altered])
+    predicted = predict([*chosen, *altered])  # in one call, so that the model batches them
     plain, changed = predicted[: len(chosen)], predicted[len(chosen) :]
     longest = max(map(len, chosen))
     change, windows = np.zeros(2 * longest), np.zeros(2 * longest, dtype=int)
     for prediction, (number, start) in zip(changed, origin, strict=True):
-        lags = np.arange(len(prediction)) - start + longest  # of the window's first frame
+        lags = np.arange(len(prediction)) - start + longest  # relative to the first frame of the window, from 0
         change[lags] += np.abs(prediction - plain[number])
         windows[lags] += 1
     reached = np.flatnonzero(windows >= max(windows.max() // 4, 1))

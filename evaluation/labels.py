@@ -1,4 +1,4 @@
-"""Metrics of clips with one label or several: the mean over the labels that have a score."""
+"""Metrics of clips with one or several labels: the mean over the labels with a defined score."""
 
 from collections.abc import Callable
 
@@ -18,13 +18,19 @@ LABELS = [
 def over_labels(
     name: str, measure: Callable[[np.ndarray, np.ndarray], float], predictions: ArrayLike, references: ArrayLike
 ) -> dict[str, float | int | None]:
-    """Return the mean over labels of a measure of scores and targets (N,), and how many labels have none."""
+    """Return the mean of a measure over labels, and how many labels have a score and how many have none."""
     try:
         scores, targets = np.asarray(predictions, np.float64), np.asarray(references, np.float64)
     except ValueError as error:
-        raise ValueError("clips have different numbers of scores or targets: give one per label") from error
+        raise ValueError(
+            "predictions, references: the number of labels differs between clips. Give one value per label for each "
+            "clip."
+        ) from error
     if scores.shape != targets.shape or not len(scores):
-        raise ValueError(f"{scores.shape = } and {targets.shape = }: give one of each per clip, or per clip and label")
+        raise ValueError(
+            f"scores.shape={scores.shape}, targets.shape={targets.shape}: must be equal and not empty. Give one of "
+            "each per clip, or per clip and label."
+        )
     scores, targets = scores.reshape(len(scores), -1), targets.reshape(len(targets), -1)
     values = []
     for label, columns in enumerate(zip(scores.T, targets.T, strict=True)):

@@ -1,11 +1,11 @@
-"""What the metrics share: means and correlations over the frames that count, and ragged lists as arrays."""
+"""Shared code of the metrics: means and correlations over the frames that count, and ragged lists as arrays."""
 
 from collections.abc import Sequence
 
 import datasets
 import numpy as np
 
-# What every metric takes: ragged lists, one a trial, and which of their frames count.
+# Inputs of every metric on signals: one list per trial, of any length; `mask` is true where a frame counts.
 SIGNALS = datasets.Features(
     {
         "predictions": datasets.Sequence(datasets.Value("float64")),
@@ -14,17 +14,17 @@ SIGNALS = datasets.Features(
     }
 )
 Rows = Sequence[Sequence[float]] | np.ndarray
-ROUNDING = 1e-6  # of a signal's root mean square: what varies less is a constant with rounding noise
+ROUNDING = 1e-6  # of a signal's root mean square; a signal that varies less is a constant with rounding noise
 
 
 def masked_mean(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Mean of (N, T) over the frames that count: (N,), NaN for a trial without any."""
+    """Return the means (N,) of values (N, T) over the frames that count; NaN for a trial without any."""
     with np.errstate(invalid="ignore"):
         return np.where(mask, values, 0.0).sum(axis=1, dtype=np.float64) / mask.sum(axis=1)
 
 
 def centred(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values (N, T) less their mean, 0 where they do not count, and their variance (N,), 0 for a constant."""
+    """Return values (N, T) minus their mean, 0 where they do not count, and their variance (N,), 0 for a constant."""
     values = np.where(mask, values, 0.0).astype(np.float64)
     rest = np.where(mask, values - masked_mean(values, mask)[:, None], 0.0)
     variance = masked_mean(rest**2, mask)
@@ -32,7 +32,7 @@ def centred(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def correlation(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Pearson's r (N,) of signals (N, T); NaN where one of them is constant."""
+    """Return Pearson's r (N,) of signals (N, T); NaN if one of them is constant."""
     a, variance_a = centred(a, mask)
     b, variance_b = centred(b, mask)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -41,23 +41,25 @@ def correlation(a: np.ndarray, b: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def padded(predictions: Rows, references: Rows, mask: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Arrays (N, T) of rows of any lengths, one per trial; frames that are added do not count."""
+    """Pad rows of any length, one per trial, to arrays (N, T); added frames do not count."""
     lengths = np.array([len(row) for row in mask], dtype=int)
     if not len(predictions) == len(references) == len(lengths):
         raise ValueError(
-            f"{len(predictions)} predictions, {len(references)} references and {len(lengths)} masks: give one of each "
-            "per trial"
+            f"predictions={len(predictions)} rows, references={len(references)} rows, mask={len(lengths)} rows: "
+            "lengths differ. Give one of each per trial."
         )
     real = np.arange(lengths.max(initial=0)) < lengths[:, None]  # (N, T)
 
     def fill(rows: Rows, name: str, dtype: type) -> np.ndarray:
-        wrong = [trial for trial, row in enumerate(rows) if len(row) != lengths[trial]]
-        if wrong:
+        mismatched = [trial for trial, row in enumerate(rows) if len(row) != lengths[trial]]
+        if mismatched:
+            trial = mismatched[0]
             raise ValueError(
-                f"{name} of trial {wrong[0]} has {len(rows[wrong[0]])} frames and its mask {lengths[wrong[0]]}; "
-                "give predictions, references and mask one entry a frame"
+                f"{name}[{trial}]={len(rows[trial])} frames, mask[{trial}]={lengths[trial]} frames: lengths differ. "
+                "Give one entry per frame in predictions, references and mask."
             )
         array = np.zeros(real.shape, dtype=dtype)
+        # The empty array keeps this valid without rows. Unsafe casting accepts a mask of 0 and 1.
         array[real] = np.concatenate([np.zeros(0, dtype), *rows], dtype=dtype, casting="unsafe")
         return array
 
@@ -70,14 +72,14 @@ def padded(predictions: Rows, references: Rows, mask: Rows) -> tuple[np.ndarray,
         broken = ~np.isfinite(values) & counts
         if broken.any():
             raise ValueError(
-                f"{name}: not finite in frames: {int(broken.sum())}, of trials: {int(broken.any(axis=1).sum())}; "
-                "mask such frames, or find out why a model predicts them"
+                f"{name}: {int(broken.sum())} frames of {int(broken.any(axis=1).sum())} trials are not finite. Mask "
+                "these frames, or find out why the model predicts them."
             )
     return signals["predictions"], signals["references"], counts
 
 
 def summary(name: str, scores: np.ndarray, unit: str = "trials") -> dict[str, float | int | None]:
-    """The mean over the trials (or another unit) whose score is defined, how many those are, and how many are not."""
+    """Return the mean over trials (or another unit) with a defined score, and how many have one or have none."""
     defined = scores[np.isfinite(scores)]
     mean = float(defined.mean()) if len(defined) else None
     return {name: mean, unit: len(defined), "undefined": len(scores) - len(defined)}

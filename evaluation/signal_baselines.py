@@ -1,7 +1,7 @@
-"""Baselines: constants and curves that ignore the sound, and ridge regression on descriptors of it.
+"""Baselines: constants and curves that ignore the sound, and ridge regression on descriptors of the sound.
 
-All are fitted on training trials alone. A baseline maps training trials to a predictor, and that maps trials to
-predictions, one array (T,) per trial, in the scaled unit of the targets.
+All are fitted on training trials alone. A baseline is a function from training trials to a predictor. A predictor is a
+function from trials to predictions, one array (T,) per trial, in the scaled unit of the targets.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,23 +11,23 @@ import numpy as np
 
 from evaluation.descriptors import DESCRIPTORS
 
-LAG_SECONDS = 8.0  # how far back a response may look; a skin conductance response is over by then
+LAG_SECONDS = 8.0  # longest lag of a descriptor; a skin conductance response is over by then
 PENALTIES = tuple(float(penalty) for penalty in np.logspace(0, 6, 7))
 SMALLEST_PENALTY = 1e-9  # keeps a design of constants solvable
 PENALTY_FOLDS = 5
-RISE_SECONDS, DECAY_SECONDS = 0.75, 2.0  # of the Bateman kernel, Benedek & Kaernbach 2010
-KERNEL_SECONDS = 12.0  # the kernel is below 1 % of its peak by then
-FEWEST_TRIALS = 5  # a curve over time ends where fewer are left
+RISE_SECONDS, DECAY_SECONDS = 0.75, 2.0  # time constants of the Bateman kernel, Benedek & Kaernbach 2010
+KERNEL_SECONDS = 12.0  # after that the kernel is below 1 % of its peak
+FEWEST_TRIALS = 5  # a mean curve over time ends where fewer trials are left
 
 
 @dataclass(frozen=True)
 class TrialsWithSound:
-    """Trials of one channel, with descriptors of the sound of each."""
+    """Trials of one channel, and descriptors of their songs."""
 
-    targets: Sequence[np.ndarray]  # (T,) each, scaled
-    masks: Sequence[np.ndarray]  # (T,) bool each
-    songs: Sequence[int]  # of each trial: a position in `descriptors`
-    descriptors: Sequence[np.ndarray]  # (T, D) of each song
+    targets: Sequence[np.ndarray]  # (T,) per trial, scaled
+    masks: Sequence[np.ndarray]  # (T,) bool per trial
+    songs: Sequence[int]  # index into `descriptors` per trial
+    descriptors: Sequence[np.ndarray]  # (T, D) per song
     frame_rate: float  # Hz
 
 
@@ -35,7 +35,7 @@ Predictor = Callable[[TrialsWithSound], list[np.ndarray]]
 
 
 def training_mean(train: TrialsWithSound) -> Predictor:
-    """The mean of all training frames."""
+    """Predict the mean of all training frames."""
     mean = float(
         np.mean(np.concatenate([target[mask] for target, mask in zip(train.targets, train.masks, strict=True)]))
     )
@@ -43,7 +43,7 @@ def training_mean(train: TrialsWithSound) -> Predictor:
 
 
 def straight_line(train: TrialsWithSound) -> Predictor:
-    """One line over the time since onset, for all trials: the drift that most trials share."""
+    """Predict one straight line over the time since onset: the drift that most trials share."""
     times = np.concatenate([np.flatnonzero(mask) for mask in train.masks])
     values = np.concatenate([target[mask] for target, mask in zip(train.targets, train.masks, strict=True)])
     slope, level = np.polyfit(times, values, 1)
@@ -51,7 +51,7 @@ def straight_line(train: TrialsWithSound) -> Predictor:
 
 
 def time_curve(train: TrialsWithSound) -> Predictor:
-    """The mean training trial, frame by frame since onset: it knows the time, not the sound."""
+    """Predict the mean training trial, frame by frame since onset."""
     longest = max(map(len, train.targets))
     total, count = np.zeros(longest), np.zeros(longest)
     for target, mask in zip(train.targets, train.masks, strict=True):
@@ -67,9 +67,12 @@ def time_curve(train: TrialsWithSound) -> Predictor:
 
 
 def ridge(train: TrialsWithSound, names: Sequence[str] = DESCRIPTORS, kernel: bool = False) -> Predictor:
-    """Ridge regression on descriptors of the last LAG_SECONDS, each also through the SCR kernel if asked for.
+    """Predict by ridge regression on the descriptors of the last LAG_SECONDS.
 
-    The penalty is the one with the least error on training songs left out, in PENALTY_FOLDS folds.
+    The penalty is chosen by cross-validation over training songs, in PENALTY_FOLDS folds.
+
+    Args:
+        kernel: add the descriptors convolved with the kernel of a skin conductance response.
     """
     level, spread = ridge_scaling(train, names)
     grams = song_grams(train, names, level, spread, kernel)
@@ -86,7 +89,7 @@ def ridge(train: TrialsWithSound, names: Sequence[str] = DESCRIPTORS, kernel: bo
 
 
 def ridge_scaling(train: TrialsWithSound, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and spread (D,) of descriptors over the training songs, each song once."""
+    """Return the mean and standard deviation (D,) of descriptors over the training songs, each song once."""
     columns = [DESCRIPTORS.index(name) for name in names]
     values = np.concatenate([train.descriptors[song] for song in sorted(set(train.songs))])[:, columns]
     return values.mean(axis=0), np.maximum(values.std(axis=0), 1e-9)
@@ -95,7 +98,7 @@ def ridge_scaling(train: TrialsWithSound, names: Sequence[str]) -> tuple[np.ndar
 def design(
     trials: TrialsWithSound, song: int, names: Sequence[str], level: np.ndarray, spread: np.ndarray, kernel: bool
 ) -> np.ndarray:
-    """The design matrix (T, P) of one song."""
+    """Return the design matrix (T, P) of one song."""
     columns = [DESCRIPTORS.index(name) for name in names]
     return lagged((trials.descriptors[song][:, columns] - level) / spread, trials.frame_rate, kernel)
 
@@ -103,7 +106,7 @@ def design(
 def song_grams(
     train: TrialsWithSound, names: Sequence[str], level: np.ndarray, spread: np.ndarray, kernel: bool
 ) -> dict[int, "Gram"]:
-    """Return what least squares needs of each song, summed over its trials."""
+    """Return the sums for least squares per song, over its trials."""
     grams: dict[int, Gram] = {}
     for song, trials in sorted(trials_of_songs(train).items()):
         x = design(train, song, names, level, spread, kernel)
@@ -117,7 +120,7 @@ def song_grams(
 
 
 def trials_of_songs(trials: TrialsWithSound) -> dict[int, list[int]]:
-    """Return the positions of each song's trials."""
+    """Return the indices of the trials of each song."""
     positions: dict[int, list[int]] = {}
     for trial, song in enumerate(trials.songs):
         positions.setdefault(song, []).append(trial)
@@ -125,19 +128,19 @@ def trials_of_songs(trials: TrialsWithSound) -> dict[int, list[int]]:
 
 
 def lagged(descriptors: np.ndarray, frame_rate: float, kernel: bool) -> np.ndarray:
-    """A design matrix (T, 1 + D * lags): a constant, and the descriptors (T, D) now and up to LAG_SECONDS ago."""
+    """Return a design matrix (T, 1 + D * lags): a constant, and the descriptors (T, D) at lags up to LAG_SECONDS."""
     if kernel:
         response = bateman(frame_rate)
         smooth = np.stack([np.convolve(column, response)[: len(column)] for column in descriptors.T], axis=1)
         descriptors = np.hstack([descriptors, smooth])
     lags = round(LAG_SECONDS * frame_rate) + 1
-    padded = np.pad(descriptors, ((lags - 1, 0), (0, 0)))  # before its start a song is as loud as the average
+    padded = np.pad(descriptors, ((lags - 1, 0), (0, 0)))  # 0 is the training mean: standardised before
     windows = np.lib.stride_tricks.sliding_window_view(padded, lags, axis=0)  # (T, D, lags)
     return np.hstack([np.ones((len(descriptors), 1)), windows.reshape(len(descriptors), -1)])
 
 
 def bateman(frame_rate: float) -> np.ndarray:
-    """The shape of a skin conductance response, peak 1, at `frame_rate` Hz."""
+    """Return the shape of a skin conductance response, with a peak of 1, at `frame_rate` Hz."""
     times = np.arange(round(KERNEL_SECONDS * frame_rate)) / frame_rate
     response = np.exp(-times / DECAY_SECONDS) - np.exp(-times / RISE_SECONDS)
     return response / response.max()
@@ -145,7 +148,7 @@ def bateman(frame_rate: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Gram:
-    """What least squares needs of some rows x and values y: sums over the rows."""
+    """The sums over rows x and values y that least squares needs."""
 
     xx: np.ndarray  # (P, P)
     xy: np.ndarray  # (P,)
@@ -153,7 +156,6 @@ class Gram:
 
 
 def total(parts: Iterable[Gram]) -> Gram:
-    """The sums over all parts."""
     parts = list(parts)
     zero = np.zeros(())
     xx, xy = sum((part.xx for part in parts), zero), sum((part.xy for part in parts), zero)
@@ -161,30 +163,31 @@ def total(parts: Iterable[Gram]) -> Gram:
 
 
 def solve(gram: Gram, penalty: float) -> np.ndarray:
-    """Ridge weights (P,); the constant, which comes first, is not penalised."""
+    """Return the ridge weights (P,); the constant, which comes first, is not penalised."""
     penalties = np.full(len(gram.xx), penalty)
     penalties[0] = SMALLEST_PENALTY
     return np.linalg.solve(gram.xx + np.diag(penalties), gram.xy)
 
 
 def best_penalty(grams: dict[int, Gram]) -> float:
-    """The penalty with the least squared error on songs that it was not fitted on."""
+    """Return the penalty with the smallest squared error on left-out songs."""
     songs = sorted(grams)
     errors = dict.fromkeys(PENALTIES, 0.0)
     for fold in range(min(PENALTY_FOLDS, len(songs))):
         out = total(grams[song] for song in songs[fold::PENALTY_FOLDS])
-        kept = [grams[song] for place, song in enumerate(songs) if place % PENALTY_FOLDS != fold]
+        kept = [grams[song] for index, song in enumerate(songs) if index % PENALTY_FOLDS != fold]
         if not kept:
-            return PENALTIES[-1]  # one song: nothing to choose by, so the most cautious
+            return PENALTIES[-1]  # only one song, so no cross-validation: take the most cautious penalty
         rest = total(kept)
         for penalty in PENALTIES:
             weights = solve(rest, penalty)
+            # |x w - y|^2, expanded so that it needs only the sums
             errors[penalty] += float(weights @ out.xx @ weights - 2 * weights @ out.xy + out.yy)
     return min(errors, key=errors.__getitem__)
 
 
 def mean_of_others(trials: TrialsWithSound) -> list[np.ndarray]:
-    """Predict the mean of the song's other trials: an oracle, what a model that knew the song could reach."""
+    """Predict the mean of the song's other trials: an oracle for models that know the song."""
     predictions, of_song = [], trials_of_songs(trials)
     for trial, (song, target) in enumerate(zip(trials.songs, trials.targets, strict=True)):
         total, count = np.zeros(len(target)), np.zeros(len(target))

@@ -1,7 +1,7 @@
-"""Assess a model on test trials: its scores next to baselines, a null and a ceiling, and the verdict.
+"""Assess a model on test trials: its scores, baselines, a permutation test, a ceiling and the verdict.
 
-Scores are taken within each trial and averaged over trials; intervals are over songs and listeners. Correlations
-after detrending decide, since two slow drifts correlate by themselves.
+Scores are computed within each trial and averaged over trials; intervals are over songs and listeners. The verdict
+uses correlations after detrending, because any two slow drifts correlate.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,10 +25,10 @@ from evaluation.signal_baselines import BASELINES_WITHOUT_SOUND
 from evaluation.trials import Trials
 from evaluation.verdict import Verdict, decide
 
-SAMPLES = 1000  # of the bootstrap
+SAMPLES = 1000  # bootstrap resamples
 PERMUTATIONS = 999
-ERROR_BIN_SECONDS = 2.0  # of the error against the time since onset
-RESPONSES_IN = "uS"  # skin conductance responses are events of at least so many microsiemens
+ERROR_BIN_SECONDS = 2.0  # width of the bins of error over time since onset
+RESPONSES_IN = "uS"  # scr_f1 needs microsiemens: its threshold for a response is absolute
 
 Score = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
@@ -42,20 +42,20 @@ class Gain(Interval):
 
 @dataclass(frozen=True)
 class Ceiling:
-    """How well a model of the song could do at best, as far as its listeners agree."""
+    """The best score that a model of the song can reach, as far as its listeners agree."""
 
-    leave_one_out: Interval  # of each trial with the mean of the song's other listeners
-    split_half: float | None  # reliability; None where no song has enough listeners
+    leave_one_out: Interval  # correlation of each trial with the mean of the song's other listeners
+    split_half: float | None  # reliability; None if no song has enough listeners
     split_half_songs: int
 
 
 @dataclass(frozen=True)
 class ErrorOverTime:
-    """RMSE in each ERROR_BIN_SECONDS since onset, over all trials."""
+    """RMSE over all trials, in bins of ERROR_BIN_SECONDS since onset."""
 
     seconds: list[float]  # start of each bin
     trials: list[int]  # with a frame in the bin
-    rmse: dict[str, list[float | None]]  # of the model and the baselines; None in a bin without a frame that counts
+    rmse: dict[str, list[float | None]]  # of the model and the baselines; None: no frame of the bin counts
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,14 @@ class ChannelResults:
     """The assessment of one channel."""
 
     interval_over: str
-    model: dict[str, Interval]  # by score
-    baselines: dict[str, dict[str, Interval]]  # by name and score
+    model: dict[str, Interval]  # score -> interval
+    baselines: dict[str, dict[str, Interval]]  # name -> score -> interval
     gain: Gain  # over the best baseline without sound
-    null: Null | None  # None: no trial has a frame to score
+    null: Null | None  # None: no trial can be scored
     ceiling: Ceiling
     verdict: Verdict
     over_time: ErrorOverTime
-    explanations: Explanations | None = None  # None: not asked for
+    explanations: Explanations | None = None  # None: not requested
 
 
 def assess(
@@ -84,10 +84,10 @@ def assess(
 
     Args:
         model: the test trials with the model's predictions.
-        baselines: other predictions (N, T) of the same trials, by name, in the same unit.
-        training_mean: what a constant would predict of each trial, (N,), in the same unit.
-        of_songs: what the model predicts from each song, (frames of the song,).
-        scaled_targets: (N, T) targets on one scale for all listeners, to compare listeners with each other.
+        baselines: name -> predictions (N, T) of the same trials, in the same unit.
+        training_mean: (N,), the constant prediction for each trial, in the same unit.
+        of_songs: song -> the model's prediction, (frames of the song,).
+        scaled_targets: (N, T), targets on one scale for all listeners, to compare listeners with each other.
     """
     over = interval_over(model)
     gain = gain_over_best_baseline(model, baselines, over)
@@ -111,8 +111,8 @@ def assess(
 
 
 def interval_over(trials: Trials) -> str:
-    """Return what is resampled for an interval: songs and listeners, or the one of which there are several."""
-    several = [kind for kind in ("songs", "listeners") if len(np.unique(getattr(trials, kind))) > 1]
+    """Return the clusters of the intervals: "both", or the one of songs and listeners with more than one member."""
+    several = [name for name in ("songs", "listeners") if len(np.unique(getattr(trials, name))) > 1]
     return "both" if len(several) == 2 else (several or ["songs"])[0]
 
 
@@ -122,7 +122,7 @@ def mean_interval(values: np.ndarray, trials: Trials, over: str) -> Interval:
 
 
 def score(trials: Trials, training_mean: np.ndarray, over: str) -> dict[str, Interval]:
-    """Return every score with its interval: as predicted, and after detrending (`detrended_...`)."""
+    """Return every score with its interval: of the signals, and after detrending (`detrended_...`)."""
     rate = trials.frame_rate
     raw: dict[str, Score] = {
         "rmse": rmse.per_trial,
@@ -146,16 +146,13 @@ def score(trials: Trials, training_mean: np.ndarray, over: str) -> dict[str, Int
 
 
 def gain_over_best_baseline(trials: Trials, baselines: dict[str, np.ndarray], over: str) -> Gain:
-    """Return the model's gain over the best baseline without sound.
-
-    A prediction without any shape correlates with nothing, 0. The best is the best on these very trials, which is hard
-    on the model rather than kind.
-    """
+    """Return the model's gain over the best baseline without sound, in correlation after detrending."""
 
     def correlation(prediction: np.ndarray) -> np.ndarray:
         return detrended_correlation(prediction, trials.target, trials.mask)
 
     scores = {name: correlation(baselines[name]) for name in BASELINES_WITHOUT_SOUND}
+    # The best on the test trials themselves, which can only make the verdict stricter.
     best = max(scores, key=lambda name: np.nan_to_num(scores[name]).mean())
     gain = mean_interval(correlation(trials.prediction) - scores[best], trials, over)
     return Gain(**asdict(gain), over=best)
@@ -178,7 +175,7 @@ def error_over_time(trials: Trials, baselines: dict[str, np.ndarray]) -> ErrorOv
 
 
 def longest_of_song(predictions: Sequence[np.ndarray], songs: Sequence[str]) -> dict[str, np.ndarray]:
-    """What a model predicts from each song: the longest of the predictions for its trials."""
+    """Return the longest prediction for each song: trials of one song differ only in length."""
     longest: dict[str, np.ndarray] = {}
     for prediction, song in zip(predictions, songs, strict=True):
         if song not in longest or len(prediction) > len(longest[song]):

@@ -1,4 +1,4 @@
-"""How a threshold is asked for: `f1`, `recall:0.9`, `false_alarms:10`."""
+"""Rules for choosing a threshold: `f1`, `recall:0.9`, `false_alarms:10`."""
 
 import math
 
@@ -6,16 +6,16 @@ RULES = ("f1", "recall:0.9", "false_alarms:10")
 
 
 def check_rule(rule: str) -> tuple[str, float]:
-    """What a rule for thresholds asks for: its kind and number, NaN without one; refuses rules that are none."""
+    """Return the name and the number of a rule, NaN if it has no number; raise ValueError for an unknown rule."""
     kind, _, number = rule.partition(":")
     try:
         value = float(number) if number else math.nan
     except ValueError:
         value = math.nan
-    known = kind == "f1" and not number or kind == "recall" and 0 < value <= 1
-    if not known and not (kind == "false_alarms" and 0 <= value < math.inf):
+    is_valid = kind == "f1" and not number or kind == "recall" and 0 < value <= 1
+    if not is_valid and not (kind == "false_alarms" and 0 <= value < math.inf):
         raise ValueError(
-            f"threshold rule {rule!r} is not known; it takes one such as {', '.join(RULES)}: recall above 0 and up "
-            "to 1, false alarms per hour"
+            f"rule={rule!r}: not a threshold rule. Give f1, recall:R with R above 0 and up to 1, or false_alarms:N "
+            f"per hour, for example {', '.join(RULES)}."
         )
     return kind, value

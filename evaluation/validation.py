@@ -1,4 +1,4 @@
-"""The scores of a validation: those of the modules in `metrics/`, loaded by `evaluate`."""
+"""Validation scores from the modules in `metrics/`, loaded by `evaluate`."""
 
 import math
 from collections.abc import Iterable
@@ -13,17 +13,17 @@ FOLDER = Path(__file__).parent / "metrics"
 
 @cache
 def module(name: str) -> Any:
-    """Load a module once in a process. It writes no file of scores, so processes do not meet."""
-    import evaluate  # here, for half a second that only a validation takes
+    """Load a metric module, once per process."""
+    import evaluate  # imported here: the import costs half a second, and only a validation needs it
 
+    # In memory, because processes that share a cache file would mix their rows.
     return evaluate.load(str(FOLDER / name), keep_in_memory=True)
 
 
 def validation_scores(names: Iterable[str], **inputs: Any) -> dict[str, float]:
-    """Return the scores of some modules of the same inputs, without those that are not defined.
-
-    A model that diverged is not a number by each score: it is no best checkpoint, and earlier ones still can be.
-    """
+    """Return the scores of several modules on the same inputs, without undefined ones."""
+    # A diverged model gets NaN for every score, instead of an error. Then it never becomes the best checkpoint, and
+    # training can still use earlier ones.
     if np.isnan(inputs["predictions"]).any():
         return dict.fromkeys(names, math.nan)
     scores = {name: module(name).compute(**inputs)[name] for name in names}

@@ -1,1 +1,1 @@
-"""Data sets: what each raw corpus becomes, and the command that makes it."""
+"""Convert raw corpora into data sets, and publish them."""

@@ -20,16 +20,19 @@ def builder_class(name: str) -> type[Builder]:
 
 @contextmanager
 def open_builder(name: str, raw_dir: str | Path, **options: Any) -> Iterator[Builder]:
-    """Open a builder with a temporary cache folder, which `datasets` requires of every builder."""
-    kind = builder_class(name)
+    """Open the builder of a data set; ValueError for options that it does not have.
+
+    The builder gets a temporary cache folder, because `datasets` requires one of every builder.
+    """
+    builder = builder_class(name)
     given = {option: value for option, value in options.items() if value is not None}
     for option, value in given.items():
-        if option not in inspect.signature(kind.__init__).parameters:
-            why = (
-                f"the sounds of {name} lie in its --raw_dir"
+        if option not in inspect.signature(builder.__init__).parameters:
+            reason = (
+                f"the sounds of {name} are in its --raw_dir"
                 if option == "audio_root"
-                else f"{name} has no such option"
+                else f"{name} does not have this option"
             )
-            raise ValueError(f"--{option} {value}: {why}; leave it out")
+            raise ValueError(f"--{option}={value}: {reason}. Remove the option.")
     with tempfile.TemporaryDirectory(dir=scratch_folder()) as cache:
-        yield kind(raw_dir=raw_dir, cache_dir=cache, **given)
+        yield builder(raw_dir=raw_dir, cache_dir=cache, **given)

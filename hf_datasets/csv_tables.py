@@ -1,9 +1,10 @@
-"""The one reader of csv tables of raw data, which never takes a damaged line for a part of its neighbours.
+"""Read the csv tables of raw data strictly: a damaged table is an error with its line, never a table with fewer rows.
 
-A damaged table is refused with the line, not read in part: with rows left out, a data set would look whole and have
-other ids, splits and scores. Damaged are bytes that are not UTF-8, zero bytes, a quote that is not closed or has text
-after it, a line break in a cell, more or fewer cells than columns, and two columns of one name. A byte order mark, any
-line end, blanks around cells and empty cells after the last column are read.
+With rows skipped, a data set would look complete but have other ids, splits and scores.
+
+- Errors: bytes that are not UTF-8, zero bytes, an unclosed quote or text after a quote, a line break in a cell, more
+  or fewer cells than columns, two columns of one name.
+- Accepted: a byte order mark, any line end, blanks around cells, empty cells after the last column.
 """
 
 import csv
@@ -23,42 +24,47 @@ from system.text import plural
 from .defects import make_defect
 from .raw_files import RawFolder
 
-MISSING = ("", "nan", "na", "n/a", "null", "none")  # cells that say "no number", in any case
+MISSING = ("", "nan", "na", "n/a", "null", "none")  # cells without a number, compared in lower case
 DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 QUOTE_HINT = "look for a quote that is not closed"
-Row = tuple[int, list[str]]  # its line, and its cells
+Row = tuple[int, list[str]]  # line number from 1, cells
 
 
 def read_table(root: RawFolder, name: str, needed: tuple[str, ...], defects: list[dict]) -> list[dict[str, str]]:
-    """The rows of a table in a raw folder, by its column names in lower case; those without any text are left out."""
+    """Read a table of a raw folder into dicts, with the column names in lower case; empty rows are skipped.
+
+    Args:
+        needed: columns that must exist (in any case), else ValueError.
+        defects: gets a defect if column names have blanks around them.
+    """
     header, rows = read_columns(root.read(name), root.where(name), needed)
     defects += blank_defects(header, name)
     return [cells for _, cells in by_name(header, rows) if any(cells.values())]
 
 
 def by_name(header: list[str], rows: list[Row]) -> list[tuple[int, dict[str, str]]]:
-    """The line of each row, and its cells by their column's name in lower case."""
+    """Return each row as its line number and a dict, with the column names in lower case."""
     names = [name.strip().lower() for name in header]
     return [(line, dict(zip(names, cells, strict=True))) for line, cells in rows]
 
 
 def read_columns(data: bytes | str, where: str, needed: tuple[str, ...] = ()) -> tuple[list[str], list[Row]]:
-    """The header as it is written, and the rows, each with a cell for each column. Case of columns does not matter.
+    """Read the header, as written, and the rows, each with one cell per column.
 
-    ValueError names the table, as `where`, and the line.
+    A ValueError names the table (as `where`) and the line. `needed` columns are compared without case.
     """
     with errors_in(where):
         header, rows = split_header(read_rows(data))
         names = [name.strip().lower() for name in header]
-        lacking = [name for name in needed if name.lower() not in names]
-        if lacking:
-            raise ValueError(f"lacks the columns {lacking}; it has {header} (cut at commas)")
+        missing = [name for name in needed if name.lower() not in names]
+        if missing:
+            raise ValueError(f"lacks the columns {missing}; it has {header} (cut at commas)")
         return header, [(line, fit_row(line, cells, len(header))) for line, cells in rows]
 
 
 @contextmanager
 def errors_in(where: str) -> Iterator[None]:
-    """Put a table's name before what a ValueError says."""
+    """Prefix the message of a ValueError with the name of a table."""
     try:
         yield
     except ValueError as error:
@@ -68,19 +74,21 @@ def errors_in(where: str) -> Iterator[None]:
 def read_rows(
     data: bytes | str, separator: str = ",", line_breaks: bool = False, skip_blanks: bool = False
 ) -> list[Row]:
-    """All rows; an empty line has no cells. ValueError begins with the line.
+    """Read all rows, the header included; an empty line is a row without cells. A ValueError begins with the line.
 
     Args:
-        line_breaks: whether cells may have several lines, as an array that was printed into one.
+        line_breaks: whether a cell may have several lines, as numpy prints a long array.
         skip_blanks: whether blanks may come before a quote.
     """
     text = decode_text(data) if isinstance(data, bytes) else data
+    # newline=None turns every kind of line end into \n. `strict` makes text after a closing quote an error.
     reader = csv.reader(
         io.StringIO(text, newline=None), delimiter=separator, skipinitialspace=skip_blanks, strict=True
     )
     rows, line = [], 1
     try:
         for cells in reader:
+            # A quote that is never closed would silently merge all rows up to the next quote into one cell.
             if reader.line_num > line and not line_breaks:
                 raise ValueError(f"line {line}: a cell continues in the next line; {QUOTE_HINT}")
             rows.append((line, cells))
@@ -91,7 +99,7 @@ def read_rows(
 
 
 def decode_text(data: bytes) -> str:
-    """UTF-8 text without a byte order mark; ValueError begins with the line of what is none."""
+    """Decode UTF-8, with or without a byte order mark; a ValueError begins with the line of the first bad byte."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -102,21 +110,22 @@ def decode_text(data: bytes) -> str:
 
 
 def refuse_zero_bytes(data: bytes) -> None:
-    """ValueError that begins with the line of the first zero byte, which UTF-16 has and a damaged disk leaves."""
+    """Raise a ValueError that begins with the line of the first zero byte."""
+    # Zero bytes are valid UTF-8, but in a table they mean UTF-16 or a damaged disk.
     if b"\0" in data:
         line = line_of(data, data.index(b"\0"))
         raise ValueError(f"line {line} holds zero bytes, so it is not UTF-8 text; save the file as UTF-8")
 
 
-def line_of(data: bytes, place: int) -> int:
-    """The number of the line, from 1, that a byte is in."""
-    return data.count(b"\n", 0, place) + 1
+def line_of(data: bytes, position: int) -> int:
+    """Return the number, from 1, of the line that a byte is in."""
+    return data.count(b"\n", 0, position) + 1
 
 
 def split_header(rows: list[Row]) -> tuple[list[str], list[Row]]:
-    """The first line that is not empty, as written, without empty cells at its end, and the rows below.
+    """Split rows into the header (as written, without empty cells at its end) and the rows below it.
 
-    Their cells are without blanks around them; empty lines are left out.
+    Empty lines are skipped, and the cells below the header are stripped. ValueError if two columns have one name.
     """
     (_, header), *below = [(line, cells) for line, cells in rows if cells] or [(1, [])]
     while header and not header[-1].strip():
@@ -129,7 +138,7 @@ def split_header(rows: list[Row]) -> tuple[list[str], list[Row]]:
 
 
 def fit_row(line: int, cells: list[str], width: int) -> list[str]:
-    """The cells of a row, one for each column; a row without any text may have any number of them."""
+    """Return a row's cells, one per column; ValueError if it has more or fewer, unless all of them are empty."""
     if any(cells[width:]) or (len(cells) < width and any(cells)):
         raise ValueError(
             f"line {line}: {plural(len(cells), 'cell')} where the header has {width} ({','.join(cells)[:40]!r}); "
@@ -139,7 +148,7 @@ def fit_row(line: int, cells: list[str], width: int) -> list[str]:
 
 
 def refuse_line_breaks(table: pa.Table, first_line: int) -> None:
-    """ValueError where a text of a table that pyarrow has read holds a line break: lines that a quote has merged."""
+    """Raise ValueError if a text cell of a pyarrow table has a line break: an unclosed quote merged several lines."""
     for column in table.columns:
         if pa.types.is_string(column.type):
             merged = pc.match_substring(column, "\n").to_numpy()
@@ -150,9 +159,12 @@ def refuse_line_breaks(table: pa.Table, first_line: int) -> None:
 
 
 def damaged_line(data: bytes, separator: str, width: int, skipped: int, numbers: tuple[int, ...] = ()) -> str | None:
-    """The first line that does not fit, and why; for a table that pyarrow refused.
+    """Return the first damaged line of a table and its problem, or None. pyarrow's own errors do not name the line.
 
-    `skipped` lines come before the rows, and the columns `numbers` take numbers.
+    Args:
+        width: number of columns.
+        skipped: number of lines before the rows.
+        numbers: indices of the columns that must hold numbers.
     """
     for number, line in enumerate(data.splitlines()[skipped:], start=skipped + 1):
         try:
@@ -163,25 +175,26 @@ def damaged_line(data: bytes, separator: str, width: int, skipped: int, numbers:
             return f"line {number}: {QUOTE_HINT}"
         if line.strip() and len(cells) != width:
             return f"line {number}: {plural(len(cells), 'cell')} where {width} should be"
-        for place in numbers if line.strip() else ():
+        for column in numbers if line.strip() else ():
             try:
-                float(cells[place])
+                float(cells[column])
             except ValueError:
-                return f"line {number}: {cells[place][:40]!r} is not a number"
+                return f"line {number}: {cells[column][:40]!r} is not a number"
     return None
 
 
 def parse_number(cell: str | None) -> float:
-    """The finite decimal number in a cell, NaN for a cell that says there is none; ValueError for all else."""
+    """Parse a finite decimal number; NaN for a cell in MISSING, ValueError for anything else."""
     if cell is None or cell.strip().lower() in MISSING:
         return math.nan
-    value = float(cell) if DECIMAL.fullmatch(cell.strip()) else math.nan  # float takes 1_0, inf and digits of others
+    # `float` alone would also accept 1_0, inf and digits of other scripts.
+    value = float(cell) if DECIMAL.fullmatch(cell.strip()) else math.nan
     if not math.isfinite(value):
         raise ValueError(f"{cell[:40]!r} is not a number")
     return value
 
 
 def blank_defects(names: list[str], detail: str) -> list[dict]:
-    """A defect when column names have blanks around them."""
+    """Return a defect if column names have blanks around them, else an empty list."""
     blank = sum(name != name.strip() for name in names)
     return [make_defect("stray_blanks_in_header", blank, detail=detail)] if blank else []

@@ -1,4 +1,4 @@
-"""The names of the data sets in this folder, and of what a command line may ask of their builders."""
+"""Names of the data sets in this folder and of the builder options that a command line may set."""
 
 from pathlib import Path
 
@@ -17,18 +17,17 @@ BUILDER_OPTIONS = (
 
 
 def data_set_names() -> list[str]:
-    """Return the names of all data sets in this folder."""
     return sorted(path.parent.name for path in HERE.glob("*/builder.py"))
 
 
 def check_arguments(name: str, num_proc: int) -> None:
-    """Raise a ValueError if the data set or the number of processes cannot be used."""
+    """Raise ValueError for an unknown data set or fewer than one process."""
     check_name(name)
     if num_proc < 1:
-        raise ValueError(f"--num_proc {num_proc}: give 1 or more processes")
+        raise ValueError(f"--num_proc={num_proc}: must be at least 1. Give a positive number of processes.")
 
 
 def check_name(name: str) -> None:
-    """Refuse a data set that is not there."""
+    """Raise ValueError for an unknown data set."""
     if name not in data_set_names():
-        raise ValueError(f"there is no data set {name!r}; there are {data_set_names()}")
+        raise ValueError(f"data set {name!r}: unknown. Choose one of {', '.join(data_set_names())}.")

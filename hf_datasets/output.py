@@ -1,4 +1,4 @@
-"""Where prepared data go: a folder of this machine or a prefix of S3, in which every file is whole or not there."""
+"""Locations for prepared data: a local folder or an S3 prefix. A file appears in them only when it is complete."""
 
 import contextlib
 import errno
@@ -15,16 +15,20 @@ from filelock import FileLock, Timeout
 
 from system.storage import S3FileManager, is_remote, refuse_web_address, scratch_folder
 
-TEMPORARY = ".tmp"  # ends the hidden names of files that are being written
-UNFINISHED = re.compile(rf"\..+\.\d+{re.escape(TEMPORARY)}")  # the whole of such a name
+TEMPORARY = ".tmp"  # suffix of a file that is being written
+# Name of a temporary file of `Folder.write`: .<name>.<process id>.tmp
+UNFINISHED = re.compile(rf"\..+\.\d+{re.escape(TEMPORARY)}")
 
 
 class WriteError(OSError):
-    """A file could not be written, as opposed to an input that could not be read; `errno` and `filename` say why."""
+    """An output file could not be written; `errno` and `filename` say why.
+
+    A class of its own, because any other OSError means that an input could not be read.
+    """
 
 
 class Folder:
-    """A folder of this machine. Names are relative to it, with `/`."""
+    """A local folder. File names are relative to it, with `/` as separator."""
 
     def __init__(self, location: str | Path) -> None:
         self.path = Path(location)
@@ -33,62 +37,63 @@ class Folder:
         return str(self.path)
 
     def where(self, name: str) -> str:
-        """The full path of a file, for people."""
+        """Return the full path of a file, for messages."""
         return str(self.path / name)
 
     def same_as(self, folder: Path) -> bool:
-        """Whether this is that folder."""
         return self.path.resolve() == folder.resolve()
 
     def make(self, folder: str) -> None:
-        """Make a folder in it, and itself; ValueError where it cannot be."""
+        """Create this folder and a subfolder of it; ValueError if that is not possible."""
         for path in (self.path, self.path / folder):
             if path.exists() and not path.is_dir():
-                raise ValueError(f"{path} is a file, where the output folder should be; move it or give --output_dir")
+                raise ValueError(f"{path}: a file with the name of the output folder. Move it or change --output_dir.")
         try:
             (self.path / folder).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(
-                f"cannot make {self.path / folder}: {error.strerror}; give an --output_dir to write to"
+                f"{self.path / folder}: cannot create the folder: {error.strerror}. Give an --output_dir that you may "
+                "write to."
             ) from error
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Names, with the folder's, and bytes of the files in one folder in it."""
-        inside = self.path / folder
-        if not inside.is_dir():
+        """Return the files in a subfolder, by name relative to this folder, with their size in bytes."""
+        subfolder = self.path / folder
+        if not subfolder.is_dir():
             return {}
-        files = [path for path in inside.iterdir() if path.is_file()]
+        files = [path for path in subfolder.iterdir() if path.is_file()]
         return {path.relative_to(self.path).as_posix(): path.stat().st_size for path in files}
 
     def digests(self, folder: str) -> dict[str, str]:
-        """Names, with the folder's, and MD5 of the files in one folder in it."""
+        """Return the files in a subfolder, by name relative to this folder, with their MD5."""
         return {
             name: hashlib.md5((self.path / name).read_bytes(), usedforsecurity=False).hexdigest()
             for name in self.sizes(folder)
         }
 
     def has(self, name: str) -> bool:
-        """Whether a file is there."""
         return (self.path / name).exists()
 
     def read_text(self, name: str) -> str | None:
-        """The content of a small file, None when it is not there."""
+        """Return the content of a small file, or None if it does not exist."""
         return (self.path / name).read_text() if (self.path / name).exists() else None
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
-        """A file to read from, at any position."""
+        """Open a file for reading at any position."""
         with open(self.path / name, "rb") as file:
             yield file
 
     def write(self, name: str, write: Callable[[BinaryIO], None]) -> None:
-        """Call `write` with a file that gets its name only when it is complete and on disk; WriteError otherwise."""
+        """Write a file through `write(file)`; it gets its name once it is complete and on disk. Raises WriteError."""
         path = self.path / name
-        temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")  # hidden: `datasets` never reads it
+        # The leading dot hides an unfinished file from `datasets`, which skips hidden files.
+        temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
         try:
             with open(temporary, "wb") as file:
                 write(file)
                 file.flush()
+                # Without this, a power failure could leave a file with its final name but without its content.
                 os.fsync(file.fileno())
             os.replace(temporary, path)
             _sync_folder(path.parent)
@@ -99,22 +104,22 @@ class Folder:
             raise
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files, if they are there."""
+        """Delete files; missing ones are ignored."""
         for name in list(names):
             (self.path / name).unlink(missing_ok=True)
 
     def remove_unfinished(self, folder: str) -> None:
-        """Remove what killed writers have left in one folder in it, "" for itself."""
+        """Delete the temporary files that killed writers left in a subfolder ("" for this folder)."""
         self.remove(name for name in self.sizes(folder) if UNFINISHED.fullmatch(Path(name).name))
 
     @contextlib.contextmanager
-    def only_one(self, folder: str) -> Iterator[None]:
-        """Two writers of one folder take turns; the lock goes with its process, also when that is killed."""
+    def exclusive(self, folder: str) -> Iterator[None]:
+        """Wait until no other process writes to a subfolder, then lock it; the lock ends with the process."""
         lock = FileLock(self.path / folder / ".prepare.lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            print(f"another prepare is writing to {self.path / folder}; waiting for it", file=sys.stderr)
+            print(f"{self.path / folder}: another process is writing here. Waiting until it ends.", file=sys.stderr)
             lock.acquire()
         try:
             self.remove_unfinished(folder)
@@ -124,7 +129,7 @@ class Folder:
 
 
 class Bucket:
-    """A prefix of S3. An upload appears as a whole, so two writers of the same data do each other no harm."""
+    """An S3 prefix. S3 shows an upload only when it is complete, so two writers of the same data do no harm."""
 
     def __init__(self, location: str) -> None:
         self.location = location.rstrip("/")
@@ -133,39 +138,44 @@ class Bucket:
         return self.location
 
     def where(self, name: str) -> str:
-        """The full URL of a file."""
+        """Return the full URL of a file, for messages."""
         return f"{self.location}/{name}"
 
     def same_as(self, folder: Path) -> bool:
-        """Never a folder of this machine."""
+        """Return False: a prefix is never a local folder."""
         return False
 
     def make(self, folder: str) -> None:
-        """Nothing to make; ValueError when the bucket is not there or not ours to look at."""
+        """Check that the bucket exists (S3 has no folders to create); ValueError if not."""
         bucket = self.location.removeprefix("s3://").split("/")[0]
         try:
-            found = self._file_system().exists(bucket)
+            exists = self._file_system().exists(bucket)
         except OSError as error:
-            raise ValueError(f"--output_dir {self.location}: {error}") from error
-        if not found:
-            raise ValueError(f"--output_dir {self.location}: there is no bucket {bucket!r}, or you may not list it")
+            raise ValueError(f"--output_dir={self.location}: {error}") from error
+        if not exists:
+            raise ValueError(
+                f"--output_dir={self.location}: bucket {bucket!r} does not exist, or you may not list it. Create it, "
+                "or check its name and your permissions."
+            )
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Names, with the folder's, and bytes of the files in one folder in it."""
-        found = S3FileManager.shared().list_objects(self.where(folder))
-        return {file.url[len(self.location) + 1 :]: file.size for file in found}
+        """Return the objects below a folder, by name relative to this prefix, with their size in bytes."""
+        objects = S3FileManager.shared().list_objects(self.where(folder))
+        return {file.url[len(self.location) + 1 :]: file.size for file in objects}
 
     def digests(self, folder: str) -> dict[str, str]:
-        """The same with ETags, which are MD5 unless a file was uploaded in parts or is encrypted by a key of KMS."""
-        found = S3FileManager.shared().list_objects(self.where(folder))
-        return {file.url[len(self.location) + 1 :]: file.etag for file in found}
+        """Return the objects below a folder, by name relative to this prefix, with their ETag.
+
+        The ETag is the MD5, unless the object was uploaded in parts or is encrypted with a KMS key.
+        """
+        objects = S3FileManager.shared().list_objects(self.where(folder))
+        return {file.url[len(self.location) + 1 :]: file.etag for file in objects}
 
     def has(self, name: str) -> bool:
-        """Whether a file is there."""
         return self._file_system().isfile(self.where(name))
 
     def read_text(self, name: str) -> str | None:
-        """The content of a small file, None when it is not there."""
+        """Return the content of a small file, or None if it does not exist."""
         try:
             return self._file_system().cat_file(self.where(name)).decode()
         except FileNotFoundError:
@@ -173,62 +183,63 @@ class Bucket:
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
-        """A file to read from, at any position."""
+        """Open a file for reading at any position."""
+        # 256 kB blocks: readers want a few columns, and the default of s3fs, 50 MB, would fetch whole shards.
         with self._file_system().open(self.where(name), "rb", cache_type="readahead", block_size=1 << 18) as file:
             yield file
 
     def write(self, name: str, write: Callable[[BinaryIO], None]) -> None:
-        """Call `write` with a file of this machine and upload it when it is complete; WriteError otherwise."""
+        """Write a local temporary file through `write(file)` and upload it once it is complete. Raises WriteError."""
         with tempfile.NamedTemporaryFile(dir=scratch_folder()) as file:
             try:
                 write(file)
                 file.flush()
                 S3FileManager.shared().upload_file(file.name, self.where(name))
             except OSError as error:
-                said = error.strerror or str(error)
-                raise WriteError(error.errno or errno.EIO, said, self.where(name)) from error
+                message = error.strerror or str(error)
+                raise WriteError(error.errno or errno.EIO, message, self.where(name)) from error
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files, if they are there."""
+        """Delete files."""
         for name in list(names):
-            self._file_system().rm_file(self.where(name))  # `rm` takes [ ] * ? of the location for a pattern
+            # Not `rm`: it would read [ ] * ? in the name as a glob pattern and could delete other files.
+            self._file_system().rm_file(self.where(name))
 
     def remove_unfinished(self, folder: str) -> None:
-        """Nothing: an upload that was cut off leaves no object."""
+        """Do nothing: an interrupted upload leaves no object."""
 
     @contextlib.contextmanager
-    def only_one(self, folder: str) -> Iterator[None]:
-        """No lock: S3 has none, and needs none here."""
+    def exclusive(self, folder: str) -> Iterator[None]:
+        """Do nothing: S3 has no locks, and complete uploads need none."""
         yield
 
     def _file_system(self) -> Any:
         return S3FileManager.shared().file_system()
 
 
-Place = Folder | Bucket
+Location = Folder | Bucket
 
 
-def place(location: str | Path, option: str = "--output_dir") -> Place:
-    """Where a path or s3:// URL leads to."""
-    refuse_web_address(option, str(location))
-    if not is_remote(str(location)):
-        return Folder(location)
-    if not str(location).startswith("s3://"):
-        raise ValueError(f"{option}={location}: this is no place to write to. Give a folder or an s3:// URL.")
-    return Bucket(str(location))
+def open_location(path: str | Path, option: str = "--output_dir") -> Location:
+    """Return the Folder of a path or the Bucket of an s3:// URL; ValueError, naming `option`, for other URLs."""
+    refuse_web_address(option, str(path))
+    if not is_remote(str(path)):
+        return Folder(path)
+    if not str(path).startswith("s3://"):
+        raise ValueError(f"{option}={path}: must be a folder or an s3:// URL. Give one of these.")
+    return Bucket(str(path))
 
 
-def write_text(place: Place, name: str, text: str) -> None:
-    """Write a small text file, whole or not at all."""
-    write_bytes(place, name, text.encode())
+def write_text(location: Location, name: str, text: str) -> None:
+    write_bytes(location, name, text.encode())
 
 
-def write_bytes(place: Place, name: str, data: bytes) -> None:
-    """Write a file that fits in memory, whole or not at all."""
-    place.write(name, lambda file: file.write(data))
+def write_bytes(location: Location, name: str, data: bytes) -> None:
+    location.write(name, lambda file: file.write(data))
 
 
 def _sync_folder(folder: Path) -> None:
+    """Make a rename in the folder durable, which POSIX promises only after the folder itself is synced."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,14 +1,14 @@
-"""Put a prepared data set on the Hub, where whoever made it allows that; its synthetic samples always.
+"""Push a prepared data set to the Hub, if its licence allows that, or only its synthetic samples, which always may.
 
     python -m hf_datasets.push_dataset pmemo you/pmemo-sample --samples
     python -m hf_datasets.push_dataset folder you/my-data --folder my_prepared --i_have_the_right
 
-What goes there: the card with its configs, `data/*.parquet`, the committed samples, and the small files beside them
-(`defects.csv`, `labels.json`). `load_dataset("you/my-data")` gives the same rows from then on, and so does `--dataset
-you/my-data` of run_train.py.
+It uploads the card with its configs, `data/*.parquet`, the committed samples, and the small files next to them
+(`defects.csv`, `labels.json`). `load_dataset("you/my-data")` and `run_train.py --dataset you/my-data` then read the
+same rows as from the local folder.
 
-Whether data may be redistributed stands in each builder: `REDISTRIBUTION` is None, or the reason why not;
-`REDISTRIBUTION_OF_SOUNDS` the same of rows that hold the sounds themselves.
+Each builder says whether its data may be redistributed: `REDISTRIBUTION` is None or the reason why not, and
+`REDISTRIBUTION_OF_SOUNDS` is the same for rows that contain the sounds.
 """
 
 import argparse
@@ -16,25 +16,26 @@ import fnmatch
 from pathlib import Path
 from typing import Any
 
-from system.process import answer_at_once, one_line_errors
+from system.process import one_line_errors, parse_before_imports
 
 from .names import HERE, check_name, data_set_names
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m hf_datasets.push_dataset", description="Put a prepared data set on the Hub."
+        prog="python -m hf_datasets.push_dataset", description="Push a prepared data set to the Hub."
     )
-    parser.add_argument("name", help=f"the data set: one of {', '.join(data_set_names())}")
-    parser.add_argument("repository", help="where it goes, you/name; the token comes from `hf auth login` or HF_TOKEN")
+    parser.add_argument("name", help=f"data set: {', '.join(data_set_names())}")
     parser.add_argument(
-        "--folder", type=Path, help="what `prepare --output_dir` wrote to; by default hf_datasets/<name>"
+        "repository", help="repository on the Hub, you/name; the token comes from `hf auth login` or HF_TOKEN"
     )
-    parser.add_argument("--samples", action="store_true", help="push the synthetic samples alone")
-    parser.add_argument("--private", action="store_true", default=None, help="make a new repository private")
+    parser.add_argument("--folder", type=Path, help="the --output_dir of `prepare`; default: hf_datasets/<name>")
+    parser.add_argument("--samples", action="store_true", help="push only the synthetic samples")
     parser.add_argument(
-        "--i_have_the_right", action="store_true", help="push also what its licence does not allow everybody to share"
+        "--private", action="store_true", default=None, help="make the repository private if it is created"
+    )
+    parser.add_argument(
+        "--i_have_the_right", action="store_true", help="push the data even if their licence does not let everybody"
     )
     parsed = parser.parse_args(argv)
     check_name(parsed.name)
@@ -42,20 +43,21 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    answer_at_once(parse, "push_dataset")
+    # Wrong arguments and --help are answered before the imports below, which take seconds.
+    parse_before_imports(parse, "push_dataset")
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 from huggingface_hub import CommitOperationAdd, HfApi
 
-from system.hub import told_by_hub
+from system.hub import one_line_hub_errors
 
 from .base_builder import Builder
 from .builders import builder_class
 from .cards import CARD, POINTER, split_card, with_configs
 
-BESIDE = (".json", ".csv", ".gz", ".parquet")  # suffixes of the small files beside the rows
+COMPANION_SUFFIXES = (".json", ".csv", ".gz", ".parquet")  # small files next to the rows, such as defects.csv
 
 
 def push_dataset(
@@ -66,66 +68,72 @@ def push_dataset(
     private: bool | None = None,
     i_have_the_right: bool = False,
 ) -> str:
-    """Upload a data set and return its address; ValueError where it may not be, or is not there.
+    """Upload a data set and return its URL; ValueError if it does not exist or may not be shared.
 
-    `folder` is where `prepare` wrote it, by default its own; with `samples` only these go.
+    Args:
+        name: of the data set.
+        repository: you/name on the Hub.
+        folder: the --output_dir of `prepare`; None is hf_datasets/<name>.
+        samples: upload only the synthetic samples.
+        private: whether a new repository is private; None is the Hub's default.
+        i_have_the_right: upload the data even if their builder says that they may not be shared.
     """
     check_name(name)
     folder = Path(folder or HERE / name)
     card, configs = read_configs(folder, samples)
-    rows = [path for config in configs for path in rows_of(folder, config)]
-    why_not = refusal(builder_class(name), rows)
-    if why_not and not i_have_the_right:
+    rows = [path for config in configs for path in parquet_files(folder, config)]
+    reason = reason_not_to_share(builder_class(name), rows)
+    if reason and not i_have_the_right:
         raise ValueError(
-            f"{name} is not pushed: {why_not}. --samples pushes its synthetic samples alone; if you may share the "
-            "data nevertheless, --i_have_the_right says so"
+            f"{name}: not pushed: {reason}. Add --samples to push only the synthetic samples, or --i_have_the_right "
+            "if you may share the data."
         )
-    companions = [] if samples else [path for path in folder.iterdir() if is_beside(path)]
-    companions += [path for path in (folder / "sample").glob("*") if is_beside(path) and path.suffix != ".parquet"]
+    companions = [] if samples else [path for path in folder.iterdir() if is_companion(path)]
+    companions += [path for path in (folder / "sample").glob("*") if is_companion(path) and path.suffix != ".parquet"]
     files: dict[str, Path | bytes] = {str(path.relative_to(folder)): path for path in [*rows, *companions]}
     files[CARD] = with_configs(card, configs).encode()
     api = HfApi()
-    with told_by_hub(f"push_dataset {name} to {repository}"):
-        made = api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)
+    with one_line_hub_errors(f"push_dataset {name} to {repository}"):
+        url = api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)
         operations = [CommitOperationAdd(path, content) for path, content in sorted(files.items())]
-        api.create_commit(made.repo_id, operations, repo_type="dataset", commit_message="Add rows and card")
-    return str(made)
+        api.create_commit(url.repo_id, operations, repo_type="dataset", commit_message="Add rows and card")
+    return str(url)
 
 
 def read_configs(folder: Path, samples: bool) -> tuple[str, list[dict[str, Any]]]:
-    """The card of a folder, and the configs that it is to have: those that `prepare` made, or the samples."""
+    """Return the card of a folder and the configs to publish: those that `prepare` wrote, or only the samples."""
     if not (folder / CARD).is_file():
-        raise ValueError(f"{folder}: no {CARD}; give the folder that `python -m hf_datasets.prepare` wrote to")
+        raise ValueError(f"{folder}: no {CARD}. Give the folder that `python -m hf_datasets.prepare` wrote to.")
     card, pointer = (folder / CARD).read_text(encoding="utf-8"), folder / POINTER
     configs = split_card(card)[0].get("configs", [])
     if pointer.is_file():
         configs = yaml.safe_load(pointer.read_text(encoding="utf-8"))["configs"]
     if samples:
         configs = [config for config in configs if config["config_name"] != "full"]
-        configs = [config | ({} if place else {"default": True}) for place, config in enumerate(configs)]
-    missing = [config["config_name"] for config in configs if not rows_of(folder, config)]
+        configs = [config | ({} if number else {"default": True}) for number, config in enumerate(configs)]
+    missing = [config["config_name"] for config in configs if not parquet_files(folder, config)]
     if missing or not configs:
-        raise ValueError(f"{folder}: no rows of {', '.join(missing) or 'any config'}; prepare it to its end first")
+        raise ValueError(f"{folder}: no rows of {', '.join(missing) or 'any config'}. Let `prepare` finish first.")
     return card, configs
 
 
-def rows_of(folder: Path, config: dict[str, Any]) -> list[Path]:
-    """The Parquet files of a config."""
+def parquet_files(folder: Path, config: dict[str, Any]) -> list[Path]:
+    """Return the Parquet files of a config that exist."""
+    # The configs of an unfinished `prepare` have no dicts here, but the name of a file that never exists.
     patterns = [entry["path"] for entry in config["data_files"] if isinstance(entry, dict)]
-    found = [path for place in ("data", "sample") for path in sorted((folder / place).glob("*.parquet"))]
+    paths = [path for subfolder in ("data", "sample") for path in sorted((folder / subfolder).glob("*.parquet"))]
     return [
-        path for path in found if any(fnmatch.fnmatchcase(str(path.relative_to(folder)), each) for each in patterns)
+        path for path in paths if any(fnmatch.fnmatchcase(str(path.relative_to(folder)), each) for each in patterns)
     ]
 
 
-def is_beside(path: Path) -> bool:
-    """Whether a file is one that readers of the rows need or want."""
-    return path.is_file() and path.suffix in BESIDE and not path.name.startswith(".")
+def is_companion(path: Path) -> bool:
+    return path.is_file() and path.suffix in COMPANION_SUFFIXES and not path.name.startswith(".")
 
 
-def refusal(builder: type[Builder], rows: list[Path]) -> str | None:
-    """Why some files of rows may not be redistributed, or None; rows that a program made always may."""
-    for path in rows:
+def reason_not_to_share(builder: type[Builder], paths: list[Path]) -> str | None:
+    """Return why the rows in some files may not be redistributed, or None. Synthetic rows always may."""
+    for path in paths:
         with pq.ParquetFile(path) as file:
             if pc.all(file.read(columns=["synthetic"])["synthetic"]).as_py():
                 continue
@@ -141,7 +149,7 @@ def refusal(builder: type[Builder], rows: list[Path]) -> str | None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command line; what is refused ends in one line."""
+    """Run the command line; errors exit with one line."""
     with one_line_errors("push_dataset"):
         print(f"pushed: {push_dataset(**vars(parse(argv)))}")
 

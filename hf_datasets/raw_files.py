@@ -1,7 +1,8 @@
-"""A raw corpus where it lies, in a folder or below a URL: what files there are, their content, and a digest of it all.
+"""The files of a raw corpus, in a folder or below an s3:// URL: list, read, prefetch and hash them.
 
-Every read of raw data goes through here. Nothing is listed twice: what a builder passes to its workers holds size and
-ETag of each remote file, so that they read what was listed or fail, and need one request a file.
+Every read of raw data goes through this module. A tree is listed once: the object that a builder sends to its workers
+holds the size and ETag of each remote file. A worker therefore needs one request per file, and a file that changed
+after the listing is an error instead of a mixed data set.
 """
 
 import contextlib
@@ -16,20 +17,23 @@ from system.storage import S3FileManager, S3Object, is_remote, refuse_web_addres
 
 from .defects import make_defect
 
-SYNTHETIC_MARKER = "SYNTHETIC"  # a file of this name beside a corpus's tables: nobody was recorded
+SYNTHETIC_MARKER = "SYNTHETIC"  # name of the file that synthesizers put next to the tables of a corpus
 HASH_THREADS = 8
-AHEAD = 8  # rows whose files are fetched while one is worked on
+AHEAD = 8  # rows whose files are prefetched while one row is processed
 
 
 class FetchError(Exception):
-    """A remote file could not be read: nothing is wrong with the data, so no row may say so. Not an OSError, which
-    a builder would take for a damaged file, and `datasets` for a missing one."""
+    """A remote file could not be fetched, which says nothing about the data, so it is never a defect of a row.
+
+    Not an OSError: a builder takes that for a damaged file, and `datasets` for a missing one.
+    """
 
 
 class RawFolder:
-    """The files below one folder or URL, by their path in it, sorted.
+    """The files below a folder or URL, sorted by their relative path.
 
-    Left out of `files` are `hidden` ones and those whose names are no text: `odd_names`, as `escaped` writes them.
+    `files` does not have the `hidden` files, nor those whose names are not UTF-8 (`odd_names`, as `escaped` writes
+    them).
     """
 
     def __init__(
@@ -45,32 +49,38 @@ class RawFolder:
 
     @classmethod
     def open(cls, raw_dir: str | Path, meant: str, option: str = "--raw_dir") -> "RawFolder":
-        """List a folder or URL; ValueError when there is none. `meant` says which folder to give as `option`."""
+        """List a folder or URL.
+
+        Args:
+            raw_dir: a folder or an s3:// URL.
+            meant: the folder that `option` expects, for the ValueError if this one does not exist.
+            option: the command-line option that gave `raw_dir`.
+        """
         location = str(raw_dir)
         refuse_web_address(option, location)
         if is_remote(location):
             location = location.rstrip("/")
             return cls(location, *_list_remote(location, option))
         if not Path(location).is_dir():
-            what = "is a file; unpack it and give the" if Path(location).exists() else "does not exist; give the"
-            raise ValueError(f"{option} {location} {what} {meant}")
+            problem = "is a file. Unpack it and give" if Path(location).exists() else "does not exist. Give"
+            raise ValueError(f"{option}={location}: {problem} the {meant}.")
         if not is_text(location):
-            raise ValueError(f"{option} {escaped(location)}: the path is not UTF-8; rename the folder")
+            raise ValueError(f"{option}={escaped(location)}: the path is not UTF-8. Rename the folder.")
         unreadable: list[OSError] = []
-        names = []
-        for here, folders, found in os.walk(location, onerror=unreadable.append):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            names += [os.path.join(here, name) for name in found]
-        relative = sorted(Path(path).relative_to(location).as_posix() for path in names)
-        hidden, shown = ([name for name in relative if is_hidden(name) == wanted] for wanted in (True, False))
-        seen = dict.fromkeys(filter(is_text, shown))
-        odd = [escaped(name) for name in shown if name not in seen]
-        return cls(location, seen, unreadable, filter(is_text, hidden), odd)
+        paths = []
+        for parent, folders, names in os.walk(location, onerror=unreadable.append):
+            folders[:] = [name for name in folders if not name.startswith(".")]  # in place: os.walk skips them
+            paths += [os.path.join(parent, name) for name in names]
+        relative = sorted(Path(path).relative_to(location).as_posix() for path in paths)
+        hidden, visible = ([name for name in relative if is_hidden(name) == wanted] for wanted in (True, False))
+        files = dict.fromkeys(filter(is_text, visible))
+        odd = [escaped(name) for name in visible if name not in files]
+        return cls(location, files, unreadable, filter(is_text, hidden), odd)
 
     def below(self, folder: str) -> "RawFolder":
-        """One of the folders in it ("" for itself), whose every folder has to be readable."""
+        """Return a subfolder ("" for this folder); OSError if any folder in it could not be listed."""
         location = self.where(folder) if folder else self.location
-        for error in self.unreadable:  # it would pass for an empty one
+        for error in self.unreadable:  # an unreadable folder would otherwise count as an empty one
             if Path(str(error.filename)).is_relative_to(location):
                 raise error
         prefix = f"{folder}/" if folder else ""
@@ -78,21 +88,21 @@ class RawFolder:
         return RawFolder(location, inside, odd_names=self.odd_names)
 
     def only(self, names: Iterable[str]) -> "RawFolder":
-        """The same with fewer files, to be sent to a worker."""
+        """Return a copy with these files alone, to send to a worker."""
         return RawFolder(
             self.location, {name: self.files[name] for name in sorted(set(names))}, odd_names=self.odd_names
         )
 
     def names(self, folder: str) -> list[str]:
-        """The files below one of the folders in it."""
+        """Return the names of the files below a subfolder, relative to this folder."""
         return [name for name in self.files if name.startswith(f"{folder}/")]
 
     def where(self, name: str) -> str:
-        """The full path or URL of a file, for people."""
+        """Return the full path or URL of a file, for messages."""
         return f"{self.location}/{name}"
 
     def read(self, name: str) -> bytes:
-        """The content of one file."""
+        """Return the content of a file. Raises OSError for a local file, FetchError for a remote one."""
         file = self.files[name]
         if file is None:
             return Path(self.location, name).read_bytes()
@@ -101,35 +111,36 @@ class RawFolder:
 
     @contextlib.contextmanager
     def local(self, name: str) -> Iterator[Path]:
-        """A file on this machine with the content of one file, inside the block."""
+        """Yield a local path with the content of a file; a remote file is downloaded and kept while the block runs."""
         file = self.files[name]
         if file is None:
             yield Path(self.location, name)
             return
-        with contextlib.ExitStack() as held:
+        with contextlib.ExitStack() as stack:
+            # Only the download is inside `_fetching`: an OSError of the caller's own block is not a FetchError.
             with _fetching():
-                path = held.enter_context(S3FileManager.shared().lease(file))
+                path = stack.enter_context(S3FileManager.shared().lease(file))
             yield path
 
     def ahead(self, rows: list, names_of: Callable[[object], Iterable[str | None]]) -> Iterator:
-        """The rows in turn, the files of the next ones on their way while one is worked on."""
+        """Yield the rows, and prefetch the files (`names_of(row)`) of the next AHEAD rows meanwhile."""
         for i, row in enumerate(rows):
             upcoming = rows[: AHEAD + 1] if i == 0 else rows[i + AHEAD : i + AHEAD + 1]
-            self.fetch(name for coming in upcoming for name in names_of(coming) if name)
+            self.fetch(name for next_row in upcoming for name in names_of(next_row) if name)
             yield row
 
     def fetch(self, names: Iterable[str]) -> None:
-        """Have files on their way that will be read, in this order; returns at once."""
+        """Start to download files in the background, in this order; local files and unknown names are ignored."""
         files = [file for file in map(self.files.get, names) if file is not None]
         if files:
             S3FileManager.shared().prefetch_files(files)
 
     def digest(self, names: Iterable[str]) -> tuple[str, int]:
-        """A digest of path, size and content of the named files, wherever the tree lies; and their bytes in all.
+        """Return a digest of the path, size and content of these files, and their total size in bytes.
 
-        Content is told by its MD5, which is the ETag that S3 gives a file uploaded in one piece: the same tree has the
-        same digest in a folder and on S3, unless it holds files that were uploaded in parts.
+        A tree has the same digest in a folder and on S3, unless files were uploaded in parts.
         """
+        # MD5, because it is the ETag of an S3 object that was uploaded in one piece: no remote file has to be read.
 
         def entry(name: str) -> list:
             file = self.files[name]
@@ -137,9 +148,11 @@ class RawFolder:
                 return [name, file.size, file.etag]
             try:
                 with open(Path(self.location, name), "rb") as content:
-                    found = hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False))
-                    return [name, content.tell(), found.hexdigest()]
-            except OSError as error:  # its row is flagged when it is read; here it must only differ from a mended file
+                    md5 = hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False))
+                    return [name, content.tell(), md5.hexdigest()]
+            except OSError as error:
+                # The row gets its defect when the file is read. Here the digest only has to differ from that of the
+                # repaired file.
                 return [name, 0, error.strerror]
 
         with ThreadPoolExecutor(HASH_THREADS) as pool:
@@ -149,21 +162,21 @@ class RawFolder:
 
 @contextlib.contextmanager
 def _fetching() -> Iterator[None]:
-    """Say what to do when a file cannot be fetched."""
+    """Turn an OSError into a FetchError that says how to continue."""
     try:
         yield
     except OSError as error:
-        raise FetchError(f"{error}; finished work is kept, run this again when it can be read") from error
+        raise FetchError(f"{error}. Finished work is kept: run this again once the file can be read.") from error
 
 
 def odd_name_defects(folders: Iterable[RawFolder]) -> list[dict]:
-    """A defect for each file of some folders that has no name to store."""
+    """Return a defect for each file whose name is not UTF-8."""
     names = dict.fromkeys(name for folder in folders for name in folder.odd_names)
     return [make_defect("name_not_utf8", detail=name) for name in names]
 
 
 def is_text(name: str) -> bool:
-    """Whether the name of a file is UTF-8, as all that is stored has to be; an old zip may hold others."""
+    """Return whether a file name is UTF-8, which Parquet needs; archives made with old zip programs have others."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -172,20 +185,20 @@ def is_text(name: str) -> bool:
 
 
 def escaped(name: str) -> str:
-    """A file's name with its bytes that are not UTF-8 as in caf\\xe9.mp3."""
+    """Return a file name with the bytes that are not UTF-8 escaped, as in caf\\xe9.mp3."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file, or a folder that it lies in, has a name that begins with a dot."""
+    """Return whether any part of a path begins with a dot."""
     return any(part.startswith(".") for part in name.split("/"))
 
 
 def _list_remote(location: str, option: str) -> tuple[dict[str, S3Object | None], list[OSError], list[str]]:
     try:
-        found = S3FileManager.shared().list_objects(location)
+        objects = S3FileManager.shared().list_objects(location)
     except OSError as error:
         raise ValueError(f"{option} {error}") from error
-    named = {file.url[len(location) + 1 :]: file for file in found}
-    seen = {name: file for name, file in sorted(named.items()) if not is_hidden(name)}
-    return seen, [], [name for name in named if name not in seen]
+    named = {file.url[len(location) + 1 :]: file for file in objects}
+    visible = {name: file for name, file in sorted(named.items()) if not is_hidden(name)}
+    return visible, [], [name for name in named if name not in visible]

@@ -1,4 +1,4 @@
-"""Parquet files that are whole or not there: same rows, same bytes, however many processes write them."""
+"""Write and read the Parquet shards of a data set. The same rows give the same bytes, with any number of processes."""
 
 import collections
 import itertools
@@ -11,76 +11,79 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .output import Place
+from .output import Location
 
-ROWS_PER_GROUP = 4  # a row with its sound is about 1 MB, and a group is what a writer holds in memory
+ROWS_PER_GROUP = 4  # a writer holds one group in memory, and a row with its sound is about 1 MB
 READERS = 8  # threads that read finished shards
 
-# Columns by name -> (split, table of a finished shard) of one shard after the other: what a builder's `lists` reads.
+# Given names of columns, yields (split, table) of each finished shard in turn.
 RowReader = Callable[[list[str]], Iterator[tuple[str, pa.Table]]]
 
+# Of the threads of one process only one makes rows at a time; the others may upload meanwhile. Two makers would need
+# twice the memory and gain nothing, because Python runs one of them at a time.
 _MAKING = threading.Lock()
 
 
 def write_parquet(
     file: BinaryIO, tables: Iterable[pa.Table], schema: pa.Schema, rows_per_group: int = ROWS_PER_GROUP
 ) -> None:
-    """Write tables of any number of rows as row groups of one size; the bytes depend on the rows alone."""
+    """Write tables as row groups of one size; the bytes do not depend on how rows are distributed over tables."""
     with pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False) as writer:
-        held = schema.empty_table()
+        pending = schema.empty_table()
         for table in tables:
-            held = pa.concat_tables([held, table])
-            while len(held) >= rows_per_group:
-                writer.write_table(held.slice(0, rows_per_group))
-                held = held.slice(rows_per_group)
-        if len(held):
-            writer.write_table(held)
+            pending = pa.concat_tables([pending, table])
+            while len(pending) >= rows_per_group:
+                writer.write_table(pending.slice(0, rows_per_group))
+                pending = pending.slice(rows_per_group)
+        if len(pending):
+            writer.write_table(pending)
 
 
 def write_shard(
-    place: Place,
+    location: Location,
     name: str,
     generate_tables: Callable[..., Iterator],
     gen_kwargs: dict[str, Any],
     rows_per_group: int = ROWS_PER_GROUP,
 ) -> list[tuple[str, dict]]:
-    """Write the rows that a builder's `_generate_tables` gives for these inputs; returns their (row id, defect) pairs.
+    """Write the rows that a builder's `_generate_tables` yields for these inputs.
 
-    A group of rows is in memory, and the table after it. Of several threads one makes rows, whatever others upload.
+    Returns the (row id, defect) pairs of the rows. One row group and the table after it are in memory at a time.
     """
-    found: list[tuple[str, dict]] = []
+    pairs: list[tuple[str, dict]] = []
 
-    def noted() -> Iterator[pa.Table]:
+    def tables_with_defects_collected() -> Iterator[pa.Table]:
         for _, table in generate_tables(**gen_kwargs):
-            found.extend(defects_of(table))
+            pairs.extend(defects_of(table))
             yield table
 
     def make(file: BinaryIO) -> None:
         with _MAKING:
-            tables = noted()
+            tables = tables_with_defects_collected()
             first = next(tables)
             schema, tables = first.schema, one_ahead(itertools.chain([first], tables))
-            del first  # else it is in memory to the shard's end
+            del first  # this frame would keep the table in memory until the shard is written
             write_parquet(file, tables, schema, rows_per_group)
 
-    place.write(name, make)
-    return found
+    location.write(name, make)
+    return pairs
 
 
 def collect_defects(generate_tables: Callable[..., Iterator], gen_kwargs: dict[str, Any]) -> list[tuple[str, dict]]:
-    """(row id, defect) pairs of what a builder's `_generate_tables` gives for these inputs; the rows are dropped."""
+    """Return the (row id, defect) pairs of the rows that `_generate_tables` yields, without keeping the rows."""
     return [pair for _, table in generate_tables(**gen_kwargs) for pair in defects_of(table)]
 
 
 def defects_of(table: pa.Table) -> list[tuple[str, dict]]:
-    """(row id, defect) pairs of a table whose first column is the id and that has a column `defects`."""
-    table = table.filter(pc.greater(pc.list_value_length(table["defects"]), 0))  # of two million rows few have one
+    """Return the (row id, defect) pairs of a table whose first column is the id."""
+    # Filter in Arrow first: few of AudioSet's two million rows have a defect, and Python objects are slow to make.
+    table = table.filter(pc.greater(pc.list_value_length(table["defects"]), 0))
     ids, defects = table.column(0).to_pylist(), table.column("defects").to_pylist()
-    return [(row_id, defect) for row_id, found in zip(ids, defects, strict=True) for defect in found]
+    return [(row_id, defect) for row_id, row_defects in zip(ids, defects, strict=True) for defect in row_defects]
 
 
 def cut_inputs(gen_kwargs: dict[str, Any], size: int) -> list[dict[str, Any]]:
-    """A builder's `gen_kwargs` cut into shards of `size` inputs: its lists are cut, everything else is repeated."""
+    """Cut a builder's `gen_kwargs` into shards of `size` inputs: lists are sliced, other values repeated."""
     lists = {key: value for key, value in gen_kwargs.items() if isinstance(value, list)}
     lengths = {len(value) for value in lists.values()}
     assert len(lengths) == 1, f"gen_kwargs need lists of one length, got {lengths}"
@@ -89,26 +92,27 @@ def cut_inputs(gen_kwargs: dict[str, Any], size: int) -> list[dict[str, Any]]:
 
 
 def map_ahead(function: Callable[[Any], Any], items: Iterable[Any], threads: int = READERS) -> Iterator[Any]:
-    """The results in order, by threads that are as many items ahead; the first error stops the rest and is raised."""
+    """Yield `function(item)` in order, computed up to `threads` items ahead; the first error cancels the rest."""
+    # Not `pool.map`, which submits every item at once and would hold all results in memory.
     pool = ThreadPoolExecutor(threads)
-    coming: collections.deque[Future] = collections.deque()
+    pending: collections.deque[Future] = collections.deque()
     try:
         for item in items:
-            coming.append(pool.submit(function, item))
-            if len(coming) == threads:
-                yield coming.popleft().result()
-        while coming:
-            yield coming.popleft().result()
+            pending.append(pool.submit(function, item))
+            if len(pending) == threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def one_ahead(items: Iterator[Any]) -> Iterator[Any]:
-    """The same items, each made by a thread while the one before it is used."""
+    """Yield the items; a thread makes the next one while the caller uses the current one."""
     end = object()
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, items, end)
-        while (item := coming.result()) is not end:
-            coming = pool.submit(next, items, end)
+        pending = pool.submit(next, items, end)
+        while (item := pending.result()) is not end:
+            pending = pool.submit(next, items, end)
             yield item
-            del item  # the next one is waited for without it
+            del item  # frees it before the wait for the next one, so that no more than two items are in memory

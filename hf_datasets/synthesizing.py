@@ -1,4 +1,4 @@
-"""The command line that all `synthesize.py` share, and the csv files that they write."""
+"""Command line and csv writer shared by all `synthesize.py`."""
 
 import argparse
 import csv
@@ -12,20 +12,20 @@ from system.process import one_line_errors
 
 HELP = {
     "num_songs": "number of songs",
-    "num_listeners": "number of listeners, who all hear every song",
-    "coupling": "how much sound drives EDA, 0 to 1",
-    "seed": "same seed, same tree",
-    "seconds": "length of the clips",
-    "defects": "kinds of damage done to the tree",
+    "num_listeners": "number of listeners; each hears every song",
+    "coupling": "share of the EDA that the sound drives, 0 to 1",
+    "seed": "random seed; the same seed gives the same files",
+    "seconds": "length of the clips, s",
+    "defects": "which damage to add to the files",
 }
 
 
 def run_synthesizer(
     name: str, synthesize: Callable[..., str], arguments: list[str] | None, task: str, output_dir: str, **own_help: str
 ) -> None:
-    """Make raw data as the command line says and print how they were made; what cannot be made ends the program.
+    """Parse the command line, write the raw data and print how they were made; bad input exits with one line.
 
-    The parameters of `synthesize` that have a help text, in HELP or `own_help`, are the options.
+    The options are the parameters of `synthesize` that have a help text in HELP or `own_help`.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m hf_datasets.{name}.synthesize",
@@ -42,7 +42,7 @@ def run_synthesizer(
             settings |= {"choices": get_args(parameter.annotation)}
         elif isinstance(default, tuple):
             settings |= {"type": type(default[0]), "nargs": 2, "metavar": ("MIN", "MAX")}
-        elif parameter.annotation is bool:
+        elif parameter.annotation is bool:  # argparse would turn any text, also "no", into True
             settings = {"choices": ("yes", "no"), "default": "yes" if default else "no"}
         parser.add_argument(f"--{option}", help=texts[option], **settings)
     with one_line_errors(parser.prog):
@@ -52,7 +52,7 @@ def run_synthesizer(
 
 
 def write_csv(path: Path, rows: Iterable[Iterable]) -> None:
-    """Write rows of cells, the header first."""
+    """Write rows of cells; the first row is the header."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     path.write_text(text.getvalue())

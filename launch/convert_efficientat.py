@@ -1,4 +1,4 @@
-"""Official weights of EfficientAT as a folder that `from_pretrained`, run_predict.py and configs take.
+"""Convert official EfficientAT weights to a folder that `from_pretrained`, run_predict.py and configs accept.
 
 python -m launch.convert_efficientat mn04_as_mAP_432.pt efficientat_mn04_as --labels class_labels_indices.csv
 """
@@ -13,21 +13,26 @@ from training.settings import check_front_end
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m launch.convert_efficientat", description="Official weights of EfficientAT as a folder."
+        prog="python -m launch.convert_efficientat", description="Convert official EfficientAT weights to a folder."
     )
-    weights = "A .pt or .safetensors of EfficientAT's release: mn04 to mn40, not those of another hop or other bands."
-    parser.add_argument("weights", type=Path, help=weights)
-    parser.add_argument("folder", type=Path, help="A new folder.")
-    parser.add_argument("--labels", type=Path, required=True, help="class_labels_indices.csv of AudioSet.")
+    parser.add_argument(
+        "weights",
+        type=Path,
+        help="A .pt or .safetensors file from EfficientAT's release: mn04 to mn40, with the default 10 ms hop and 128 "
+        "mel bands.",
+    )
+    parser.add_argument("folder", type=Path, help="Output folder; it must not exist.")
+    parser.add_argument("--labels", type=Path, required=True, help="AudioSet's class_labels_indices.csv.")
     arguments = parser.parse_args(argv)
+    # The error of a wrong file must come before torch is imported.
     check_front_end("weights", arguments.weights)
     if arguments.folder.exists():
-        raise ValueError(f"{arguments.folder}: is there already. Name a new folder.")
+        raise ValueError(f"{arguments.folder}: already exists. Give a new folder.")
     return arguments
 
 
+# Check the command line before the imports below, which take seconds.
 if __name__ == "__main__":
     begin(parse)
 
@@ -35,7 +40,7 @@ from training.official_efficientat import build_official, read_labels, read_tens
 
 
 def main(argv: list[str]) -> None:
-    """Read, convert, write."""
+    """Read and convert the weights, and save the model."""
     arguments = parse(argv)
     model = build_official(read_tensors(arguments.weights), read_labels(arguments.labels), arguments.weights)
     save_encoder(model, arguments.folder)

@@ -1,8 +1,8 @@
-"""Print how many numbers each part of a config's new emotion model has, trainable and frozen, without data or weights.
+"""Print the number of trainable and frozen parameters of each part of an emotion model, without data or weights.
 
     python -m launch.count_parameters configs/meld_guide.json
 
-Any key of the config may follow. For other tasks the sizes follow from the data, and training logs them at its start.
+Any config key may follow. For other tasks the sizes depend on the data; run_train.py logs them before training.
 """
 
 import argparse
@@ -14,20 +14,22 @@ from system.process import one_line_errors
 
 
 def parse(argv: list[str]) -> list[str]:
-    """The config and its keys; a task whose models have no size without data is refused."""
-    parser = argparse.ArgumentParser(prog="python -m launch.count_parameters", description="Count a model's numbers.")
-    parser.add_argument("config", help="the config of an emotion run")
-    parser.add_argument("keys", nargs=argparse.REMAINDER, help="any of its keys, as --key value")
+    """Return the config and its keys as arguments of run_train.py; raise ValueError unless the task is emotion."""
+    parser = argparse.ArgumentParser(
+        prog="python -m launch.count_parameters", description="Count the parameters of an emotion model."
+    )
+    parser.add_argument("config", help="Config of an emotion run.")
+    parser.add_argument("keys", nargs=argparse.REMAINDER, help="Any config keys, as --key value.")
     arguments = parser.parse_args(argv)
-    words = [arguments.config, *arguments.keys]
-    read = read_settings(words)
-    if read.arguments.task != "emotion":
-        raise ValueError(
-            f"task={read.arguments.task}: the sizes of its models follow from the data. Give a config of task emotion."
-        )
-    return words
+    # A model of another task gets sizes from its data, such as the number of inputs.
+    command = [arguments.config, *arguments.keys]
+    task = read_settings(command).arguments.task
+    if task != "emotion":
+        raise ValueError(f"task={task!r}: the sizes of its models depend on the data. Give a config of task emotion.")
+    return command
 
 
+# Check the command line before the imports below, which take seconds.
 if __name__ == "__main__":
     begin(parse)
 
@@ -41,12 +43,13 @@ from training.parts import describe_sizes
 
 
 def main(argv: list[str]) -> None:
-    """Build the model on no device at all: its weights have shapes and no values."""
+    """Build the model and print its sizes."""
     run = parse_run(parse(argv))
     name = run.settings.encoders.text_model
-    # BERT base is what transformers' BertConfig describes, so nothing is downloaded for it.
+    # The defaults of BertConfig are those of BERT base, so the default text model needs no download.
     text = BertConfig() if name == EncoderSettings.text_model else AutoConfig.from_pretrained(name)
     config = new_config(run.arguments, {"text_config": text.to_dict()}, run.task.model_configs)
+    # Tensors on the meta device have shapes but no values, so they need no memory.
     with torch.device("meta"):
         print(describe_sizes(run.task.auto_model.from_config(config)))
 

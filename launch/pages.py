@@ -14,9 +14,9 @@ from system.process import one_line_errors
 
 
 def parse(argv: list[str]) -> Path:
-    """The folder that the command line names."""
+    """Return the folder that the command line names."""
     parser = argparse.ArgumentParser(
-        prog="python -m launch.pages", description="Make card, report and figures of a finished run again."
+        prog="python -m launch.pages", description="Write card, report and figures of a finished run again."
     )
     parser.add_argument("folder", type=Path, help="The folder of the run, with its metrics.json.")
     folder = parser.parse_args(argv).folder
@@ -25,9 +25,9 @@ def parse(argv: list[str]) -> Path:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that holds no scores of a run."""
+    """Raise if a folder contains no scores of a run."""
     if not (folder / "metrics.json").is_file():
-        raise ValueError(f"{folder}: no metrics.json; give the folder of a run that run_train.py wrote to its end")
+        raise ValueError(f"{folder}: contains no metrics.json. Give the folder of a finished run of run_train.py.")
 
 
 if __name__ == "__main__":
@@ -37,6 +37,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from launch.run import load_task
+from reporting.card import model_card
+from reporting.page import report_files
 from training.run_folder import write_pages
 from training.task import Task
 
@@ -45,20 +47,36 @@ def run_pages(
     task: Task, facts: dict[str, Any], config: dict[str, Any], predictions: pa.Table
 ) -> dict[str, str | bytes]:
     """Return card, report and figures of a run by file name."""
-    return {"README.md": task.model_card(facts)} | task.report_files(facts, config, predictions)
+    sections = task.sections(facts, predictions)
+    card = model_card(facts, task.card_metadata(facts), sections)
+    return {"README.md": card} | report_files(facts, config, sections)
+
+
+def score_pages(
+    task: Task, facts: dict[str, Any], config: dict[str, Any], predictions: pa.Table
+) -> dict[str, str | bytes]:
+    """Return report and figures of a saved model that was scored on other data."""
+    return report_files(facts, config, task.sections(facts, predictions))
+
+
+def card_of(task: Task, facts: dict[str, Any]) -> str:
+    """Return the card of a run."""
+    return model_card(facts, task.card_metadata(facts), task.sections(facts, None))
 
 
 def renew_pages(folder: Path) -> list[Path]:
-    """Make card, report and figures of a finished run again, and return their paths.
+    """Write card, report and figures of a finished run again, and return their paths.
 
-    A folder from the Hub has no predictions: its card is renewed, and it keeps the figures that it came with.
+    A folder from the Hub has no predictions. Its card is renewed, and it keeps its figures.
     """
     check_folder(folder)
     facts = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     if "training" not in facts:
-        raise ValueError(f"{folder}: holds scores by run_eval.py and no model, so it has no card; give a run's folder")
+        raise ValueError(
+            f"{folder}: contains scores by run_eval.py but no model, so it has no card. Give a run's folder."
+        )
     task = load_task(facts["task"])
-    pages: dict[str, str | bytes] = {"README.md": task.model_card(facts)}
+    pages: dict[str, str | bytes] = {"README.md": card_of(task, facts)}
     if (folder / "predictions.parquet").is_file():
         config = json.loads((folder / "run_config.json").read_text(encoding="utf-8"))
         pages = run_pages(task, facts, config, pq.read_table(folder / "predictions.parquet"))

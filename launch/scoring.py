@@ -1,4 +1,4 @@
-"""Scoring a saved model: the settings of the run that made it, on its data set or another."""
+"""Score a saved model with the settings of the run that trained it, on the same data set or another."""
 
 import argparse
 import os
@@ -16,34 +16,41 @@ from training.environment import versions
 from training.run_folder import describe_data, read_record, split_record, write_json, write_pages
 from training.task import DataRecord, Run, ScoreFacts, TaskData
 
-# Keys beyond the task's that a run and the scoring of its model share, so that both give the same scores.
+# Keys outside the task's settings that scoring copies from the run, so that both give the same scores.
 SAME_SCORES = ("seed", "num_threads", "per_device_eval_batch_size", "s3")
 
 
 def saved_run(arguments: argparse.Namespace) -> Run:
-    """The run that made a model, with an output folder of its own, and nothing to train or track."""
+    """Rebuild the run that trained a model, with its own output folder and without trackers.
+
+    Args:
+        arguments: the options of run_eval.py.
+    """
     record = read_record(arguments.model, "run_config.json")
     groups = setting_groups(settings_of(record["task"]))
-    keys = [key for kind in groups.values() for key in kind.__dataclass_fields__]
-    task_keys = {
-        key: record[key] for key in keys if key in record
-    }  # what came later has a default that changes nothing
+    keys = [key for group in groups.values() for key in group.__dataclass_fields__]
+    # Keys that were added after the run are missing in its record. Their defaults keep the behaviour unchanged.
+    task_keys = {key: record[key] for key in keys if key in record}
     if arguments.explain:
         if "explain" not in keys:
-            raise ValueError(f"--explain: a model of task {record['task']!r} has no explanations; leave it out")
+            raise ValueError(f"--explain: not supported by models of task {record['task']!r}. Remove the option.")
         task_keys["explain"] = True
     if arguments.side == "all" and "split_by" in keys:
-        nothing_divided = {"split_by": "song", "folds": 0, "held_out_song": None, "held_out_listener": None}
-        task_keys |= {key: value for key, value in nothing_divided.items() if key in keys}
+        # Scoring everything needs no held-out song or listener, which other data may not even have.
+        no_split = {"split_by": "song", "folds": 0, "held_out_song": None, "held_out_listener": None}
+        task_keys |= {key: value for key, value in no_split.items() if key in keys}
     dataset, config = arguments.dataset, arguments.dataset_config
     if dataset is None:
         dataset, config = record["dataset"], config or record["dataset_config"]
+    # Different models, data sets and splits get different folders, so that scores do not overwrite each other.
     model = Path(arguments.model)
     names = [model.parent.name, model.name] if is_checkpoint(arguments.model) else [model.name]
     name = "-".join(["eval", *names, Path(dataset).name, config or "default", arguments.side])
     output_dir = Path(arguments.output_dir or Path("outputs") / name)
     if (output_dir / "config.json").exists():
-        raise ValueError(f"output_dir={output_dir}: holds a model, whose own scores would be lost. Name another.")
+        raise ValueError(
+            f"output_dir={output_dir}: contains a model, whose scores would be overwritten. Give another folder."
+        )
     return build_run(
         task_keys
         | {key: record[key] for key in SAME_SCORES if key in record}
@@ -54,10 +61,10 @@ def saved_run(arguments: argparse.Namespace) -> Run:
             "model_type": record["model_type"],
             "model_name_or_path": arguments.model,
             "output_dir": str(output_dir),
-            "report_to": "none",
+            "report_to": "none",  # a tracker would log a training run
         }
         | ({} if arguments.batch_size is None else {"per_device_eval_batch_size": arguments.batch_size}),
-        place=f"{arguments.model}/run_config.json",
+        source=f"{arguments.model}/run_config.json",
         rest=[],
     )
 
@@ -65,7 +72,7 @@ def saved_run(arguments: argparse.Namespace) -> Run:
 def describe_scores(
     arguments: argparse.Namespace, run: Run, source: DataRecord, data: TaskData, results: Any
 ) -> ScoreFacts:
-    """Gather what `metrics.json` says and the report is made from."""
+    """Collect the facts about the scores, which are written to metrics.json."""
     return ScoreFacts(
         name=run.name,
         task=run.task.name,
@@ -80,9 +87,10 @@ def describe_scores(
 
 
 def save_scores(run: Run, facts: dict[str, Any], pages: dict[str, str | bytes], predictions: pa.Table) -> Path:
-    """Write report, figures, predictions.parquet and, last, metrics.json."""
+    """Write report, figures, predictions.parquet and metrics.json; return the folder."""
     folder = run.folder
     folder.mkdir(parents=True, exist_ok=True)
+    # metrics.json marks a complete folder, so it is removed first and written last.
     (folder / "metrics.json").unlink(missing_ok=True)
     write_pages(folder, pages)
     pq.write_table(predictions, folder / ".predictions.parquet.part")

@@ -1,17 +1,17 @@
-"""The beginning of a program that needs torch."""
+"""Start a program that needs torch."""
 
 from collections.abc import Callable
 from typing import Any
 
-from system.process import answer_at_once
+from system.process import parse_before_imports
 from training.environment import torch_mismatch
 
 
 def begin(read: Callable[[list[str]], Any]) -> None:
-    """Read the command line, then see that torch, torchvision and torchaudio fit, before Trainer is imported.
+    """Check the command line, then that torch, torchvision and torchaudio fit together.
 
-    Its own message about a mismatch is unclear.
+    Call it before any slow import, so that mistakes in the command line are reported at once.
     """
-    answer_at_once(read)
+    parse_before_imports(read)
     if (problem := torch_mismatch()) is not None:
         raise SystemExit(f"feltsound: {problem}")

@@ -1,7 +1,6 @@
-"""Studies: many runs of one config, planned before the first begins, kept when they are whole, gathered at the end.
+"""Plan and run a study, that is, many runs of one config, and collect their scores.
 
-A cell is one ordinary run of run_train.py in a folder of its own: what a study does can be done by hand. What the
-scores of a run are, and how those of several are put together, its task says by `study`.
+A cell of a study is an ordinary run of run_train.py in its own folder. `Task.study` defines how scores are combined.
 """
 
 import itertools
@@ -32,7 +31,7 @@ RUN_TRAIN = Path(__file__).resolve().parent.parent / "run_train.py"
 
 
 def plan(study: Study) -> list[Cell]:
-    """Every run, its settings and its division of the data checked before the first begins."""
+    """Return all runs of a study, after checking the settings and the split of each."""
     tables_of(study)
     parts = parts_of(study)
     cells = []
@@ -41,13 +40,14 @@ def plan(study: Study) -> list[Cell]:
             name = "-".join(filter(None, [f"setting{number}" if study.settings else "", part, f"seed{seed}"]))
             folder = ("--output_dir", str(study.folder / name))
             cells.append(Cell(name, setting, seed, part, (*arguments, *division, "--seed", str(seed), *folder)))
-        check_divisions(study, cells[-len(parts) * len(study.seeds) :: len(study.seeds)])
+        # The split does not depend on the seed, so check the first seed of each part.
+        check_splits(study, cells[-len(parts) * len(study.seeds) :: len(study.seeds)])
     return cells
 
 
-def check_divisions(study: Study, cells: Sequence[Cell]) -> None:
-    """Refuse settings of which one cannot be run: a wrong key, or a part of the data that leaves a side empty."""
-    rows = None
+def check_splits(study: Study, cells: Sequence[Cell]) -> None:
+    """Raise ValueError if a cell has a wrong key or would have an empty split."""
+    rows = None  # loaded once, and only if a cell holds out a part of the data
     for cell in cells:
         run = parse_run([study.config, *cell.arguments])
         if not cell.part:
@@ -60,83 +60,95 @@ def check_divisions(study: Study, cells: Sequence[Cell]) -> None:
 
 
 def tables_of(study: Study) -> StudyTables:
-    """Return how the task combines the scores of its runs."""
+    """Return the functions that combine scores for the task; raise ValueError if it does not support studies."""
     task = parse_run([study.config, *study.passed_on]).task
     if task.study is None:
-        able = ", ".join(name for name in TASKS if load_task(name).study is not None)
-        raise ValueError(f"{study.config}: task={task.name}: it has no study tables. Tasks that do: {able}.")
+        supported = ", ".join(name for name in TASKS if load_task(name).study is not None)
+        raise ValueError(
+            f"{study.config}: task={task.name!r}: does not support studies. Supported tasks: {supported}."
+        )
     return task.study
 
 
 def parts_of(study: Study) -> list[tuple[str, tuple[str, ...]]]:
-    """Name and arguments of each division of the data; names fit for folders."""
+    """Return the name, which is usable as a folder name, and the arguments of each part of the data to hold out."""
     if study.folds:
         return [(f"fold{fold}", ("--folds", str(study.folds), "--fold", str(fold))) for fold in range(study.folds)]
     if study.leave_out:
+        # Any id will do to load the data. The real ids are in its rows.
         run = parse_run([study.config, *study.passed_on, *division_of(study, "any")])
         ids = run.task.ids_of(rows_of(run), run, study.leave_out)
         return [(f"{study.leave_out}{quote(name, safe='')}", division_of(study, name)) for name in ids]
-    return [("", ())]
+    return [("", ())]  # one part: the split of the config
 
 
 def rows_of(run: Run) -> datasets.Dataset:
-    """The rows of the data set that a run names."""
     use_storage(run.arguments)
     return load_rows(run.arguments, run.task.columns, recorded=False)[0]
 
 
 def begin_study(study: Study, cells: Sequence[Cell]) -> None:
-    """Write the plan, or see that an older one in the same folder is the same."""
+    """Write the plan to study.json; raise ValueError if the folder has another plan."""
     path = study.folder / "study.json"
     record = {
         "config": json.loads(Path(study.config).read_text(encoding="utf-8")),
         "cells": [asdict(c) for c in cells],
     }
-    record = masked(json.loads(json.dumps(record)))
+    record = masked(json.loads(json.dumps(record)))  # the round trip turns tuples into lists, to compare with the file
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
         for key in record:
             if before[key] != record[key]:
-                raise ValueError(f"{study.folder} holds a study with other {key}; name another --output_dir")
+                raise ValueError(
+                    f"output_dir={study.folder}: contains a study with another {key}. Give another --output_dir."
+                )
     study.folder.mkdir(parents=True, exist_ok=True)
     write_json(path, record)
 
 
 def run_cells(study: Study, cells: Sequence[Cell]) -> dict[str, str]:
-    """Run what is not finished yet, going on from checkpoints; what each says is in `<name>.log`.
+    """Run the unfinished cells, resuming from their checkpoints. The output of each goes to `<name>.log`.
 
-    Returns why some failed: they cost the others nothing.
+    A failed run does not stop the others.
+
+    Returns:
+        Reason by name of the cell, for each failed run.
     """
     failed = {}
     for cell in tqdm(cells, desc="runs", unit="run"):
-        if is_finished(study, cell):
+        if is_finished(study, cell):  # by an earlier call of the same command
             continue
+        # A process for each run: it releases all memory at its end, and may have its own launcher.
         command = [*shlex.split(study.launcher), str(RUN_TRAIN), study.config, *cell.arguments]
         log = study.folder / f"{cell.name}.log"
         with open(log, "w", encoding="utf-8") as file:
-            done = subprocess.run(
+            result = subprocess.run(
                 [*command, "--resume_from_checkpoint", "true"], stdout=file, stderr=subprocess.STDOUT, check=False
             )
-        if done.returncode:
+        if result.returncode:
+            # Our programs print their error as the last line.
             lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-            failed[cell.name] = lines[-1] if lines else f"ended with status {done.returncode}"
+            failed[cell.name] = lines[-1] if lines else f"exit status {result.returncode}"
             tqdm.write(f"failed: {cell.name}: {failed[cell.name]}", file=sys.stderr)
     return failed
 
 
 def collect(study: Study, cells: Sequence[Cell]) -> dict[str, Any]:
-    """The scores of all finished runs: `runs`, a row a run, channel, who and score; `rows`, a row a setting, channel
-    and score; and what a reader must know."""
+    """Return the facts for the study's tables, from all finished runs.
+
+    `runs` has a row for each run, channel, model or baseline, and score; `rows` for each setting, channel and score.
+    """
     tables = tables_of(study)
     finished = [finished_run(study, cell, tables) for cell in cells if is_finished(study, cell)]
     if not finished:
-        raise ValueError(f"{study.folder}: no run has ended; see the .log files there")
+        raise ValueError(f"{study.folder}: no run has finished. See the .log files in this folder.")
+    # dict.fromkeys keeps the order of the command line; differences are relative to the first setting.
     settings = list(dict.fromkeys(cell.setting for cell in cells))
-    of_setting = {setting: [run for run in finished if run.cell.setting == setting] for setting in settings}
+    by_setting = {setting: [run for run in finished if run.cell.setting == setting] for setting in settings}
     rows = [
-        row_of(setting, runs, found)
-        for setting, runs in of_setting.items()
-        for found in (tables.rows_of_setting(runs, of_setting[settings[0]]) if runs else ())
+        row_of(setting, runs, row)
+        for setting, runs in by_setting.items()
+        for row in (tables.rows_of_setting(runs, by_setting[settings[0]]) if runs else ())
     ]
     return {
         "config": study.config,
@@ -157,28 +169,29 @@ def collect(study: Study, cells: Sequence[Cell]) -> dict[str, Any]:
 
 
 def is_finished(study: Study, cell: Cell) -> bool:
-    """metrics.json is what a run writes last."""
+    # A run writes metrics.json last.
     return (study.folder / cell.name / "metrics.json").is_file()
 
 
 def finished_run(study: Study, cell: Cell, tables: StudyTables) -> FinishedRun:
-    """What a cell has left."""
+    """Read the results of a finished cell."""
     folder = study.folder / cell.name
     facts = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     return FinishedRun(cell, facts, tables.read_scores(folder / "predictions.parquet"))
 
 
-def row_of(setting: str, runs: Sequence[FinishedRun], found: dict[str, Any]) -> dict[str, Any]:
-    """One row of the table: what the task found, and what is the same for all tasks."""
-    by_seed = found.pop("by_seed")
+def row_of(setting: str, runs: Sequence[FinishedRun], row: dict[str, Any]) -> dict[str, Any]:
+    """Return a table row: the columns shared by all tasks, and the other columns of the task's `row`."""
+    by_seed = row.pop("by_seed")
+    # Runs without validation have no best score. A mean over the others would be misleading.
     validation = [run.facts["training"]["best_validation"] for run in runs]
     return {
         "setting": setting,
-        "channel": found.pop("channel"),
-        "score": found.pop("score"),
+        "channel": row.pop("channel"),
+        "score": row.pop("score"),
         "runs": len(runs),
-        **asdict(found.pop("interval")),
+        **asdict(row.pop("interval")),
         "spread_over_seeds": float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else None,
-        **found,
+        **row,
         "validation": float(np.mean(validation)) if None not in validation else None,
     }

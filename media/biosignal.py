@@ -2,15 +2,15 @@
 
     quality rules -> short gaps filled -> low-pass -> frame grid -> log -> detrend, tonic / phasic -> target channels
 
-Frame i of the output stands for time i / frame_rate after the first sample. Every value is finite; what cannot be
-trusted is masked, and a trial that cannot be used at all is rejected by name, its mask all False.
+Frame i of the output is at i / frame_rate s after the first sample. All values are finite. Invalid values are masked.
+An unusable trial is rejected with a reason, and its mask is all False.
 
-Non-causal settings (the default) filter forwards and backwards, so nothing is delayed, and a value has seen the whole
-trial. Causal ones never look ahead: gaps hold their last value, filters run forwards, frames take the last sample,
-the median trails. A causal target therefore comes late, and the notes say by how much. The mask (what is scored, never
-what is computed) and the rejection look at the whole trial in either case.
+Non-causal settings (the default) filter forward and backward, so nothing is delayed, but each value depends on the
+whole trial. Causal settings never look ahead: gaps hold their last value, filters run forward, frames take the last
+sample, the median trails. A causal target is therefore delayed; the notes say by how much. The mask and the rejection
+look at the whole trial in either case. They decide what is scored, never what is computed.
 
-The settings are media/eda_settings.py; normalisation is fitted over trials, in media/scaling.py.
+The settings are in media/eda_settings.py. Normalization is fitted over trials, in media/scaling.py.
 """
 
 import math
@@ -22,19 +22,19 @@ from scipy import signal
 from media import filters, scaling
 from media.eda_settings import EdaSettings
 
-SLOPE_SECONDS = 0.25  # slopes are taken over this long, whatever the rate: two samples of an E4, 12 of a Biopac
-LEVEL_DECIMALS = 5  # values closer than 0.00001 uS are one level: float32 storage makes no new ones
-FLAT_PERCENTILES = (1, 99)  # between these lies a trial's range: a start-up jump does not hide a dead electrode
-NYQUIST_SHARE = 0.9  # of Nyquist: the highest cut-off a low-pass is given
+SLOPE_SECONDS = 0.25  # slopes are measured over this time at any rate: 1 sampling interval of an E4, 12 of a Biopac
+LEVEL_DECIMALS = 5  # values closer than 0.00001 uS are one level, so float32 storage adds no levels
+FLAT_PERCENTILES = (1, 99)  # a trial's range excludes the extremes: a start-up jump must not hide a dead electrode
+NYQUIST_SHARE = 0.9  # highest cut-off of a low-pass, as a share of Nyquist
 HIGH_PASS_ORDER = 2
 
 
 @dataclass(frozen=True)
 class ProcessedEda:
-    """A trial on the frame grid: `values` (frames, channels) float64 and finite, `mask` (frames,) True where valid.
+    """A trial on the frame grid: `values` (frames, channels) float64 and finite, `mask` (frames,) True if valid.
 
-    `rejected` names why a trial is of no use (then values are 0 and the mask False), else None; the last note gives
-    the figures. `rate` is the frame rate in Hz.
+    `rejected` is the reason why a trial is unusable (then values are 0 and the mask False), else None. The last note
+    gives the figures. `rate` is the frame rate in Hz.
     """
 
     values: np.ndarray
@@ -46,23 +46,23 @@ class ProcessedEda:
 
 
 class _Rejected(Exception):
-    """A trial is of no use; holds the reason's name and the figures."""
+    """An unusable trial; holds the name of the reason and the figures."""
 
 
 def process_eda(
     eda: np.ndarray, rate: float, settings: EdaSettings, temperature: np.ndarray | None = None
 ) -> ProcessedEda:
-    """One trial's conductance (samples,) in uS at `rate` Hz -> target channels on the frame grid.
+    """Convert one trial's conductance (samples,) in uS at `rate` Hz to target channels on the frame grid.
 
-    `temperature` (degrees C) starts with the EDA and has its rate; where it is missing or ends early nothing is
-    masked. Reasons of rejection: too_short, all_invalid, not_microsiemens, negative, mostly_invalid, flat, few_levels,
-    log_domain, and under trial scope flat_<channel>.
+    `temperature` (degrees C) starts with the EDA and has the same rate. Where it is missing or ends early, nothing is
+    masked. Reasons for rejection: too_short, all_invalid, not_microsiemens, negative, mostly_invalid, flat,
+    few_levels, log_domain, and with normalisation_scope trial also flat_<channel>.
     """
     eda = np.asarray(eda, dtype=np.float64)
     if eda.ndim != 1:
-        raise ValueError(f"eda.shape = {eda.shape}; it takes one trial, (samples,)")
+        raise ValueError(f"eda.shape={eda.shape}: must be (samples,). Give one trial.")
     if not (math.isfinite(rate) and rate > 0):
-        raise ValueError(f"rate = {rate}; it takes the recording's samples per second, above 0 Hz")
+        raise ValueError(f"rate={rate}: must be above 0. Give the recording's samples per second.")
     notes: list[str] = []
     try:
         values, mask = _process(eda, rate, settings, temperature, notes)
@@ -78,14 +78,14 @@ def process_eda(
 def _process(
     eda: np.ndarray, rate: float, settings: EdaSettings, temperature: np.ndarray | None, notes: list[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The steps in order; raises _Rejected, and adds to `notes` what a reader of the run should know."""
+    """Run all steps in order. Raise _Rejected; add to `notes` anything that a reader of the run should know."""
     _check_recording(eda, rate, settings)
     impossible = _find_impossible(eda, settings, notes)
     invalid = impossible | _find_artefacts(eda, impossible, rate, settings, temperature, notes)
     if invalid.all():
         raise _Rejected("all_invalid", f"none of {len(eda)} samples passes the quality rules")
     valid = ~_long_gaps(invalid, settings.max_gap_seconds * rate)
-    # Causal keeps the values of artefacts: that a sample lies near one is known only afterwards. They are masked.
+    # Causal settings keep the values near artifacts, because these are recognized only afterwards. They are masked.
     x = _hold(eda, impossible) if settings.causal else _interpolate(eda, invalid)
 
     x = _to_grid(x, rate, settings, notes)
@@ -103,7 +103,7 @@ def _process(
     if lag:
         values = np.concatenate([values[lag:], np.repeat(values[-1:], lag, axis=0)])
         mask = np.concatenate([mask[lag:], np.zeros(lag, dtype=bool)])
-        notes.append(f"frame t holds the conductance of t + {settings.lag_seconds:g} s (lag_seconds)")
+        notes.append(f"frame t has the conductance of t + {settings.lag_seconds:g} s (lag_seconds)")
     _check_channels(values, mask, settings)
     return values, mask
 
@@ -112,44 +112,44 @@ def _process(
 
 
 def _check_recording(eda: np.ndarray, rate: float, settings: EdaSettings) -> None:
-    """Reject what no rule on single samples can mend."""
+    """Reject a recording that is unusable as a whole."""
     seconds = len(eda) / rate
     if seconds < settings.min_seconds or not len(eda):
         raise _Rejected("too_short", f"{len(eda)} samples, {seconds:.2f} s; min_seconds is {settings.min_seconds:g}")
     finite = eda[np.isfinite(eda)]
     if not len(finite):
-        raise _Rejected("all_invalid", f"none of {len(eda)} samples is a number")
-    middle = float(np.median(finite))
-    if middle > settings.max_us:
+        raise _Rejected("all_invalid", f"none of {len(eda)} samples is finite")
+    median = float(np.median(finite))
+    if median > settings.max_us:
         if (finite == np.round(finite)).all():
-            cause = "whole numbers look like ADC counts: convert them with the recorder's transfer function, "
+            cause = "integers look like ADC counts: convert them with the recorder's transfer function, "
             cause += "uS = counts / 2**bits * supply volts / (volts per uS), before building the data set"
         else:
             cause = "the unit may be nS or kOhm: convert to uS before building the data set"
-        raise _Rejected("not_microsiemens", f"median {middle:g} is above max_us = {settings.max_us:g}; {cause}")
+        raise _Rejected("not_microsiemens", f"median {median:g} is above max_us={settings.max_us:g}; {cause}")
     if settings.negative == "reject" and finite.min() < 0:
         raise _Rejected("negative", f"lowest sample {finite.min():.3g} uS; negative is 'reject'")
 
 
 def _find_impossible(eda: np.ndarray, settings: EdaSettings, notes: list[str]) -> np.ndarray:
-    """Samples that are no number, or no conductance: never used, not even for filling."""
+    """Find samples that are not finite or no conductance. They are never used, not even for filling gaps."""
     finite = np.isfinite(eda)
     low, high = finite & (eda < settings.min_us), finite & (eda > settings.max_us)
     below_zero = finite & (eda < 0) & ~low
     if below_zero.any():
-        what = "kept as the recorder's offset" if settings.negative == "keep" else "masked"
+        treatment = "kept as the recorder's offset" if settings.negative == "keep" else "masked"
         share = below_zero.mean()
-        notes.append(f"{share:.1%} of samples below 0 uS, lowest {eda[below_zero].min():.3g} uS: {what}")
+        notes.append(f"{share:.1%} of samples below 0 uS, lowest {eda[below_zero].min():.3g} uS: {treatment}")
     impossible = ~finite | low | high
     if settings.negative == "mask":
         impossible |= below_zero
-    for bad, what in (
-        (~finite, "are no number"),
-        (low, f"are below min_us = {settings.min_us:g}"),
-        (high, f"are above max_us = {settings.max_us:g}"),
+    for bad, problem in (
+        (~finite, "are not finite"),
+        (low, f"are below min_us={settings.min_us:g}"),
+        (high, f"are above max_us={settings.max_us:g}"),
     ):
         if bad.any():
-            notes.append(f"{bad.mean():.1%} of samples {what}")
+            notes.append(f"{bad.mean():.1%} of samples {problem}")
     return impossible
 
 
@@ -161,10 +161,8 @@ def _find_artefacts(
     temperature: np.ndarray | None,
     notes: list[str],
 ) -> np.ndarray:
-    """Samples within spread_seconds of a value out of range, a slope too steep, or a temperature of an unworn sensor.
-
-    A missing number is a gap, not an artefact: its neighbours are as good as any.
-    """
+    """Find samples within spread_seconds of a value out of range, a slope too steep, or an unworn sensor."""
+    # A missing sample is a gap, not an artifact: its neighbors are valid.
     if impossible.all():
         return impossible
     step = max(1, round(SLOPE_SECONDS * rate))
@@ -174,17 +172,18 @@ def _find_artefacts(
     steep = _spread(steep, before=step, after=0)
     unworn = np.zeros(len(eda), dtype=bool)
     if temperature is not None:
-        known = np.asarray(temperature, dtype=np.float64)[: len(eda)]
-        unworn[: len(known)] = (known < settings.min_temperature) | (known > settings.max_temperature)
-    for bad, what in ((steep, f"are on slopes above {settings.max_slope_us:g} uS/s"), (unworn, "lack skin contact")):
+        measured = np.asarray(temperature, dtype=np.float64)[: len(eda)]
+        unworn[: len(measured)] = (measured < settings.min_temperature) | (measured > settings.max_temperature)
+    slope = f"are on slopes above {settings.max_slope_us:g} uS/s"
+    for bad, problem in ((steep, slope), (unworn, "lack skin contact")):
         if bad.any():
-            notes.append(f"{bad.mean():.1%} of samples {what}")
+            notes.append(f"{bad.mean():.1%} of samples {problem}")
     reach = round(settings.spread_seconds * rate)
     return _spread(steep | unworn | (impossible & np.isfinite(eda)), before=reach, after=reach)
 
 
 def _spread(flags: np.ndarray, before: int, after: int) -> np.ndarray:
-    """Flags widened by so many samples before and after each."""
+    """Extend each flagged run by `before` and `after` samples."""
     if not flags.any():
         return flags
     counts = np.concatenate([[0], np.cumsum(flags)])
@@ -193,7 +192,7 @@ def _spread(flags: np.ndarray, before: int, after: int) -> np.ndarray:
 
 
 def _long_gaps(invalid: np.ndarray, longest: float) -> np.ndarray:
-    """Invalid samples in runs over `longest` samples, or at an end, where there is nothing to interpolate between."""
+    """Find invalid runs of over `longest` samples, or at an end, where interpolation has only one side."""
     edges = np.flatnonzero(np.diff(invalid, prepend=False, append=False))
     starts, ends = edges[::2], edges[1::2]
     stays = (ends - starts > longest) | (starts == 0) | (ends == len(invalid))
@@ -203,7 +202,7 @@ def _long_gaps(invalid: np.ndarray, longest: float) -> np.ndarray:
 
 
 def _interpolate(x: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """Straight lines across missing samples; the ends repeat the nearest one."""
+    """Interpolate missing samples linearly; at the ends repeat the nearest sample."""
     if not missing.any():
         return x
     at = np.arange(len(x))
@@ -211,15 +210,15 @@ def _interpolate(x: np.ndarray, missing: np.ndarray) -> np.ndarray:
 
 
 def _hold(x: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """The last sample held over missing ones; before the first, which is masked, the first."""
+    """Hold the last sample over missing ones. Before the first sample, which is masked, use the first."""
     last = np.maximum.accumulate(np.where(missing, 0, np.arange(len(x))))
     return x[np.maximum(last, np.argmin(missing))]
 
 
 def _check_frames(x: np.ndarray, mask: np.ndarray, unused: int, samples: np.ndarray, settings: EdaSettings) -> None:
-    """Reject a trial with too few valid frames, or with nothing in them but the recorder's steps."""
+    """Reject a trial with too few valid frames, or with nothing in them but the recorder's quantization steps."""
     if unused >= len(mask):
-        raise _Rejected("too_short", f"{len(mask)} frames, of which discard_seconds and lag_seconds take {unused}")
+        raise _Rejected("too_short", f"{len(mask)} frames; discard_seconds and lag_seconds remove {unused}")
     if not mask.any():
         raise _Rejected("all_invalid", f"none of {len(mask)} frames passes the quality rules")
     invalid = 1 - mask[unused:].mean()
@@ -235,7 +234,7 @@ def _check_frames(x: np.ndarray, mask: np.ndarray, unused: int, samples: np.ndar
 
 
 def _check_channels(values: np.ndarray, mask: np.ndarray, settings: EdaSettings) -> None:
-    """Reject a trial that its own statistics would scale up to noise, or that has lost its last valid frame."""
+    """Reject a trial whose own statistics would amplify noise, or that has no valid frame left."""
     if not mask.any():
         raise _Rejected("all_invalid", f"none of {len(mask)} frames is valid for eda_target '{settings.eda_target}'")
     if settings.normalisation == "none" or settings.normalisation_scope != "trial":
@@ -244,25 +243,25 @@ def _check_channels(values: np.ndarray, mask: np.ndarray, settings: EdaSettings)
     for name, spread in zip(settings.channels, spreads, strict=True):
         if spread < scaling.MIN_SPREAD:
             figures = f"{settings.normalisation} spread {spread:.3g} {settings.unit} is below {scaling.MIN_SPREAD:g}"
-            raise _Rejected(f"flat_{name}", f"{figures}; by trial it would be scaled up to full weight")
+            raise _Rejected(f"flat_{name}", f"{figures}; scaling by trial would amplify noise")
 
 
 # Signal
 
 
 def _to_grid(x: np.ndarray, rate: float, settings: EdaSettings, notes: list[str]) -> np.ndarray:
-    """Low-pass and bring to the frame rate."""
-    frame_rate, order, wanted = settings.frame_rate, settings.low_pass_order, settings.low_pass_hz
+    """Low-pass and resample to the frame rate."""
+    frame_rate, order, requested = settings.frame_rate, settings.low_pass_order, settings.low_pass_hz
     if rate < frame_rate * (1 - filters.EPSILON):
-        notes.append(f"{rate:g} Hz brought up to {frame_rate:g} Hz: nothing above {rate / 2:g} Hz was recorded")
-    # Polyphase resampling brings its own anti-aliasing filter, which looks ahead; causal sampling needs one here.
+        notes.append(f"{rate:g} Hz upsampled to {frame_rate:g} Hz: nothing above {rate / 2:g} Hz was recorded")
+    # Polyphase resampling has its own anti-aliasing filter, but looks ahead. Causal sampling needs a filter here.
     slowest = min(rate, frame_rate) if settings.causal else rate
     highest = NYQUIST_SHARE * slowest / 2
-    cutoff = wanted
-    if wanted is not None and wanted > highest:
+    cutoff = requested
+    if requested is not None and requested > highest:
         cutoff = highest
-        notes.append(f"low-pass clamped from {wanted:g} Hz to {cutoff:g} Hz: Nyquist of {slowest:g} Hz")
-    elif wanted is None and settings.causal and rate > frame_rate:
+        notes.append(f"low-pass clamped from {requested:g} Hz to {cutoff:g} Hz: Nyquist of {slowest:g} Hz")
+    elif requested is None and settings.causal and rate > frame_rate:
         cutoff = highest
         notes.append(f"causal low-pass of {cutoff:g} Hz against aliasing at {frame_rate:g} Hz")
     if cutoff is not None:
@@ -275,17 +274,17 @@ def _to_grid(x: np.ndarray, rate: float, settings: EdaSettings, notes: list[str]
 
 
 def _log(x: np.ndarray, mask: np.ndarray, offset: float) -> np.ndarray:
-    """ln(1 + offset + x); masked frames, which may lie outside its domain, are kept within the valid ones' range."""
+    """Return ln(1 + offset + x). Masked frames are clipped from below, because they may be outside the domain."""
     lowest = x[mask].min()
     if 1 + offset + lowest <= 0:
-        figures = f"lowest value {lowest:.3g} uS; with log_offset_us = {offset:g} the logarithm has no argument"
+        figures = f"lowest value {lowest:.3g} uS; the logarithm is undefined with log_offset_us={offset:g}"
         raise _Rejected("log_domain", f"{figures}: raise log_offset_us above {-lowest - 1:.3g}")
     return np.log1p(np.maximum(x, lowest) + offset)
 
 
-def _detrend(x: np.ndarray, mask: np.ndarray, kind: str) -> np.ndarray:
-    """Subtract the mean or the straight line of the valid frames from all."""
-    if kind == "mean" or mask.sum() == 1:
+def _detrend(x: np.ndarray, mask: np.ndarray, method: str) -> np.ndarray:
+    """Subtract the mean or the regression line of the valid frames from all frames."""
+    if method == "mean" or mask.sum() == 1:
         return x - x[mask].mean()
     at = np.arange(len(x)) - np.flatnonzero(mask).mean()
     slope = at[mask] @ (x[mask] - x[mask].mean()) / (at[mask] @ at[mask])
@@ -293,11 +292,11 @@ def _detrend(x: np.ndarray, mask: np.ndarray, kind: str) -> np.ndarray:
 
 
 def _target_channels(x: np.ndarray, mask: np.ndarray, settings: EdaSettings) -> tuple[np.ndarray, np.ndarray]:
-    """The target (frames, channels) and its mask, from the conductance on the grid."""
+    """Return the target (frames, channels) and its mask, from the conductance on the grid."""
     if settings.eda_target == "raw":
         return x[:, None], mask
     if settings.eda_target == "difference":
-        # The first frame has no predecessor: 0, masked.
+        # The first frame has no predecessor. It is 0 and masked.
         change = np.diff(x, prepend=x[:1]) * settings.frame_rate
         return change[:, None], mask & np.concatenate([[False], mask[:-1]])
     tonic, phasic = decompose(x, settings)
@@ -307,10 +306,11 @@ def _target_channels(x: np.ndarray, mask: np.ndarray, settings: EdaSettings) -> 
 
 
 def decompose(x: np.ndarray, settings: EdaSettings) -> tuple[np.ndarray, np.ndarray]:
-    """Tonic and phasic (frames,) of conductance on the frame grid.
+    """Split conductance on the frame grid into tonic and phasic (frames,).
 
-    highpass: phasic is what a Butterworth high-pass leaves. smoothmedian: tonic is a running median. In both the two
-    add up to the input. cvxeda: a convex fit of responses on a spline (Greco et al. 2015); its residual is in neither.
+    highpass: phasic is the output of a Butterworth high-pass. smoothmedian: tonic is a running median. In both cases
+    tonic + phasic is the input. cvxeda: a convex fit of responses on a spline (Greco et al. 2015), whose residual is
+    in neither.
     """
     if settings.decomposition == "highpass":
         phasic = filters.high_pass(x, settings.frame_rate, settings.high_pass_hz, HIGH_PASS_ORDER, settings.causal)
@@ -322,9 +322,9 @@ def decompose(x: np.ndarray, settings: EdaSettings) -> tuple[np.ndarray, np.ndar
     try:
         from cvxeda import cvxEDA
     except ImportError as error:
-        raise ImportError("decomposition 'cvxeda' needs the packages of: pip install -e '.[eda]'") from error
+        raise ImportError("decomposition='cvxeda': cvxeda is not installed. Run pip install -e '.[eda]'.") from error
     mean, deviation = x.mean(), x.std()
-    if deviation < scaling.MIN_SPREAD:  # its fit starts from z-scores, and a constant has none
+    if deviation < scaling.MIN_SPREAD:  # cvxEDA needs z-scores, which a constant does not have
         return x, np.zeros_like(x)
     phasic, _, tonic, *_ = cvxEDA(
         (x - mean) / deviation, 1 / settings.frame_rate, options={"show_progress": False, "reltol": 1e-9}
@@ -333,9 +333,9 @@ def decompose(x: np.ndarray, settings: EdaSettings) -> tuple[np.ndarray, np.ndar
 
 
 def _response_rate(phasic: np.ndarray, mask: np.ndarray, settings: EdaSettings) -> np.ndarray:
-    """Skin conductance responses per minute: peaks that rise by scr_min_us, counted in a window around each frame.
+    """Count skin conductance responses per minute: peaks that rise by scr_min_us, in a window around each frame.
 
-    The window is cut at the trial's ends and at masked frames, and the rate is over what is left of it.
+    The window excludes masked frames and ends with the trial. The rate is per minute of the remaining frames.
     """
     peaks, _ = signal.find_peaks(phasic, prominence=settings.scr_min_us)
     counts = np.zeros(len(phasic))

@@ -1,8 +1,8 @@
-"""Keep the messages of libmpg123 off the terminal. It is inside soundfile's wheel, where nothing can silence it.
+"""Keep libmpg123's messages off the terminal. soundfile bundles the library without a way to silence it.
 
-It writes to file descriptor 2 for windows that are read by seeking, since the first frames after a seek lack data
-that stand before them (`media.audio` drops these frames), and for damaged frames. `media.audio` reports damage itself,
-with the name of the sound. PyAV writes no messages, but takes two to four times as long for an mp3.
+libmpg123 writes to file descriptor 2, for two reasons. Windows are read by seeking, and the first frames after a seek
+lack data from the frames before (`media.audio` drops these frames). And it reports damaged frames, which `media.audio`
+reports itself, with the name of the file. PyAV writes no messages, but takes two to four times as long for an mp3.
 """
 
 import contextlib
@@ -18,24 +18,24 @@ DECODER_MESSAGE = re.compile(
     rb"\[src/libmpg123/|Warning: Xing stream size|Note: (Trying to resync|Skipped |Illegal Audio-MPEG-Header|Hit end"
     rb"|Junk at the beginning|Looks like a RIFF|Could be a BMP|Input data end|Xing|broken frame|free format frame)"
 )
-MP3_BEGINNING = re.compile(rb"ID3|\xff[\xe0-\xff]")  # what makes libsndfile call libmpg123
+MP3_BEGINNING = re.compile(rb"ID3|\xff[\xe0-\xff]")  # bytes for which libsndfile calls libmpg123
 STDERR = 2  # file descriptor
 
 _turn = threading.Lock()
-_collected: FileIO | None = None  # what came meanwhile; each process has its own
+_collected: FileIO | None = None  # output held back, one file per process
 
 
 @contextlib.contextmanager
 def without_decoder_messages() -> Iterator[None]:
-    """Hold back what the process writes to stderr meanwhile; then write all of it but the lines of libmpg123.
+    """Hold back the process's stderr inside the block, then write it without the lines of libmpg123.
 
-    One thread at a time is inside, for as long as a file or block decodes, and a fork waits until it has left. What a
-    process says last that is killed meanwhile is lost, and the stderr of a program that another thread starts.
+    Only one thread at a time is inside, while a file or block decodes, and a fork waits for it. If the process is
+    killed inside the block, its last output is lost. So is the stderr of a program started by another thread.
     """
     with _turn:
         try:
             terminal = os.dup(STDERR)
-        except OSError:  # a process may have closed it
+        except OSError:  # stderr is closed
             yield
             return
         collected = _collected_file()
@@ -46,8 +46,8 @@ def without_decoder_messages() -> Iterator[None]:
             finally:
                 os.dup2(terminal, STDERR)
                 if collected.tell():
-                    with contextlib.suppress(OSError):  # of a terminal that is gone, not of the sound
-                        _write_others(collected, terminal)
+                    with contextlib.suppress(OSError):  # the terminal is gone, which does not affect the audio
+                        _write_other_lines(collected, terminal)
         finally:
             os.close(terminal)
 
@@ -55,20 +55,20 @@ def without_decoder_messages() -> Iterator[None]:
 def _collected_file() -> FileIO:
     global _collected
     if _collected is None:
-        if hasattr(os, "memfd_create"):  # no file that a full disk could refuse
+        if hasattr(os, "memfd_create"):  # in memory: a full disk cannot make it fail
             _collected = FileIO(os.memfd_create("stderr"), "w+")
         else:
             _collected = cast(FileIO, tempfile.TemporaryFile(buffering=0))
     return _collected
 
 
-def _write_others(collected: FileIO, terminal: int) -> None:
+def _write_other_lines(collected: FileIO, terminal: int) -> None:
     collected.seek(0)
-    others = b"".join(line for line in collected if not DECODER_MESSAGE.match(line))
+    remaining = b"".join(line for line in collected if not DECODER_MESSAGE.match(line))
     collected.seek(0)
     collected.truncate()
-    while others:
-        others = others[os.write(terminal, others) :]
+    while remaining:  # os.write may write less than given
+        remaining = remaining[os.write(terminal, remaining) :]
 
 
 def _after_fork() -> None:
@@ -77,5 +77,7 @@ def _after_fork() -> None:
     _turn.release()
 
 
+# A fork while another thread holds the lock would leave it locked in the child forever. The child also needs its own
+# file, because parent and child would share the position of an inherited one.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_turn.acquire, after_in_parent=_turn.release, after_in_child=_after_fork)

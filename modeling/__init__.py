@@ -1,7 +1,8 @@
-"""Models, feature extractors and configurations, known to transformers' Auto classes and shipped with their code.
+"""Models, feature extractors and configurations, registered with transformers' Auto classes.
 
-Importing this package is enough for `AutoConfig`, `AutoModel` and `AutoModelForAudioClassification` to find them.
-A model of a signal, or of the labels of a clip, is registered by its import here.
+Import this package and `AutoConfig`, `AutoModel` and `AutoModelForAudioClassification` find them. Each saved model
+carries its code to the Hub, so the files of this folder import only each other and installed packages.
+Importing a new signal or classification model here registers it.
 """
 
 from typing import Any
@@ -38,21 +39,21 @@ from .pipeline_emotion import EmotionPipeline
 from .pipeline_signal import SignalPipeline
 from .processing_fusion import FusionProcessor
 
-# (configuration, model) of each model above that predicts a signal, or that names the sounds of a clip.
+# (configuration, model) of each model imported above that predicts a signal or classifies a clip.
 SIGNAL_MODELS = tuple((model.config_class, model) for model in SignalRegressionModel.__subclasses__())
 CLASSIFICATION_MODELS = tuple((model.config_class, model) for model in AudioClassificationModel.__subclasses__())
 SIGNAL_CONFIGS = tuple(dict.fromkeys(config for config, _ in SIGNAL_MODELS + CLASSIFICATION_MODELS))
 
 
 def register_config(config_class: type[PreTrainedConfig], extractor_class: type[FeatureExtractionMixin]) -> None:
-    """Make a configuration known, and the extractor that its models take."""
+    """Register a configuration together with the feature extractor of its models."""
     AutoConfig.register(config_class.model_type, config_class)
     AutoFeatureExtractor.register(config_class, extractor_class)
     config_class.register_for_auto_class()
 
 
 def register_model(auto_class: Any, model_class: type[PreTrainedModel]) -> None:
-    """Let an Auto class find a model, here and from the code that is saved with it."""
+    """Register a model with an Auto class, here and in the code that is saved with the model."""
     auto_class.register(model_class.config_class, model_class)
     model_class.register_for_auto_class(auto_class.__name__)
 
@@ -64,15 +65,16 @@ for _, model_class in SIGNAL_MODELS:
 for _, model_class in CLASSIFICATION_MODELS:
     register_model(AutoModelForAudioClassification, model_class)
 
-# A head on a pretrained encoder, whose features are the encoder's.
+# A head on a pretrained encoder uses the encoder's features.
 register_config(EncoderConfig, EfficientAtFeatureExtractor)
 register_model(AutoModelForAudioClassification, EncoderForAudioClassification)
-# Pretrained on the sounds of AudioSet, with an extractor of its own.
+# EfficientAT is pretrained on AudioSet and has its own feature extractor.
 register_config(EfficientAtConfig, EfficientAtFeatureExtractor)
 register_model(AutoModel, EfficientAtModel)
 register_model(AutoModelForAudioClassification, EfficientAtForAudioClassification)
 
-# Emotions of a clip: transformers has no class for what also reads; a processor holds features and tokenizer.
+# transformers has no Auto class for text, video and audio together; the one for video classification is the closest.
+# The processor bundles feature extractor and tokenizer.
 register_config(FusionConfig, FusionFeatureExtractor)
 register_model(AutoModelForVideoClassification, FusionForEmotion)
 register_model(AutoModel, FusionForRegression)
@@ -81,10 +83,11 @@ AutoProcessor.register(FusionConfig, FusionProcessor)
 for shipped_class in (AudioFeatureExtractor, EfficientAtFeatureExtractor, FusionFeatureExtractor, FusionProcessor):
     shipped_class.register_for_auto_class()
 
-# What `pipeline(...)` knows beside transformers' own, audio-classification for one: model, task, its Auto class.
+# Custom tasks for `pipeline(...)`: base model, task, pipeline, Auto class, input type. Clip classifiers use
+# transformers' own audio-classification pipeline.
 PIPELINES = (
     (SignalRegressionModel, "audio-to-signal", SignalPipeline, AutoModel, "audio"),
     (FusionForEmotion, "clip-to-emotion", EmotionPipeline, AutoModelForVideoClassification, "multimodal"),
 )
-for _, name, pipeline_class, auto_class, kind in PIPELINES:
-    PIPELINE_REGISTRY.register_pipeline(name, pipeline_class, pt_model=auto_class, type=kind)
+for _, task, pipeline_class, auto_class, input_type in PIPELINES:
+    PIPELINE_REGISTRY.register_pipeline(task, pipeline_class, pt_model=auto_class, type=input_type)

@@ -1,12 +1,12 @@
-"""Configuration of EfficientAT, a MobileNetV3 over log-mel spectra that names 527 sounds of AudioSet."""
+"""Configuration of EfficientAT, a MobileNetV3 over log-mel spectra that detects 527 AudioSet sounds."""
 
 import math
 
-from .configuration_strict import MOST, StrictConfig, check_sizes
+from .configuration_strict import MAX_SIZE, StrictConfig, check_sizes
 
 
 class EfficientAtConfig(StrictConfig):
-    """Sizes of an EfficientAT network, and the windows of sound that it is used with.
+    """Sizes of an EfficientAT network, and the audio windows that it processes.
 
     Squeeze-excitation averages over the whole input, so the output for a moment depends on the length of the window
     around it. Window and hop are therefore part of the model: training, evaluation and prediction all use them.
@@ -14,10 +14,10 @@ class EfficientAtConfig(StrictConfig):
     Args:
         width: factor on the channels of MobileNetV3-Large, 0.4 for mn04.
         num_mel_bins: features per frame (F).
-        hidden_size: numbers of an embedding (D), which follow from `width`.
         classifier_size: units of the classifier's hidden layer.
-        classifier_dropout: probability in [0, 1) of a unit to be dropped in training.
-        window_seconds, hop_seconds: length of a window, and the time from one to the next.
+        classifier_dropout: dropout probability in [0, 1).
+        window_seconds: length of a window.
+        hop_seconds: time between the starts of two windows.
     """
 
     model_type = "efficientat"
@@ -31,43 +31,45 @@ class EfficientAtConfig(StrictConfig):
     hop_seconds: float = 0.5
 
     def __post_init__(self, **kwargs: object) -> None:
-        kind = type(self).__name__
+        config_name = type(self).__name__
         for name in ("width", "window_seconds", "hop_seconds"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise ValueError(f"{kind}: {name}={value!r} is no size. Give a number above 0.")
+                raise ValueError(f"{config_name}: {name}={value!r}: must be a number above 0. Give one.")
         if self.width > MAX_WIDTH:
-            raise ValueError(f"{kind}: width={self.width} is too wide. Give at most {MAX_WIDTH:g}.")
-        check_sizes(kind, {name: getattr(self, name) for name in self.sizes}, MOST)
+            raise ValueError(f"{config_name}: width={self.width}: too wide. Give at most {MAX_WIDTH:g}.")
+        check_sizes(config_name, {name: getattr(self, name) for name in self.sizes}, MAX_SIZE)
         dropout = self.classifier_dropout
         if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-            raise ValueError(f"{kind}: classifier_dropout={dropout!r} is no share. Give 0 to below 1.")
+            raise ValueError(f"{config_name}: classifier_dropout={dropout!r}: not in [0, 1). Give 0 to below 1.")
         if self.hop_seconds > self.window_seconds:
             raise ValueError(
-                f"{kind}: hop_seconds={self.hop_seconds} skips sound between windows of {self.window_seconds} s. Give "
-                "at most the window's length."
+                f"{config_name}: hop_seconds={self.hop_seconds}: skips audio between windows of {self.window_seconds} "
+                "s. Give at most window_seconds."
             )
         super().__post_init__(**kwargs)
         self.check_weights({"width": self.width, "classifier_size": self.classifier_size})
 
     @property
     def weights(self) -> int:
-        """Of the blocks, and of the classifier."""
+        """Approximate number of weights in the blocks and the classifier."""
         return int(BLOCK_WEIGHTS * self.width**2) + self.classifier_size * (self.hidden_size + self.num_labels)
 
     @property
     def hidden_size(self) -> int:
-        """Numbers of an embedding (D)."""
+        """Size of an embedding (D). It follows from `width`."""
         return EXPANSION * scaled(LAST_CHANNELS, self.width)
 
 
 MAX_WIDTH = 10.0
-BLOCK_WEIGHTS = 3e6  # of MobileNetV3-Large
-LAST_CHANNELS, EXPANSION = 160, 6  # of MobileNetV3-Large: channels of the last block, and of the convolution after it
+BLOCK_WEIGHTS = 3e6  # weights in the blocks of MobileNetV3-Large
+# In MobileNetV3-Large: channels of the last block, and the factor of the convolution after it.
+LAST_CHANNELS, EXPANSION = 160, 6
 
 
 def scaled(channels: int, width: float) -> int:
-    """Channels times width, as a multiple of 8 that is not more than a tenth too small."""
-    wanted = channels * width
-    found = max(8, int(wanted + 4) // 8 * 8)
-    return found + 8 if found < 0.9 * wanted else found
+    """Scale channels by width and round to a multiple of 8, losing at most a tenth."""
+    # This is torchvision's `_make_divisible`. Other rounding would not fit the published weights.
+    exact = channels * width
+    rounded = max(8, int(exact + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * exact else rounded

@@ -4,22 +4,22 @@ from .configuration_signal import SignalConfig
 
 
 class WavenetConfig(SignalConfig):
-    """What a WaveNet is made of; layer i (from 0) of each stack has dilation `dilation_base`^i.
+    """Sizes of a WaveNet. Layer i (from 0) of each stack has dilation `dilation_base`^i.
 
-    Head, loss and norm: see `SignalConfig`. `input_size`, `output_size` and `dropout` are other names of
-    `input_channels`, `output_channels` and `dropout_rate`, so that all models can be built alike.
+    See `SignalConfig` for head, loss and norm. `input_size`, `output_size` and `dropout` are aliases of
+    `input_channels`, `output_channels` and `dropout_rate`, so that all models can be built in the same way.
 
     Args:
-        input_channels: features a frame (F).
-        output_channels: predicted channels a frame.
-        num_stacks: how often the dilations are run through.
-        num_layers_per_stack: gated layers of a stack.
-        residual_channels: channels that go from layer to layer (C).
-        skip_channels: channels of the sum that all layers add to (S).
-        kernel_size: taps of every dilated convolution; odd, so that a frame has as much context before as after it.
-        dilation_base: factor between the dilations of neighbouring layers.
-        dropout_rate: probability in [0, 1) that a gate's output is set to zero in training, as the TCN realises it.
-        use_bias: whether convolutions and projections add a bias.
+        input_channels: features per frame (F).
+        output_channels: predicted channels per frame.
+        num_stacks: repetitions of the sequence of dilations.
+        num_layers_per_stack: gated layers per stack.
+        residual_channels: channels passed from layer to layer (C).
+        skip_channels: channels of the sum of all skip connections (S).
+        kernel_size: taps of every dilated convolution. Odd, so that a frame sees as far back as ahead.
+        dilation_base: factor between the dilations of neighboring layers.
+        dropout_rate: dropout probability after each gate, in [0, 1), rounded on the CPU as in `TcnConfig`.
+        use_bias: add a bias in convolutions and projections.
     """
 
     model_type = "wavenet"
@@ -38,14 +38,14 @@ class WavenetConfig(SignalConfig):
     use_bias: bool = True
 
     def check(self) -> None:
-        """Also the one setting that no other model has."""
+        """Also check `use_bias`, which only this model has."""
         super().check()
         if not isinstance(self.use_bias, bool):
-            raise ValueError(f"WavenetConfig: use_bias={self.use_bias!r} must be true or false")
+            raise ValueError(f"WavenetConfig: use_bias={self.use_bias!r}: not a bool. Give true or false.")
 
     @property
     def weights(self) -> int:
-        """Of a gate and two projections a layer, and of what comes first and last."""
+        """Approximate number of weights: a gate and two projections per layer, the first layer and the last."""
         residual, skip = self.residual_channels, self.skip_channels
         layer = residual * (2 * self.kernel_size * residual + residual + skip)
         ends = self.input_size * residual + skip * (skip + self.output_size)
@@ -53,10 +53,10 @@ class WavenetConfig(SignalConfig):
 
     @property
     def dilations(self) -> list[int]:
-        """Of all layers, first to last."""
+        """Dilations of all layers, first to last."""
         return self.num_stacks * [self.dilation_base**i for i in range(self.num_layers_per_stack)]
 
     @property
     def receptive_field(self) -> int:
-        """Frames of input that one output frame sees, itself included."""
+        """Frames of input that one output frame depends on, itself included."""
         return 1 + (self.kernel_size - 1) * sum(self.dilations)

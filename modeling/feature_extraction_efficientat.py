@@ -1,4 +1,4 @@
-"""The front end of EfficientAT: pre-emphasis, power spectra, Kaldi's mel filters, logarithm, fixed scaling."""
+"""Features for EfficientAT: pre-emphasis, power spectra, Kaldi's mel filters, logarithm, fixed scaling."""
 
 import functools
 from collections.abc import Sequence
@@ -12,20 +12,20 @@ from transformers import BatchFeature, FeatureExtractionMixin
 
 FFT, WINDOW = 1024, 800  # samples at SAMPLING_RATE
 PRE_EMPHASIS = 0.97
-QUIETEST = 1e-5  # added to the power before its logarithm
-MEAN, SPREAD = -4.5, 5.0  # the scale of the published weights
-# Kaldi's warp of the frequencies by the length of a vocal tract, which does nothing at a factor of 1.
+POWER_FLOOR = 1e-5  # added to the power before the logarithm
+MEAN, SPREAD = -4.5, 5.0  # scaling that the published weights were trained with
+# Kaldi's frequency warp for the length of a vocal tract. A factor of 1 switches it off.
 WARP_LOW, WARP_HIGH, WARP_FACTOR = 100.0, -500.0, 1.0
 
 
 class EfficientAtFeatureExtractor(FeatureExtractionMixin):
-    """Sounds (S,) of one length to `input_features` (B, T, F) float32, with one frame every `hop_length` samples.
+    """Clips (S,) of equal length to `input_features` (B, T, F) float32, one frame every `hop_length` samples.
 
     Args:
         sampling_rate: Hz.
         hop_length: samples from frame to frame.
         num_mel_bins: mel bands (F).
-        max_frequency: Hz, upper edge of the highest band.
+        max_frequency: upper edge of the highest band, in Hz.
     """
 
     model_input_names = ["input_features"]
@@ -41,20 +41,20 @@ class EfficientAtFeatureExtractor(FeatureExtractionMixin):
         super().__init__(**kwargs)
         if not 0 < max_frequency <= sampling_rate / 2:
             raise ValueError(
-                f"EfficientAtFeatureExtractor: max_frequency={max_frequency:g} with sampling_rate={sampling_rate}: "
-                f"sounds have up to {sampling_rate / 2:g} Hz. Take another rate, such as 32000."
+                f"EfficientAtFeatureExtractor: max_frequency={max_frequency:g}: must be above 0 and at most "
+                f"{sampling_rate / 2:g}, half of sampling_rate={sampling_rate}. Lower it, or raise sampling_rate."
             )
         self.sampling_rate, self.hop_length = sampling_rate, hop_length
         self.num_mel_bins, self.max_frequency = num_mel_bins, max_frequency
 
     @property
     def frame_rate(self) -> float:
-        """Frames per second."""
+        """Return the frames per second."""
         return self.sampling_rate / self.hop_length
 
     @property
     def feature_size(self) -> int:
-        """Features per frame (F)."""
+        """Return the features per frame (F)."""
         return self.num_mel_bins
 
     @torch.no_grad()
@@ -65,26 +65,27 @@ class EfficientAtFeatureExtractor(FeatureExtractionMixin):
         return_tensors: str = "pt",
         **kwargs: object,
     ) -> BatchFeature:
-        """Features of one sound (S,), or of sounds of one length: (B, S) or a list of (S,)."""
+        """Compute features of one clip (S,), or of clips of equal length: (B, S) or a list of (S,)."""
         if sampling_rate != self.sampling_rate:
             raise ValueError(
-                f"sampling_rate={sampling_rate}: the extractor takes {self.sampling_rate} Hz. Resample the sound."
+                f"sampling_rate={sampling_rate}: must be {self.sampling_rate}. Resample the audio to this rate."
             )
-        sounds = [torch.as_tensor(np.asarray(sound), dtype=torch.float32) for sound in as_list(audio)]
-        lengths = {len(sound) for sound in sounds}
+        clips = [torch.as_tensor(np.asarray(clip), dtype=torch.float32) for clip in as_list(audio)]
+        lengths = {len(clip) for clip in clips}
         if len(lengths) != 1 or min(lengths) <= FFT // 2:
             raise ValueError(
-                f"audio: sounds of {min(lengths, default=0)} to {max(lengths, default=0)} samples. EfficientAT takes "
-                f"windows of one length, of more than {FFT // 2} samples."
+                f"audio: clips of {min(lengths, default=0)} to {max(lengths, default=0)} samples. Give clips of equal "
+                f"length, longer than {FFT // 2} samples."
             )
-        features = self.log_mel(torch.stack(sounds))
+        features = self.log_mel(torch.stack(clips))
         if return_tensors == "np":
             return BatchFeature({"input_features": features.numpy()})
         return BatchFeature({"input_features": features})
 
     def log_mel(self, audio: torch.Tensor) -> torch.Tensor:
-        """Sounds (B, S) to scaled log-mel spectra (B, T, F)."""
+        """Convert clips (B, S) to scaled log-mel spectra (B, T, F)."""
         emphasised = audio[:, 1:] - PRE_EMPHASIS * audio[:, :-1]
+        # Symmetric window, like the code that the weights were published with.
         window = torch.hann_window(WINDOW, periodic=False)
         spectra = torch.stft(
             emphasised, FFT, hop_length=self.hop_length, win_length=WINDOW, window=window, return_complex=True
@@ -92,18 +93,18 @@ class EfficientAtFeatureExtractor(FeatureExtractionMixin):
         power = spectra.real.square() + spectra.imag.square()  # (B, FFT / 2 + 1, T)
         filters = mel_filters(self.num_mel_bins, self.sampling_rate, self.max_frequency)
         mel = torch.einsum("mf,bft->btm", filters, power)
-        return ((mel + QUIETEST).log() - MEAN) / SPREAD
+        return ((mel + POWER_FLOOR).log() - MEAN) / SPREAD
 
 
 @functools.lru_cache(maxsize=8)
 def mel_filters(count: int, sampling_rate: int, max_frequency: float) -> torch.Tensor:
-    """Kaldi's mel filters (count, FFT / 2 + 1)."""
+    """Return Kaldi's mel filters (count, FFT / 2 + 1)."""
     filters, _ = get_mel_banks(count, FFT, sampling_rate, 0.0, max_frequency, WARP_LOW, WARP_HIGH, WARP_FACTOR)
-    return torch.nn.functional.pad(filters, (0, 1))  # Kaldi leaves out the highest frequency
+    return torch.nn.functional.pad(filters, (0, 1))  # Kaldi leaves out the highest frequency, torch.stft has it
 
 
 def as_list(audio: np.ndarray | torch.Tensor | Sequence[np.ndarray]) -> list:
-    """One sound or several as a list of sounds."""
+    """Convert one clip or several to a list of clips."""
     if isinstance(audio, np.ndarray | torch.Tensor):
         return [audio] if audio.ndim == 1 else list(audio)
     return [audio] if len(audio) and np.ndim(audio[0]) == 0 else list(audio)

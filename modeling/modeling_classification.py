@@ -1,6 +1,6 @@
-"""What all models that name the sounds of a clip do alike: a logit a frame and label, pooled over the clip, scored.
+"""Base of all models that predict labels of a clip: logits per frame, pooled over the clip, and the loss.
 
-A clip's logits are made of its frames' logits, so a model that learnt from labels of whole clips also says where.
+Clip logits are pooled from frame logits. A model trained on labels of whole clips therefore also locates them in time.
 """
 
 # B batch, T frames, F features, C channels, L labels
@@ -21,14 +21,14 @@ MULTI, SINGLE = "multi_label_classification", "single_label_classification"
 
 @dataclass
 class AudioClassificationOutput(ModelOutput):
-    """What a model that names sounds returns.
+    """Output of a model that predicts labels of a clip.
 
     Args:
-        loss: scalar, when labels were given.
-        logits: (B, L), of the whole clip; 0 for a clip that is nothing but padding.
-        frame_logits: (B, T, L), of each frame; 0 in padding. Of labels that do not exclude each other, their sigmoid
-            says how likely the label is there, where the pooling looked.
-        hidden_states: the backbone's input and the output of each block, (B, T, C) each, when asked for.
+        loss: scalar, if labels were given.
+        logits: (B, L), of the whole clip; 0 for a clip of nothing but padding.
+        frame_logits: (B, T, L), of each frame; 0 in padding. For multi-label models, their sigmoid is the probability
+            of a label in this frame, provided that the pooling gave the frame weight.
+        hidden_states: the backbone's input and the output of each block, (B, T, C) each, on request.
     """
 
     loss: torch.Tensor | None = None
@@ -38,14 +38,14 @@ class AudioClassificationOutput(ModelOutput):
 
 
 class PooledHead(nn.Module):
-    """States to a logit a frame and label, and those to one a clip and label, in float32 or better.
+    """States to logits per frame and label, pooled to logits per clip and label, in float32 or better.
 
         states --+-- 1x1 -- frame logits --(*)-- sum over frames -- logits
                  |                          |
-                 +-- 1x1 -- softmax over valid frames (a weight a frame and label)
+                 +-- 1x1 -- softmax over valid frames (one weight per frame and label)
 
-    That is pooling by "attention". It has a new model look at all frames alike, and then learns where to look; "max"
-    and "mean" have nothing to learn. A maximum trains one frame of a clip at a time, a mean asks for the sound in all.
+    The figure shows pooling by "attention". A new model weights all frames equally and learns the weights. "max" and
+    "mean" have no weights: "max" trains one frame of a clip at a time, "mean" expects the sound in every frame.
     """
 
     def __init__(self, num_channels: int, num_labels: int, pooling: str) -> None:
@@ -54,13 +54,15 @@ class PooledHead(nn.Module):
         self.classifier = nn.Linear(num_channels, num_labels)
         self.attention = None
         if pooling == "attention":
-            self.attention = nn.Linear(num_channels, num_labels, bias=False)  # a bias would cancel in the softmax
+            # No bias: it would cancel in the softmax.
+            self.attention = nn.Linear(num_channels, num_labels, bias=False)
             self.attention.init_gain = 0.0
 
     def forward(self, states: torch.Tensor, valid: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """states (B, T, C) and valid (B, T, 1) or None -> logits (B, L) and frame logits (B, T, L)."""
         frame_logits = mask_frames(at_least_float32(self.classifier(states)), valid)
-        lowest = torch.finfo(frame_logits.dtype).min  # of which a softmax makes 0; finite, for clips without a frame
+        # A softmax turns this into 0. Unlike -inf it gives no NaN for clips without a valid frame.
+        lowest = torch.finfo(frame_logits.dtype).min
         if self.pooling == "attention":
             scores = at_least_float32(self.attention(states))
             scores = scores if valid is None else scores.masked_fill(~valid, lowest)
@@ -75,14 +77,14 @@ class PooledHead(nn.Module):
 
 
 class AudioClassificationModel(SignalPreTrainedModel):
-    """A backbone with a linear map a frame to labels, and a pooling of frames over the clip."""
+    """A backbone with a linear map per frame to labels, pooled over the clip."""
 
     def __init__(self, config: SignalConfig, backbone: SignalBackbone, state_size: int) -> None:
         super().__init__(config)
         if config.problem_type not in (None, MULTI, SINGLE):
             raise ValueError(
-                f"{type(config).__name__}: problem_type={config.problem_type!r} is not for labels; take {MULTI!r} "
-                f"(labels that do not exclude each other, also a single one) or {SINGLE!r}"
+                f"{type(config).__name__}: problem_type={config.problem_type!r}: not for labels. Give {MULTI!r} (any "
+                f"number of labels per clip) or {SINGLE!r}."
             )
         setattr(self, self.base_model_prefix, backbone)
         self.head = PooledHead(state_size, config.num_labels, config.pooling)
@@ -90,10 +92,8 @@ class AudioClassificationModel(SignalPreTrainedModel):
 
     @property
     def problem_type(self) -> str:
-        """The config's; where it has none, one label is there or not, and of several a clip has one.
-
-        (In other models of transformers, one label without a problem type means regression.)
-        """
+        """Return the config's problem type. By default one label is multi-label, several are single-label."""
+        # Other models in transformers treat one label without a problem type as regression.
         return self.config.problem_type or (MULTI if self.config.num_labels == 1 else SINGLE)
 
     def forward(
@@ -105,14 +105,15 @@ class AudioClassificationModel(SignalPreTrainedModel):
         output_hidden_states: bool | None = None,
         **kwargs: object,
     ) -> AudioClassificationOutput:
-        """Say which sounds each clip holds, and where.
+        """Predict the labels of each clip and of its frames.
 
         Args:
-            input_features: (B, T, F); what stands in padding has no influence, NaN and infinity included.
-            attention_mask: (B, T) of ints or bools, 0 where a frame is padding; None when none is.
-            labels: (B, L) numbers of 0 to 1, of which a mixture of clips may have any, for labels that do not exclude
-                each other; (B,) whole numbers below L where a clip has one label. IGNORE_LABEL (-100) is not scored.
-            num_items_in_batch: scored labels in all batches of one step, by which the Trainer asks to divide.
+            input_features: (B, T, F). Values in padding have no influence, not even NaN and infinity.
+            attention_mask: (B, T) of ints or bools, 0 for a padding frame; None without padding.
+            labels: (B, L) in [0, 1] for multi-label models, fractions for mixtures of clips; (B,) integers below L for
+                single-label models. IGNORE_LABEL (-100) is not scored.
+            num_items_in_batch: scored labels in all batches of one step. The Trainer passes it as the divisor of the
+                loss.
         """
         states = self.base_model(input_features, attention_mask, output_hidden_states)
         logits, frame_logits = self.head(states.last_hidden_state, frame_mask(attention_mask, input_features))
@@ -129,28 +130,28 @@ def classification_loss(
     num_items: torch.Tensor | int | None = None,
     positive_weight: float = 1.0,
 ) -> torch.Tensor:
-    """Cross entropy of logits (B, L) over the scored labels, divided by how many there are.
+    """Return the cross entropy of logits (B, L) over the scored labels, divided by their number.
 
-    Binary for labels (B, L) that do not exclude each other, over all labels for (B,). With `num_items`, the count over
-    all batches of a step, the parts of a split batch add up to the whole. `positive_weight` is that of a label that is
-    there, where labels do not exclude each other.
+    It is binary for multi-label labels (B, L), categorical for single-label labels (B,). With `num_items`, the scored
+    labels in all batches of one step, the losses of these batches add up to the loss of the joint batch.
+    `positive_weight` is the weight of a positive label in the binary loss.
     """
     if problem_type == MULTI:
         if labels.shape != logits.shape:
             raise ValueError(
-                f"labels.shape = {tuple(labels.shape)} must be (B, L) = {tuple(logits.shape)} for {MULTI}: a number "
-                "of 0 to 1 a label"
+                f"labels.shape={tuple(labels.shape)}: must be (B, L) = {tuple(logits.shape)} for {MULTI}. Give a "
+                "number from 0 to 1 per label."
             )
         scored = labels != IGNORE_LABEL
-        wanted = labels.to(logits.dtype).masked_fill(~scored, 0.0)
+        targets = labels.to(logits.dtype).masked_fill(~scored, 0.0)
         weight = logits.new_tensor(positive_weight)
-        each = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none", pos_weight=weight)
-        total = each.masked_fill(~scored, 0.0).sum()
+        losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none", pos_weight=weight)
+        total = losses.masked_fill(~scored, 0.0).sum()
     else:
         if labels.shape != logits.shape[:1] or labels.is_floating_point():
             raise ValueError(
-                f"labels of shape {tuple(labels.shape)} and {labels.dtype} must be (B,) = {tuple(logits.shape[:1])} "
-                f"whole numbers for {SINGLE}; for labels (B, L) set problem_type={MULTI!r}"
+                f"labels.shape={tuple(labels.shape)}, dtype {labels.dtype}: must be (B,) = {tuple(logits.shape[:1])} "
+                f"integers for {SINGLE}. For labels (B, L) set problem_type={MULTI!r}."
             )
         scored = labels != IGNORE_LABEL
         total = F.cross_entropy(logits, labels.long(), ignore_index=int(IGNORE_LABEL), reduction="sum")

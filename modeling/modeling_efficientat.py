@@ -1,6 +1,6 @@
 """EfficientAT (Schmid, Koutini and Widmer 2023): torchvision's MobileNetV3 over log-mel spectra."""
 
-# B windows, T frames of features, F mel bands, K frames of embeddings, D numbers of an embedding, L labels
+# B windows, T frames of features, F mel bands, K frames of embeddings, D embedding size, L labels
 
 from functools import partial
 
@@ -35,13 +35,13 @@ BLOCKS = (
     (LAST_CHANNELS, 5, 960, LAST_CHANNELS, True, "HS", 1),
 )
 FIRST_CHANNELS = 16
-FRAMES_PER_EMBEDDING = 32  # the product of all strides; the first embedding is centred on the first frame
-FRAME_RATE = 100.0  # frames per second, of all published front ends that are supported
-NORM_EPSILON, NORM_MOMENTUM = 1e-3, 1e-2
+FRAMES_PER_EMBEDDING = 32  # product of all strides; the first embedding is centered on the first frame
+FRAME_RATE = 100.0  # frames per second, the same for all supported published feature extractors
+NORM_EPSILON, NORM_MOMENTUM = 1e-3, 1e-2  # as in the published model
 
 
 class EfficientAtPreTrainedModel(PreTrainedModel):
-    """How weights of EfficientAT are drawn, saved and found."""
+    """Initialization and registration of EfficientAT."""
 
     config_class = EfficientAtConfig
     base_model_prefix = "efficientat"
@@ -62,7 +62,7 @@ class EfficientAtPreTrainedModel(PreTrainedModel):
 
 
 class EfficientAtModel(EfficientAtPreTrainedModel):
-    """Windows of sound to an embedding per window, and one per 32 frames (0.32 s with the published front end)."""
+    """One embedding per window, and one per 32 frames (0.32 s with the published features)."""
 
     def __init__(self, config: EfficientAtConfig) -> None:
         super().__init__(config)
@@ -78,27 +78,29 @@ class EfficientAtModel(EfficientAtPreTrainedModel):
             ),
             layer(last, config.hidden_size, kernel_size=1),
         )
-        self.frozen = 0  # layers, from the first on
+        self.frozen = 0  # number of frozen layers, counted from the first
         self.post_init()
 
     def freeze(self, last_n: int | None) -> None:
-        """Train the last `last_n` layers alone; 0 trains none of them, None all.
+        """Train only the last `last_n` layers; 0 trains none, None all.
 
-        BatchNorm in the others keeps its means and variances, also in training.
+        BatchNorms in frozen layers keep their running statistics, also in training.
         """
         if last_n is not None and not 0 <= last_n <= len(self.features):
-            raise ValueError(f"last_n={last_n}: EfficientAT has {len(self.features)} layers. Give 0 to as many.")
+            raise ValueError(f"last_n={last_n}: out of range. Give 0 to {len(self.features)}, the number of layers.")
         self.frozen = 0 if last_n is None else len(self.features) - last_n
-        for place, layer in enumerate(self.features):
-            layer.requires_grad_(place >= self.frozen)
+        for index, layer in enumerate(self.features):
+            layer.requires_grad_(index >= self.frozen)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "EfficientAtModel":
-        """Switch to training, except for the frozen layers."""
+        """Set training mode, except for the frozen layers."""
         super().train(mode)
         self.features[: self.frozen].eval()
-        if self.features[0][0].weight.stride(1) != 1:  # not yet, for loaded weights replace the first ones
-            self.features.to(memory_format=torch.channels_last)  # in which depthwise convolutions take half the time
+        # Depthwise convolutions take half the time in channels_last. This is not done in __init__, because
+        # `from_pretrained` replaces the weights after it.
+        if self.features[0][0].weight.stride(1) != 1:
+            self.features.to(memory_format=torch.channels_last)
         return self
 
     def forward(self, input_features: torch.Tensor, **kwargs: object) -> BaseModelOutputWithPooling:
@@ -110,21 +112,19 @@ class EfficientAtModel(EfficientAtPreTrainedModel):
 
 
 def in_equal_parts(scores: torch.Tensor, seconds: float) -> torch.Tensor:
-    """Scores (B, K, L) at 0, 0.32, 0.64 ... s of windows -> those of the middles of K equal parts of the windows.
-
-    Detectors take frames to divide a window evenly.
-    """
+    """Interpolate scores (B, K, L), given every 0.32 s from 0, at the middles of K equal parts of the window."""
+    # Detectors assume that the frames divide a window evenly.
     count = scores.shape[1]
     step = FRAMES_PER_EMBEDDING / FRAME_RATE  # s
-    places = (torch.arange(count, device=scores.device) + 0.5) / count * seconds / step
-    places = places.clamp(max=count - 1)
-    before = places.long()
+    positions = (torch.arange(count, device=scores.device) + 0.5) / count * seconds / step
+    positions = positions.clamp(max=count - 1)
+    before = positions.long()
     after = (before + 1).clamp(max=count - 1)
-    return scores[:, before].lerp(scores[:, after], (places - before)[:, None].to(scores.dtype))
+    return scores[:, before].lerp(scores[:, after], (positions - before)[:, None].to(scores.dtype))
 
 
 class EfficientAtForAudioClassification(EfficientAtPreTrainedModel):
-    """EfficientAT with the published classifier: a logit for each label, of the window and of each embedding in it."""
+    """EfficientAT with the published classifier: logits per label, for the window and for each embedding in it."""
 
     def __init__(self, config: EfficientAtConfig) -> None:
         super().__init__(config)
@@ -138,7 +138,7 @@ class EfficientAtForAudioClassification(EfficientAtPreTrainedModel):
         self.post_init()
 
     def freeze(self, last_n: int | None) -> None:
-        """Train the classifier and the last `last_n` layers alone, see `EfficientAtModel.freeze`."""
+        """Train only the classifier and the last `last_n` layers, see `EfficientAtModel.freeze`."""
         self.efficientat.freeze(last_n)
 
     def forward(
@@ -148,7 +148,7 @@ class EfficientAtForAudioClassification(EfficientAtPreTrainedModel):
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: object,
     ) -> AudioClassificationOutput:
-        """input_features (B, T, F), labels (B, L) of 0 to 1 -> logits (B, L) and frame_logits (B, K, L)."""
+        """input_features (B, T, F), labels (B, L) in [0, 1] -> logits (B, L) and frame_logits (B, K, L)."""
         states = self.efficientat(input_features)
         logits = self.classifier(states.pooler_output)
         frame_logits = in_equal_parts(self.classifier(states.last_hidden_state), input_features.shape[1] / FRAME_RATE)

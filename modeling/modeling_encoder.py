@@ -1,6 +1,6 @@
-"""A head on the embeddings of a pretrained encoder, which may be trained too."""
+"""A classification head on the embeddings of a pretrained encoder, which can be finetuned."""
 
-# B windows, T frames of features, F mel bands, K frames of embeddings, D numbers of an embedding, L labels
+# B windows, T frames of features, F mel bands, K frames of embeddings, D embedding size, L labels
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from .modeling_tcn import TcnModel
 
 
 class WindowHead(nn.Module):
-    """A map from the embedding of a window to logits, which says of each frame what it says of a window like it."""
+    """Embedding to logits. The same weights apply to the window and to its frames."""
 
     def __init__(self, config: EncoderConfig, size: int) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class WindowHead(nn.Module):
             size = config.head_size
         self.dropout = nn.Dropout(config.head_dropout)
         self.classifier = nn.Linear(size, config.num_labels)
-        self.classifier.init_gain = 0.0
+        self.classifier.init_gain = 0.0  # a new head predicts 0, so the encoder's own logits decide at first
 
     def forward(self, embeddings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Embeddings (B, 1 + K, D) -> logits (B, L) and frame logits (B, K, L)."""
@@ -56,14 +56,14 @@ class FramesHead(nn.Module):
 
 
 def head_of(config: EncoderConfig, size: int) -> WindowHead | FramesHead:
-    """The head that a config names, on embeddings of so many numbers."""
+    """Build the head named in the config, on embeddings of `size`."""
     return (FramesHead if config.head == "tcn" else WindowHead)(config, size)
 
 
 class EncoderForAudioClassification(PreTrainedModel):
-    """An encoder and a head that says of windows of sound whether they hold a target.
+    """An encoder and a head that predicts whether windows contain a target.
 
-    A new head says 0. Where the target is a label of the encoder, a new model scores as the encoder does.
+    A new head predicts 0. If the encoder has labels for the target, a new model scores like the encoder.
     """
 
     config_class = EncoderConfig
@@ -86,39 +86,38 @@ class EncoderForAudioClassification(PreTrainedModel):
             init.ones_(module.embedding_std)
 
     def post_init(self) -> None:
-        """As in transformers, with what is frozen frozen."""
+        """Freeze layers after the initialization of transformers."""
         super().post_init()
         self.train(self.training)
 
     def trained_layers(self) -> int:
-        """How many of the encoder's last layers are trained."""
+        """Return how many of the encoder's last layers are trained."""
         layers = len(self.encoder.efficientat.features)
-        wanted = {"none": 0, "last_n": self.config.finetune_layers, "full": layers}[self.config.finetune]
-        if wanted > layers:
-            raise ValueError(f"finetune_layers={wanted}: the encoder has {layers} layers. Give at most that.")
-        return wanted
+        trained = {"none": 0, "last_n": self.config.finetune_layers, "full": layers}[self.config.finetune]
+        if trained > layers:
+            raise ValueError(f"finetune_layers={trained}: the encoder has {layers} layers. Give at most {layers}.")
+        return trained
 
     def train(self, mode: bool = True) -> "EncoderForAudioClassification":
-        """As in torch, but frozen layers stay in evaluation: else their BatchNorms would drift and dropout act.
-
-        They are frozen here and not when they are made, for `from_pretrained` puts new parameters in their place.
-        """
+        """Set training mode, except for frozen layers, which stay in evaluation mode."""
+        # In training mode, frozen BatchNorms would update their statistics and dropout would be active. Parameters are
+        # frozen here rather than in __init__, because `from_pretrained` replaces them.
         super().train(mode)
         self.encoder.classifier.eval().requires_grad_(False)
         self.encoder.efficientat.freeze(self.trained_layers())
         return self
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
-        """The parameters of each part, trained and frozen."""
+        """Return all parameters, trained and frozen, by part."""
         return {"encoder": list(self.encoder.parameters()), "head": list(self.head.parameters())}
 
     def set_embedding_scaling(self, mean: torch.Tensor, std: torch.Tensor) -> None:
-        """Keep mean and standard deviation (D,) of the embeddings of training windows with the weights."""
+        """Store mean and standard deviation (D,) of the embeddings of training windows with the weights."""
         self.embedding_mean.copy_(mean)
         self.embedding_std.copy_(std)
 
     def embed(self, input_features: torch.Tensor) -> torch.Tensor:
-        """Features (B, T, F) -> the embedding of each window, followed by those of its frames: (B, 1 + K, D)."""
+        """Features (B, T, F) -> the embedding of each window, then those of its frames: (B, 1 + K, D)."""
         states = self.encoder.efficientat(input_features)
         return torch.cat([states.pooler_output[:, None], states.last_hidden_state], 1)
 
@@ -130,25 +129,29 @@ class EncoderForAudioClassification(PreTrainedModel):
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: object,
     ) -> AudioClassificationOutput:
-        """Say which sounds each window holds, and where.
+        """Predict the labels of each window and of its frames.
 
         Args:
             input_features: (B, T, F), for the encoder.
-            embeddings: (B, 1 + K, D), what `embed` made of the features; the encoder is then left out.
-            labels: (B, L) of 0 to 1.
-            num_items_in_batch: labels in all batches of one step, by which the Trainer asks to divide.
+            embeddings: (B, 1 + K, D), the result of `embed`; the encoder is then skipped.
+            labels: (B, L) in [0, 1].
+            num_items_in_batch: number of labels in all batches of one step. The Trainer passes it as the divisor of
+                the loss.
         """
         if (input_features is None) == (embeddings is None):
-            raise ValueError("input_features and embeddings: give one of the two.")
+            raise ValueError("input_features, embeddings: both or neither given. Give one of them.")
         if embeddings is None:
             embeddings = self.embed(input_features)
             if self.config.finetune == "none":
-                embeddings = embeddings.half()  # as they are stored: evaluation and prediction give the same scores
+                # Stored embeddings are in half precision. Rounding here gives evaluation and prediction equal scores.
+                embeddings = embeddings.half()
         embeddings = embeddings.to(self.embedding_mean.dtype)
         logits, frame_logits = self.head((embeddings - self.embedding_mean) / self.embedding_std)
         if self.config.encoder_labels:
-            own = self.encoder.classifier(embeddings)[..., self.config.encoder_labels].amax(-1, keepdim=True)
-            logits, frame_logits = logits + own[:, 0], frame_logits + own[:, 1:]
+            encoder_logits = self.encoder.classifier(embeddings)[..., self.config.encoder_labels]
+            # The target is present if any of its labels is.
+            highest = encoder_logits.amax(-1, keepdim=True)  # (B, 1 + K, 1)
+            logits, frame_logits = logits + highest[:, 0], frame_logits + highest[:, 1:]
         frame_logits = in_equal_parts(frame_logits, self.config.encoder_config.window_seconds)
         loss = None
         if labels is not None:

@@ -1,10 +1,9 @@
-"""What is said, seen and heard, encoded and fused: `FusionModel`, and what is made of it, `FusionForEmotion` and
-`FusionForRegression`.
+"""Text, video and audio, encoded and fused: `FusionModel`, and on top `FusionForEmotion` and `FusionForRegression`.
 
-A modality that is not there, for one item or for all, is a mask of zeros, or an input that is left out.
+A missing modality has a mask of zeros for one item, or is left out of the inputs for the whole batch.
 """
 
-# B items, M modalities, E an encoder's numbers, H hidden size, S fused size
+# B items, M modalities, E size of an encoder's output, H hidden size, S fused size
 
 import math
 from dataclasses import dataclass
@@ -19,16 +18,16 @@ from transformers.utils import ModelOutput
 from .configuration_fusion import FusionConfig
 from .layers_fusion import EmbeddingBranch, FusionLayer, Head, VideoBranch, branch_of
 
-IGNORED = -100  # a label that is not scored, as in torch
+IGNORED = -100  # a label with this value is not scored, as in torch
 
 
 @dataclass
 class FusionOutput(ModelOutput):
-    """What the fused modalities are.
+    """Output of `FusionModel`.
 
     Args:
-        state: (B, S), of all modalities together.
-        present: (B, M) bool, which modalities of the config it was made of.
+        state: (B, S), all modalities fused.
+        present: (B, M) bool, the modalities that were used, in the order of the config.
     """
 
     state: torch.Tensor | None = None
@@ -37,12 +36,12 @@ class FusionOutput(ModelOutput):
 
 @dataclass
 class RegressionOutput(ModelOutput):
-    """What `FusionForRegression` returns.
+    """Output of `FusionForRegression`.
 
     Args:
-        loss: scalar, when labels were given; in deviations of the training targets, squared for "mse".
+        loss: scalar, if labels were given; in standard deviations of the training targets, squared for "mse".
         predictions: (B,), in the unit of the target.
-        present: (B, M) bool, the modalities that they were made of, in the order of the config.
+        present: (B, M) bool, the modalities that were used, in the order of the config.
     """
 
     loss: torch.Tensor | None = None
@@ -52,13 +51,13 @@ class RegressionOutput(ModelOutput):
 
 @dataclass
 class EmotionOutput(ModelOutput):
-    """What `FusionForEmotion` returns.
+    """Output of `FusionForEmotion`.
 
     Args:
-        loss: scalar, when labels were given.
+        loss: scalar, if labels were given.
         emotion_logits: (B, emotions).
         sentiment_logits: (B, sentiments).
-        present: (B, M) bool, the modalities that it was made of, in the order of the config.
+        present: (B, M) bool, the modalities that were used, in the order of the config.
     """
 
     loss: torch.Tensor | None = None
@@ -68,16 +67,16 @@ class EmotionOutput(ModelOutput):
 
 
 class FusionPreTrainedModel(PreTrainedModel):
-    """Initialisation, and BatchNorms of frozen encoders that stay as they are."""
+    """Initialization, and freezing of encoders."""
 
     config_class = FusionConfig
     base_model_prefix = "fusion"
     main_input_name = "input_ids"
     _supports_sdpa = True
-    heads: tuple[str, ...] = ()  # what a model makes of the fused state, by the names of its layers
+    heads: tuple[str, ...] = ()  # names of the layers that read the fused state
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Variance-keeping for what a ReLU follows; torchvision's way in 3-D convolutions."""
+        # He's initialization before a ReLU. 3-D convolutions use fan-out, like torchvision's video models.
         if isinstance(module, nn.Conv3d):
             fan_out = module.out_channels * math.prod(module.kernel_size)
             init.normal_(module.weight, std=math.sqrt(2 / fan_out))
@@ -100,15 +99,14 @@ class FusionPreTrainedModel(PreTrainedModel):
             init.zeros_(module.absent)
 
     def post_init(self) -> None:
-        """As in transformers, with what is frozen frozen."""
+        """Freeze encoders after the initialization of transformers."""
         super().post_init()
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "FusionPreTrainedModel":
-        """As in torch, but frozen encoders stay in evaluation: else their BatchNorms would drift and dropout act.
-
-        They are frozen here and not when they are made, for `from_pretrained` puts new parameters in their place.
-        """
+        """Set training mode, except for frozen encoders, which stay in evaluation mode."""
+        # In training mode, frozen BatchNorms would update their statistics and dropout would be active. Parameters are
+        # frozen here rather than in __init__, because `from_pretrained` replaces them.
         super().train(mode)
         for module in self.modules():
             if getattr(module, "frozen", False):
@@ -116,34 +114,34 @@ class FusionPreTrainedModel(PreTrainedModel):
         return self
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
-        """The parameters, trained and frozen, of each part: a branch a modality, the fusion, the heads."""
+        """Return all parameters, trained and frozen, by part: one branch per modality, the fusion, the heads."""
         fusion = self.base_model
         modules = {**fusion.branches, "fusion": fusion.layer} | {name: getattr(self, name) for name in self.heads}
-        found = {name: list(module.parameters()) for name, module in modules.items()}
+        parameters = {name: list(module.parameters()) for name, module in modules.items()}
         if fusion.absent is not None:
-            found["fusion"].append(fusion.absent)
-        return found
+            parameters["fusion"].append(fusion.absent)
+        return parameters
 
     def set_input_scaling(self, name: str, mean: torch.Tensor, std: torch.Tensor) -> None:
-        """Keep the training set's mean and deviation (E,) of a modality's embeddings with the weights."""
+        """Store mean and standard deviation (E,) of a modality's training embeddings with the weights."""
         branch = self.base_model.branches[name]
         for given, buffer in ((mean, branch.input_mean), (std, branch.input_std)):
             given = torch.as_tensor(given, dtype=buffer.dtype)
             if given.shape != buffer.shape or not given.isfinite().all():
                 raise ValueError(
-                    f"{name}: scaling of shape {tuple(given.shape)} must hold {len(buffer)} finite numbers"
+                    f"{name}: scaling has shape {tuple(given.shape)} or is not finite. Give {len(buffer)} numbers."
                 )
             buffer.copy_(given)
         if not (branch.input_std > 0).all():
-            raise ValueError(f"{name}: a deviation is not above 0; give 1 for a number that never changes")
+            raise ValueError(f"{name}: std must be above 0. Give 1 for a number that never changes.")
 
     def part_sizes(self) -> dict[str, int]:
-        """Count the numbers that each part learns."""
+        """Count the trained weights of each part."""
         return {name: sum(p.numel() for p in part if p.requires_grad) for name, part in self.parts().items()}
 
 
 class FusionModel(FusionPreTrainedModel):
-    """Encoders, a vector a modality, one state of all."""
+    """Encoders, one vector per modality, and their fusion into one state."""
 
     def __init__(self, config: FusionConfig) -> None:
         super().__init__(config)
@@ -154,72 +152,76 @@ class FusionModel(FusionPreTrainedModel):
         self.post_init()
 
     def encode(self, name: str, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """What a modality's encoder makes of its input, (B, E): the part that can be cached where it is frozen."""
+        """Encode a modality, (B, E). With a frozen encoder the result can be cached and passed to `forward`."""
         branch = self.branches[name]
+        # A frozen encoder needs no graph. This saves the memory of its activations.
         with torch.set_grad_enabled(torch.is_grad_enabled() and not branch.frozen):
             return branch.encode(value, mask)
 
     def forward(self, **inputs: torch.Tensor | None) -> FusionOutput:
-        """Fuse what is there.
+        """Fuse the modalities that are present.
 
         Args:
             input_ids, attention_mask: (B, L), of text.
             pixel_values, frame_mask: (B, 3, N, height, width) and (B, N).
-            input_features, features_mask: (B, T, F) and (B, T), of sound.
-            <name>_embeddings, <name>_mask: (B, T, E) and (B, T), of a modality that `config.embedding_sizes` names.
-            text_features, video_features, audio_features: (B, E), what `encode` made before, instead of an input; the
-                mask is still asked for.
+            input_features, features_mask: (B, T, F) and (B, T), of audio.
+            <name>_embeddings, <name>_mask: (B, T, E) and (B, T), of a modality in `config.embedding_sizes`.
+            text_features, video_features, audio_features: (B, E), cached results of `encode`, instead of an input. The
+                mask is still needed.
 
-        A mask may be left out where all is there; a modality may be left out altogether, and is then absent.
+        Without a mask, all items have the modality. Without its inputs, no item has it.
         """
         states, present = [], []
         given = [x for x in inputs.values() if x is not None]
         if not given:
-            raise ValueError(f"no input came; give those of one or more of {self.config.modalities}")
+            names = ", ".join(self.config.modalities)
+            raise ValueError(f"inputs: none given. Give those of one or more of {names}.")
         batch, device = len(given[0]), given[0].device
         for name, branch in self.branches.items():
-            encoded, there = self.encoded(name, inputs)
+            encoded, available = self.encoded(name, inputs)
             if encoded is None:
                 states.append(self.layer.projection.weight.new_zeros(batch, self.config.hidden_size))
                 present.append(torch.zeros(batch, dtype=torch.bool, device=device))
             else:
                 states.append(branch(encoded))
-                present.append(there)
-        state, here = torch.stack(states, 1), torch.stack(present, 1)  # (B, M, H), (B, M)
+                present.append(available)
+        state, present = torch.stack(states, 1), torch.stack(present, 1)  # (B, M, H), (B, M)
         if self.training and self.config.modality_dropout:
-            here = hide_modalities(here, self.config.modality_dropout)
-        stand_in = state.new_zeros(()) if self.absent is None else self.absent.to(state.dtype)
-        state = torch.where(here.unsqueeze(-1), state, stand_in)
-        return FusionOutput(state=self.layer(state, here), present=here)
+            present = hide_modalities(present, self.config.modality_dropout)
+        substitute = state.new_zeros(()) if self.absent is None else self.absent.to(state.dtype)
+        state = torch.where(present.unsqueeze(-1), state, substitute)
+        return FusionOutput(state=self.layer(state, present), present=present)
 
     def encoded(
         self, name: str, inputs: dict[str, torch.Tensor | None]
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """A modality's (B, E) and which items have it (B,), or None twice where nothing of it came."""
+        """Return a modality's (B, E) and which items have it (B,), or twice None if it has no input."""
         value_name, mask_name = self.config.inputs_of(name)
         value, mask, cached = inputs.get(value_name), inputs.get(mask_name), inputs.get(f"{name}_features")
         if value is None and cached is None:
             return None, None
-        some = cached if value is None else value
+        given = cached if value is None else value
         if mask is None:
-            frames = 0 if value is None else 2 if value_name == "pixel_values" else 1
-            mask = torch.ones(len(some), some.shape[frames] if frames else 1, dtype=torch.long, device=some.device)
+            frame_axis = 0 if value is None else 2 if value_name == "pixel_values" else 1
+            frames = given.shape[frame_axis] if frame_axis else 1  # cached encodings have no frames
+            mask = torch.ones(len(given), frames, dtype=torch.long, device=given.device)
         encoded = self.encode(name, value, mask) if cached is None else cached
         return encoded, mask.bool().any(1)
 
 
 def hide_modalities(present: torch.Tensor, probability: float) -> torch.Tensor:
-    """present (B, M) with some of it hidden at random; one modality that is there always stays."""
-    luck = torch.rand(present.shape, device=present.device)
-    kept = present & (luck >= probability)
-    luckiest = luck.masked_fill(~present, -1.0).argmax(1, keepdim=True)
-    return kept | (present & torch.zeros_like(present).scatter(1, luckiest, True))
+    """Hide some of present (B, M) at random. Every item keeps at least one of its modalities."""
+    draws = torch.rand(present.shape, device=present.device)
+    kept = present & (draws >= probability)
+    # The modality with the highest draw is kept even if its draw is below the probability.
+    highest = draws.masked_fill(~present, -1.0).argmax(1, keepdim=True)
+    return kept | (present & torch.zeros_like(present).scatter(1, highest, True))
 
 
 def summed_cross_entropy(
     logits: torch.Tensor, labels: torch.Tensor, weights: list[float] | None, smoothing: float
 ) -> torch.Tensor:
-    """A head's cross entropy (), summed over the labels (B,) that are scored; logits (B, classes)."""
+    """Return a head's cross entropy, summed over the scored labels (B,); logits (B, classes)."""
     weights = None if weights is None else logits.new_tensor(weights, dtype=torch.float32)
     return F.cross_entropy(
         logits.float(), labels, weights, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing
@@ -227,13 +229,13 @@ def summed_cross_entropy(
 
 
 def scored_labels(labels: torch.Tensor, num_items: torch.Tensor | int | None) -> torch.Tensor:
-    """By how many a summed loss is divided, 1 or more: the labels that are scored, unless the Trainer says."""
+    """Return the divisor of a summed loss, at least 1: the scored labels, or the count from the Trainer."""
     count = (labels != IGNORED).sum() if num_items is None else torch.as_tensor(num_items, device=labels.device)
     return count.clamp_min(1)
 
 
 class FusionForEmotion(FusionPreTrainedModel):
-    """The emotion and the sentiment of an utterance."""
+    """Predict the emotion and the sentiment of an utterance."""
 
     heads = ("emotion", "sentiment")
 
@@ -250,11 +252,12 @@ class FusionForEmotion(FusionPreTrainedModel):
         num_items_in_batch: torch.Tensor | int | None = None,
         **inputs: torch.Tensor | None,
     ) -> EmotionOutput:
-        """Name emotion and sentiment.
+        """Predict emotion and sentiment logits.
 
         Args:
-            labels: (B, 2), the emotion's and the sentiment's number; -100 is not scored.
-            num_items_in_batch: scored labels of all batches of one step, by which the Trainer asks to divide.
+            labels: (B, 2), class indices of emotion and sentiment; -100 is not scored.
+            num_items_in_batch: scored labels in all batches of one step. The Trainer passes it as the divisor of the
+                loss.
             inputs: those of `FusionModel`.
         """
         output = self.fusion(**inputs)
@@ -265,30 +268,35 @@ class FusionForEmotion(FusionPreTrainedModel):
     def loss(
         self, logits: tuple[torch.Tensor, ...], labels: torch.Tensor, num_items: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """The heads' weighted cross entropies, summed: each a sum over items by the count of scored labels a head."""
+        """Return the weighted sum of the heads' cross entropies, each divided by the scored labels per head."""
         if labels.shape != (len(logits[0]), len(logits)):
-            raise ValueError(f"labels.shape = {tuple(labels.shape)} must be (B, 2) = {(len(logits[0]), len(logits))}")
+            shape = tuple(labels.shape)
+            raise ValueError(f"labels.shape={shape}: must be (B, 2) = {(len(logits[0]), len(logits))}. Check labels.")
         config = self.config
         total = logits[0].new_zeros((), dtype=torch.float32)
         for head, (name, scores) in enumerate(zip(self.heads, logits, strict=True)):
             weights, share = getattr(config, f"{name}_weights"), getattr(config, f"{name}_share")
             total = total + share * summed_cross_entropy(scores, labels[:, head], weights, config.label_smoothing)
+        # `scored_labels` counts the labels of both heads, so multiply by the number of heads.
         return total * len(logits) / scored_labels(labels, num_items)
 
     def load_video_weights(self, weights: dict[str, torch.Tensor]) -> None:
-        """Take over an r3d_18 from its state dict; the layer for its own 400 classes is left out."""
+        """Load the state dict of an r3d_18, without its classifier of 400 classes."""
         branch = self.fusion.branches["video"] if "video" in self.fusion.branches else None
         if not isinstance(branch, VideoBranch) or self.config.video_encoder != "r3d_18":
-            raise ValueError("video weights are for video_encoder='r3d_18' with 'video' among the modalities")
-        kept = {name: value for name, value in weights.items() if not name.startswith("fc.")}
+            raise ValueError(
+                f"video_encoder={self.config.video_encoder!r}: video weights need 'r3d_18' and 'video' in modalities. "
+                "Change the config, or load no weights."
+            )
+        encoder_weights = {name: value for name, value in weights.items() if not name.startswith("fc.")}
         try:
-            branch.encoder.load_state_dict(kept)
+            branch.encoder.load_state_dict(encoder_weights)
         except RuntimeError as error:
-            raise ValueError(f"the video weights are not those of torchvision's r3d_18: {error}") from error
+            raise ValueError(f"video weights: not those of torchvision's r3d_18 ({error}). Give others.") from error
 
 
 class FusionForRegression(FusionPreTrainedModel):
-    """One number of an item, such as the attention that an advertisement gets."""
+    """Predict one number per item, for example the attention that an advertisement gets."""
 
     heads = ("regression",)
 
@@ -304,24 +312,25 @@ class FusionForRegression(FusionPreTrainedModel):
         num_items_in_batch: torch.Tensor | int | None = None,
         **inputs: torch.Tensor | None,
     ) -> RegressionOutput:
-        """Predict the number.
+        """Predict the target.
 
         Args:
             labels: (B,), in the unit of the target.
-            num_items_in_batch: labels of all batches of one step, by which the Trainer asks to divide.
+            num_items_in_batch: labels in all batches of one step. The Trainer passes it as the divisor of the loss.
             inputs: those of `FusionModel`.
         """
         config = self.config
         output = self.fusion(**inputs)
-        scaled = self.regression(output.state).float().squeeze(-1)  # (B,), in deviations
+        scaled = self.regression(output.state).float().squeeze(-1)  # (B,), in standard deviations
         loss = None
         if labels is not None:
             if labels.shape != scaled.shape:
-                raise ValueError(f"labels.shape = {tuple(labels.shape)} must be (B,) = {tuple(scaled.shape)}")
-            wanted = (labels.float() - config.target_mean) / config.target_std
+                shape = tuple(labels.shape)
+                raise ValueError(f"labels.shape={shape}: must be (B,) = {tuple(scaled.shape)}. Check labels.")
+            target = (labels.float() - config.target_mean) / config.target_std
             if config.regression_loss == "huber":
-                total = F.huber_loss(scaled, wanted, reduction="sum", delta=config.huber_delta)
+                total = F.huber_loss(scaled, target, reduction="sum", delta=config.huber_delta)
             else:
-                total = F.mse_loss(scaled, wanted, reduction="sum")
+                total = F.mse_loss(scaled, target, reduction="sum")
             loss = total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
         return RegressionOutput(loss, scaled * config.target_std + config.target_mean, output.present)

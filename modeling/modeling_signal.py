@@ -1,4 +1,4 @@
-"""What all models that predict a signal, frame by frame, do alike: scale, mask, score, go through long recordings."""
+"""Base of all models that predict a signal frame by frame: scaling, masks, loss, prediction of long recordings."""
 
 # B batch, T frames, F features, C channels
 
@@ -25,9 +25,9 @@ CHUNK_FRAMES = 2048  # frames predicted at once: 8.5 minutes at 4 Hz
 
 
 class SignalPreTrainedModel(PreTrainedModel):
-    """Initialisation, and scaling of the input."""
+    """Initialization, and scaling of the input."""
 
-    config_class: type[SignalConfig]  # each model names its own
+    config_class: type[SignalConfig]  # set by each model
     main_input_name = "input_features"
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -37,28 +37,28 @@ class SignalPreTrainedModel(PreTrainedModel):
             init.ones_(module.input_std)
 
     def set_input_scaling(self, mean: torch.Tensor, std: torch.Tensor) -> None:
-        """Keep the training set's mean and standard deviation of each feature, (F,) each, with the weights.
+        """Store mean and standard deviation (F,) of the training features with the weights.
 
-        Inputs then come as they were extracted: the model subtracts the one and divides by the other.
+        The model then takes features as extracted, and standardizes them.
         """
         backbone = self.base_model
         for name, given, buffer in (("mean", mean, backbone.input_mean), ("std", std, backbone.input_std)):
             given = torch.as_tensor(given, dtype=buffer.dtype)
             if given.shape != buffer.shape or not given.isfinite().all():
                 raise ValueError(
-                    f"input scaling: {name} of shape {tuple(given.shape)} must hold {len(buffer)} finite numbers, "
-                    "one a feature"
+                    f"input scaling: {name} has shape {tuple(given.shape)} or is not finite. Give {len(buffer)} "
+                    "numbers, one per feature."
                 )
             if name == "std" and not (given > 0).all():
                 raise ValueError(
-                    f"input scaling: std is not above 0 for features {(given <= 0).nonzero().flatten().tolist()}; "
-                    "give 1 for a feature that never changes"
+                    f"input scaling: std is not above 0 for features {(given <= 0).nonzero().flatten().tolist()}. "
+                    "Give 1 for a feature that never changes."
                 )
             buffer.copy_(given)
 
 
 class SignalBackbone(SignalPreTrainedModel):
-    """Scaled features to a state a frame, (B, T, F) -> (B, T, C); a model says in `layers_forward` how."""
+    """Scaled features to one state per frame, (B, T, F) -> (B, T, C). Models implement `layers_forward`."""
 
     def __init__(self, config: SignalConfig) -> None:
         super().__init__(config)
@@ -75,31 +75,31 @@ class SignalBackbone(SignalPreTrainedModel):
         """Compute a state for each frame.
 
         Args:
-            input_features: (B, T, F); what stands in padding has no influence, NaN and infinity included.
-            attention_mask: (B, T) of ints or bools, 0 where a frame is padding; None when none is.
-            output_hidden_states: return the scaled input and every layer's output too.
+            input_features: (B, T, F). Values in padding have no influence, not even NaN and infinity.
+            attention_mask: (B, T) of ints or bools, 0 for a padding frame; None without padding.
+            output_hidden_states: also return the scaled input and every layer's output.
         """
         if input_features.dim() != 3 or input_features.shape[-1] != self.config.input_size:
             raise ValueError(
-                f"input_features.shape = {tuple(input_features.shape)} must be (B, T, F) with F = "
-                f"config.input_size = {self.config.input_size}"
+                f"input_features.shape={tuple(input_features.shape)}: must be (B, T, F) with "
+                f"F={self.config.input_size}. Extract features of this size."
             )
         valid = frame_mask(attention_mask, input_features)
         x = mask_frames((input_features - self.input_mean) / self.input_std, valid)
-        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        hidden_states = [x] if wanted else None
+        return_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        hidden_states = [x] if return_states else None
         x = self.layers_forward(x, valid, hidden_states)
-        return BaseModelOutput(last_hidden_state=x, hidden_states=tuple(hidden_states) if wanted else None)
+        return BaseModelOutput(last_hidden_state=x, hidden_states=tuple(hidden_states) if return_states else None)
 
     def layers_forward(
         self, x: torch.Tensor, valid: torch.Tensor | None, hidden_states: list[torch.Tensor] | None
     ) -> torch.Tensor:
-        """The layers: x (B, T, F), zero in padding, to states (B, T, C); appends each layer's output if asked to."""
+        """Map x (B, T, F), zero in padding, to states (B, T, C). Append each layer's output to `hidden_states`."""
         raise NotImplementedError
 
 
 class SignalRegressionModel(SignalPreTrainedModel):
-    """A backbone with a linear map a frame to the signal: skin conductance from sound, for one."""
+    """A backbone with a linear map per frame to the signal, for example from audio to skin conductance."""
 
     def __init__(self, config: SignalConfig, backbone: SignalBackbone, state_size: int) -> None:
         super().__init__(config)
@@ -119,10 +119,11 @@ class SignalRegressionModel(SignalPreTrainedModel):
         """Predict the signal at each frame.
 
         Args:
-            input_features: (B, T, F); what stands in padding has no influence, NaN and infinity included.
-            attention_mask: (B, T) of ints or bools, 0 where a frame is padding; None when none is.
+            input_features: (B, T, F). Values in padding have no influence, not even NaN and infinity.
+            attention_mask: (B, T) of ints or bools, 0 for a padding frame; None without padding.
             labels: (B, T) or (B, T, output_size) in the target's unit; IGNORE_LABEL (-100) is not scored.
-            num_items_in_batch: scored numbers in all batches of one step, by which the Trainer asks to divide.
+            num_items_in_batch: scored values in all batches of one step. The Trainer passes it as the divisor of the
+                loss.
         """
         states = self.base_model(input_features, attention_mask, output_hidden_states)
         valid = frame_mask(attention_mask, input_features)
@@ -147,11 +148,9 @@ class SignalRegressionModel(SignalPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         chunk_frames: int = CHUNK_FRAMES,
     ) -> SignalRegressionOutput:
-        """What `forward` predicts, to rounding, in chunks: memory beyond input and output does not grow with T.
-
-        A chunk is computed with all the frames beside it that it depends on (`config.context`). Layers then meet other
-        numbers than in one pass only where none of the chunk's own outputs looks.
-        """
+        """Predict like `forward`, up to rounding, in chunks, so that memory does not grow with T."""
+        # Each chunk is computed with all frames that it depends on (`config.context`). Its outputs then equal those of
+        # one pass: layers see other values only where these outputs do not depend on them.
         frames = input_features.shape[1]
         before, after = self.config.context
         parts = []
@@ -166,36 +165,36 @@ class SignalRegressionModel(SignalPreTrainedModel):
     def predict_blocks(
         self, blocks: Iterable[torch.Tensor], chunk_frames: int = CHUNK_FRAMES
     ) -> Iterator[SignalRegressionOutput]:
-        """`predict` for a recording that comes in blocks (B, t, F) of any length and leaves in chunks, once final.
+        """Predict like `predict` for a recording that comes in blocks (B, t, F) of any length.
 
-        Holds a chunk and its context, however long the recording is.
+        Yield chunks as soon as they are final. Holds one chunk and its context in memory.
         """
         before, after = self.config.context
-        held, past = None, 0  # frames that are still needed, and how many of them are predicted already
+        frames, past = None, 0  # frames that are still needed, and how many of them are already predicted
         for block in blocks:
-            held = block if held is None else torch.cat([held, block], 1)
-            while held.shape[1] - past >= chunk_frames + after:
-                yield _cut(self(held[:, : past + chunk_frames + after]), past, past + chunk_frames)
+            frames = block if frames is None else torch.cat([frames, block], 1)
+            while frames.shape[1] - past >= chunk_frames + after:
+                yield _cut(self(frames[:, : past + chunk_frames + after]), past, past + chunk_frames)
                 gone = max(past + chunk_frames - before, 0)
-                held, past = held[:, gone:], past + chunk_frames - gone
-        if held is not None and held.shape[1] > past:
-            yield _cut(self(held), past, held.shape[1])
+                frames, past = frames[:, gone:], past + chunk_frames - gone
+        if frames is not None and frames.shape[1] > past:
+            yield _cut(self(frames), past, frames.shape[1])
 
     @torch.no_grad()
     def step(
         self, input_features: torch.Tensor, state: list[torch.Tensor] | None = None
     ) -> tuple[SignalRegressionOutput, list[torch.Tensor]]:
-        """Predict the next frames of running recordings, for a causal model: the whole pass's numbers, to rounding.
+        """Predict the next frames of running recordings with a causal model, equal to one pass up to rounding.
 
         Args:
             input_features: (B, t, F), one or more new frames of each recording.
-            state: what the last step returned; None at the beginning. Each convolution's last inputs,
+            state: the state from the last step; None for the first. It holds each convolution's last inputs,
                 (B, (kernel_size - 1) * dilation, C_in).
         """
         if not self.config.causal:
             raise ValueError(
-                f"{type(self).__name__}.step needs a causal model: this one looks {self.config.context[1]} frames "
-                "ahead; train with model_config.causal true, or use predict"
+                f"causal=False: step needs a causal model, {type(self).__name__} looks {self.config.context[1]} "
+                "frames ahead. Train with model_config.causal true, or use predict."
             )
         convolutions = [module for module in self.modules() if isinstance(module, DilatedConv1d)]
         if state is None:
@@ -206,12 +205,13 @@ class SignalRegressionModel(SignalPreTrainedModel):
             output = self(input_features)
             return output, [convolution.past for convolution in convolutions]
         finally:
+            # The state belongs to the caller. `forward` must not see it, even after an error.
             for convolution in convolutions:
                 convolution.past = None
 
 
 def _cut(output: SignalRegressionOutput, start: int, stop: int) -> SignalRegressionOutput:
-    """Some frames of the predictions, copied, so that the rest can go."""
+    """Return a range of frames of the predictions. Copies, so that the full output can be freed."""
     variance = output.log_variance
     return SignalRegressionOutput(
         predictions=output.predictions[:, start:stop].clone(),

@@ -1,4 +1,4 @@
-"""Temporal convolutional network (TCN) over a sequence of features, for a signal frame by frame or a clip's labels."""
+"""Temporal convolutional network (TCN) over a sequence of features, for signals or for labels of a clip."""
 
 # B batch, T frames, F features, C channels
 
@@ -14,19 +14,18 @@ from .modeling_signal import SignalBackbone, SignalRegressionModel
 
 
 class TcnBlock(nn.Module):
-    """Two dilated convolutions beside a shortcut, (B, T, C_in) -> (B, T, C).
+    """Two dilated convolutions with a shortcut, (B, T, C_in) -> (B, T, C).
 
         x --+-- conv -> norm -> ReLU -> dropout -- conv -> norm -> ReLU -> dropout --(+)-- ReLU -- out
             |                                                                         |
-            +------------------ 1x1 projection, where C_in differs from C ------------+
+            +------------------ 1x1 projection, if C_in differs from C ---------------+
 
-    Both convolutions have dilation 2^i in block i, so the field of view doubles from block to block while the cost of
-    a block stays the same. They see as far ahead as back, or only back in a causal model. The shortcut lets gradients
-    pass a deep stack unchanged. The last ReLU is computed in the first block only: from then on the shortcut carries
-    an earlier ReLU's output, and the sum of two numbers that are not negative needs no clipping.
+    Both convolutions have dilation 2^i in block i, so the receptive field doubles from block to block at constant
+    cost. They see equally far ahead and back, or only back in a causal model. The shortcut lets gradients pass a deep
+    stack unchanged.
 
-    Frames in padding are zero between all layers, as what lies beyond a clip's ends is: the convolutions cannot tell
-    one from the other, so a clip has the same output alone and in a padded batch.
+    Padding frames are zero between all layers, like the frames before and after a clip. The convolutions cannot tell
+    them apart, so a clip has the same output alone and in a padded batch.
     """
 
     def __init__(self, config: TcnConfig, index: int) -> None:
@@ -34,7 +33,7 @@ class TcnBlock(nn.Module):
         in_channels, channels = config.input_size if index == 0 else config.num_channels, config.num_channels
         shape = (config.kernel_size, 2**index, config.causal, config.norm)
         self.conv1 = NormedConv1d(in_channels, channels, *shape)
-        # Blocks add what is not negative to what is not negative: a new model's sum would grow with its depth.
+        # Blocks add non-negative numbers to non-negative numbers, so a new model's output would grow with its depth.
         self.conv2 = NormedConv1d(channels, channels, *shape, init_gain=1 / config.num_blocks)
         self.dropout = Dropout(config.dropout)
         self.projection = nn.Linear(in_channels, channels) if in_channels != channels else None
@@ -45,6 +44,8 @@ class TcnBlock(nn.Module):
         gain = self.dropout.gain(x)
         branch = self.dropout.relu_(self.conv1(x, gain), valid)
         branch = self.dropout.relu_(self.conv2(branch, gain), valid)
+        # Only the first block needs the last ReLU: later shortcuts carry the output of a ReLU, and the sum of two
+        # non-negative numbers is non-negative.
         if not self.is_first:
             return x + branch
         shortcut = x if self.projection is None else self.projection(x)
@@ -65,7 +66,7 @@ class TcnModel(SignalBackbone):
     def layers_forward(
         self, x: torch.Tensor, valid: torch.Tensor | None, hidden_states: list[torch.Tensor] | None
     ) -> torch.Tensor:
-        """x (B, T, F) through all blocks."""
+        """Pass x (B, T, F) through all blocks."""
         for block in self.blocks:
             x = block(x, valid)
             if hidden_states is not None:
@@ -74,7 +75,7 @@ class TcnModel(SignalBackbone):
 
 
 class TcnForSignalRegression(SignalRegressionModel):
-    """A TCN with a linear map a frame to the signal."""
+    """A TCN with a linear map per frame to the signal."""
 
     config_class = TcnConfig
     base_model_prefix = "tcn"
@@ -84,7 +85,7 @@ class TcnForSignalRegression(SignalRegressionModel):
 
 
 class TcnForAudioClassification(AudioClassificationModel):
-    """A TCN with a linear map a frame to labels, pooled over a clip."""
+    """A TCN with a linear map per frame to labels, pooled over a clip."""
 
     config_class = TcnConfig
     base_model_prefix = "tcn"

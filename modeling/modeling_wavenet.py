@@ -1,4 +1,4 @@
-"""WaveNet over a sequence of features, for a signal frame by frame or a clip's labels; sees both sides of a frame."""
+"""WaveNet over a sequence of features, for signals or for labels of a clip. Sees later frames unless it is causal."""
 
 # B batch, T frames, F features, C residual channels, S skip channels
 
@@ -14,12 +14,12 @@ from .layers_dropout import Dropout
 from .modeling_classification import AudioClassificationModel
 from .modeling_signal import SignalBackbone, SignalRegressionModel
 
-GATE_RMS = 0.5  # of tanh * sigmoid for the inputs that a new convolution gives
-HALF_POWER = math.sqrt(0.5)  # keeps the variance of a sum of two equals
+GATE_RMS = 0.5  # RMS of tanh * sigmoid for the outputs of a new convolution
+HALF_POWER = math.sqrt(0.5)  # keeps the variance of a sum of two terms with equal variance
 
 
 class WavenetLayer(nn.Module):
-    """A gated dilated convolution beside a shortcut, with a second way out, (B, T, C) -> (B, T, C) and (B, T, S).
+    """A gated dilated convolution with a shortcut and a skip output, (B, T, C) -> (B, T, C) and (B, T, S).
 
             +---------------------------- shortcut ----------------------------+
             |                                                                  |
@@ -27,8 +27,8 @@ class WavenetLayer(nn.Module):
                        |               |              |
                        +-- sigmoid ----+              +-- 1x1 skip -- to the sum of all layers
 
-    Filter and gate are the halves of one convolution with 2C outputs. The last layer has no residual: nothing would
-    read it. Frames in padding are zero at the input of every convolution, as what lies beyond a clip's ends is.
+    Filter and gate are the halves of one convolution with 2C outputs. The last layer has no residual, because nothing
+    would read it. Padding frames are zero at the input of every convolution, like the frames before and after a clip.
     """
 
     def __init__(self, config: WavenetConfig, dilation: int, is_last: bool) -> None:
@@ -47,12 +47,13 @@ class WavenetLayer(nn.Module):
     def forward(
         self, x: torch.Tensor, skips: torch.Tensor | None, valid: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """x (B, T, C), zero in padding, and the sum so far (B, T, S); valid (B, T, 1) or None."""
+        """x (B, T, C), zero in padding, and the sum of skips so far (B, T, S); valid (B, T, 1) or None."""
         out = self.dropout.gated_(self.gates(x))
-        # The sum is accumulated where it stands, so that no layer's share of it is kept.
+        # Add in place: the backward pass does not need the partial sums.
         skips = self.skip(out) if skips is None else skips.add_(self.skip(out))
         if self.residual is None:
             return x, skips
+        # Scaling the weights is cheaper than scaling the output.
         bias = self.residual.bias
         scaled = F.linear(out, self.residual.weight * HALF_POWER, None if bias is None else bias * HALF_POWER)
         return mask_frames(scaled.add_(x, alpha=HALF_POWER), valid), skips
@@ -81,18 +82,18 @@ class WavenetModel(SignalBackbone):
     def layers_forward(
         self, x: torch.Tensor, valid: torch.Tensor | None, hidden_states: list[torch.Tensor] | None
     ) -> torch.Tensor:
-        """x (B, T, F) through all layers to states (B, T, S), which hold no zeros in padding."""
+        """Pass x (B, T, F) through all layers to states (B, T, S), which are not zero in padding."""
         x, skips = mask_frames(self.input(x), valid), None
         for layer in self.layers:
             x, skips = layer(x, skips, valid)
             if hidden_states is not None:
                 hidden_states.append(x)
-        # The gain commutes with the ReLU, so it goes into the few weights rather than the many sums.
+        # The gain commutes with the ReLU. Scaling the weights is cheaper than scaling the sums.
         return F.linear(skips.relu_(), self.output.weight * self.skip_gain, self.output.bias).relu_()
 
 
 class WavenetForSignalRegression(SignalRegressionModel):
-    """A WaveNet with a linear map a frame to the signal."""
+    """A WaveNet with a linear map per frame to the signal."""
 
     config_class = WavenetConfig
     base_model_prefix = "wavenet"
@@ -102,7 +103,7 @@ class WavenetForSignalRegression(SignalRegressionModel):
 
 
 class WavenetForAudioClassification(AudioClassificationModel):
-    """A WaveNet with a linear map a frame to labels, pooled over a clip."""
+    """A WaveNet with a linear map per frame to labels, pooled over a clip."""
 
     config_class = WavenetConfig
     base_model_prefix = "wavenet"

@@ -1,4 +1,4 @@
-"""Text, frames and sound to what `FusionModel` takes: `FusionProcessor`, for the Hub too."""
+"""`FusionProcessor`: text, frames and audio to inputs of `FusionModel`, saved to the Hub with the model."""
 
 import numpy as np
 import torch
@@ -6,7 +6,7 @@ from transformers import BatchFeature, ProcessorMixin
 
 
 class FusionProcessor(ProcessorMixin):
-    """Both in one, for `save_pretrained`, `from_pretrained` and the Hub.
+    """Feature extractor and tokenizer together, with `save_pretrained` and `from_pretrained`.
 
     >>> batch = processor(text=["You came!", None], audio=[sound, None], videos=[frames, frames], sampling_rate=16000)
     """
@@ -23,12 +23,13 @@ class FusionProcessor(ProcessorMixin):
         frame_masks: list[np.ndarray | None] | None = None,
         max_length: int | None = None,
     ) -> BatchFeature:
-        """Inputs of some utterances, padded to the longest; None, or an empty text, where one has none of a modality.
+        """Build the inputs of a batch of utterances, padded to the longest.
 
-        Texts of more than `max_length` tokens (by default what the tokenizer's model takes) are cut at their end.
+        Use None, or an empty text, for a missing modality. Texts of more than `max_length` tokens (default: the limit
+        of the tokenizer's model) are cut at the end.
         """
         if text is None and videos is None and audio is None:
-            raise ValueError("neither text nor videos nor audio came; give one of them")
+            raise ValueError("text=None, videos=None, audio=None: no input. Give at least one of them.")
         batch: dict[str, torch.Tensor] = {}
         if text is not None:
             batch |= self.tokens([text] if isinstance(text, str) else list(text), max_length)
@@ -37,14 +38,15 @@ class FusionProcessor(ProcessorMixin):
         return BatchFeature(batch)
 
     def tokens(self, texts: list[str | None], max_length: int | None) -> dict[str, torch.Tensor]:
-        """`input_ids` and `attention_mask` (B, L); a text that is not there, or holds nothing, has a mask of zeros."""
+        """Return `input_ids` and `attention_mask` (B, L). A missing or blank text has a mask of zeros."""
+        # Tokenizers do not accept None. An empty text still gives special tokens, so the mask is set by hand.
         tokens = self.tokenizer(
             [text or "" for text in texts], truncation=True, max_length=max_length, padding=True, return_tensors="pt"
         )
-        there = torch.tensor([bool(text and text.strip()) for text in texts]).unsqueeze(1)
-        return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"] * there}
+        has_text = torch.tensor([bool(text and text.strip()) for text in texts]).unsqueeze(1)
+        return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"] * has_text}
 
     @property
     def model_input_names(self) -> list[str]:
-        """Names of all that it can give."""
+        """Return the names of all inputs that it can build."""
         return ["input_ids", "attention_mask", *self.feature_extractor.model_input_names]

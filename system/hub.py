@@ -1,29 +1,30 @@
-"""What the Hub refuses, in one line that says what to do; no line holds a token."""
+"""Errors of the Hub as one line that says what to do. No line contains a token."""
 
 import contextlib
 from collections.abc import Iterator
 
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
-# The base of every error of the client's HTTP library, which has changed its name before.
-HTTP_ERROR: type[Exception] = next(kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError")
-SIGN_IN = "`hf auth login`, or set HF_TOKEN"
-ADVICE = {
-    401: f"the token is not known there or has run out: {SIGN_IN}",
-    403: "the token may not do this: it needs to be a write token of the owner of the repository",
+# The base of every error of the client's HTTP library. It is found by name, because huggingface_hub has changed the
+# library before (requests, httpx).
+HTTP_ERROR: type[Exception] = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
+SIGN_IN = "Run `hf auth login`, or set HF_TOKEN."
+ADVICE = {  # HTTP status -> advice
+    401: f"The token is unknown or has expired. {SIGN_IN}",
+    403: "The token lacks permission. Use a write token of the owner of the repository.",
 }
 
 
 @contextlib.contextmanager
-def told_by_hub(place: str) -> Iterator[None]:
-    """Turn errors of the Hub and of the way there into a ValueError of one line, which begins with `place`."""
+def one_line_hub_errors(action: str) -> Iterator[None]:
+    """Turn errors of the Hub, or of the connection to it, into a one-line ValueError that starts with `action`."""
     try:
         yield
     except LocalTokenNotFoundError as error:
-        raise ValueError(f"{place}: no token for the Hub; {SIGN_IN}") from error
+        raise ValueError(f"{action}: no token for the Hub. {SIGN_IN}") from error
     except HTTP_ERROR as error:
         response = getattr(error, "response", None)
-        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        message = next(iter(str(error).strip().splitlines()), type(error).__name__)
         status = None if response is None else response.status_code
-        advice = ADVICE.get(status, "the Hub cannot be reached, or is not well: try again later")
-        raise ValueError(f"{place}: {said} ({advice})") from error
+        advice = ADVICE.get(status, "The Hub is unreachable or returned a server error. Try again later.")
+        raise ValueError(f"{action}: {message.rstrip('.')}. {advice}") from error

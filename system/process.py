@@ -1,4 +1,4 @@
-"""Settings of a process: the memory that malloc keeps, and an end in one line for every error."""
+"""Settings of a process: memory of malloc, and one-line errors."""
 
 import contextlib
 import ctypes
@@ -15,60 +15,58 @@ from typing import Any, TextIO, cast
 
 from system.text import mask_secrets
 
-# Of malloc.h: from how many bytes free memory at the top goes back, and a block gets pages of its own (at most 2^25);
-# and how many heaps there are for the threads.
+# Options of mallopt(3): free bytes at the top of the heap before they are returned to the system, size from which a
+# block gets its own pages (at most 2^25), and the number of heaps for threads.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 BIG_BLOCK = 4 << 20  # bytes
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep the memory that a training step frees, for the next step to use again.
-
-    By default glibc hands it back, and every step pays for fresh pages: a fifth of a small model's time on a CPU.
-    """
+    """Let the C library keep memory that a training step frees, for the next step."""
+    # By default glibc returns it to the system, and every step pays for new pages: a fifth of the time of a small
+    # model on a CPU.
     _set({M_TRIM_THRESHOLD: 2**31 - 1, M_MMAP_THRESHOLD: 2**25})
 
 
-def give_back_freed_memory() -> None:
-    """Have the C library hand back what is freed, and Arrow take memory of it: what is needed at once is what is held.
-
-    By itself glibc raises its threshold with the largest block that was freed, and later ones come from heaps with
-    holes, one a thread; Arrow's own allocator keeps for itself what it had. To be called before Arrow is imported,
-    which chooses its allocator then. Programs that are started by this one do as it does.
-    """
+def return_freed_memory() -> None:
+    """Return freed memory to the system, also that of Arrow. Call this before Arrow is imported."""
+    # Arrow's own allocator keeps freed memory. Arrow chooses its allocator on import; child processes inherit the
+    # variable. glibc by default raises its threshold to the largest block that was freed. Later blocks then come from
+    # heaps, one per thread, with holes that are never returned.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     _set({M_TRIM_THRESHOLD: BIG_BLOCK, M_MMAP_THRESHOLD: BIG_BLOCK, M_ARENA_MAX: 1})
 
 
 def _set(options: dict[int, int]) -> None:
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
-        # musl has no mallopt, and no such habits.
+        # musl has no mallopt and always returns memory.
         for option, value in options.items():
             mallopt(option, value)
 
 
-EXPECTED = (ValueError, OSError, ImportError, RuntimeError, TypeError, KeyError, MemoryError)  # what a user can cause
+# Errors that a user can cause. They end a program with one line instead of a traceback.
+EXPECTED = (ValueError, OSError, ImportError, RuntimeError, TypeError, KeyError, MemoryError)
 INTERRUPTED = 128 + signal.SIGINT  # exit code
 
 
 def end_imports_quietly() -> None:
-    """Let a program end in one line while it still imports what it needs, which takes seconds and memory."""
+    """Let errors and Ctrl-C during a program's imports, which take seconds, end it with one line."""
 
-    def end(kind: type[BaseException], error: BaseException, where: Any) -> None:
-        if issubclass(kind, KeyboardInterrupt):
+    def end(error_type: type[BaseException], error: BaseException, where: Any) -> None:
+        if issubclass(error_type, KeyboardInterrupt):
             sys.stderr.write(f"{Path(sys.argv[0]).name}: stopped\n")
             sys.stderr.flush()
-            os._exit(INTERRUPTED)
+            os._exit(INTERRUPTED)  # skips cleanup of modules that are half imported
         if os.environ.get("FELTSOUND_TRACEBACK"):
-            sys.__excepthook__(kind, error, where)
+            sys.__excepthook__(error_type, error, where)
         else:
             sys.stderr.write(f"{Path(sys.argv[0]).name}: {unexpected(error)}\n")
 
     sys.excepthook = end
 
 
-def answer_at_once(read: Callable[[list[str]], Any], program: str = "") -> None:
-    """Read the command line before the imports of a program, which take seconds: help and mistakes end it here."""
+def parse_before_imports(read: Callable[[list[str]], Any], program: str = "") -> None:
+    """Parse the command line before a program's slow imports, so that --help and mistakes end it at once."""
     end_imports_quietly()
     with one_line_errors(program):
         read(sys.argv[1:])
@@ -76,10 +74,10 @@ def answer_at_once(read: Callable[[list[str]], Any], program: str = "") -> None:
 
 @contextlib.contextmanager
 def one_line_errors(program: str = "", stopped: str = "stopped") -> Iterator[None]:
-    """End a program with one line, in which no secret is; FELTSOUND_TRACEBACK=1 shows where the error arose.
+    """End a program with one line without secrets. FELTSOUND_TRACEBACK=1 shows the traceback.
 
-    SIGTERM and Ctrl-C end it after its clean-up, with 143 and 130; `stopped` says what Ctrl-C leaves. Logged
-    messages, and what libraries write to stderr, hold no secret either.
+    SIGTERM and Ctrl-C end it after its cleanup, with exit codes 143 and 130. `stopped` is the line for Ctrl-C. Logged
+    messages, and anything that libraries write to stderr, are masked too.
     """
     program = program or Path(sys.argv[0]).name
     if threading.current_thread() is threading.main_thread():
@@ -90,7 +88,7 @@ def one_line_errors(program: str = "", stopped: str = "stopped") -> Iterator[Non
             yield
         except KeyboardInterrupt as error:
             traceback.clear_frames(error.__traceback__)
-            gc.collect()  # closes progress bars, which would write after the last line
+            gc.collect()  # closes progress bars, which would otherwise write after the last line
             sys.stderr.write(f"{program}: {stopped}\n")
             raise SystemExit(INTERRUPTED) from None
         except SystemExit as error:
@@ -105,25 +103,26 @@ def one_line_errors(program: str = "", stopped: str = "stopped") -> Iterator[Non
 
 
 def is_expected(error: Exception) -> bool:
-    """Whether a user can cause an error; transformers checks configs by an error of its own that is no ValueError."""
-    from huggingface_hub.errors import StrictDataclassError  # here, for this module is imported before all libraries
+    """Return whether a user can cause the error. transformers checks configs with an error that is no ValueError."""
+    # Imported here, because this module is imported before all libraries.
+    from huggingface_hub.errors import StrictDataclassError
 
     return isinstance(error, (*EXPECTED, StrictDataclassError))
 
 
-def one_line(said: Any) -> str:
-    """A message in one line, without secrets."""
-    return mask_secrets(" ".join(str(said).split()))
+def one_line(message: Any) -> str:
+    """Return a message in one line, without secrets."""
+    return mask_secrets(" ".join(str(message).split()))
 
 
 def unexpected(error: BaseException) -> str:
-    """An error that is no mistake in what was given, in one line."""
-    said = one_line(error)
-    return f"{type(error).__name__}{said and ': '}{said} (FELTSOUND_TRACEBACK=1 shows where)"
+    """Describe an error that is not a mistake in the input, in one line."""
+    message = one_line(error)
+    return f"{type(error).__name__}{message and ': '}{message} (FELTSOUND_TRACEBACK=1 shows where)"
 
 
 def exit_on_sigterm() -> None:
-    """Let SIGTERM end the program as Ctrl-C does, so that exit handlers run."""
+    """Let SIGTERM end the program like Ctrl-C, so that exit handlers run."""
 
     def leave(number: int, frame: Any) -> None:
         raise SystemExit(128 + number)
@@ -139,7 +138,7 @@ class MaskedRecord(logging.LogRecord):
 
 
 class MaskedStream:
-    """A text stream to which no secret is written: for messages of libraries, such as those of argparse."""
+    """A text stream that masks secrets, for messages of libraries such as argparse."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

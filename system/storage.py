@@ -1,13 +1,13 @@
-"""Raw files wherever they lie: `S3FileManager` gives objects of S3 (or any fsspec URL) as local files.
+"""Access files anywhere: `S3FileManager` gives objects of S3 (or any fsspec URL) as local files.
 
     files = S3FileManager.shared()
     files.prefetch_files(urls)              # returns at once
-    path = files.download_file(urls[0])     # waits; overtakes what is only prefetched
-    with files.lease(urls[0]) as path: ...  # not evicted inside
+    path = files.download_file(urls[0])     # waits; goes before prefetched files
+    with files.lease(urls[0]) as path: ...  # not evicted inside the block
 
-An object costs one GET, however many threads, workers, ranks or programs on this machine ask for it, and comes whole
-and verified or not at all. The local copies never take more than `max_bytes` (storage_cache.py). Paths without `://`
-are given back as they are.
+An object costs one GET, no matter how many threads, workers, ranks or programs on this machine need it. It arrives
+complete and verified, or not at all. The local copies never exceed `max_bytes` (storage_cache.py). Paths without `://`
+are returned unchanged.
 """
 
 import atexit
@@ -57,26 +57,26 @@ __all__ = [
 
 T = TypeVar("T")
 
-MAX_BYTES = 8 << 30  # of local copies
-MIN_FREE_BYTES = 1 << 28  # that are left on the disk
-FOLDER, SCRATCH = "feltsound-files-", "feltsound-scratch-"
+MAX_BYTES = 8 << 30  # 8 GiB of local copies
+MIN_FREE_BYTES = 1 << 28  # 256 MiB stay free on the disk
+FOLDER, SCRATCH = "feltsound-files-", "feltsound-scratch-"  # prefixes of folders in the temporary folder
 
 
 class S3FileManager:
-    """Local copies of remote files: downloaded ahead or on demand, verified, at most `max_bytes` of them.
+    """Local copies of remote files: downloaded ahead or on demand, verified, up to `max_bytes`.
 
     Args:
-        cache_dir: a folder to keep copies in from run to run; None makes one that goes with this process.
-        max_bytes: the most that all copies take at any moment, those being downloaded included.
-        max_workers: objects downloaded at once.
-        storage_options: profile, endpoint_url, region, anon, requester_pays, read_timeout (s); never a secret:
+        cache_dir: folder in which copies are kept from run to run. None creates one that is removed with the process.
+        max_bytes: limit of all copies together, including downloads in progress.
+        max_workers: number of parallel downloads.
+        storage_options: profile, endpoint_url, region, anon, requester_pays, read_timeout (s). Never a secret:
             credentials come from AWS's own chain (environment, ~/.aws, role).
-        min_free_bytes: what is left free on the disk.
-        tries: requests for one object before its error is raised; only errors that may pass are tried again.
-        show_progress: a bar for what is prefetched.
+        min_free_bytes: bytes that stay free on the disk.
+        tries: number of requests for one object before its error is raised. Only transient errors are retried.
+        show_progress: show a progress bar of prefetched files.
 
-    A copy is valid for the run: a plain URL is not asked for again. An `S3Object` from a listing is only ever answered
-    with the content that was listed; `revalidate=True` asks the store what is current.
+    A copy is valid for the run: a plain URL is not requested again. For an `S3Object` from a listing, only the content
+    that was listed is returned. `revalidate=True` asks the store for the current content.
     """
 
     _shared: ClassVar["S3FileManager | None"] = None
@@ -94,7 +94,7 @@ class S3FileManager:
     ) -> None:
         for name, value in (("max_bytes", max_bytes), ("max_workers", max_workers), ("tries", tries)):
             if value < 1:
-                raise ValueError(f"{name} = {value}: give 1 or more")
+                raise ValueError(f"{name}={value}: must be at least 1. Give a larger number.")
         self.settings = {
             "max_bytes": max_bytes,
             "max_workers": max_workers,
@@ -108,39 +108,39 @@ class S3FileManager:
         self.owner = None if self.persistent else os.getpid()
         self.root = Path(cache_dir) if cache_dir is not None else _own_folder(FOLDER)
         self.cache = FileCache(self.root, max_bytes, min_free_bytes, durable=self.persistent)
-        self._described: dict[str, S3Object | None] = {}  # by URL; None: not there
+        self._described: dict[str, S3Object | None] = {}  # by URL; None: the object does not exist
         self._start_process()
         _managers.add(self)
 
     @classmethod
     def shared(cls, **settings: Any) -> "S3FileManager":
-        """The one manager of this process, made at the first call; settings that differ from its own are an error."""
+        """Return the one manager of this process. Raise ValueError if `settings` differ from its own."""
         with cls._shared_lock:
             if cls._shared is None or cls._shared._downloads.closing.is_set():
                 cls._shared = cls(**settings)
             live = cls._shared
             for name, value in settings.items():
-                own = str(live.root) if name == "cache_dir" else live.settings[name]
-                if value is not None and own != (str(value) if name == "cache_dir" else value):
-                    raise ValueError(f"{name} = {value!r}, but this process has a file manager with {own!r} already")
+                current = str(live.root) if name == "cache_dir" else live.settings[name]
+                if value is not None and current != (str(value) if name == "cache_dir" else value):
+                    raise ValueError(f"{name}={value!r}: the file manager of this process has {current!r}. Give that.")
             return live
 
     @classmethod
     def live(cls) -> "S3FileManager | None":
-        """The shared manager if there is one already."""
+        """Return the shared manager if it exists."""
         return cls._shared
 
     @classmethod
     def adopt(cls, manager: "S3FileManager | None") -> None:
-        """Make another process's manager, as it came through pickling, the shared one of this worker process."""
+        """Use a manager of another process, received by pickling, as the shared one of this worker."""
         cls._shared = manager
 
     def download_file(
         self, path: str | os.PathLike | S3Object, *, timeout: float | None = None, revalidate: bool = False
     ) -> Path:
-        """The local copy of a file, when it is there; raises what stands in its way. TimeoutError after `timeout` s.
+        """Return the local copy of a file after downloading it. Raise TimeoutError after `timeout` s.
 
-        It may be evicted later, by other downloads; `lease` and `read_bytes` hold on to it.
+        Later downloads may evict the copy. `lease` and `read_bytes` protect it.
         """
         if not isinstance(path, S3Object) and not is_remote(path):
             return _local(path)
@@ -149,15 +149,15 @@ class S3FileManager:
         return self._downloads.get(*_parts(path), timeout).path
 
     def prefetch_files(self, paths: Iterable[str | S3Object]) -> None:
-        """Begin to download files that will be asked for, in this order; returns at once and raises nothing.
+        """Start downloading files that will be needed, in this order. Return at once and raise nothing.
 
-        What fails is in `stats()`, and raised when it is asked for. Files fetched ahead take at most half the limit
-        until they are asked for; the rest wait their turn.
+        Errors are in `stats()`, and are raised when the file is requested. Prefetched files that were not requested
+        yet take up to half the limit. Others wait.
         """
         self._downloads.prefetch(parts for parts in map(_parts, paths) if is_remote(parts[0]))
 
     def get_file(self, path: str | os.PathLike | S3Object) -> Path | None:
-        """The local copy if there is one; never asks the network."""
+        """Return the local copy if it exists, without network access."""
         if not isinstance(path, S3Object) and not is_remote(path):
             return Path(path) if Path(path).exists() else None
         url, _, etag = _parts(path)
@@ -166,33 +166,33 @@ class S3FileManager:
 
     @contextlib.contextmanager
     def lease(self, path: str | os.PathLike | S3Object, *, timeout: float | None = None) -> Iterator[Path]:
-        """The local copy, which no process evicts inside the block."""
+        """Yield the local copy, which no process evicts inside the block."""
         if not isinstance(path, S3Object) and not is_remote(path):
             yield _local(path)
             return
-        held = None
-        while held is None:  # it may be evicted before it is held
+        descriptor = None
+        while descriptor is None:  # another process may evict the copy before it is locked
             entry = self._downloads.get(*_parts(path), timeout)
-            held = self.cache.lease(entry)
+            descriptor = self.cache.lease(entry)
         try:
             yield entry.path
         finally:
-            close(held)
+            close(descriptor)
 
     def read_bytes(self, path: str | os.PathLike | S3Object) -> bytes:
-        """The content of a file."""
+        """Return the content of a file."""
         with self.lease(path) as local:
             return local.read_bytes()
 
     def upload_file(self, path: str | os.PathLike, url: str) -> None:
-        """Put a file of this machine into S3 in one piece: its ETag is its MD5. It is never whole in memory."""
-        self._tried(self._downloads.store().upload, path, url)
+        """Upload a local file to S3 in one part, so that its ETag is its MD5. Memory does not grow with the file."""
+        self._with_retries(self._downloads.store().upload, path, url)
 
     def describe_files(self, urls: Iterable[str]) -> dict[str, S3Object]:
-        """Size and ETag of files, asked for once by this manager; those that are not there are left out.
+        """Return size and ETag of existing files. Each file is requested once per manager.
 
-        Of S3 the listing is asked, by no more requests than there are files, and no more than it has pages; where
-        listing is not allowed, and elsewhere, each file costs a request.
+        On S3 this lists pages, with at most one request per file and no more than the listing has pages. If listing is
+        not allowed, and on other stores, each file costs one request.
         """
         urls = set(urls)
         by_bucket: dict[str, list[str]] = {}
@@ -202,35 +202,35 @@ class S3FileManager:
         for bucket, keys in by_bucket.items():
             new = keys if not bucket else [f"s3://{bucket}/{key}" for key in keys]
             try:
-                found = self._find(bucket, keys) if bucket else self._describe_each(new)
+                existing = self._find(bucket, keys) if bucket else self._describe_each(new)
             except PermissionError:
-                found = self._describe_each(new)
-            self._described |= dict.fromkeys(new) | {file.url: file for file in found}
+                existing = self._describe_each(new)
+            self._described |= dict.fromkeys(new) | {file.url: file for file in existing}
         return {url: file for url in urls if (file := self._described[url]) is not None}
 
     def stats(self) -> Statistics:
-        """What this process did so far."""
+        """Return the statistics of this process."""
         return self._downloads.stats()
 
     def file_system(self) -> Any:
-        """The fsspec file system of S3 with these options, for all else: removing files, and reading parts of them."""
+        """Return the fsspec file system of S3 with these options, for removing files and reading parts of them."""
         store = self._downloads.store().s3()
         if store.session is None:
-            store.connect()  # its session serves both: one of its own would read S3's description anew, 15 MiB
+            store.connect()  # share its session: a new one would load botocore's description of S3 again, 15 MiB
         arguments = s3fs_arguments(self.options) | {"session": store.session}
         return fsspec.filesystem("s3", use_listings_cache=False, **arguments)
 
     def list_objects(self, prefix: str) -> list[S3Object]:
-        """Every object below a prefix, with size and ETag; a request a thousand."""
+        """List all objects below a prefix, with size and ETag: one request per thousand objects."""
         return self._downloads.store().list(prefix)
 
     def clear_cache(self) -> None:
-        """Remove all local copies but those being read."""
+        """Remove all local copies that are not being read."""
         self._downloads.forget()
         self.cache.clear()
 
     def close(self) -> None:
-        """Stop downloads; a folder of our own goes. Waiting callers get CancelledError."""
+        """Stop downloads and remove a temporary folder. Waiting callers get CancelledError."""
         self._downloads.close()
         if self.owner == os.getpid():
             shutil.rmtree(self.root, ignore_errors=True)
@@ -242,52 +242,55 @@ class S3FileManager:
         return f"S3FileManager({str(self.root)!r}, {self.settings})"
 
     def _find(self, bucket: str, keys: Sequence[str]) -> list[S3Object]:
-        """The existing ones of some keys, in order; pages of the listing without any of them are passed over."""
+        """Return the objects that exist for sorted keys. Skip pages of the listing that contain none of the keys."""
         prefix, last, more = os.path.commonprefix(keys), "", True
-        found, page = [], {}
+        existing, page = [], {}
         for key in keys:
             while more and key > last:
-                files, more = self._tried(self._downloads.store().list_page, bucket, prefix, max(last, key[:-1]))
+                # Start just before the key: `StartAfter` excludes the key itself.
+                files, more = self._with_retries(
+                    self._downloads.store().list_page, bucket, prefix, max(last, key[:-1])
+                )
                 page = {parse_s3_url(file.url)[1]: file for file in files}
                 last = max(page, default=last)
-            found += [page[key]] if key in page else []
-        return found
+            existing += [page[key]] if key in page else []
+        return existing
 
     def _describe_each(self, urls: Sequence[str]) -> list[S3Object]:
-        """The existing ones of some files, by a request each."""
+        """Return the files that exist, with one request per file."""
 
         def described(url: str) -> S3Object | None:
             try:
-                return self._tried(self._downloads.store().describe, url)
+                return self._with_retries(self._downloads.store().describe, url)
             except (FileNotFoundError, PermissionError):
                 return None
 
         with ThreadPoolExecutor(self.settings["max_workers"]) as pool:
             return [file for file in pool.map(described, urls) if file is not None]
 
-    def _tried(self, ask: Callable[..., T], *arguments: Any) -> T:
-        """The answer to a request, which is made again where that may help."""
+    def _with_retries(self, request: Callable[..., T], *arguments: Any) -> T:
+        """Return the result of a request, and retry transient errors."""
         deadline = time.monotonic() + DEADLINE
         for attempt in itertools.count(1):
             try:
-                return ask(*arguments)
+                return request(*arguments)
             except OSError as error:
-                self._downloads.wait_to_try_again(error, attempt, deadline)
+                self._downloads.wait_before_retry(error, attempt, deadline)
         raise AssertionError
 
     def _start_process(self) -> None:
-        """Start without downloads; a forked child does not use the threads, locks and connections of its parent."""
-        own = {name: self.settings[name] for name in ("max_workers", "tries", "show_progress")}
-        self._downloads = Downloads(self.cache, self.options, **own)
+        """Create the downloads of this process. A forked child cannot use the parent's threads and connections."""
+        settings = {name: self.settings[name] for name in ("max_workers", "tries", "show_progress")}
+        self._downloads = Downloads(self.cache, self.options, **settings)
 
 
 def list_objects(prefix: str, storage_options: dict[str, Any] | None = None) -> list[S3Object]:
-    """Every object below a prefix of S3 or another fsspec URL, with size and ETag; a request a thousand."""
+    """List all objects below a prefix of S3 or another fsspec URL, with size and ETag: one request per thousand."""
     return Store(storage_options or {}, connections=4).list(prefix)
 
 
 def s3_download(path: str) -> Path:
-    """The local copy of one file, by this process's shared manager."""
+    """Return the local copy of a file, from the shared manager of this process."""
     return S3FileManager.shared().download_file(path)
 
 
@@ -302,7 +305,7 @@ def _local(path: str | os.PathLike) -> Path:
 
 
 def scratch_folder() -> Path:
-    """This process's folder for temporary files, which goes with it; a killed one's goes with the next process."""
+    """Return this process's folder for temporary files. It is removed at exit, or by a later process after a kill."""
     key = os.getpid(), tempfile.gettempdir()
     if key not in _scratch:
         _scratch[key] = _own_folder(SCRATCH)
@@ -310,7 +313,7 @@ def scratch_folder() -> Path:
 
 
 def _own_folder(name: str) -> Path:
-    """A new folder of this process, after those of processes that are no longer there were removed."""
+    """Create a folder for this process, and remove folders of processes that have ended."""
     base = Path(tempfile.gettempdir()) / f"{name}{os.getuid()}"
     base.mkdir(mode=0o700, exist_ok=True)
     for folder in base.iterdir():
@@ -321,13 +324,13 @@ def _own_folder(name: str) -> Path:
     while True:
         folder = Path(tempfile.mkdtemp(dir=base, prefix=f"{os.getpid()}-"))
         lock = try_lock_folder(folder)
-        if lock is not None:  # else another process took it for one that was left behind
+        if lock is not None:  # otherwise another process took the new folder for an abandoned one
             _owned_locks.append(lock)
             return folder
 
 
 def _attach(root: str, settings: dict[str, Any], persistent: bool) -> S3FileManager:
-    """A manager of another process's folder."""
+    """Create a manager of another process's folder."""
     manager = S3FileManager(cache_dir=root, **settings)
     manager.cache.durable = manager.persistent = persistent
     return manager
@@ -350,6 +353,6 @@ def _close_all() -> None:
 
 
 _managers: weakref.WeakSet[S3FileManager] = weakref.WeakSet()
-_scratch: dict[tuple[int, str], Path] = {}  # by process, as a forked one has another, and place
-_owned_locks: list[int] = []  # held until this process and its forked workers end
+_scratch: dict[tuple[int, str], Path] = {}  # by process id, because a fork inherits this dict, and temporary folder
+_owned_locks: list[int] = []  # open until this process and its forked workers end
 os.register_at_fork(after_in_child=_restart_after_fork)

@@ -1,15 +1,15 @@
-"""A folder of downloaded objects that is never larger than its limit, whoever uses it at once.
+"""A folder of downloaded objects that never exceeds its size limit, with any number of processes using it.
 
-    objects/3f/3fa9...-524288-9e10...-d41d.mp3   by address, size, MD5 and ETag; comes by a rename, with its content
-    parts/3fa9...                                being downloaded; as large as the object will be from the start
+    objects/3f/3fa9...-524288-9e10...-d41d.mp3   named by address, size, MD5 and ETag; complete, put here by a rename
+    parts/3fa9...                                being downloaded; has the full size of the object from the start
     index.lock                                   held while bytes are reserved; its text is the bytes in all files
 
-The files themselves are the index. A part is both a reservation and a lock: it gets its full length before its first
-byte, and whoever downloads holds the kernel's lock on it, which ends with the process, also when that is killed; then
-anyone may take the part over or clear it away. Readers hold a shared lock on what they read, and what is locked is not
-evicted. In a folder that outlives its run, each process compares a copy with its MD5 before the first use. All locks
-are the kernel's (flock), so threads, workers, ranks and runs on one machine need not know each other. Not for network
-file systems.
+The files themselves are the index. A part is both a reservation and a lock. It gets its full length before its first
+byte, and the downloader holds a kernel lock (flock) on it. The lock ends with the process, even if it is killed. Then
+any process may take the part over or remove it. Readers hold a shared lock on the file that they read, and locked
+files are not evicted. In a folder that is kept between runs, each process compares a copy with its MD5 before the
+first use. Thanks to flock, threads, workers, ranks and runs on one machine need not know of each other. Not for
+network file systems.
 """
 
 import contextlib
@@ -24,27 +24,27 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-EVICT_TO = 0.9  # of the limit: an eviction looks at every file, so it makes room for more than one object
-WAIT = 0.01  # s between two looks at what another one holds
-PATIENCE = 60.0  # s that room is waited for
+EVICT_TO = 0.9  # of the limit: an eviction reads every file's time, so it frees more than one object needs
+WAIT = 0.01  # s between two attempts to reserve bytes
+PATIENCE = 60.0  # s to wait for free bytes
 COUNT_WIDTH = 20  # digits
 ENTRY = re.compile(r"([0-9a-f]{40})-(\d+)-([0-9a-f]{32})-([\w-]+)(\.\w+)?")
 
 
 class CacheFull(OSError):
-    """There is no room, and nothing that could be evicted."""
+    """There is no room, and nothing can be evicted."""
 
 
 @dataclass
 class Part:
-    """The right to download one object, and the file that it goes to."""
+    """The file of a download, with the lock on it."""
 
     path: Path
     descriptor: int
     reserved: int = 0  # bytes
 
     def write(self, data: bytes, at: int) -> None:
-        """Write at a position, all of it."""
+        """Write all of `data` at a position."""
         while data:
             written = os.pwrite(self.descriptor, data, at)
             data, at = data[written:], at + written
@@ -58,10 +58,10 @@ class Entry:
     size: int
     md5: str
     tag: str
-    stamp: int = field(default=0, compare=False)  # ns, the file's time until it is used; 0: not known
+    stamp: int = field(default=0, compare=False)  # ns, modification time until its first use; 0: unknown
 
     def touch(self) -> bool:
-        """Mark it as just used; False when it is gone or was tampered with."""
+        """Mark it as used just now. Return False if it is gone or its size has changed."""
         try:
             if os.stat(self.path).st_size != self.size:
                 return False
@@ -72,16 +72,16 @@ class Entry:
 
 
 class FileCache:
-    """The folder. `durable` writes reach the disk before they get their name, for a folder that outlives its run."""
+    """The cache folder. With `durable`, files are on disk before they get their name, for a folder that is kept."""
 
     def __init__(self, root: Path, max_bytes: int, min_free_bytes: int, durable: bool) -> None:
         self.root, self.max_bytes, self.min_free_bytes, self.durable = root, max_bytes, min_free_bytes, durable
-        self.verified: set[Path] = set()  # copies that are as they came; of a fork's parent too
+        self.verified: set[Path] = set()  # copies with a correct MD5; a forked process inherits them
         for folder in ("objects", "parts"):
             (root / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def lookup(self, address: str, etag: str | None = None) -> Entry | None:
-        """The cached object of an address, of this ETag if one is given; one with a wrong length is removed."""
+        """Return the cached object of an address, with this ETag if one is given. Remove one with a wrong length."""
         name = _name(address)
         folder = self.root / "objects" / name[:2]
         try:
@@ -89,7 +89,7 @@ class FileCache:
         except FileNotFoundError:
             return None
         if etag is None and len(candidates) > 1:
-            return None  # an older version that is still being read; which one is the newer cannot be told
+            return None  # an older version is still being read, and nothing shows which one is newer
         for candidate in candidates:
             match = ENTRY.fullmatch(candidate)
             if match is None or (etag is not None and match[4] != _tag(etag)):
@@ -97,11 +97,11 @@ class FileCache:
             entry = Entry(folder / candidate, int(match[2]), match[3], match[4])
             if entry.touch():
                 return entry
-            entry.path.unlink(missing_ok=True)  # its bytes stay counted until the next eviction looks
+            entry.path.unlink(missing_ok=True)  # its bytes stay in the count until the next eviction
         return None
 
     def verify(self, entry: Entry) -> bool | None:
-        """Whether a copy is as it came, read once a process: False when it was not and is removed, None when gone."""
+        """Check a copy's MD5, once per process. Return False if it was wrong and is removed, None if it is gone."""
         if not self.durable or entry.path in self.verified:
             return True
         descriptor = self.lease(entry)
@@ -113,7 +113,7 @@ class FileCache:
                 return True
             if not _is_at(descriptor, entry.path):
                 return None
-            entry.path.unlink()  # its bytes stay counted until the next eviction looks
+            entry.path.unlink()  # its bytes stay in the count until the next eviction
             return False
         except FileNotFoundError:
             return None
@@ -121,45 +121,41 @@ class FileCache:
             close(descriptor)
 
     def claim(self, address: str) -> Part | None:
-        """The right to download an object, or None while another one has it."""
+        """Return the right to download an object, or None while another thread or process has it."""
         path = self.root / "parts" / _name(address)
         while True:
             descriptor = _open(path, os.O_RDWR | os.O_CREAT)
             if not _try_lock(descriptor, path):
                 close(descriptor)
                 if not path.exists():
-                    continue  # cleared away or published between the two calls
+                    continue  # removed or published between the two calls
                 return None
             part = Part(path, descriptor, os.fstat(descriptor).st_size)
-            if part.reserved:  # of someone who was killed
+            if part.reserved:  # left by a killed process
                 self.resize(part, 0)
             return part
 
     def resize(self, part: Part, size: int, cancelled: Callable[[], bool] = lambda: False) -> None:
-        """Reserve `size` bytes for a part, evicting what was not used for longest; CacheFull after PATIENCE seconds.
-
-        What others are downloading can be evicted once it is there, so it is worth waiting for.
-        """
+        """Reserve `size` bytes for a part, evicting least recently used objects. CacheFull after PATIENCE seconds."""
         if size > self.max_bytes:
-            raise CacheFull(
-                f"an object of {size} bytes is larger than the cache of {self.max_bytes} bytes; give a larger limit"
-            )
+            raise CacheFull(f"max_bytes={self.max_bytes}: less than an object of {size} bytes. Raise max_bytes.")
+        # Objects that others are downloading can be evicted once they are complete, so waiting helps.
         end = time.monotonic() + PATIENCE
         while not self._resize_now(part, size):
             if cancelled() or time.monotonic() > end:
                 raise CacheFull(
-                    f"no room for {size} bytes in {self.root} within {PATIENCE:g} s: the rest of its {self.max_bytes} "
-                    "bytes is in use, or the disk is full; give a larger limit, or hold fewer files at once"
+                    f"{self.root}: no room for {size} bytes within {PATIENCE:g} s. The other bytes of "
+                    f"max_bytes={self.max_bytes} are in use, or the disk is full. Raise it, or hold fewer files."
                 )
             time.sleep(WAIT)
 
     def publish(self, part: Part, address: str, size: int, md5: str, etag: str, suffix: str) -> Entry:
-        """Give a complete part its name; older versions of the object go."""
+        """Give a complete part its final name, and remove older versions of the object."""
         if self.durable:
             os.fdatasync(part.descriptor)
         name = _name(address)
         path = self.root / "objects" / name[:2] / f"{name}-{size}-{md5}-{_tag(etag)}{suffix}"
-        now = time.time_ns()  # finer than the clock of `touch`: a use right after this gives another time
+        now = time.time_ns()  # finer than the clock of `touch`, so a use right after this gets another time
         os.utime(part.descriptor, ns=(now, now))
         entry = Entry(path, size, md5, _tag(etag), os.fstat(part.descriptor).st_mtime_ns)
         entry.path.parent.mkdir(exist_ok=True, mode=0o700)
@@ -173,14 +169,14 @@ class FileCache:
         return entry
 
     def abandon(self, part: Part) -> None:
-        """Remove a part that did not become whole."""
+        """Remove an incomplete part."""
         with self._locked() as total:
             part.path.unlink(missing_ok=True)
             self._write_total(total - part.reserved)
         close(part.descriptor)
 
     def lease(self, entry: Entry) -> int | None:
-        """A descriptor that keeps an entry from being evicted until it is closed; None when it is gone already."""
+        """Return a descriptor that keeps an entry from eviction until it is closed, or None if the entry is gone."""
         try:
             descriptor = _open(entry.path, os.O_RDONLY)
         except FileNotFoundError:
@@ -192,14 +188,14 @@ class FileCache:
         return None
 
     def clear(self) -> None:
-        """Remove every object that nobody is reading."""
+        """Remove all objects that are not being read."""
         with self._locked():
             for path in self._objects():
                 _remove_unless_used(path)
             self._write_total(self.used_bytes())
 
     def evict(self, needed: int) -> None:
-        """Make room for `needed` bytes where that is possible; for a disk that turned out to be full."""
+        """Free `needed` bytes if possible, after the disk turned out to be full."""
         with self._locked():
             self._write_total(self._evict(needed))
 
@@ -213,34 +209,34 @@ class FileCache:
             if needed > room and needed > 0:
                 self._write_total(total)
                 return False
-            # the count is never behind the files: it grows before they do and shrinks after they did
+            # The count is never less than the files' bytes: it grows before they do and shrinks after they did.
             self._write_total(total + max(needed, 0))
-            os.ftruncate(part.descriptor, 0)  # what a killed download left there is not to be seen in this one
+            os.ftruncate(part.descriptor, 0)  # discard bytes of a killed download
             os.ftruncate(part.descriptor, size)
             self._write_total(total + needed)
             part.reserved = size
             return True
 
     def _evict(self, needed: int) -> int:
-        """Remove parts of the dead, then objects by age, until `needed` bytes fit; returns the bytes that are left."""
+        """Remove abandoned parts, then the oldest objects, until `needed` bytes fit. Return the remaining bytes."""
         for path in (self.root / "parts").iterdir():
             _remove_unless_used(path)
         total = self.used_bytes()
-        aim = min(int(self.max_bytes * EVICT_TO), self.max_bytes - needed)
-        scarce = needed + self.min_free_bytes - shutil.disk_usage(self.root).free
-        aim = min(aim, total - scarce)
-        found = []
+        target = min(int(self.max_bytes * EVICT_TO), self.max_bytes - needed)
+        shortfall = needed + self.min_free_bytes - shutil.disk_usage(self.root).free
+        target = min(target, total - shortfall)
+        by_age = []
         for path in self._objects():
             with contextlib.suppress(FileNotFoundError):
-                found.append((path.stat().st_mtime_ns, path))
-        for _, path in sorted(found):
-            if total <= aim:
+                by_age.append((path.stat().st_mtime_ns, path))
+        for _, path in sorted(by_age):
+            if total <= target:
                 break
             total -= _remove_unless_used(path)
         return total
 
     def used_bytes(self) -> int:
-        """Bytes of all objects and parts, measured."""
+        """Measure the bytes of all objects and parts."""
         total = 0
         for path in (*self._objects(), *(self.root / "parts").iterdir()):
             with contextlib.suppress(FileNotFoundError):
@@ -252,7 +248,7 @@ class FileCache:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
-        """Hold the index; gives the bytes in all files by its count."""
+        """Lock the index. Yield the count of bytes in all files."""
         descriptor = _open(self.root / "index.lock", os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -262,7 +258,7 @@ class FileCache:
             close(descriptor)
 
     def _write_total(self, total: int) -> None:
-        """Write the count down; only while the index is held."""
+        """Write the count. Only while the index is locked."""
         descriptor = _open(self.root / "index.lock", os.O_RDWR)
         try:
             os.pwrite(descriptor, f"{max(total, 0):{COUNT_WIDTH}d}".encode(), 0)
@@ -271,16 +267,17 @@ class FileCache:
 
 
 def digest_of(path: Path) -> str:
-    """The MD5 of a file, for comparing contents, not for security."""
     with open(path, "rb") as file:
+        # MD5 compares contents here. It is not for security.
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def try_lock_folder(root: Path) -> int | None:
-    """A descriptor that says, while it is open, that somebody owns a folder; None when another one does."""
+    """Return a descriptor that owns a folder while it is open, or None if another process owns it."""
     path = root / "owner.lock"
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)  # workers inherit it: they use it too
+        # Not through `_open`: forked workers use the folder too, so they inherit its lock.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except FileNotFoundError:
         return None
     if _try_lock(descriptor, path):
@@ -290,7 +287,7 @@ def try_lock_folder(root: Path) -> int | None:
 
 
 def close(descriptor: int) -> None:
-    """Close what `_open` opened, and with it give up its lock."""
+    """Close a descriptor of `_open`, and release its lock."""
     with _guard:
         _descriptors.discard(descriptor)
         os.close(descriptor)
@@ -311,7 +308,7 @@ def _close_after_fork() -> None:
     _guard = threading.Lock()
 
 
-# A forked child has copies of its parent's descriptors, and would go on holding the locks of work that is not its own.
+# A forked child inherits its parent's descriptors, and would hold the locks of the parent's work.
 _descriptors: set[int] = set()
 _guard = threading.Lock()
 os.register_at_fork(
@@ -320,7 +317,7 @@ os.register_at_fork(
 
 
 def _remove_unless_used(path: Path) -> int:
-    """Bytes freed: 0 when somebody reads or writes the file, or when it is gone."""
+    """Return the freed bytes: 0 if the file is being read or written, or is gone."""
     try:
         descriptor = _open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -336,7 +333,7 @@ def _remove_unless_used(path: Path) -> int:
 
 
 def _try_lock(descriptor: int, path: Path) -> bool:
-    """Lock an open file for ourselves; False when another one has it, or when the path no longer leads to it."""
+    """Lock an open file. Return False if another process has it, or if the path leads to another file."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -357,5 +354,5 @@ def _name(address: str) -> str:
 
 
 def _tag(etag: str) -> str:
-    """An ETag as part of a file's name."""
+    """Turn an ETag into a part of a file name."""
     return etag if re.fullmatch(r"[0-9A-Za-z-]{1,64}", etag) else hashlib.sha256(etag.encode()).hexdigest()[:32]

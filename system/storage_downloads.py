@@ -1,7 +1,7 @@
-"""The downloads of one process: a queue in order of urgency, threads that work it off, and verified fetches.
+"""The downloads of one process: a queue by urgency, threads that process it, and verified fetches.
 
-What is waited for comes before what is fetched ahead. Files fetched ahead and not asked for yet take at most
-PREFETCH_SHARE of the cache; the rest of them stay in the queue.
+Requested files go before prefetched ones. Prefetched files that were not requested yet take up to PREFETCH_SHARE of
+the cache; others stay in the queue.
 """
 
 import contextlib
@@ -22,18 +22,18 @@ from typing import Any
 from tqdm import tqdm
 
 from system.storage_cache import CacheFull, Entry, FileCache, Part
-from system.storage_remote import Store, changed, etag_of, may_help_to_try_again, new_md5, parse_s3_url
+from system.storage_remote import Store, changed, etag_of, is_retryable, new_md5, parse_s3_url
 
 logger = logging.getLogger(__name__)
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # s before another try, at most; the pause is random below it
-DEADLINE = 300.0  # s after which a failed try is the last one
-RESUME_FROM = 64 << 20  # bytes; a shorter object starts again when its body is cut
-PREFETCH_SHARE = 0.5  # of the limit, for files that were fetched ahead and not asked for yet
-BLOCKING, AHEAD = 0, 10  # priorities; the smaller first
-GLANCE = 0.05  # s between two looks whether others have read what was fetched ahead
-LOOKED_AT = 64  # files at such a look, the oldest: they are read in about the order in which they were asked for
-FAREWELL = 2.0  # s that closing waits for each thread
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # s; upper limits of the random pause before the first retry and any retry
+DEADLINE = 300.0  # s after which a failed try is not repeated
+RESUME_FROM = 64 << 20  # bytes; a shorter object is read again from its start after an interruption
+PREFETCH_SHARE = 0.5  # of the limit, for prefetched files that were not requested yet
+BLOCKING, AHEAD = 0, 10  # priorities; smaller first
+POLL_INTERVAL = 0.05  # s between two checks whether other processes have read prefetched files
+FILES_PER_POLL = 64  # oldest files to check: files are read in about the order in which they were prefetched
+JOIN_TIMEOUT = 2.0  # s that closing waits for each thread
 
 
 @dataclass
@@ -44,9 +44,9 @@ class Statistics:
     downloads: int = 0
     downloaded_bytes: int = 0
     retries: int = 0
-    damaged_copies: int = 0  # of a kept cache, that were changed there and are fetched again
+    damaged_copies: int = 0  # changed in a kept cache, and downloaded again
     waited_seconds: float = 0.0  # in blocking calls
-    failed_prefetches: dict[str, str] = field(default_factory=dict)  # why, by URL
+    failed_prefetches: dict[str, str] = field(default_factory=dict)  # URL -> error
 
 
 @dataclass(slots=True)
@@ -54,8 +54,8 @@ class _Job:
     url: str
     size: int | None
     etag: str | None
-    ahead: bool  # nobody waits for it yet
-    future: Future | None = None  # made when somebody waits
+    ahead: bool  # prefetched, nobody waits for it yet
+    future: Future | None = None  # created when somebody waits
     started: bool = False
 
 
@@ -71,9 +71,9 @@ class _Received:
 
 
 class Downloads:
-    """Fetches objects into a cache, each at most once at a time.
+    """Fetch objects into a cache, each at most once at a time.
 
-    It holds threads, locks and connections, so every process makes its own, also a forked one.
+    Holds threads, locks and connections, so every process creates its own, also after a fork.
     """
 
     def __init__(
@@ -88,25 +88,25 @@ class Downloads:
         self._queue: queue.PriorityQueue[tuple[int, int, _Job]] = queue.PriorityQueue()
         self._numbers = itertools.count()
         self._jobs: dict[str, _Job] = {}  # queued or running, by URL
-        self._known: dict[str, tuple[Entry, str]] = {}  # entry and ETag, by URL: saves a look into the folder
-        self._unread: dict[str, tuple[Entry, int]] = {}  # fetched ahead, with the time stamp that it got then, by URL
+        self._known: dict[str, tuple[Entry, str]] = {}  # URL -> entry and ETag; saves listing the folder
+        self._unread: dict[str, tuple[Entry, int]] = {}  # URL -> prefetched entry and its time stamp then
         self._unread_bytes = 0
-        self._coming: dict[str, int] = {}  # bytes of what is being fetched ahead; a guess where they are not known
-        self._largest = 0  # bytes of the largest object so far: the guess
+        self._coming: dict[str, int] = {}  # URL -> bytes being prefetched; estimated if the size is unknown
+        self._largest = 0  # bytes of the largest object so far, the estimate
         self._threads: set[threading.Thread] = set()
         self._worker = threading.local()
         self._bar: Any = None
         self._statistics = Statistics()
 
     def store(self) -> Store:
-        """Return the connections to the objects, made at the first call."""
+        """Return the store, created at the first call."""
         with self._store_lock:
             if self._store is None:
                 self._store = Store(self.options, self.max_workers, self.closing.is_set)
             return self._store
 
     def find(self, url: str, etag: str | None) -> Entry | None:
-        """Return the cached object if there is one, without asking the network."""
+        """Return the cached object if it exists, without network access."""
         known = self._known.get(url)
         if known is not None and (etag is None or known[1] == etag) and known[0].touch():
             return known[0]
@@ -116,7 +116,7 @@ class Downloads:
         return entry
 
     def _lookup(self, url: str, etag: str | None) -> Entry | None:
-        """Return the cached object if it is as it came."""
+        """Return the cached object if it is undamaged."""
         entry = self.cache.lookup(self.address(url), etag)
         if entry is None:
             return None
@@ -124,15 +124,15 @@ class Downloads:
         if intact is False:
             with self._lock:
                 self._statistics.damaged_copies += 1
-            logger.warning("%s: its copy %s was changed since it came; it is fetched again", url, entry.path)
+            logger.warning("%s: its copy %s was changed after the download. It is downloaded again.", url, entry.path)
         return entry if intact else None
 
     def get(self, url: str, size: int | None, etag: str | None, timeout: float | None) -> Entry:
-        """Return the object when it is in the cache; raise the error of its download."""
+        """Return the object once it is in the cache. Raise the error of its download."""
         if url.startswith("s3://"):
             parse_s3_url(url)
         if getattr(self._worker, "busy", False):
-            raise RuntimeError(f"{url} was asked for by a thread that downloads; it would wait for itself")
+            raise RuntimeError(f"{url}: requested by a download thread, which would wait for itself.")
         entry = self.find(url, etag)
         if entry is not None:
             with self._lock:
@@ -148,21 +148,21 @@ class Downloads:
             elif job.ahead:
                 job.ahead = False
                 if not job.started:
-                    self._enqueue(job, BLOCKING)  # it is in the queue twice now; the later one finds it started
+                    self._enqueue(job, BLOCKING)  # it is queued twice then; the second one finds it started
             future = job.future = job.future or Future()
         try:
             return future.result(timeout)
         except TimeoutError as error:
             if future.done():
-                raise  # the download's own
-            raise TimeoutError(f"{url} is not here after {timeout} s; it goes on being downloaded") from error
+                raise  # the download itself timed out
+            raise TimeoutError(f"{url}: not downloaded within {timeout} s. The download continues.") from error
         finally:
             self._was_read(url)
             with self._lock:
                 self._statistics.waited_seconds += time.monotonic() - start
 
     def prefetch(self, objects: Iterable[tuple[str, int | None, str | None]]) -> None:
-        """Queue objects (URL, size, ETag) that are neither here nor on their way."""
+        """Queue objects (URL, size, ETag) that are neither cached nor queued."""
         new = 0
         with self._lock:
             for url, size, etag in objects:
@@ -177,9 +177,9 @@ class Downloads:
                 self._bar.total += new
                 self._bar.refresh()
 
-    def wait_to_try_again(self, error: OSError, attempt: int, deadline: float) -> None:
-        """Wait a while, longer each time; raise the error if it was the last try, or no other one can help."""
-        if not may_help_to_try_again(error) or attempt >= self.tries or time.monotonic() > deadline:
+    def wait_before_retry(self, error: OSError, attempt: int, deadline: float) -> None:
+        """Wait, longer for each attempt. Raise the error instead if a retry cannot help or was the last one."""
+        if not is_retryable(error) or attempt >= self.tries or time.monotonic() > deadline:
             raise error
         with self._lock:
             self._statistics.retries += 1
@@ -193,14 +193,14 @@ class Downloads:
             return replace(self._statistics, failed_prefetches=dict(self._statistics.failed_prefetches))
 
     def forget(self) -> None:
-        """Forget what is in the cache."""
+        """Forget which objects are in the cache."""
         with self._lock:
             self._known.clear()
             self._unread.clear()
             self._unread_bytes = 0
 
     def close(self) -> None:
-        """Stop all downloads; waiting callers get CancelledError."""
+        """Stop all downloads. Waiting callers get CancelledError."""
         self.closing.set()
         with self._lock:
             for job in self._jobs.values():
@@ -209,7 +209,7 @@ class Downloads:
             threads = list(self._threads)
         for thread in threads:
             if thread is not threading.current_thread():
-                thread.join(FAREWELL)
+                thread.join(JOIN_TIMEOUT)
 
     def address(self, url: str) -> str:
         """Return the key of an object in the cache."""
@@ -218,18 +218,18 @@ class Downloads:
     # The queue and its threads
 
     def _enqueue(self, job: _Job, priority: int) -> None:
-        """Queue a job and make sure that a thread takes it; only while the lock is held."""
+        """Queue a job and start a thread for it if needed. Only while the lock is held."""
         if self.closing.is_set():
-            raise RuntimeError("this file manager is closed")
+            raise RuntimeError("S3FileManager: closed. Create a new one.")
         self._jobs[job.url] = job
         self._queue.put((priority, next(self._numbers), job))
         self._wake()
 
     def _wake(self) -> None:
-        """Make sure that a thread looks into the queue; only while the lock is held."""
+        """Start a thread if one is missing. Only while the lock is held."""
         if len(self._threads) < self.max_workers and not self._queue.empty():
-            # Daemons, because Python waits for an executor's threads, and thus for all that is queued, before it runs
-            # the exit handlers.
+            # Daemon threads, not an executor: Python would wait for an executor's whole queue before it runs the exit
+            # handlers.
             thread = threading.Thread(target=self._drain, name="files", daemon=True)
             self._threads.add(thread)
             thread.start()
@@ -246,16 +246,16 @@ class Downloads:
             if job is not None:
                 self._run(job)
             else:
-                self.closing.wait(GLANCE)  # for readers in other processes, which send no signal
+                self.closing.wait(POLL_INTERVAL)  # readers in other processes cannot wake this thread
 
     def _next_job(self) -> _Job | None:
-        """Return the job to do now, or None; only while the lock is held."""
+        """Return the next job, or None. Only while the lock is held."""
         while not self.closing.is_set():
             try:
-                place = self._queue.get_nowait()
+                item = self._queue.get_nowait()
             except queue.Empty:
                 return None
-            job = place[2]
+            job = item[2]
             if job.started or (job.future is not None and job.future.cancelled()):
                 continue
             if job.ahead:
@@ -263,7 +263,7 @@ class Downloads:
                 if self._is_far_ahead(expected):
                     self._notice_readers()
                     if self._is_far_ahead(expected):
-                        self._queue.put(place)  # until a file that was fetched ahead is asked for
+                        self._queue.put(item)  # wait until a prefetched file is requested
                         return None
                 self._coming[job.url] = expected
             job.started = True
@@ -271,13 +271,13 @@ class Downloads:
         return None
 
     def _is_far_ahead(self, more: int) -> bool:
-        """Return whether this many more bytes would be too many that nobody has asked for yet."""
+        """Return whether `more` bytes would exceed the share of prefetched bytes that were not requested yet."""
         ahead = self._unread_bytes + sum(self._coming.values())
         return ahead > 0 and ahead + more > PREFETCH_SHARE * self.cache.max_bytes
 
     def _notice_readers(self) -> None:
-        """Forget what workers have read of what this process fetched ahead: their reading changes the time stamp."""
-        for url in list(itertools.islice(self._unread, LOOKED_AT)):
+        """Stop counting prefetched files that other processes have read: reading changes their time stamp."""
+        for url in list(itertools.islice(self._unread, FILES_PER_POLL)):
             entry, stamp = self._unread[url]
             if _time_stamp(entry) != stamp:
                 self._forget_unread(url)
@@ -287,7 +287,7 @@ class Downloads:
         self._unread_bytes -= entry.size
 
     def _was_read(self, url: str) -> None:
-        """Make room for other files if this one was fetched ahead."""
+        """Make room for other prefetched files if this one was prefetched."""
         if url in self._unread:
             with self._lock:
                 if url in self._unread:
@@ -325,13 +325,13 @@ class Downloads:
 
     def _note_failure(self, url: str, error: BaseException) -> None:
         if not self._statistics.failed_prefetches and not self.closing.is_set():
-            logger.warning("could not fetch %s ahead: %s; it is tried again when it is asked for", url, error)
+            logger.warning("%s: prefetch failed (%s). It is retried when the file is requested.", url, error)
         self._statistics.failed_prefetches[url] = str(error)
 
     # One object
 
     def _fetch(self, job: _Job) -> Entry:
-        """Return the cached object: from the download of another process if there is one, else from our own."""
+        """Return the cached object, from another process's download or from our own."""
         address = self.address(job.url)
         pause = 0.001
         while True:
@@ -346,7 +346,7 @@ class Downloads:
             time.sleep(pause)
             pause = min(2 * pause, 0.05)
         try:
-            entry = self._lookup(job.url, job.etag)  # published just before the claim
+            entry = self._lookup(job.url, job.etag)  # it may have been published just before the claim
             if entry is not None:
                 self.cache.abandon(part)
                 return entry
@@ -363,7 +363,7 @@ class Downloads:
         return entry
 
     def _download(self, job: _Job, part: Part) -> tuple[str, int, str]:
-        """Fill a part and return ETag, size and MD5."""
+        """Fill a part. Return ETag, size and MD5."""
         deadline = time.monotonic() + DEADLINE
         received = _Received()
         for attempt in itertools.count(1):
@@ -372,21 +372,22 @@ class Downloads:
             except CacheFull:
                 raise
             except OSError as error:
+                # Evict once more and retry: the disk may have been filled by other programs.
                 if error.errno == errno.ENOSPC and not received.made_room:
                     received.made_room = True
                     self.cache.evict(part.reserved)
                     received.restart()
                     continue
                 if error.errno == errno.ENOSPC:
-                    message = f"the disk is full, fetching {job.url}"
+                    message = f"disk full while downloading {job.url}"
                     raise OSError(errno.ENOSPC, message, str(self.cache.root)) from error
-                self.wait_to_try_again(error, attempt, deadline)
+                self.wait_before_retry(error, attempt, deadline)
             if received.length < RESUME_FROM:
                 received.restart()
         raise AssertionError
 
     def _attempt(self, job: _Job, part: Part, received: _Received) -> tuple[str, int, str]:
-        """Ask once for all that is missing and read it to its verified end."""
+        """Send one request for all missing bytes, and read it to its verified end."""
         body = self.store().open(job.url, job.etag or received.etag, received.length)
         try:
             if job.etag is not None and body.etag != job.etag:
@@ -396,7 +397,7 @@ class Downloads:
             received.etag = body.etag
             while block := body.read():
                 if received.length + len(block) > body.size:
-                    raise OSError(errno.EIO, f"more than the announced {body.size} bytes came", job.url)
+                    raise OSError(errno.EIO, f"got more than the announced {body.size} bytes", job.url)
                 part.write(block, received.length)
                 received.md5.update(block)
                 received.length += len(block)
@@ -405,15 +406,15 @@ class Downloads:
         finally:
             body.close()
         if received.length != body.size:
-            raise OSError(errno.EIO, f"{received.length} of {body.size} bytes came", job.url)
+            raise OSError(errno.EIO, f"got {received.length} of {body.size} bytes", job.url)
         if body.etag_is_md5 and etag_of(received.md5) != body.etag:
             received.restart()
-            raise OSError(errno.EIO, "came damaged: its MD5 is not its ETag", job.url)
+            raise OSError(errno.EIO, "damaged: its MD5 differs from its ETag", job.url)
         return body.etag, body.size, received.md5.hexdigest()
 
 
 def _time_stamp(entry: Entry) -> int:
-    """Return when a copy was last used, in ns; -1 when it is gone."""
+    """Return when a copy was last used, in ns, or -1 if it is gone."""
     try:
         return os.stat(entry.path).st_mtime_ns
     except FileNotFoundError:
@@ -421,6 +422,6 @@ def _time_stamp(entry: Entry) -> int:
 
 
 def _suffix(url: str) -> str:
-    """Return the end of a file's name, which decoders look at."""
+    """Return the file name's suffix, which decoders read. Empty for odd suffixes."""
     suffix = PurePosixPath(url).suffix
     return suffix if len(suffix) <= 16 and suffix[1:].isascii() and suffix[1:].isalnum() else ""

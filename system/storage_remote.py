@@ -1,7 +1,7 @@
-"""Objects where they are stored: their addresses, listing them, and one verified read of one of them.
+"""Remote objects: addresses, listings, and one verified read of an object.
 
-s3fs brings credentials, endpoint and the names of errors; everything is asked for once, without its retries, so that
-`storage.py` alone decides what is tried again. Any other fsspec URL is read through its file system.
+s3fs provides credentials, endpoint and error types. Every request is sent once, without s3fs's retries, so that only
+`storage.py` decides what is retried. Other fsspec URLs are read through their file systems.
 """
 
 import asyncio
@@ -20,23 +20,23 @@ import fsspec
 
 from system.text import TOKEN
 
-# What is known of an object: url, size (bytes), etag (a string that changes when the content does)
+# Properties of an object: url, size (bytes), etag (a string that changes with the content)
 
 
 BLOCK = 1 << 20  # bytes that are read, hashed and written at once
-GLANCE = 0.1  # s between two looks whether to stop
+POLL_INTERVAL = 0.1  # s between two checks whether to stop
 CONNECT_TIMEOUT, READ_TIMEOUT = 5, 15  # s without an answer or a byte
 OPTIONS = ("profile", "endpoint_url", "region", "anon", "requester_pays", "read_timeout")
 SECRET_NAME = re.compile(r"key|secret|token|passw|credential", re.IGNORECASE)
-ETAGS = ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "Last-Modified")  # as fsspec's file systems name them
+ETAGS = ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "Last-Modified")  # names in fsspec's file systems
 MD5 = re.compile(r"[0-9a-f]{32}")
-AGAIN = {429, 500, 502, 503, 504}  # HTTP statuses that another try may not get
-AGAIN_CODES = {"RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable", "ThrottlingException"}
+RETRYABLE_STATUSES = {429, 500, 502, 503, 504}
+RETRYABLE_CODES = {"RequestTimeout", "SlowDown", "InternalError", "ServiceUnavailable", "ThrottlingException"}
 
 
 @dataclass(frozen=True)
 class S3Object:
-    """An object as a listing describes it; whoever passes it on gets this content or an error, never another."""
+    """An object as listed. Reading it returns this content or raises an error, never other content."""
 
     url: str
     size: int
@@ -44,11 +44,11 @@ class S3Object:
 
 
 class S3ObjectChanged(OSError):
-    """The object is no longer the one that was listed, or that a download began with."""
+    """The object has changed since it was listed, or since the download started."""
 
 
 class Body(Protocol):
-    """An answer that is being read: `read` gives at most BLOCK bytes and b"" at its verified end."""
+    """A response that is being read: `read` returns up to BLOCK bytes, and b"" at the verified end."""
 
     size: int
     etag: str
@@ -59,12 +59,12 @@ class Body(Protocol):
 
 
 def is_remote(path: str) -> bool:
-    """Whether a path is a URL, as opposed to a place on this machine."""
+    """Return whether a path is a URL rather than a local path."""
     return "://" in str(path)
 
 
 def refuse_web_address(key: str, location: str) -> None:
-    """ValueError where a folder is given as http(s)://, which cannot be listed; it names no password or signature."""
+    """Raise ValueError for a folder at http(s)://, which cannot be listed. The message contains no password."""
     scheme, _, rest = location.partition("://")
     if scheme.lower() in ("http", "https"):
         host = rest.partition("/")[0].rpartition("@")[2]
@@ -75,36 +75,36 @@ def refuse_web_address(key: str, location: str) -> None:
 
 
 def parse_s3_url(url: str) -> tuple[str, str]:
-    """Bucket and key, which keeps blanks, `+`, `#`, `?`, `%` and what is not ASCII; ValueError for anything else."""
+    """Return bucket and key. The key keeps blanks, `+`, `#`, `?`, `%` and non-ASCII. ValueError for other URLs."""
     match = re.fullmatch(r"s3://([^/]+)/(.+)", url, re.DOTALL)
     if not match:
-        raise ValueError(f"{url!r} is no address of an object; it takes s3://bucket/key")
+        raise ValueError(f"{url!r}: not an S3 object. Give s3://bucket/key.")
     return match[1], match[2]
 
 
 def check_options(options: dict[str, Any], where: str = "storage options") -> dict[str, Any]:
-    """Options of a store as a config may name them: never a secret, whose place is AWS's own chain."""
+    """Check the options of a store in a config. Secrets are refused: they belong in AWS's own chain."""
     for name, value in options.items():
         if SECRET_NAME.search(name) or (isinstance(value, str) and TOKEN.search(value)):
             raise ValueError(
-                f"{where}: {name!r} looks like a secret, which has no place here; set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY in the environment, name a `profile` of ~/.aws, or give the machine a role"
+                f"{where}: {name!r} looks like a secret. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the "
+                "environment, name a `profile` of ~/.aws, or give the machine a role."
             )
         if name not in OPTIONS:
-            raise ValueError(f"{where}: {name!r} is not known; it takes {', '.join(OPTIONS)}")
+            raise ValueError(f"{where}: {name!r} is unknown. Give any of {', '.join(OPTIONS)}.")
         if isinstance(value, str) and re.search(r"://[^/]*@", value):
-            raise ValueError(f"{where}: {name!r} holds a user or password; give the plain address")
+            raise ValueError(f"{where}: {name!r} contains a user or password. Give the address without them.")
     return dict(options)
 
 
 def s3fs_arguments(options: dict[str, Any]) -> dict[str, Any]:
-    """Options as s3fs names them."""
+    """Rename options for s3fs."""
     given = {name: options[name] for name in ("profile", "endpoint_url", "anon", "requester_pays") if name in options}
     return given | ({"client_kwargs": {"region_name": options["region"]}} if "region" in options else {})
 
 
 class Store:
-    """Reads and lists objects. Holds connections and event loops, so it is made anew in every process."""
+    """Read and list objects. Holds connections and event loops, so every process creates its own."""
 
     def __init__(
         self, options: dict[str, Any], connections: int, stopping: Callable[[], bool] = lambda: False
@@ -112,16 +112,16 @@ class Store:
         self.options = check_options(options)
         self.connections, self.stopping = connections, stopping
         self._s3: Any = None
-        self._lock = threading.Lock()  # many threads ask for the first object at once
+        self._lock = threading.Lock()  # many threads request the first object at once
 
     def open(self, url: str, etag: str | None = None, start: int = 0) -> Body:
-        """Ask for an object once, from byte `start` on; refused (S3ObjectChanged) when its ETag is not `etag`."""
+        """Send one request for an object from byte `start` on. S3ObjectChanged if its ETag is not `etag`."""
         if url.startswith("s3://"):
             return _S3Body(self, url, etag, start)
         return _OtherBody(url, etag, start)
 
     def describe(self, url: str) -> S3Object:
-        """Size and ETag of an object now; one request."""
+        """Return the current size and ETag of an object, with one request."""
         with _named_errors(url):
             if not url.startswith("s3://"):
                 fs, path = fsspec.core.url_to_fs(url)
@@ -131,15 +131,15 @@ class Store:
             return S3Object(url, answer["ContentLength"], answer["ETag"].strip('"'))
 
     def list_page(self, bucket: str, prefix: str, after: str) -> tuple[list[S3Object], bool]:
-        """Up to a thousand objects in order of their keys, from behind a key on, and whether there are more."""
+        """Return up to a thousand objects in order of their keys, after a key, and whether there are more."""
         with _named_errors(f"s3://{bucket}/{prefix}"):
             page = self.call("list_objects_v2", Bucket=bucket, Prefix=prefix, StartAfter=after)
         return [_listed(bucket, entry) for entry in page.get("Contents", [])], bool(page.get("IsTruncated"))
 
     def list(self, prefix: str) -> list[S3Object]:
-        """Every object below a prefix, in order of its URL; those that stand for folders are left out."""
+        """List all objects below a prefix in order of their URLs. Objects that only mark folders are left out."""
         with _named_errors(prefix):
-            return sorted(self._list(prefix), key=lambda found: found.url)
+            return sorted(self._list(prefix), key=lambda file: file.url)
 
     def _list(self, prefix: str) -> Iterator[S3Object]:
         if not prefix.startswith("s3://"):
@@ -148,7 +148,7 @@ class Store:
                 yield S3Object(fs.unstrip_protocol(path), *_size_and_etag(fs, path, info))
             return
         bucket, _, key = prefix.removeprefix("s3://").partition("/")
-        key = key.rstrip("/") + "/" if key.rstrip("/") else ""  # `songs` is not to list `songs_old/`
+        key = key.rstrip("/") + "/" if key.rstrip("/") else ""  # `songs` must not list `songs_old/`
         more: dict[str, str] = {}
         while True:
             page = self.call("list_objects_v2", Bucket=bucket, Prefix=key, **more)
@@ -160,38 +160,36 @@ class Store:
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
     def upload(self, path: str | os.PathLike, url: str) -> None:
-        """Put a file of this machine there, in one piece and block by block; one request."""
+        """Upload a local file in one part, block by block, with one request."""
         bucket, key = parse_s3_url(url)
         with open(path, "rb") as file, _named_errors(url, "written"):
             self.call("put_object", Bucket=bucket, Key=key, Body=_FileBody(file))
 
     def call(self, method: str, **arguments: Any) -> dict:
-        """One request of S3's own kind."""
+        """Send one request of the S3 API."""
         return self.wait_for(self.s3()._call_s3(method, **arguments))
 
     def wait_for(self, work: Coroutine) -> Any:
-        """What a coroutine on s3fs's loop gives; CancelledError when this process stops meanwhile.
-
-        A server that stalls does not hold up the end of a program.
-        """
+        """Return the result of a coroutine on s3fs's loop. CancelledError when this process stops meanwhile."""
+        # Poll rather than wait, so that a stalled server cannot delay the end of a program.
         future = asyncio.run_coroutine_threadsafe(work, self.s3().loop)
         while True:
             try:
-                return future.result(GLANCE)
+                return future.result(POLL_INTERVAL)
             except TimeoutError:
-                if future.done():
+                if future.done():  # the timeout is the coroutine's own
                     raise
                 if self.stopping():
                     future.cancel()
                     raise CancelledError from None
 
     def s3(self) -> Any:
-        """The file system of S3 as these options name it, with one try a request and a connection a worker."""
+        """Return the S3 file system with these options, one try per request and one connection per worker."""
         with self._lock:
             if self._s3 is None:
                 self._s3 = fsspec.filesystem(
                     "s3",
-                    skip_instance_cache=True,  # another's instance has another's pool and retries
+                    skip_instance_cache=True,  # a shared instance has its own pool and retries
                     use_listings_cache=False,
                     **s3fs_arguments(self.options),
                     config_kwargs={
@@ -206,7 +204,9 @@ class Store:
 
 
 class _S3Body:
-    """One GET: the SDK checks the stored checksum at the end, and we the length and, where it is one, the MD5."""
+    """One GET. The SDK checks the stored checksum at the end. The downloader checks the length, and the MD5 if the
+    ETag is one.
+    """
 
     def __init__(self, store: Store, url: str, etag: str | None, start: int) -> None:
         bucket, key = parse_s3_url(url)
@@ -216,6 +216,7 @@ class _S3Body:
             answer = store.call("get_object", Bucket=bucket, Key=key, **conditions)
         self.etag = answer["ETag"].strip('"')
         self.size = start + answer["ContentLength"]
+        # The ETag of an upload in parts, or with KMS or customer keys, is not the MD5 of the content.
         self.etag_is_md5 = bool(MD5.fullmatch(self.etag)) and not (
             answer.get("ServerSideEncryption", "").startswith("aws:kms") or "SSECustomerAlgorithm" in answer
         )
@@ -237,18 +238,19 @@ class _S3Body:
 
 
 class _FileBody:
-    """A file as the SDK reads it, to sign it, and as aiohttp sends it (which reads plain ones by threads, in bits)."""
+    """A file for the SDK, which reads it to sign it, and for aiohttp, which sends it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.read, self.seek, self.tell = file.read, file.seek, file.tell
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        # aiohttp would read a plain file in a thread and in small pieces. It iterates over this in blocks.
         while block := self.read(BLOCK):
             yield block
 
 
 class _OtherBody:
-    """A file of any other fsspec file system."""
+    """A file of another fsspec file system."""
 
     etag_is_md5 = False
 
@@ -271,7 +273,7 @@ class _OtherBody:
 
 
 def _listed(bucket: str, entry: dict) -> S3Object:
-    """An object of a listing's page."""
+    """Convert an entry of a listing."""
     return S3Object(f"s3://{bucket}/{entry['Key']}", entry["Size"], entry["ETag"].strip('"'))
 
 
@@ -282,45 +284,44 @@ def _size_and_etag(fs: Any, path: str, info: dict | None = None) -> tuple[int, s
 
 
 def etag_of(md5: Any) -> str:
-    """The ETag that S3 gives a plain object whose content has this MD5."""
+    """Return the ETag of a plain S3 object whose content has this MD5."""
     return md5.hexdigest()
 
 
 def new_md5() -> Any:
-    """For comparing contents, not for security."""
+    """Create an MD5 for comparing contents, not for security."""
     return hashlib.md5(usedforsecurity=False)
 
 
 def changed(url: str) -> S3ObjectChanged:
-    """The error for an object that is another one now."""
-    return S3ObjectChanged(
-        errno.ESTALE, f"{url} changed after it was listed or while it was read; list it again and start over"
-    )
+    """Create the error for an object that has changed."""
+    return S3ObjectChanged(errno.ESTALE, f"{url}: changed since it was listed or read. List it again and start over.")
 
 
-def may_help_to_try_again(error: BaseException) -> bool:
-    """Whether the same request may succeed later: the server is busy or broken, or the answer came damaged."""
+def is_retryable(error: BaseException) -> bool:
+    """Return whether the same request may succeed later: a busy or broken server, or a damaged response."""
     if isinstance(error, FileNotFoundError | PermissionError | S3ObjectChanged | ValueError):
         return False
     answer = getattr(error.__cause__, "response", None)
     if isinstance(answer, dict) and "Error" in answer:
         status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        return status in AGAIN or answer["Error"].get("Code") in AGAIN_CODES
-    return True  # no answer of the server: connection refused or reset, time-out, cut body, wrong checksum
+        return status in RETRYABLE_STATUSES or answer["Error"].get("Code") in RETRYABLE_CODES
+    return True  # no answer from the server: connection refused or reset, timeout, incomplete body, wrong checksum
 
 
 @contextlib.contextmanager
-def _named_errors(url: str, done: str = "read") -> Iterator[None]:
-    """Errors of the libraries below as ours: they name the object and say what to do, and hold no secret."""
+def _named_errors(url: str, action: str = "read") -> Iterator[None]:
+    """Convert errors of the libraries to errors that name the object and a remedy, without secrets."""
     try:
         yield
     except S3ObjectChanged:
         raise
     except FileNotFoundError as error:
-        raise FileNotFoundError(errno.ENOENT, "no such object or bucket", url) from error.__cause__
+        raise FileNotFoundError(errno.ENOENT, "object or bucket does not exist", url) from error.__cause__
     except PermissionError as error:
         code = _code(error)
-        hint = "; a missing object looks the same to who may not list the bucket" if code == "AccessDenied" else ""
+        # S3 answers AccessDenied for a missing object if the caller may not list the bucket.
+        hint = ", or the object is missing and you may not list the bucket" if code == "AccessDenied" else ""
         raise PermissionError(errno.EACCES, f"access refused ({code}){hint}", url) from error.__cause__
     except (ValueError, CancelledError):
         raise
@@ -328,17 +329,17 @@ def _named_errors(url: str, done: str = "read") -> Iterator[None]:
         name = type(error).__name__
         if name in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "TokenRetrievalError"):
             raise PermissionError(
-                errno.EACCES, f"no AWS credentials ({name}); set them, name a `profile`, or `anon` for open data", url
+                errno.EACCES, f"no AWS credentials ({name}). Set them, a `profile`, or `anon` for public data", url
             ) from None
         if _code(error) in ("PreconditionFailed", "412"):
             raise changed(url) from error
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
-        said = _code(error) or f"{name}: {error}"
-        raise OSError(errno.EIO, f"cannot be {done} ({said})", url) from (error.__cause__ or error)
+        reason = _code(error) or f"{name}: {error}"
+        raise OSError(errno.EIO, f"cannot be {action} ({reason})", url) from (error.__cause__ or error)
 
 
 def _code(error: BaseException) -> str:
-    """The service's own word for an error, such as AccessDenied or ExpiredToken."""
+    """Return the service's error code, for example AccessDenied or ExpiredToken."""
     answer = getattr(error.__cause__, "response", None)
     return str(answer["Error"].get("Code", "")) if isinstance(answer, dict) and "Error" in answer else ""

@@ -19,10 +19,10 @@ def map_in_processes(
     start: Callable[[], None],
     preload: Sequence[str] = (),
 ) -> Iterator[tuple[int, Any]]:
-    """Yield (index of the job, result) as jobs finish; the first error stops the rest and is raised.
+    """Yield (index of the job, result) as jobs finish. The first error stops the rest and is raised.
 
-    Workers come from a fork server that has imported `preload` and holds none of our locks or threads, and they
-    end with their parent, however it ends: nothing is written after a `kill -9`. Each calls `start` first.
+    Workers come from a fork server that has imported `preload` and has none of our locks or threads. They end with
+    their parent, however it ends, so nothing is written after a `kill -9`. Each calls `start` first.
     """
     if num_proc == 1 or len(jobs) <= 1:
         for i, job in enumerate(jobs):
@@ -31,28 +31,27 @@ def map_in_processes(
     context = multiprocessing.get_context("forkserver")
     if preload:
         context.set_forkserver_preload(list(preload))
-    given = (start, S3FileManager.live())
-    with ProcessPoolExecutor(min(num_proc, len(jobs)), context, initializer=_start_worker, initargs=given) as pool:
+    init_args = (start, S3FileManager.live())
+    with ProcessPoolExecutor(min(num_proc, len(jobs)), context, initializer=_start_worker, initargs=init_args) as pool:
         try:
-            with _stops_later():  # half a start would leave a worker that nobody waits for
+            with _delay_signals():  # an interrupted start would leave a worker that nobody waits for
                 futures = {pool.submit(function, *job): i for i, job in enumerate(jobs)}
             for future in as_completed(futures):
-                yield futures.pop(future), future.result()  # popped: a result is held no longer than needed
+                yield futures.pop(future), future.result()  # pop, so that the result can be freed
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
 @contextlib.contextmanager
-def _stops_later() -> Iterator[None]:
-    """Keep Ctrl-C and SIGTERM for the end of the block; processes started in it never get Ctrl-C.
-
-    Blocking a signal is not enough: another thread may take it, and Python runs the handler in the main thread.
-    """
-    came: list[int] = []
+def _delay_signals() -> Iterator[None]:
+    """Delay Ctrl-C and SIGTERM until the end of the block. Processes started in it never get Ctrl-C."""
+    # Blocking the signals is not enough: another thread may receive them, and Python runs the handler in the main
+    # thread all the same.
+    received: list[int] = []
     handlers = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
-            handlers[number] = signal.signal(number, lambda number, frame: came.append(number))
+            handlers[number] = signal.signal(number, lambda number, frame: received.append(number))
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -60,20 +59,20 @@ def _stops_later() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        for number in came[:1]:
+        for number in received[:1]:
             signal.raise_signal(number)
 
 
 def _start_worker(start: Callable[[], None], files: S3FileManager | None) -> None:
-    """Use the parent's local copies of remote files, and end when it does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent alone ends them
+    """Share the parent's local copies of remote files, and end when the parent ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; only the parent reacts, and ends them
     start()
     S3FileManager.adopt(files)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
-    def follow() -> None:
+    def exit_with_parent() -> None:
         parent.join()
         os._exit(1)
 
-    threading.Thread(target=follow, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()

@@ -1,5 +1,6 @@
-"""The tasks, one folder each; a new one is registered by one line here."""
+"""The tasks, one folder per task. To register a new task, add one line here."""
 
+# Modules are named, not imported: a program imports only the task that it runs, so that --help stays fast.
 TASKS = {
     "attention": "tasks.attention.task",
     "detection": "tasks.detection.task",

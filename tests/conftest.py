@@ -1,4 +1,4 @@
-"""What every test shares: real data when there is some, and seeds that do not leak from one test into the next."""
+"""Fixtures of all tests: the folder of real data, and fixed seeds."""
 
 import os
 import random
@@ -9,23 +9,23 @@ import pytest
 from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-# The same examples each time, for as long as they take: chance and a busy machine fail no test.
-# `--hypothesis-profile default` looks for new ones.
+# The same examples each time and no deadline, so that no test fails by chance or on a busy machine.
+# `--hypothesis-profile default` looks for new examples.
 settings.load_profile("ci")
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real recordings, from FELTSOUND_REAL_DATA or beside the checkout; skips where there is none."""
+    """Return the folder of real data, from FELTSOUND_REAL_DATA or next to the checkout; skip the test without one."""
     folder = Path(os.environ.get("FELTSOUND_REAL_DATA", REPOSITORY.parent / "shared" / "data"))
     if not folder.is_dir():
-        pytest.skip(f"no real data: {folder} is not a folder (set FELTSOUND_REAL_DATA)")
+        pytest.skip(f"{folder}: no real data. Set FELTSOUND_REAL_DATA.")
     return folder
 
 
 @pytest.fixture(autouse=True)
 def seeds() -> None:
-    """Every test starts from the same seeds, so that its order among the others does not matter."""
+    """Start every test from the same seeds, so that the order of tests does not matter."""
     import torch
 
     random.seed(0)

@@ -1,4 +1,4 @@
-"""Every dependency is imported by what it is declared for, and every package that is imported is declared."""
+"""Every dependency is imported by the code that it is declared for, and every imported package is declared."""
 
 import ast
 import sys
@@ -21,7 +21,7 @@ GROUPS = {group: {canonicalize_name(Requirement(line).name) for line in lines} f
 TESTS, BENCHMARKS = ([path for path in FILES if path.parts[0] == name] for name in ("tests", "benchmarks"))
 IMPORTED_BY = {"core": PRODUCT, "eda": PRODUCT, "sagemaker": PRODUCT, "test": TESTS, "bench": BENCHMARKS}
 
-# Of use without an import of ours, by who needs it.
+# Dependencies that our code does not import -> who needs them.
 NEEDED_BY = {
     "s3fs": "fsspec, for s3://",
     "tensorboard": "Trainer, for its logs",
@@ -29,7 +29,7 @@ NEEDED_BY = {
     "ruff": ".ci/run",
     "pyright": ".ci/run",
 }
-LEFT_OUT_WHERE_MISSING = {"torchcodec"}  # a peer of one benchmark that needs FFmpeg
+OPTIONAL = {"torchcodec"}  # a peer in one benchmark, which skips it if it is missing; it needs FFmpeg
 
 OURS = {*PACKAGES, *(path.stem for path in FILES if len(path.parts) == 1)}
 
@@ -38,7 +38,7 @@ distributions = cache(packages_distributions)
 
 @cache
 def outside_packages(path: Path) -> set[str]:
-    """Return the names on PyPI of what a file imports that is neither ours nor Python's."""
+    """Return the PyPI names of the packages that a file imports, without ours and the standard library."""
     modules: set[str] = set()
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
@@ -46,7 +46,7 @@ def outside_packages(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             modules.add(node.module)
     names = {module.split(".")[0] for module in modules} - OURS - sys.stdlib_module_names
-    # An extra that is not installed goes by the name of its module.
+    # For an extra that is not installed, the name of the module must do.
     return {canonicalize_name(distributions().get(name, [name])[0]) for name in names}
 
 
@@ -64,10 +64,10 @@ def test_every_dependency_is_needed(group: str) -> None:
     [
         (PRODUCT, ("core", "eda", "sagemaker")),
         (TESTS, ("core", "eda", "test")),
-        (BENCHMARKS, ("core", "test", "bench")),  # some start the servers of the tests
+        (BENCHMARKS, ("core", "test", "bench")),  # "test", because some use the servers of the tests
     ],
     ids=["product", "tests", "benchmarks"],
 )
 def test_everything_imported_is_declared(paths: list[Path], groups: tuple[str, ...]) -> None:
     declared = set().union(*(GROUPS[group] for group in groups))
-    assert imported(paths) - declared - LEFT_OUT_WHERE_MISSING == set()
+    assert imported(paths) - declared - OPTIONAL == set()

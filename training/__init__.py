@@ -1,1 +1,1 @@
-"""The engine: from rows to a trained model, whatever the task."""
+"""The training engine, shared by all tasks: from rows of a data set to a trained model."""

@@ -1,5 +1,4 @@
-"""The folder of a run that trains: one program writes there, what killed ones left is removed, and checkpoints that
-cannot be read are passed over."""
+"""Guard the folder of a training run: lock it, remove leftovers of killed runs, and skip damaged checkpoints."""
 
 import contextlib
 import hashlib
@@ -27,46 +26,48 @@ logger = logging.getLogger(__name__)
 Decision = TypeVar("Decision")
 
 LOCK = ".training.lock"
-LEFTOVERS = (".saving-*", ".*.part", "checkpoint-*/.*.part")  # of killed runs
-STATE = "trainer_state.json"  # Trainer writes it last
-NEEDED = (STATE, SAFE_WEIGHTS_NAME, "optimizer.pt", "scheduler.pt")  # to resume from a checkpoint
-DIGEST = f"{SAFE_WEIGHTS_NAME}.sha256"  # next to the weights, whose own format has no checksum
+LEFTOVERS = (".saving-*", ".*.part", "checkpoint-*/.*.part")  # unfinished files of killed runs
+STATE = "trainer_state.json"  # Trainer writes this file last, so its presence marks a complete checkpoint
+REQUIRED_FILES = (STATE, SAFE_WEIGHTS_NAME, "optimizer.pt", "scheduler.pt")  # to resume from a checkpoint
+DIGEST = f"{SAFE_WEIGHTS_NAME}.sha256"  # safetensors files have no checksum of their own
 
 
-def decided_by_main(training: RunTrainingArguments, decide: Callable[[], Decision]) -> Decision:
-    """Return in every process what `decide` returns in the main one; its error ends all of them."""
+def decide_on_main(training: RunTrainingArguments, decide: Callable[[], Decision]) -> Decision:
+    """Call `decide` on the main process only, and return its result, or raise its error, on all processes."""
     decision: list = [None, None]
     if training.process_index == 0:
+        # An error must reach the other processes, which would otherwise wait for the broadcast until it times out.
         try:
             decision[0] = decide()
         except (ValueError, OSError) as error:
             decision[1] = error
-    value, error = broadcast_object_list(decision)
+    value, error = broadcast_object_list(decision)  # from process 0
     if error is not None:
         raise error
     return value
 
 
 @contextlib.contextmanager
-def only_training(training: RunTrainingArguments) -> Iterator[None]:
-    """Refuse a folder in which another program trains, and remove what killed ones left there.
+def lock_run_folder(training: RunTrainingArguments) -> Iterator[None]:
+    """Lock the output folder against other training runs, and remove leftovers of killed ones.
 
-    The operating system gives the lock back when the main process ends, in any way.
+    Raises ValueError if another run holds the lock.
     """
     folder = Path(str(training.output_dir))
+    # A lock of the operating system, which is released even if this process is killed.
     lock = FileLock(folder / LOCK)
 
-    def take() -> None:
+    def acquire() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
             raise ValueError(
-                f"output_dir={folder}: another training writes there. Wait for its end, or name another --output_dir."
+                f"output_dir={folder}: another run is training there. Wait for its end, or give another --output_dir."
             ) from error
         remove_leftovers(folder)
 
-    decided_by_main(training, take)
+    decide_on_main(training, acquire)
     try:
         yield
     finally:
@@ -74,87 +75,87 @@ def only_training(training: RunTrainingArguments) -> Iterator[None]:
 
 
 def is_checkpoint(model: str) -> bool:
-    """Whether a model is a `checkpoint-N` folder inside a run's."""
+    """Return whether this is a `checkpoint-N` folder of a run."""
     return (Path(model) / STATE).is_file()
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the unfinished files of runs that were killed."""
     for path in [path for pattern in LEFTOVERS for path in folder.glob(pattern)]:
-        logger.warning("%s: removing %s, which a killed run left", folder, path.relative_to(folder))
+        logger.warning("%s: removing %s, left behind by a killed run", folder, path.relative_to(folder))
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink()
 
 
-def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that can be read; a warning names each newer one, the file and the reason."""
+def newest_intact_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint that can be read, or None. Log a warning for each newer, damaged one."""
     checkpoints = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-[0-9]*") if path.is_dir()]
+    # Sort by number: as text, checkpoint-9 would come after checkpoint-10.
     for path in sorted(checkpoints, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
-        problem = damage(path)
+        problem = find_damage(path)
         if problem is None:
             return path
-        logger.warning("%s is passed over: %s", path, problem)
+        logger.warning("skipping %s: %s", path, problem)
     return None
 
 
-def damage(checkpoint: Path) -> str | None:
-    """The first file of a checkpoint that is missing or cannot be read, and the reason; None for a whole one."""
-    for name in NEEDED:
+def find_damage(checkpoint: Path) -> str | None:
+    """Describe the first missing or unreadable file of a checkpoint; return None if there is none."""
+    for name in REQUIRED_FILES:
         if not (checkpoint / name).is_file():
-            return f"it has no {name}"
+            return f"{name} is missing"
     for file in sorted(checkpoint.iterdir()):
         try:
-            READERS.get(file.suffix, unread)(file)
-        except Exception as error:  # readers raise any kind on damaged bytes
+            CHECKS.get(file.suffix, skip_file)(file)
+        except Exception as error:  # the libraries raise many exception types on damaged bytes
             return f"{file.name} cannot be read ({type(error).__name__}: {reason_of(error)})"
     return None
 
 
-def read_json(file: Path) -> None:
-    """Read JSON; an error when it is cut or not UTF-8."""
+def check_json(file: Path) -> None:
     json.loads(file.read_text(encoding="utf-8"))
 
 
-def read_zip(file: Path) -> None:
-    """Compare a file of torch.save or numpy.savez with its checksums."""
+def check_zip(file: Path) -> None:
+    """Verify the checksums of a file written by torch.save or numpy.savez."""
     with zipfile.ZipFile(file) as archive:
         if (bad := archive.testzip()) is not None:
             raise ValueError(f"the checksum of {bad} differs")
 
 
-def read_state(file: Path) -> None:
-    """Read a file as Trainer does, which looks at parts of a zip that have no checksum, but at no checksums."""
-    read_zip(file)
+def check_state(file: Path) -> None:
+    """Verify the checksums of a torch file, then load it."""
+    check_zip(file)
+    # Loading is needed too: the zip directory, which torch reads, is not covered by the checksums.
     with safe_globals():
         torch.load(file, map_location="cpu", weights_only=True, mmap=True)
 
 
-def read_weights(file: Path) -> None:
-    """Compare weights with their sizes, and with the digest that was written with them."""
+def check_weights(file: Path) -> None:
+    """Verify the header and size of a safetensors file, and its SHA-256 if one was written."""
     with safe_open(file, "pt"):
         pass
-    noted = file.with_name(DIGEST)
-    if noted.exists() and noted.read_text(encoding="utf-8") != sha256_of(file):
+    digest = file.with_name(DIGEST)
+    if digest.exists() and digest.read_text(encoding="utf-8") != sha256_of(file):
         raise ValueError(f"it differs from {DIGEST}")
 
 
-def unread(file: Path) -> None:
-    """Resuming reads no file of this kind."""
+def skip_file(file: Path) -> None:
+    """Accept a file that resuming does not read."""
 
 
-READERS: dict[str, Callable[[Path], None]] = {
-    ".json": read_json, ".safetensors": read_weights, ".pt": read_state, ".pth": read_state, ".npz": read_zip
+# File suffix -> check. It reads the file, and raises any exception if the file is damaged.
+CHECKS: dict[str, Callable[[Path], None]] = {
+    ".json": check_json, ".safetensors": check_weights, ".pt": check_state, ".pth": check_state, ".npz": check_zip
 }  # fmt: skip
 
 
 def sha256_of(file: Path) -> str:
-    """The SHA-256 of a file."""
     with open(file, "rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def note_digest(checkpoint: Path) -> None:
-    """Write the digest of the weights next to them."""
+def write_digest(checkpoint: Path) -> None:
+    """Write the SHA-256 of the weights next to them."""
     (checkpoint / DIGEST).write_text(sha256_of(checkpoint / SAFE_WEIGHTS_NAME), encoding="utf-8")

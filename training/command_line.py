@@ -1,4 +1,4 @@
-"""Read config files and command lines; a key that does not exist is an error that names the nearest one."""
+"""Read config files and command lines. An unknown key is an error that suggests the closest valid key."""
 
 import argparse
 import dataclasses
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 else:
     HfArgumentParser = load_parser()
 
-# Words of papers, guides and other projects -> our key.
+# Names used by papers, guides and other projects -> our key. They only improve the suggestion in an error message.
 ALIASES = {
     "architecture": "model_type",
     "model": "model_type",
@@ -59,10 +59,11 @@ ALIASES = {
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The keys of a JSON file."""
+    """Read a JSON file of config keys; raise ValueError for a missing or malformed file."""
     if not path.is_file():
-        found = ", ".join(sorted(str(file) for file in path.parent.glob("*.json"))) or "no .json file beside it"
-        raise ValueError(f"{path}: no such config file; there is {found}")
+        configs = ", ".join(sorted(str(file) for file in path.parent.glob("*.json")))
+        remedy = f"Give one of {configs}." if configs else "Give the path of a .json file."
+        raise ValueError(f"{path}: config file not found. {remedy}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
@@ -70,52 +71,57 @@ def read_config(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text (byte {error.start}). Save it again as UTF-8.") from error
     except RecursionError as error:
-        raise ValueError(f"{path}: its objects or lists are nested too deep. Give one object of keys.") from error
-    except ValueError as error:  # an integer of thousands of digits
+        raise ValueError(f"{path}: objects or lists are nested too deep. Give one object of keys.") from error
+    except ValueError as error:  # Python refuses to parse an integer of more than 4300 digits
         raise ValueError(f"{path}: {error}") from error
     if not isinstance(config, dict):
-        raise ValueError(f"{path}: expected one JSON object of keys and values, got {type(config).__name__}")
+        raise ValueError(f"{path}: expected a JSON object, got {type(config).__name__}. Give one object of keys.")
     return config
 
 
 def command_line_value(rest: list[str], key: str) -> str | None:
-    """The last value given to --key, before there is a parser."""
+    """Return the last value of --key, or None. For keys that are needed before the parser can be built."""
     values = [value for flag, value in zip(rest, rest[1:], strict=False) if flag == f"--{key}"]
     return values[-1] if values else None
 
 
 def take_nested(rest: list[str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
-    """Take `--model_config.dropout 0.2` and its like out of the command line; values are JSON, else text."""
-    kept, nested = [], {}
+    """Split arguments like `--model_config.dropout 0.2` from the command line.
+
+    Returns:
+        The other arguments, and the nested values by key. Values are parsed as JSON where possible, else kept as text.
+    """
+    others, nested = [], {}
     tokens = iter(rest)
     for token in tokens:
         flag, dot, key = token.partition(".")
         if not (dot and flag.removeprefix("--") in DICTS):
-            kept.append(token)
+            others.append(token)
             continue
         key, equals, value = key.partition("=")
         value = value if equals else next(tokens, None)
         if value is None:
-            raise ValueError(f"{token} needs a value")
+            raise ValueError(f"{token}: no value is given. Write {token} VALUE.")
         try:
             value = json.loads(value)
         except json.JSONDecodeError:
-            pass  # a bare word: the text itself
+            pass  # a bare word is its own value
         nested.setdefault(flag.removeprefix("--"), {})[key] = value
-    return kept, nested
+    return others, nested
 
 
-def make_parser(kinds: tuple[type, ...]) -> HfArgumentParser:
-    """A parser over all keys; one line a mistake."""
+def make_parser(dataclass_types: tuple[type, ...]) -> HfArgumentParser:
+    """Return a parser for the fields of all these dataclasses."""
     parser = RunParser(
-        kinds,  # pyright: ignore[reportArgumentType]  (dataclasses, as its own annotation says in words)
+        dataclass_types,  # pyright: ignore[reportArgumentType]  (dataclasses, as its own annotation says in words)
         prog="run_train.py",
         usage="accelerate launch run_train.py [config.json] [--key value ...]",
-        description="Train a model on what a config names. A key on the command line wins over the file. Keys of "
-        "another task are listed by --task <name> --help.",
-        allow_abbrev=False,
+        description="Train a model as a config file describes. A key on the command line overrides the file. Use "
+        "--task <name> --help to list the keys of another task.",
+        allow_abbrev=False,  # a new key could change the meaning of an abbreviation
     )
-    hints = type_hints(kinds)
+    hints = type_hints(dataclass_types)
+    # HfArgumentParser does not know dicts, and it drops the None of an optional type.
     for action in parser._actions:
         if action.dest in DICTS:
             action.type = json_object
@@ -124,44 +130,44 @@ def make_parser(kinds: tuple[type, ...]) -> HfArgumentParser:
     return parser
 
 
-def type_hints(kinds: tuple[type, ...]) -> dict[str, Any]:
-    """The type of every key."""
-    return {key: hint for kind in kinds for key, hint in typing.get_type_hints(kind).items()}
+def type_hints(dataclass_types: tuple[type, ...]) -> dict[str, Any]:
+    return {key: hint for group in dataclass_types for key, hint in typing.get_type_hints(group).items()}
 
 
 def nullable(kind: type) -> typing.Callable[[str], Any]:
-    """A reader of the command line that takes null too."""
+    """Return a command-line type that also accepts null."""
 
     def read(text: str) -> Any:
         return None if text in ("null", "None") else kind(text)
 
-    read.__name__ = f"{kind.__name__} or null"  # argparse names it in its messages
+    read.__name__ = f"{kind.__name__} or null"  # argparse puts it into its error messages
     return read
 
 
 class RunParser(HfArgumentParser):
-    """An argument parser whose mistakes are errors of ours: one line with the nearest valid key."""
+    """An argument parser that raises ValueError with one line, instead of printing usage and exiting."""
 
     def error(self, message: str) -> typing.NoReturn:
         raise ValueError(message)
 
     def parse_args_into_dataclasses(self, args: list[str], **options: Any) -> tuple[Any, ...]:
-        """As in transformers, but a flag that nobody reads is named with its nearest neighbour."""
+        """Parse as transformers does, but suggest the closest valid key for an unknown flag."""
         *settings, unknown = super().parse_args_into_dataclasses(args, return_remaining_strings=True, **options)
         known = {action.dest for action in self._actions}
+        # A token such as -1 is a value, not a flag.
         flags = [token for token in unknown if re.match("--?[a-zA-Z]", token)]
         if flags:
             raise ValueError(unknown_key(flags[0].lstrip("-").partition("=")[0], known))
+        # The remaining words have no flag. A common mistake is `key=value` without the dashes.
         if unknown:
             key, equals, value = unknown[0].partition("=")
             key = key if key in known else nearest_key(key, known)
-            advice = f"did you mean '--{key} {value}'?" if equals and key else "settings are given as --key value"
-            raise ValueError(f"unexpected {' '.join(unknown)!r}; {advice}")
+            advice = f"Did you mean '--{key} {value}'?" if equals and key else "Give settings as --key value."
+            raise ValueError(f"unexpected {' '.join(unknown)!r}. {advice}")
         return tuple(settings)
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """A dict written as JSON."""
     value = json.loads(text)
     if not isinstance(value, dict):
         raise ValueError(f"expected a JSON object, got {text}")
@@ -169,63 +175,69 @@ def json_object(text: str) -> dict[str, Any]:
 
 
 def check_keys(config: dict[str, Any], parser: HfArgumentParser, task: str) -> None:
-    """Refuse keys that nobody reads, and secrets."""
+    """Raise ValueError for unknown keys, and for secrets, which must not be saved in a file."""
     known = {action.dest for action in parser._actions} - {"help"}
     for key in config:
         if key in SECRET_KEYS:
-            raise ValueError(f"{key} is a secret and does not belong in a file; run `hf auth login` or set HF_TOKEN")
+            raise ValueError(f"{key}: is a secret and must not be in a file. Run `hf auth login` or set HF_TOKEN.")
         if key not in known:
             raise ValueError(f"{unknown_key(key, known, config[key])} (task {task!r})")
 
 
 def unknown_key(key: str, known: Collection[str], value: Any = None) -> str:
-    """A message that names the nearest valid key; of an object, that of the first of its keys which has one."""
+    """Return an error message that suggests the closest valid key.
+
+    Args:
+        value: the value of the key. If it is an object, the first of its inner keys with a known alias is reported.
+    """
     inside = [f"{key}.{name}" for name in value] if isinstance(value, dict) else []
     key, nearest = next(
         ((name, alias) for name in (*inside, key) if (alias := alias_of(name, known))), (key, nearest_key(key, known))
     )
-    advice = f"did you mean {nearest!r}?" if nearest else "run_train.py --help lists all keys"
-    return f"unknown key {key!r}; {advice}"
+    advice = f"Did you mean {nearest!r}?" if nearest else "Run run_train.py --help to list all keys."
+    return f"unknown key {key!r}. {advice}"
 
 
 def nearest_key(key: str, known: Collection[str]) -> str | None:
-    """The valid key that a wrong one most likely means."""
+    """Return the valid key that an unknown one most likely means, or None."""
     nearest = difflib.get_close_matches(key, sorted(known), n=1)
     return alias_of(key, known) or next(iter(nearest), None)
 
 
 def alias_of(key: str, known: Collection[str]) -> str | None:
-    """Our key for a word of other projects: `model.params.kernel_size` is `model_config.kernel_size`."""
+    """Return our key for another project's, or None: `model.params.kernel_size` is `model_config.kernel_size`."""
     valid = {*known, *(item.name for kind in (RunArguments, training_keys()) for item in dataclasses.fields(kind))}
-    words = key.lower().replace("-", "_").split(".")
-    for start, word in enumerate(words):
-        ours, inside = ALIASES.get(word, word), words[start + 1 :]
-        found = ".".join([ours, *inside])
-        if found != key and ours in valid and (not inside or ours in DICTS):
-            return found
+    parts = key.lower().replace("-", "_").split(".")
+    # Other projects nest their keys, so leading parts such as "model." or "training." are dropped one by one.
+    for start, part in enumerate(parts):
+        ours, inside = ALIASES.get(part, part), parts[start + 1 :]
+        candidate = ".".join([ours, *inside])
+        if candidate != key and ours in valid and (not inside or ours in DICTS):
+            return candidate
     return None
 
 
 def convert(parser: HfArgumentParser, hints: dict[str, Any], key: str, value: Any) -> Any:
-    """Check a JSON value against the field's type, and read text as the command line would."""
-    kinds = {typing.get_origin(kind) or kind for kind in (hints[key], *typing.get_args(hints[key]))}
-    for kind, name in ((type(None), "null"), (dict, "an object"), (list, "a list")):
-        if isinstance(value, kind) and kind not in kinds:
-            raise ValueError(f"{key} = {json.dumps(value)} is not valid: {name} does not fit here")
+    """Check a JSON value against the type of its key, and convert text as the command line would."""
+    types = {typing.get_origin(hint) or hint for hint in (hints[key], *typing.get_args(hints[key]))}
+    for json_type, name in ((type(None), "null"), (dict, "an object"), (list, "a list")):
+        if isinstance(value, json_type) and json_type not in types:
+            raise ValueError(f"{key}={json.dumps(value)}: must not be {name}. Give a single value or remove the key.")
     if value is None or isinstance(value, (dict, list)):
         return value
-    if dict in kinds and str not in kinds:
-        raise ValueError(f"{key} = {value!r} is not valid: it takes an object of names and values")
+    if dict in types and str not in types:
+        raise ValueError(f"{key}={value!r}: must be an object. Give an object of names and values.")
     if isinstance(value, bool) and key == "resume_from_checkpoint":
-        return json.dumps(value)  # documented as true, and text on the command line
-    if isinstance(value, bool) and bool not in kinds:
-        raise ValueError(f"{key} = {json.dumps(value)} is not valid: true and false do not fit here")
+        return json.dumps(value)  # its field is text: a path or "true"
+    if isinstance(value, bool) and bool not in types:
+        raise ValueError(f"{key}={json.dumps(value)}: must not be true or false. Give a value of its own type.")
     action = next(action for action in parser._actions if action.dest == key)
     if not callable(action.type):
         return value
-    if str in kinds:
-        return str(value)  # a listener is often written as a number
+    # Let argparse convert the value, so that a config and the command line accept the same text.
+    if str in types:
+        return str(value)  # ids of songs and listeners are often written as numbers
     try:
         return action.type(str(value))
     except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
-        raise ValueError(f"{key} = {value!r} is not valid: {error}") from error
+        raise ValueError(f"{key}={value!r}: not valid ({error}). Run run_train.py --help for its values.") from error

@@ -1,4 +1,4 @@
-"""One progress bar at a time, a line for each loss and validation, and logged messages on lines of their own."""
+"""Show one progress bar at a time, one line per logged loss or validation, and log messages on their own lines."""
 
 import logging
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-TIMES = ("runtime", "samples_per_second", "steps_per_second")  # that Trainer logs with each validation
+TIMES = ("runtime", "samples_per_second", "steps_per_second")  # logged by Trainer with each validation; not shown
 
 
 class HandlerAroundBars(logging.StreamHandler):
-    """Takes a bar away while it writes, so that a message does not continue the line of the bar."""
+    """A log handler that clears the progress bar while it writes, so that messages start on a new line."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with tqdm.external_write_mode(file=self.stream):
@@ -18,7 +18,7 @@ class HandlerAroundBars(logging.StreamHandler):
 
 
 class ProgressBar(TrainerCallback):
-    """Shows one bar: of training, with validations noted at its end, or of scoring after training."""
+    """Show one bar: for training, with the progress of validation at its end, or for scoring after training."""
 
     def __init__(self) -> None:
         self.training: tqdm | None = None
@@ -47,6 +47,7 @@ class ProgressBar(TrainerCallback):
         batches = len(kwargs["eval_dataloader"])
         if self.training is not None:
             self.validated += 1
+            # refresh=True would redraw the bar for each batch. update(0) redraws it at the usual rate.
             self.training.set_postfix_str(f"validation: {self.validated} of {batches} batches", refresh=False)
             self.training.update(0)
             return
@@ -66,13 +67,14 @@ class ProgressBar(TrainerCallback):
         self.end_scoring()
 
     def end_scoring(self) -> None:
-        """Take the bar away: the scores come in a table."""
+        """Remove the scoring bar."""
         if self.scoring is not None:
             self.scoring.close()
             self.scoring = None
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self.training is not None:
+            # tqdm's write moves the bar down, where print would continue its line.
             self.training.write(log_line(kwargs["logs"], state.global_step))
 
     def on_train_end(
@@ -84,7 +86,7 @@ class ProgressBar(TrainerCallback):
 
 
 def log_line(logs: dict[str, Any], step: int) -> str:
-    """Return what Trainer logged in one line: a loss, a validation, or the end of training."""
+    """Format one entry of Trainer's log as a line: a training loss, a validation, or the end of training."""
     if "train_runtime" in logs:
         return f"trained in {logs['train_runtime']:.0f} s, mean loss {logs['train_loss']:.3g}"
     validation = any(name.startswith("eval_") for name in logs)

@@ -1,4 +1,4 @@
-"""The folder of a run: what it records before training, where it resumes, and how results are written."""
+"""Read and write the folder of a run: records before training, the checkpoint to resume, and the results."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ from modeling import PIPELINES
 from modeling.configuration_signal import SignalConfig
 from system.text import mask_secrets
 from training.build import OUR_TYPES
-from training.checkpoints import damage, decided_by_main, is_checkpoint, last_whole_checkpoint
+from training.checkpoints import decide_on_main, find_damage, is_checkpoint, newest_intact_checkpoint
 from training.environment import versions
 from training.task import BaseRecord, DataRecord, Evaluation, Run, RunFacts, SplitRecord, TaskData
 from training.trainer import SignalTrainer
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 def describe_run(
     run: Run, source: DataRecord, data: TaskData, trainer: SignalTrainer, evaluation: Evaluation
 ) -> RunFacts:
-    """Gather what `metrics.json` says and the card is made from."""
+    """Collect the facts of a finished run, which are written to metrics.json."""
     state, model, task = trainer.state, trainer.model, run.task
     training = task.training_record(
         steps=state.global_step,
@@ -61,35 +61,36 @@ def describe_run(
 
 
 def describe_data(run: Run, source: DataRecord, data: TaskData) -> DataRecord:
-    """Add to the source of the rows what the task made of them."""
+    """Extend the record of the rows by the task's own fields."""
     return run.task.data_record(**asdict(source), **data.record())
 
 
 def receptive_field_seconds(model: PreTrainedModel) -> float | None:
-    """How much sound a frame's output sees; None for models of others, which see all of a clip."""
+    """Return the receptive field of one output frame, or None for models that see the whole clip."""
     return model.config.receptive_field_seconds if isinstance(model.config, SignalConfig) else None
 
 
 def base_record(run: Run, data: TaskData) -> BaseRecord | None:
-    """Return the model that was fine-tuned, and how many of its training trials are in this run's test."""
+    """Record the model that was fine-tuned, and how many trials of this run's test split it was trained on."""
     base = run.arguments.model_name_or_path
     if base is None or run.base_config is None:
         return None
-    if run.base_config.model_type not in OUR_TYPES:  # nobody here knows what a published model was trained on
+    if run.base_config.model_type not in OUR_TYPES:  # a published model has no record of its training data
         return BaseRecord(mask_secrets(base), None)
-    known = set(read_record(base, "splits.json")["trials"]["train"])
+    trained_on = set(read_record(base, "splits.json")["trials"]["train"])
     test = data.split.record()["trials"]["test"]
-    return BaseRecord(mask_secrets(base), len(known.intersection(test)))
+    return BaseRecord(mask_secrets(base), len(trained_on.intersection(test)))
 
 
 def split_record(split: SplitRecord) -> dict[str, Any]:
-    """The hash of a split and the settings that it follows from."""
+    """Return the hash and the settings of a split, without the ids."""
     return {"sha256": split.sha256, **split.record()["settings"]}
 
 
 def run_records(run: Run, source: DataRecord, data: TaskData) -> dict[str, dict[str, Any]]:
-    """The settings, with the configuration of the data that was meant, the files of the data, and the split."""
+    """Return the contents of run_config.json, data.json and splits.json."""
     return {
+        # The configuration that was loaded, in place of null for the default, which may change between versions.
         "run_config.json": run.resolved() | {"dataset_config": source.config},
         DATA_FILE: {"dataset": source.dataset, "config": source.config, "files": source.files},
         "splits.json": data.split.record(),
@@ -97,16 +98,17 @@ def run_records(run: Run, source: DataRecord, data: TaskData) -> dict[str, dict[
 
 
 def read_record(model: str, file: str) -> dict[str, Any]:
-    """A JSON next to a saved model, in a folder or on the Hub; a checkpoint's records are those of its run."""
+    """Read a JSON file of a saved model, from a folder or the Hub. For a checkpoint, read the file of its run."""
     path = Path(model) / file
     if not path.is_file() and is_checkpoint(model):
         model = str(Path(model).resolve().parent)
         path = Path(model) / file
     if not path.is_file():
         if Path(model).exists():
-            raise ValueError(f"{model}: no {file}; expected a folder that run_train.py wrote to its end")
-        if model.count("/") != 1 or Path(model).parent.is_dir():  # a folder that is misspelt, or not made yet
-            raise ValueError(f"{model}: no such folder, and not a name on the Hub (user/model)")
+            raise ValueError(f"{model}: {file} is missing. Give the folder of a finished run of run_train.py.")
+        # If the parent folder exists, the name is a misspelt folder rather than a Hub name.
+        if model.count("/") != 1 or Path(model).parent.is_dir():
+            raise ValueError(f"{model}: neither a folder nor a Hub name (user/model). Give one of the two.")
         path = Path(hf_hub_download(model, file))
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -119,20 +121,24 @@ def save_run(
     records: dict[str, dict[str, Any]],
     evaluation: Evaluation,
 ) -> Path:
-    """Write model, features, code, pages (card, report, figures), records and predictions; `metrics.json` comes last.
+    """Write the model, its feature extractor and code, pages, records and predictions to the folder of the run.
 
-    Everything is written to a folder of its own first, and moved file by file only when it is whole: a run's folder
-    with a `metrics.json` holds a finished run.
+    Args:
+        pages: card, report and figures by file name.
+        records: contents of JSON files by file name.
     """
+    # A metrics.json marks a finished run. So all files are first written to a temporary folder, and metrics.json is
+    # removed before, and moved last.
     folder = run.folder
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").unlink(missing_ok=True)
+    # In the same folder, because os.replace cannot move files between file systems.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as name:
         draft = Path(name)
         model.config.update(evaluation.model_config)
         name_pipeline(model, draft)
         model.save_pretrained(draft)
-        if extractor is not None:  # stored embeddings need none
+        if extractor is not None:  # models of stored embeddings have none
             extractor.save_pretrained(draft)
         write_pages(draft, pages)
         for file, record in records.items():
@@ -144,91 +150,99 @@ def save_run(
 
 
 def name_pipeline(model: PreTrainedModel, folder: Path) -> None:
-    """Name a model's pipeline in its config and put the code next to it, for `pipeline(model=...)` elsewhere.
-
-    (A pipeline's own `save_pretrained` does the same, but without a processor.)
-    """
-    for kind, task, pipeline, auto_class, modality in PIPELINES:
-        if isinstance(model, kind):
-            place = f"{pipeline.__module__.rpartition('.')[2]}.{pipeline.__name__}"
-            model.config.custom_pipelines = {task: {"impl": place, "pt": [auto_class.__name__], "type": modality}}
+    """Name the custom pipeline in the model's config and copy its code to `folder`, for `pipeline(model=...)`."""
+    # Pipeline.save_pretrained does the same, but does not save a processor.
+    for model_class, task, pipeline, auto_class, modality in PIPELINES:
+        if isinstance(model, model_class):
+            implementation = f"{pipeline.__module__.rpartition('.')[2]}.{pipeline.__name__}"
+            entry = {"impl": implementation, "pt": [auto_class.__name__], "type": modality}
+            model.config.custom_pipelines = {task: entry}
             custom_object_save(pipeline, folder)
 
 
 def write_pages(folder: Path, pages: dict[str, str | bytes]) -> None:
-    """Write text and pictures into a folder, by file name, each under its name only when it is whole."""
+    """Write text and images to files of these names. Each file appears only when it is complete."""
     for file, content in pages.items():
         draft = folder / f".{file}.part"
         draft.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
         os.replace(draft, folder / file)
 
 
-DATA_FILE = "data.json"  # the digests of the files that a run is trained on
-# Keys that may differ when a run goes on, by how they begin: they change where and how fast it runs, not what it does.
-FREE_TO_CHANGE = (
+DATA_FILE = "data.json"  # digests of the data set files of a run
+# Prefixes of keys that may change when a run is resumed: they affect where and how fast it runs, not its result.
+MAY_CHANGE_ON_RESUME = (
     "output_dir", "num_threads", "preprocessing_processes", "dataloader_", "logging_", "log_", "report_to", "run_name",
     "disable_tqdm", "save_total_limit", "hub_", "streaming_cache_gb",
 )  # fmt: skip
 
 
 def checkpoint_to_resume(run: Run) -> str | None:
-    """The checkpoint that --resume_from_checkpoint names: a folder, or `true` for the newest whole one.
+    """Return the checkpoint that `resume_from_checkpoint` selects, the same on all processes; None starts a new run.
 
-    A folder with an unfinished run in it is not started over by accident. All processes take the main one's choice.
+    Raises ValueError if the folder has an unfinished run that would be overwritten, or nothing to resume.
     """
-    return decided_by_main(run.training, lambda: choose_checkpoint(run))
+    return decide_on_main(run.training, lambda: choose_checkpoint(run))
 
 
 def choose_checkpoint(run: Run) -> str | None:
-    """The main process's part of `checkpoint_to_resume`."""
-    folder, wanted = run.folder, run.training.resume_from_checkpoint
+    """Do the work of `checkpoint_to_resume` on the main process."""
+    folder, requested = run.folder, run.training.resume_from_checkpoint
     finished = (folder / "metrics.json").exists()
-    if wanted is None:
-        if not finished and (last := last_whole_checkpoint(folder)) is not None:
+    if requested is None:
+        # Refuse to start over, because that deletes the checkpoints of a run that may have taken days.
+        if not finished and (last := newest_intact_checkpoint(folder)) is not None:
             raise ValueError(
-                f"{folder} holds an unfinished run ({last.name}): add --resume_from_checkpoint true to go on from it, "
-                "or name another --output_dir"
+                f"output_dir={folder}: contains an unfinished run ({last.name}). Add --resume_from_checkpoint true to "
+                "continue it, or give another --output_dir."
             )
         return None
-    if wanted != "true":
-        if not (Path(wanted) / "trainer_state.json").is_file():
-            raise ValueError(f"resume_from_checkpoint = {wanted!r} is no checkpoint folder; `true` takes the newest")
-        if (problem := damage(Path(wanted))) is not None:
+    if requested != "true":
+        if not (Path(requested) / "trainer_state.json").is_file():
             raise ValueError(
-                f"resume_from_checkpoint={wanted}: {problem}. Give `true`, which takes the newest whole one."
+                f"resume_from_checkpoint={requested!r}: not a checkpoint folder. Give one, or `true` for the newest."
             )
-        return wanted
+        if (problem := find_damage(Path(requested))) is not None:
+            raise ValueError(
+                f"resume_from_checkpoint={requested!r}: {problem}. Give `true` for the newest intact checkpoint."
+            )
+        return requested
     if finished:
-        raise ValueError(f"{folder} holds a finished run: there is nothing to resume; name another --output_dir")
-    last = last_whole_checkpoint(folder)
+        raise ValueError(
+            f"output_dir={folder}: contains a finished run, so there is nothing to resume. Give another --output_dir."
+        )
+    last = newest_intact_checkpoint(folder)
     if last is None:
-        logger.warning("nothing to resume: %s has no whole checkpoint; starting at the beginning", folder)
+        logger.warning("%s has no intact checkpoint to resume from; starting from the beginning", folder)
     return str(last) if last else None
 
 
 def begin_run(run: Run, records: dict[str, dict[str, Any]], checkpoint: str | None) -> None:
-    """Leave the settings, the data and the split in the folder before training; a run that resumes must have the same.
+    """Write the records of a run before training. A resumed run must have the same settings, data and split.
 
-    `records` are what the files of these names shall hold. An older, finished run makes way.
+    A new run deletes the checkpoints of an earlier, finished run in the same folder.
+
+    Args:
+        records: contents of JSON files by file name, from `run_records`.
     """
-    decided_by_main(run.training, lambda: write_records(run.folder, records, checkpoint))
+    decide_on_main(run.training, lambda: write_records(run.folder, records, checkpoint))
 
 
 def write_records(folder: Path, records: dict[str, dict[str, Any]], checkpoint: str | None) -> None:
-    """The main process's part of `begin_run`."""
+    """Do the work of `begin_run` on the main process."""
     if checkpoint is not None:
         check_same_run(Path(checkpoint).parent, records)
     else:
+        # Old checkpoints would be mixed with the new ones: resuming takes the one with the highest step.
         for old in folder.glob("checkpoint-*"):
-            logger.warning("%s: removing %s of an earlier run", folder, old.name)
+            logger.warning("%s: removing %s, left from an earlier run", folder, old.name)
             shutil.rmtree(old)
-    (folder / "metrics.json").unlink(missing_ok=True)
+    (folder / "metrics.json").unlink(missing_ok=True)  # the run in this folder is unfinished from now on
     for name, record in records.items():
         write_json(folder / name, record)
 
 
 def check_same_run(folder: Path, records: dict[str, dict[str, Any]]) -> None:
-    """Refuse a checkpoint of other settings, other data or another split."""
+    """Raise ValueError if the run in `folder` had other settings, other data or another split."""
     check_same_data(folder, records[DATA_FILE])
     try:
         saved = {
@@ -236,38 +250,42 @@ def check_same_run(folder: Path, records: dict[str, dict[str, Any]]) -> None:
         }
     except FileNotFoundError as error:
         raise ValueError(
-            f"{folder}: no {Path(error.filename).name}; cannot tell what its checkpoint was made with"
+            f"{folder}: {Path(error.filename).name} is missing, so the settings of its checkpoints are unknown. "
+            "Give another --output_dir."
         ) from error
+    # The JSON round trip makes the values comparable: it turns tuples into lists, for example.
     before, now = (json.loads(json.dumps(config)) for config in (saved["run_config.json"], records["run_config.json"]))
     for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key) and not key.startswith(FREE_TO_CHANGE):
+        if before.get(key) != now.get(key) and not key.startswith(MAY_CHANGE_ON_RESUME):
             raise ValueError(
-                f"{folder}: {key} was {before.get(key)!r} and is {now.get(key)!r} now; a run goes on with the "
-                "settings that it began with: take them, or name another --output_dir"
+                f"{key}={now.get(key)!r}: the run in {folder} was started with {key}={before.get(key)!r}. "
+                "Use the same value to resume it, or give another --output_dir."
             )
     if saved["splits.json"]["sha256"] != records["splits.json"]["sha256"]:
-        raise ValueError(f"{folder}: the data or the split have changed since the checkpoint; start again")
+        raise ValueError(
+            f"{folder}: the data or the split have changed since its checkpoint was saved. Give another --output_dir."
+        )
 
 
 def check_same_data(folder: Path, now: dict[str, Any]) -> None:
-    """Refuse files of other content; for a run of an older version, which did not note them, only warn."""
-    if not (folder / DATA_FILE).exists():
-        logger.warning("%s: no %s, so nothing shows whether the data are those of its checkpoint", folder, DATA_FILE)
+    """Raise ValueError if a data set file has changed since the run in `folder` was started."""
+    if not (folder / DATA_FILE).exists():  # the run was started by an older version, which did not write this file
+        logger.warning("%s has no %s, so it is unknown whether the data have changed", folder, DATA_FILE)
         return
     before = json.loads((folder / DATA_FILE).read_text(encoding="utf-8"))["files"]
     changed = sorted(
         name for name in before.keys() | now["files"].keys() if before.get(name) != now["files"].get(name)
     )
     if changed:
-        named = changed[0] + (f" and {len(changed) - 1} more" if changed[1:] else "")
+        names = changed[0] + (f" and {len(changed) - 1} more" if changed[1:] else "")
         raise ValueError(
-            f"dataset={now['dataset']}: {named} changed since the checkpoint in {folder} was written. Go "
-            "back to the old data, or name another --output_dir."
+            f"dataset={now['dataset']!r}: {names} changed since the run in {folder} was started. "
+            "Restore the old data, or give another --output_dir."
         )
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Write a record under its name only when it is whole; NaN is refused."""
+    """Write a record as JSON. The file appears only when it is complete. Raises ValueError for NaN."""
     draft = path.with_name(f".{path.name}.part")
     draft.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(draft, path)

@@ -1,4 +1,4 @@
-"""The order of training: which item comes when, and with which seed."""
+"""Samplers for training: the order of the items, and a seed for each."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,22 +10,25 @@ from torch.utils.data import Sampler, SequentialSampler
 from system.storage import S3FileManager, is_remote
 from system.text import plural
 
-SHARDS_TOGETHER = 2  # whose items are shuffled among each other, where data are read shard by shard
-BATCHES_PER_POOL = 50  # batches; items are grouped by length within a pool of this many
+SHARDS_TOGETHER = 2  # number of shards whose items are shuffled together; each one has to be on the local disk
+BATCHES_PER_POOL = 50  # items are grouped by length within a pool of this many batches
 
 
 class LengthGroupedSampler(Sampler[tuple[int, int]]):
-    """Items of similar length follow each other, so that batches need little padding.
+    """Yield (index, seed) of all items, with items of similar length next to each other to reduce padding.
 
-    The order is a pure function of (seed, epoch): every rank computes the same plan, and a run that resumes in the
-    middle of an epoch skips to exactly where it stopped. Each item comes with a seed of its own, from which the data
-    set draws its random window; so the number of workers changes nothing. (transformers' own length grouping draws
-    from a generator, whose state a checkpoint does not hold.) An incomplete last batch of fewer than `smallest_batch`
-    items is left out, other ones each epoch.
+    The order is a pure function of (seed, epoch). So every rank computes the same plan, and a run that resumes in the
+    middle of an epoch continues exactly where it stopped. The data set draws random windows from the seed of the item,
+    so the result does not depend on the number of workers.
+
+    Args:
+        smallest_batch: drop the last batch of an epoch if it has fewer items.
 
     >>> [index for index, seed in LengthGroupedSampler([3, 9, 3, 9], batch_size=2, seed=0)]
     [2, 0, 1, 3]
     """
+
+    # transformers' own length grouping draws from a generator whose state is not part of a checkpoint.
 
     def __init__(
         self, lengths: Sequence[int] | np.ndarray, batch_size: int, seed: int, smallest_batch: int = 1
@@ -41,17 +44,17 @@ class LengthGroupedSampler(Sampler[tuple[int, int]]):
         self.epoch = epoch
 
     def plan(self) -> tuple[np.ndarray, np.ndarray]:
-        """Order of the items and the seed of each position: two arrays (items,)."""
+        """Return the order of the items and the seed of each position: two arrays (items,)."""
         generator = np.random.default_rng([self.seed, self.epoch])
         count = len(self.lengths)
         order = generator.permutation(count)
-        # Longest first within a pool; the stable sort keeps the shuffle among equals.
+        # Longest first within a pool. The sort is stable, so items of equal length stay shuffled.
         pool = np.arange(count) // (BATCHES_PER_POOL * self.batch_size)
         order = order[np.lexsort((-self.lengths[order], pool))]
-        # Whole batches are shuffled; the last, incomplete one stays last.
-        whole = count // self.batch_size * self.batch_size
-        batches = order[:whole].reshape(-1, self.batch_size)
-        order = np.concatenate([generator.permutation(batches).ravel(), order[whole:]])
+        # Shuffle the full batches. The incomplete one has to stay last, or the loader would shift all later batches.
+        full = count // self.batch_size * self.batch_size
+        batches = order[:full].reshape(-1, self.batch_size)
+        order = np.concatenate([generator.permutation(batches).ravel(), order[full:]])
         return order[: len(self)], generator.integers(2**63, size=count)[: len(self)]
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -64,14 +67,14 @@ class LengthGroupedSampler(Sampler[tuple[int, int]]):
 
 
 class ShardedSampler(Sampler[tuple[int, int]]):
-    """Items shard by shard, in an order in which batch k * world + r is of shards that belong to rank r.
+    """Yield (index, seed) of all items shard by shard, so that each rank reads only its own shards.
 
-    Shard s belongs to rank s % world, in every epoch, so that a rank meets the shards again that it has copies of. An
-    epoch shuffles the shards of each rank, and the items of SHARDS_TOGETHER of them among each other. The order is a
-    pure function of (seed, epoch, world size), and items come with seeds, as in `LengthGroupedSampler`.
+    Shard s belongs to rank s % world_size in every epoch, so a rank can reuse its local copies. Batch
+    k * world_size + r goes to rank r. Each epoch shuffles the shards of each rank, and the items of SHARDS_TOGETHER
+    shards together. The order is a pure function of (seed, epoch, world size), as in `LengthGroupedSampler`.
 
-    Ranks have equally many whole batches: each item comes once an epoch, and then those of the last shards again, as
-    often as it takes to be as long as the longest rank; `repeated` says how many these are.
+    All ranks have the same number of full batches. To reach it, a rank repeats items of its last shards; `repeated` is
+    the number of these items over all ranks.
 
     >>> [index for index, seed in ShardedSampler([0, 0, 0, 1, 1], batch_size=2, seed=0, world_size=2)]
     [0, 1, 3, 4, 2, 2, 3, 4]
@@ -85,10 +88,10 @@ class ShardedSampler(Sampler[tuple[int, int]]):
         self.own = [numbers[numbers % world_size == rank] for rank in range(world_size)]  # shards of each rank
         if not all(len(own) for own in self.own):
             raise ValueError(
-                f"streaming: items to train on are in {plural(len(numbers), 'shard')}, and not each of {world_size} "
-                "processes has one; start fewer"
+                f"streaming: the training items are in {plural(len(numbers), 'shard')}, but there are {world_size} "
+                "processes, and some of them have no shard. Start fewer processes."
             )
-        self.total = len(self.plan()[0])
+        self.total = len(self.plan()[0])  # the same in every epoch, so any plan will do
         self.repeated = self.total - len(self.shards)
 
     def set_epoch(self, epoch: int) -> None:
@@ -96,14 +99,14 @@ class ShardedSampler(Sampler[tuple[int, int]]):
         self.epoch = epoch
 
     def plan(self) -> tuple[np.ndarray, np.ndarray]:
-        """Order of the items and the seed of each position: two arrays of the epoch's length."""
+        """Return the order of the items and the seed of each position: two arrays (len(self),)."""
         generator = np.random.default_rng([self.seed, self.epoch])
         orders = []
         for own in self.own:
             shuffled = generator.permutation(own)
-            together = [shuffled[i : i + SHARDS_TOGETHER] for i in range(0, len(own), SHARDS_TOGETHER)]
-            orders.append([generator.permutation(np.flatnonzero(np.isin(self.shards, some))) for some in together])
-        order = dealt_batches([(np.concatenate(parts), parts[-1]) for parts in orders], self.batch_size)
+            groups = [shuffled[i : i + SHARDS_TOGETHER] for i in range(0, len(own), SHARDS_TOGETHER)]
+            orders.append([generator.permutation(np.flatnonzero(np.isin(self.shards, group))) for group in groups])
+        order = interleave_batches([(np.concatenate(parts), parts[-1]) for parts in orders], self.batch_size)
         return order, generator.integers(2**63, size=len(order))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -114,19 +117,19 @@ class ShardedSampler(Sampler[tuple[int, int]]):
         return self.total
 
 
-def dealt_batches(orders: Sequence[tuple[np.ndarray, np.ndarray]], batch_size: int) -> np.ndarray:
-    """One order of items in which batch k * world + r is rank r's, as Accelerate deals them.
+def interleave_batches(orders: Sequence[tuple[np.ndarray, np.ndarray]], batch_size: int) -> np.ndarray:
+    """Return one order of items in which batch k * ranks + r belongs to rank r, as Accelerate distributes batches.
 
     Args:
-        orders: of each rank its items, and those that it repeats until all ranks have equally many whole batches.
+        orders: for each rank, its items, and the items to repeat until all ranks have the same number of full batches.
     """
-    batches = -(-max(len(items) for items, _ in orders) // batch_size)
+    batches = -(-max(len(items) for items, _ in orders) // batch_size)  # ceiling division
     padded = [np.append(items, np.resize(again, batches * batch_size - len(items))) for items, again in orders]
     return np.stack([items.reshape(batches, batch_size) for items in padded], axis=1).ravel()
 
 
 class EpochSampler(Protocol):
-    """An order of items that is a function of the epoch."""
+    """A sampler of items whose order is a function of the epoch."""
 
     def set_epoch(self, epoch: int) -> None: ...
 
@@ -136,29 +139,27 @@ class EpochSampler(Protocol):
 
 
 class EpochBatchSampler(EpochSampler, Protocol):
-    """An order of batches that is a function of the epoch."""
+    """A sampler of batches whose order is a function of the epoch."""
 
     batch_size: int
 
 
 class InOrder(SequentialSampler):
-    """All items in their order, in every epoch."""
+    """A sequential sampler that can be used where an `EpochSampler` is needed."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Nothing to choose."""
+        """Do nothing: the order is the same in every epoch."""
 
 
 class PrefetchingSampler(Sampler[Any]):
-    """A sampler's items, unchanged, the raw files of coming batches on their way.
+    """Yield the items of a sampler unchanged, and download the raw files of the next batches in the background.
 
-    A plan knows which items come next, so their files can be fetched while earlier batches are worked on; this process
-    asks for them, and its workers find them in the folder that they share with it. Of several ranks each asks for the
-    files of its own batches, which are every `num_processes`-th. A run that resumes says by `skip` how many batches
-    are only counted off, so that nobody asks for theirs.
+    The main process downloads the files to a folder that it shares with its loader workers. Each rank downloads only
+    the files of its own batches, which are every `num_processes`-th.
 
     Args:
-        files_of: the paths or URLs that the data set opens for an item; those of this machine are left alone.
-        batches_ahead: batches of this process whose files are asked for before the first of their items is given out.
+        files_of: returns the paths or URLs that the data set opens for an item; local files are ignored.
+        batches_ahead: number of batches of this process that are requested before the first of their items is yielded.
     """
 
     def __init__(
@@ -171,28 +172,30 @@ class PrefetchingSampler(Sampler[Any]):
         num_processes: int = 1,
     ) -> None:
         self.sampler, self.files_of = sampler, files_of
-        self.items_a_batch, self.batches_ahead = batch_size, batches_ahead
+        self.items_per_batch, self.batches_ahead = batch_size, batches_ahead
         self.process_index, self.num_processes = process_index, num_processes
         self.skipped = 0  # batches of all processes
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose plan the next iteration yields."""
         self.sampler.set_epoch(epoch)
 
     def skip(self, share: float) -> None:
-        """Say what share of the next iteration was worked on before: it comes again, for a loader to drop."""
-        batches = -(-len(self.sampler) // (self.items_a_batch * self.num_processes))  # of each process
+        """Do not download files for the first `share` (0 to 1) of the next iteration.
+
+        A resumed run yields the items of the finished batches again, and the loader drops them.
+        """
+        batches = -(-len(self.sampler) // (self.items_per_batch * self.num_processes))  # per process, rounded up
         self.skipped = round(share * batches) * self.num_processes
 
     def __iter__(self) -> Iterator[Any]:
-        ahead = self.batches_ahead * self.items_a_batch * self.num_processes  # items of all processes
-        coming: deque[Any] = deque()
+        ahead = self.batches_ahead * self.items_per_batch * self.num_processes  # items of all processes
+        coming: deque[Any] = deque()  # items whose files are requested, and that are not yielded yet
         skipped, self.skipped = self.skipped, 0
-        for place, item in enumerate(self.sampler):
-            batch = place // self.items_a_batch
+        for position, item in enumerate(self.sampler):
+            batch = position // self.items_per_batch
             if batch >= skipped and batch % self.num_processes == self.process_index:
                 files = [file for file in self.files_of(item) if is_remote(file)]
-                if files:  # a run whose sounds are all local needs no manager
+                if files:  # do not create an S3 client for a run whose files are all local
                     S3FileManager.shared().prefetch_files(files)
             coming.append(item)
             if len(coming) > ahead:
@@ -204,7 +207,7 @@ class PrefetchingSampler(Sampler[Any]):
 
 
 class PrefetchingBatchSampler(PrefetchingSampler):
-    """The same for a sampler of the batches of all ranks in turn; has what Accelerate asks of a batch sampler."""
+    """`PrefetchingSampler` for a batch sampler. Batch k * num_processes + r belongs to rank r."""
 
     def __init__(
         self,
@@ -218,4 +221,4 @@ class PrefetchingBatchSampler(PrefetchingSampler):
             return (file for item in batch for file in files_of(item))
 
         super().__init__(sampler, files_of_batch, 1, batches_ahead, process_index, num_processes)
-        self.batch_size, self.drop_last = sampler.batch_size, False
+        self.batch_size, self.drop_last = sampler.batch_size, False  # Accelerate reads both from a batch sampler

@@ -1,11 +1,12 @@
 """The interface between the engine and a task.
 
-A task is a folder under `tasks/`. Its `task.py` ends with `TASK`, an instance of a subclass of `Task`, and
-`tasks/__init__.py` names that module. Its `settings.py` ends with `SETTINGS`, which the command line is read by
-before torch is imported. The engine reaches a task only through what is written here.
+A task is a folder in `tasks/`. Its `task.py` defines `TASK`, an instance of a subclass of `Task`, and
+`tasks/__init__.py` registers that module. Its `settings.py` defines `SETTINGS`, which is needed to read the command
+line before torch is imported. The engine uses a task only through the interface in this module.
 
-A run calls a task in this order: `features`, `prepare`, `model_settings`, `initialise`, `cache`; then `collator`,
-`sampler` and `trainer_settings` for the trainer; after training `evaluate`, `training_record`, and the pages.
+A run calls the methods of a task in this order: `features`, `prepare`, `model_settings`, `initialise` and `cache`;
+`collator`, `sampler` and `trainer_settings` to build the trainer; after training `evaluate`, `about_training`, and
+the methods for card and report.
 """
 
 import argparse
@@ -23,6 +24,8 @@ from matplotlib.figure import Figure
 from torch.utils.data import Dataset
 from transformers import AutoConfig, EvalPrediction, PreTrainedConfig, PreTrainedModel
 
+from reporting.card import CardMetadata
+from reporting.sections import Section
 from system.text import masked
 from training.samplers import EpochSampler
 from training.settings import NOT_RECORDED, RunArguments, TaskSettings
@@ -36,52 +39,56 @@ DataT = TypeVar("DataT", bound="TaskData")
 
 @dataclass(frozen=True)
 class Run(Generic[SettingsT]):
-    """A run as a config and a command line describe it."""
+    """A run, as described by a config and a command line."""
 
     name: str
     arguments: RunArguments
     training: RunTrainingArguments
     task: "Task[SettingsT, Any]"
-    settings: SettingsT  # a dataclass whose fields are dataclasses, whose fields are the task's keys
-    push_to_hub: bool  # at the end, by us: Trainer would push every checkpoint, with a card of its own
-    hub_token: str | None = field(default=None, repr=False)  # not in `training`, which Trainer saves
+    settings: SettingsT  # a dataclass of dataclasses, whose fields are the task's keys
+    # Not in `training`: Trainer would push every checkpoint, with a card of its own. We push once, at the end.
+    push_to_hub: bool
+    # Not in `training`: Trainer saves its arguments with each checkpoint.
+    hub_token: str | None = field(default=None, repr=False)
 
     @cached_property
     def base_config(self) -> PreTrainedConfig | None:
-        """The configuration of the saved model that is fine-tuned or scored; None for a new one."""
+        """The configuration of the saved model that is fine-tuned or scored; None for a new model."""
+        # Cached, because reading it may need the network, and several stages of a run use it.
         name = self.arguments.model_name_or_path
         return AutoConfig.from_pretrained(name) if name else None
 
     @property
     def folder(self) -> Path:
-        """The folder that the run writes."""
+        """The output folder of the run."""
         return Path(str(self.training.output_dir))
 
     def resolved(self) -> dict[str, Any]:
-        """Return all keys with their values, but secrets: a config that repeats this run on the same data."""
+        """Return all keys and values except secrets: a config that repeats this run on the same data."""
         values = dataclasses.asdict(self.arguments)
         for group in dataclasses.fields(self.settings):  # type: ignore[arg-type]
             values |= dataclasses.asdict(getattr(self.settings, group.name))
         training = self.training.to_dict()
+        # TrainingArguments has several tokens. None of them may be written to a file.
         left_out = {key for key in training if key.endswith("_token") or key in NOT_RECORDED}
         return masked(values | {key: training[key] for key in sorted(training.keys() - left_out)})
 
 
 class SplitRecord(Protocol):
-    """How a data set was divided."""
+    """The train, validation and test split of a data set."""
 
     @property
     def sha256(self) -> str:
-        """The hash of the ids of each part."""
+        """The hash of the ids in each split."""
         ...
 
     def record(self) -> dict[str, Any]:
-        """Return what `splits.json` holds: `settings`, `sha256`, and the ids of each part."""
+        """Return the content of `splits.json`: `settings`, `sha256`, and the ids in each split."""
         ...
 
 
 class TaskData(Protocol):
-    """A data set prepared by a task."""
+    """A data set as prepared by a task."""
 
     @property
     def train(self) -> Dataset: ...
@@ -93,11 +100,11 @@ class TaskData(Protocol):
     def split(self) -> SplitRecord: ...
 
     def record(self) -> dict[str, Any]:
-        """Return the fields of the task's `DataRecord` beyond those of the source."""
+        """Return the fields that the task adds to `DataRecord`."""
         ...
 
     def validation_metrics(self, output: EvalPrediction) -> dict[str, float]:
-        """Return the scores on `validation` by which checkpoints are chosen."""
+        """Return the validation scores. One of them selects the best checkpoint."""
         ...
 
 
@@ -107,7 +114,7 @@ class DataRecord:
 
     dataset: str
     config: str
-    files: dict[str, str]  # name -> digest of the content
+    files: dict[str, str]  # file name -> digest of its content
     rows: int
     synthetic: bool
 
@@ -129,31 +136,31 @@ class TrainingRecord:
 
 @dataclass(frozen=True)
 class BaseRecord:
-    """The model that training started from."""
+    """The saved model that was fine-tuned."""
 
     model: str
-    test_trials_it_was_trained_on: int | None  # None: not known, as for a published model
+    test_trials_it_was_trained_on: int | None  # None if unknown, as for a published model
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of scores, as written to metrics.json."""
+    """The content of metrics.json that all programs share."""
 
     name: str
     task: str
     data: DataRecord
-    split: dict[str, Any]  # its hash, and the settings that it follows from
+    split: dict[str, Any]  # its hash and its settings
     test: Any  # the results of the task's `evaluate`
     versions: dict[str, str]
-    threads: int  # of torch, in each process: sums in another order have other last digits
+    threads: int  # torch threads per process; another number changes the order of sums, and so the last digits
 
 
 @dataclass(frozen=True)
 class RunFacts(Facts):
-    """What is known of a finished run."""
+    """The content of metrics.json for a finished run."""
 
     base: BaseRecord | None
-    model: dict[str, Any]  # its settings that are not defaults
+    model: dict[str, Any]  # config values that differ from their defaults
     parameters: int
     receptive_field_seconds: float | None
     training: TrainingRecord
@@ -161,7 +168,7 @@ class RunFacts(Facts):
 
 @dataclass(frozen=True)
 class ScoreFacts(Facts):
-    """What is known of a saved model that was scored on other data."""
+    """The content of metrics.json for a saved model that was scored by run_eval.py."""
 
     model: str
     side: str
@@ -169,16 +176,16 @@ class ScoreFacts(Facts):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model's scores on one part of the data."""
+    """The scores of a model on one split."""
 
     results: Any  # a dataclass of the task
     predictions: pa.Table
-    model_config: dict[str, Any] = field(default_factory=dict)  # what the saved model needs of it, such as a threshold
+    model_config: dict[str, Any] = field(default_factory=dict)  # results to save in the model config, e.g. a threshold
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """What a saved model predicted for recordings."""
+    """The predictions of a saved model for recordings."""
 
     predictions: list[Any]
     unreadable: list[str]  # one line per recording without a prediction, with the reason
@@ -186,23 +193,23 @@ class Predicted:
 
 
 class Task(ABC, Generic[SettingsT, DataT]):
-    """One kind of prediction: its data, its models, its scores and its pages."""
+    """A prediction task: its data, models, scores, card and report."""
 
     name: str
     settings: type[SettingsT]
-    columns: tuple[str, ...]  # that a data set must have
+    columns: tuple[str, ...]  # columns that a data set must have
 
     auto_model: type  # the Auto class that loads a saved model
-    model_configs: tuple[type[PreTrainedConfig], ...]  # of the models that can be trained
-    auto_extractor: type | None  # the Auto class that loads what makes the model's inputs
+    model_configs: tuple[type[PreTrainedConfig], ...]  # configuration classes of the models that can be trained
+    auto_extractor: type | None  # the Auto class that loads the feature extractor or processor
     trainer: type[SignalTrainer] = SignalTrainer
 
-    suffixes: tuple[str, ...] = ()  # of the recordings that `predict` reads
-    output_suffix: str = ".csv"  # of the predictions
-    prediction_options: tuple[str, ...] = ()  # of run_predict.py, in addition to those of all tasks
+    suffixes: tuple[str, ...] = ()  # file suffixes of the recordings that `predict` reads
+    output_suffix: str = ".csv"  # file suffix of the predictions
+    prediction_options: tuple[str, ...] = ()  # options of run_predict.py that only some tasks support
 
-    simple_baseline: str  # what a sceptic would run first: a key of the baselines in every record of scores
-    study: StudyTables | None = None  # combines the scores of several runs; run_study.py needs it
+    simple_baseline: str  # the baseline that a sceptic would try first: a key of the baselines in the results
+    study: StudyTables | None = None  # combines the scores of several runs; None if run_study.py is not supported
     data_record: type[DataRecord] = DataRecord
     training_record: type[TrainingRecord] = TrainingRecord
 
@@ -216,33 +223,37 @@ class Task(ABC, Generic[SettingsT, DataT]):
 
     @abstractmethod
     def features(self, run: Run[SettingsT]) -> Any:
-        """Return what makes the model's inputs: a feature extractor, a processor, or None."""
+        """Return the feature extractor or processor of the model, or None if it needs none."""
 
     @abstractmethod
     def prepare(
         self, rows: datasets.Dataset, extractor: Any, run: Run[SettingsT], saved: dict[str, Any] | None = None
     ) -> DataT:
-        """Divide the rows and make items of them.
+        """Split the rows and turn them into items.
 
         Args:
-            saved: metrics.json of the run whose model is scored, whose scaling is then kept.
+            saved: metrics.json of the saved model that is scored, to use its scaling.
         """
 
     @abstractmethod
     def model_settings(self, data: DataT, extractor: Any, run: Run[SettingsT]) -> dict[str, Any]:
-        """Return the settings of a model that follow from the data."""
+        """Return the model config values that follow from the data."""
 
     @abstractmethod
     def collator(self, extractor: Any, run: Run[SettingsT]) -> Callable[[list[Any]], dict[str, Any]]:
-        """Return the function that makes a batch of items."""
+        """Return the function that makes a batch from items."""
 
     @abstractmethod
     def sampler(self, data: DataT, run: Run[SettingsT]) -> Callable[[int], EpochSampler]:
-        """Return the order of training as a function of the batch size of one process."""
+        """Return a function that takes the batch size per process and makes the training sampler."""
 
     @abstractmethod
     def evaluate(self, trainer: Any, data: DataT, side: str) -> Evaluation:
-        """Score the trained model on one part of the data."""
+        """Score the trained model on one split.
+
+        Args:
+            side: "train", "validation", "test" or "all".
+        """
 
     @abstractmethod
     def results_table(self, results: dict[str, Any]) -> str:
@@ -250,74 +261,87 @@ class Task(ABC, Generic[SettingsT, DataT]):
 
     @abstractmethod
     def conclusion(self, results: dict[str, Any]) -> str:
-        """Return the main score with its interval, and the verdict, for the terminal: one line for each target."""
+        """Return the main score with its interval and the verdict, one line per target, for the terminal."""
 
     @abstractmethod
-    def model_card(self, facts: dict[str, Any]) -> str:
-        """Return the README.md of the saved model, from metrics.json."""
+    def sections(self, facts: dict[str, Any], predictions: pa.Table | None) -> list[Section]:
+        """Return the sections of the report and of the card, from metrics.json and the predictions.
+
+        Args:
+            facts: metrics.json; without "training" if a saved model was scored on other data, where no card is made.
+            predictions: None if only the card is rendered.
+        """
 
     @abstractmethod
-    def report_files(
-        self, facts: dict[str, Any], config: dict[str, Any], predictions: pa.Table
-    ) -> dict[str, str | bytes]:
-        """Return report.html and its figures by file name, from metrics.json, run_config.json and the predictions."""
+    def card_metadata(self, facts: dict[str, Any]) -> CardMetadata:
+        """Return what the Hub shows of the saved model."""
 
     def ids_of(self, rows: datasets.Dataset, run: Run[SettingsT], kind: str) -> list[str]:
-        """Return the ids of a kind, "song" or "listener", that a study can hold out one by one."""
-        raise ValueError(f"task={self.name}: a study of it leaves no {kind} out.")
+        """Return the ids that a study can hold out one by one.
+
+        Args:
+            kind: "song" or "listener".
+        """
+        raise ValueError(
+            f"task={self.name}: studies that leave out one {kind} are not supported. Remove --leave_one_{kind}_out."
+        )
 
     def check_split(self, rows: datasets.Dataset, run: Run[SettingsT]) -> None:
-        """Refuse a division that leaves a side empty; a study of folds asks for all of them before its first run."""
+        """Raise ValueError if a split would be empty. A study checks all of its folds before the first run."""
 
     def initialise(self, model: PreTrainedModel, data: DataT, new: bool, resumed: bool) -> None:
-        """Give a new model what it takes from the data, such as the scaling of its inputs.
+        """Set the values of a new model that follow from the data, such as the scaling of its inputs.
 
         Args:
             new: the model has no trained weights yet.
-            resumed: a checkpoint will replace its weights.
+            resumed: a checkpoint will replace the weights, so expensive initialisation can be skipped.
         """
 
     def cache(self, data: DataT, model: PreTrainedModel) -> DataT:
-        """Return the data with features that parts of the model that are not trained can make once."""
+        """Return the data with precomputed outputs of the frozen parts of the model."""
         return data
 
     def trainer_settings(self, data: DataT, run: Run[SettingsT]) -> dict[str, Any]:
-        """Return arguments of the trainer beyond those of all tasks."""
+        """Return additional arguments for the task's trainer."""
         return {}
 
     def about_training(self, trainer: Any, data: DataT) -> dict[str, Any]:
-        """Return the fields of `training_record` beyond those of all tasks."""
+        """Return the fields that the task adds to `training_record`."""
         return {}
 
     def extra_pages(self, trainer: Any, data: DataT) -> dict[str, str]:
-        """Return further files of the run folder, by name."""
+        """Return additional text files for the run folder, by name."""
         return {}
 
     def example_input(self, model: dict[str, Any]) -> list[str]:
-        """Return what stands after the model in an example of run_predict.py; `model` are its settings."""
+        """Return the arguments that follow the model in an example command of run_predict.py.
+
+        Args:
+            model: the settings of the model in metrics.json.
+        """
         return [f"recording{self.suffixes[0]}"]
 
     def check_prediction(
         self, config: PreTrainedConfig | None, files: Sequence[Path], arguments: argparse.Namespace
     ) -> None:
-        """Refuse what `predict` cannot do with a model of this configuration, before its weights are loaded.
+        """Raise ValueError if `predict` does not support these arguments. Called before the weights are loaded.
 
         Args:
-            config: None for a pretrained encoder, which may have to be downloaded.
+            config: None for a pretrained encoder that may not have been downloaded yet.
         """
         if not self.suffixes:
             raise ValueError(
-                f"task={self.name}: a model of stored embeddings reads no recordings. Prepare them as a data set, "
-                "then score it with run_eval.py."
+                f"task={self.name}: its models read stored embeddings, not recordings. Prepare the recordings as a "
+                "data set, then score it with run_eval.py."
             )
 
     def predict(self, model: Any, extractor: Any, files: Sequence[Path], arguments: argparse.Namespace) -> Predicted:
         """Predict for recordings, and write the predictions to `arguments.output`.
 
-        Where `arguments.synthetic`, they say that the model learned from synthetic data.
+        If `arguments.synthetic` is true, mark the predictions as made by a model trained on synthetic data.
         """
         raise NotImplementedError
 
     def plot_predictions(self, predictions: Sequence[Any]) -> Figure:
-        """Draw the predictions for recordings, one panel per recording."""
-        raise ValueError(f"task={self.name}: predictions have no plot. Remove --plot.")
+        """Plot the predictions, one panel per recording."""
+        raise ValueError(f"task={self.name}: plots of predictions are not supported. Remove --plot.")

@@ -1,4 +1,4 @@
-"""Processes that read items for this one, however they start."""
+"""Give loader workers access to the files that the main process has downloaded."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,12 +10,9 @@ from system.storage import S3FileManager
 
 
 def sharing_files(loader: DataLoader) -> Any:
-    """Return the loader, whose workers will use this process's local copies of remote files.
-
-    A forked worker has them anyway. One that `spawn` or `forkserver` starts knows nothing of its parent but what it is
-    given.
-    """
+    """Make the workers of a loader use this process's local copies of remote files; return the loader."""
     if loader.num_workers:
+        # A forked worker inherits the file manager. One started by `spawn` or `forkserver` must be given it.
         inner: Any = getattr(loader, "base_dataloader", loader)  # Accelerate wraps loaders
         inner.worker_init_fn = partial(_start, S3FileManager.shared(), inner.worker_init_fn)
     return loader

@@ -1,1 +1,1 @@
-"""AudioSet: two million clips of ten seconds with the sounds that are heard in them."""
+"""AudioSet: two million ten-second clips and the sounds that occur in them."""

@@ -1,6 +1,6 @@
-"""AudioSet as a builder: its tables and a folder of sounds in, one row a clip out. Columns: see README.md.
+"""Build AudioSet from its tables and a folder of sounds, one row per clip. README.md describes the columns.
 
-It works alone, `AudiosetBuilder(raw_dir=..., audio_root=...).download_and_prepare()`, and for `hf_datasets.prepare`.
+Use it alone, `AudiosetBuilder(raw_dir=..., audio_root=...).download_and_prepare()`, or through `hf_datasets.prepare`.
 """
 
 import json
@@ -23,13 +23,13 @@ from .reports import summarise
 from .rows import CHECKS, Reading, read_clips
 from .tree import Tree, read_tree
 
-ROWS_A_TABLE = 10_000  # of those that a shard is made of
-ROWS_WITH_SOUND = 20  # the same where rows hold the sounds themselves, some 0.3 MB each
+ROWS_PER_TABLE = 10_000  # rows per Arrow table; a shard is a few of these tables
+ROWS_WITH_SOUND = 20  # rows per table when the sounds are embedded: about 0.3 MB each
 
 
 @dataclass
 class AudiosetConfig(RawConfig):
-    """`raw_dir` holds the tables, `audio_root` the sounds; folders or s3:// URLs. The lists are paths of one's own."""
+    """`raw_dir` holds the tables, `audio_root` the sounds (folders or s3:// URLs); `*_paths` are the user's lists."""
 
     audio_root: str | None = None
     target: list[str] | None = None
@@ -42,20 +42,20 @@ class AudiosetConfig(RawConfig):
 
 
 class AudiosetBuilder(Builder):
-    """One row per clip, whether its sound was found or not: labels, events, the sound's path, and what is wrong.
+    """Make one row per clip, with or without a sound file: labels, events, path of the sound, and defects.
 
-    The `hash` covers this version, the columns, every table and list, and path and size of every sound file.
+    The `hash` covers this version, the columns, every table and list, and the path and size of every sound file.
     """
 
     BUILDER_CONFIG_CLASS = AudiosetConfig
-    DESCRIPTION = "AudioSet: clips of ten seconds, the sounds heard in them, and where their own sound is."
+    DESCRIPTION = "AudioSet: ten-second clips, the sounds that occur in them, and the path of each clip's audio."
     HOMEPAGE = "https://research.google.com/audioset"
     LICENSE = "labels CC BY 4.0, ontology CC BY-SA 4.0"
     RAW_DIR = "the folder that holds AudioSet's tables"
-    SHARD_INPUTS = 5  # tables a Parquet file: 50,000 rows, as in a part of the unbalanced table
-    ROW = "clip_id"  # in defects.csv
+    SHARD_INPUTS = 5  # tables per Parquet file: 50,000 rows, like one part of the unbalanced table
+    ROW = "clip_id"  # name of the id column in defects.csv
     DEFECTS = CLIP_DEFECTS
-    REDISTRIBUTION = None  # labels are CC BY 4.0, the ontology CC BY-SA 4.0
+    REDISTRIBUTION = None  # labels and ontology may be shared, see LICENSE
     REDISTRIBUTION_OF_SOUNDS = "the sounds belong to those who published them on YouTube"
 
     def __init__(
@@ -83,7 +83,7 @@ class AudiosetBuilder(Builder):
             "embed_audio": embed_audio,
         }
         super().__init__(raw_dir, hash, options, **kwargs)
-        self.ROWS_PER_GROUP = ROWS_WITH_SOUND if embed_audio else ROWS_A_TABLE
+        self.ROWS_PER_GROUP = ROWS_WITH_SOUND if embed_audio else ROWS_PER_TABLE
 
     def read_raw(
         self,
@@ -95,43 +95,44 @@ class AudiosetBuilder(Builder):
         **paths: list[str],
     ) -> Tree:
         if check_audio not in CHECKS:
-            raise ValueError(f"--check_audio {check_audio}: it takes one of {', '.join(CHECKS)}")
+            raise ValueError(f"check_audio={check_audio!r}: must be one of {', '.join(CHECKS)}.")
         lists = {kind.removesuffix("_paths"): own for kind, own in paths.items()}
         tree = read_tree(str(raw_dir), audio_root, target, lists, check_audio, embed_audio)
+        # The vocabulary depends on the tables and lists, so the columns are only known after reading them.
         self.features = make_features(tree.labels.mids)
         return tree
 
     @property
     def hashed_sizes(self) -> list[int]:
-        return [ROWS_A_TABLE, ROWS_WITH_SOUND]
+        return [ROWS_PER_TABLE, ROWS_WITH_SOUND]
 
     @property
     def companions(self) -> dict[str, str]:
-        """labels.json: the vocabulary in the order of its codes, and the other nodes, for media.audioset."""
+        """Return labels.json for `media.audioset`: the vocabulary in code order, then the ontology's other nodes."""
         return {"labels.json": labels_json(self.tree.labels, self.tree.ontology)}
 
     def lists(self, rows: RowReader) -> tuple[dict[str, str | bytes], str]:
-        """What `prepare` writes beside the rows and prints: see summary.py."""
+        """Return the files that `prepare` writes next to the rows, and the summary it prints (see reports.py)."""
         return summarise(self.tree, rows)
 
     def _split_generators(self, dl_manager: datasets.DownloadManager | None) -> list[datasets.SplitGenerator]:
-        rows = ROWS_WITH_SOUND if self.tree.reading.embed else ROWS_A_TABLE
+        rows = ROWS_WITH_SOUND if self.tree.reading.embed else ROWS_PER_TABLE
         shared = {"reading": self.tree.reading, "schema": self.features.arrow_schema}
-        sides = {"train": np.flatnonzero(~self.tree.in_eval), "eval": np.flatnonzero(self.tree.in_eval)}
+        splits = {"train": np.flatnonzero(~self.tree.in_eval), "eval": np.flatnonzero(self.tree.in_eval)}
         return [
             datasets.SplitGenerator(split, gen_kwargs=shared | {"clips": self.tree.cut(clips, rows)})
-            for split, clips in sides.items()
+            for split, clips in splits.items()
             if len(clips)
         ]
 
-    @staticmethod  # so that `prepare` can send it to its workers without the builder
+    @staticmethod  # `prepare` pickles it for its workers, without the builder and its tables
     def _generate_tables(clips: list[pa.Table], reading: Reading, schema: pa.Schema) -> Iterator[tuple[Key, pa.Table]]:
         for i, table in enumerate(clips):
             yield Key(0, i), read_clips(table, reading, schema)
 
 
 def labels_json(labels: Labels, ontology: Ontology | None) -> str:
-    """What `media.audioset.ontology_from_labels` reads."""
+    """Return the JSON text that `media.audioset.ontology_from_labels` reads."""
     names = dict(zip(labels.mids, labels.names, strict=True))
     if ontology is not None:
         names |= {mid: name for mid, name in ontology.names.items() if mid not in names}
@@ -142,7 +143,7 @@ def labels_json(labels: Labels, ontology: Ontology | None) -> str:
 
 
 def make_features(mids: tuple[str, ...]) -> Features:
-    """The columns of a row, with labels of this vocabulary."""
+    """Return the columns of a row whose labels are from this vocabulary."""
     label = ClassLabel(names=list(mids))
     return Features(
         {
@@ -161,7 +162,7 @@ def make_features(mids: tuple[str, ...]) -> Features:
                 }
             ),
             "strongly_labelled": Value("bool"),
-            "audio": Audio(decode=False),  # opened by media.audio, which needs no torchcodec
+            "audio": Audio(decode=False),  # decoded by media.audio, because `datasets` would need torchcodec
             "audio_seconds": Value("float32"),
             "defects": DEFECTS_COLUMN,
             "synthetic": Value("bool"),

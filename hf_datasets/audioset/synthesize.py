@@ -1,15 +1,16 @@
-"""Write a raw AudioSet-shaped tree of synthetic clips: no video, nobody was recorded.
+"""Write raw data in AudioSet's layout, with synthetic clips.
 
     python -m hf_datasets.audioset.synthesize --output_dir raw_audioset --num_train 600 --num_eval 200
 
-Clips of ten seconds hold one to three of the sounds of synthetic_sounds.py over noise, each at its own level, so that
-loudness tells nothing. The tables have AudioSet's formats, MIDs and names, and what makes AudioSet hard:
+Each ten-second clip has one to three of the sounds in synthetic_sounds.py over noise. Every clip has a random level,
+so loudness does not reveal the label. The tables have AudioSet's formats, MIDs, names and difficulties:
 
 - Half of the clips with a strong "Baby cry" event lack the weak label, as in the real data.
-- Some clips have weak labels only, some strong ones too; frames say where a cry was looked for and is not.
-- Ids hold `_` and begin with `-`; files are missing, cut off, broken, empty, there twice, or at another rate.
+- Some clips have weak labels only, others strong labels too; frames also mark the absence of a cry.
+- Ids contain `_` or begin with `-`. Some files are missing, cut off, broken, empty, duplicated or at another rate.
 
-With `--linked no` the sounds of each split are dealt out anew: labels and events look the same and tell nothing.
+With `--linked no` the sounds of each split are shuffled among its clips: labels and events look the same, but nothing
+can be learned from them.
 """
 
 import json
@@ -22,16 +23,16 @@ import soundfile
 from tqdm import tqdm
 
 from ..synthesizing import run_synthesizer
-from .damage import CLIPS_FOR_DAMAGE, damage
-from .synthetic_sounds import RATE, TARGET, VOICES, Voice, noise, write_sound
-from .table_formats import ROWS_A_PART
+from .damage import MIN_CLIPS_FOR_DAMAGE, damage
+from .synthetic_sounds import RATE, SOUND_CLASSES, TARGET, SoundClass, noise, write_sound
+from .table_formats import ROWS_PER_PART
 
-SECONDS = 10.0  # of a clip
-FRAME = 0.96  # s, of the tables of presence
+SECONDS = 10.0  # length of a clip, s
+FRAME = 0.96  # length of a frame in the framed tables, s
 Scheme = Literal["mission", "ids", "times", "y_times", "segments"]
 SCHEMES: tuple[str, ...] = get_args(Scheme)
 ALPHABET = np.array(list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"))
-LABELS = (  # those of AudioSet's weak labels that are used, in their order
+LABELS = (  # a selection of AudioSet's weak labels, in the official order
     ("/m/09x0r", "Speech"),
     ("/t/dd00001", "Baby laughter"),
     ("/m/0463cq4", "Crying, sobbing"),
@@ -45,8 +46,8 @@ LABELS = (  # those of AudioSet's weak labels that are used, in their order
     ("/m/03kmc9", "Siren"),
     ("/m/046dlr", "Alarm clock"),
 )
-STRONG_ONLY = (("/t/dd00138", "Brief tone"),)  # as in the real data, neither a weak label nor in the ontology
-NODES = {  # name and children of the ontology's part that they are in
+STRONG_ONLY = (("/t/dd00138", "Brief tone"),)  # neither a weak label nor in the ontology, also in the real data
+NODES = {  # the part of the ontology that contains LABELS: name and children of each node
     "/m/0dgw9r": ("Human sounds", ("/m/09l8g",)),
     "/m/09l8g": ("Human voice", ("/m/09x0r", "/m/0463cq4", "/m/01j3sz")),
     "/m/01j3sz": ("Laughter", ("/t/dd00001",)),
@@ -61,23 +62,22 @@ NODES = {  # name and children of the ontology's part that they are in
     "/m/07pp_mv": ("Alarm", ("/m/03kmc9", "/m/046dlr")),
 }
 
-# The committed config. With linked=False it is a negative control, from which nothing can be learnt.
-SAMPLES = {"sample": {"num_train": 160, "num_eval": 60, "seed": 3, "defects": "few"}}
-BUILD = {"embed_audio": True}  # what their builder is given beside the tree
+SAMPLES = {"sample": {"num_train": 160, "num_eval": 60, "seed": 3, "defects": "few"}}  # the committed config
+BUILD = {"embed_audio": True}  # options of the builder for SAMPLES
 
 
 @dataclass
 class Clip:
-    """One clip: where it comes from, what is heard in it when (voice, start, end), and what the tables say of it."""
+    """A planned clip: its origin, its events, and which tables list it."""
 
     number: int
     ytid: str
     subset: str
     start: int  # s in the video
-    events: list[tuple[Voice, float, float]] = field(default_factory=list)
-    strong: bool = False
-    framed: bool = False
-    weak_target: bool = True  # whether the weak labels tell of the target, if it is heard
+    events: list[tuple[SoundClass, float, float]] = field(default_factory=list)  # with start and end, s
+    strong: bool = False  # in a strong table
+    framed: bool = False  # in a framed table
+    weak_target: bool = True  # if the target occurs, the weak labels include it
 
 
 def synthesize(
@@ -90,90 +90,106 @@ def synthesize(
     linked: bool = True,
     suffix: str = ".mp3",
 ) -> str:
-    """Write `output_dir/AudioSet`: tables in `metadata/`, sounds in `audio/`; returns how it was made.
+    """Write tables to `output_dir/AudioSet/metadata` and sounds to `output_dir/AudioSet/audio`.
 
     Args:
-        defects: "none", "few" (files missing, cut off, broken, empty, double, at another rate) or "all" (damage.py).
-        scheme: how files are named: "mission" (Y<id> in the folders of subsets and parts), "ids" (<id>), "times"
-            (<id>_<start>_<end>), "y_times" (the same after a Y) or "segments" (<id>_<ms>), the latter in one folder.
-        linked: whether labels tell of the sounds; if not, each split's sounds are dealt out anew among its clips.
-        suffix: format of the sounds; a ".wav" is quickly written, an ".ogg" has other bytes each time.
+        output_dir: is created if necessary.
+        num_train: clips of the train split.
+        num_eval: clips of the eval split.
+        seed: the same seed gives the same tree.
+        defects: "none", "few" (missing, cut off, broken, empty or duplicate files, other rates) or "all" (damage.py).
+        scheme: names of the sound files: "mission" (Y<id> in folders of subsets and parts), or all in one folder:
+            "ids" (<id>), "times" (<id>_<start>_<end>), "y_times" (Y<id>_<start>_<end>) or "segments" (<id>_<ms>).
+        linked: whether the labels match the sounds. If not, the sounds of each split are shuffled among its clips,
+            which is a negative control.
+        suffix: format of the sounds; ".wav" is fastest, ".ogg" differs from run to run.
+
+    Returns:
+        A line that describes how the tree was made.
     """
     if num_train < 10 or num_eval < 5:
-        raise ValueError(f"num_train = {num_train}, num_eval = {num_eval}: give at least 10 and 5 clips")
+        raise ValueError(f"num_train={num_train}, num_eval={num_eval}: too few. Give at least 10 and 5.")
     if scheme not in SCHEMES:
-        raise ValueError(f"scheme = {scheme!r}: it takes one of {', '.join(SCHEMES)}")
-    if defects != "none" and num_train < CLIPS_FOR_DAMAGE:
+        raise ValueError(f"scheme={scheme!r}: must be one of {', '.join(SCHEMES)}.")
+    if defects != "none" and num_train < MIN_CLIPS_FOR_DAMAGE:
         raise ValueError(
-            f"num_train={num_train}: damage needs {CLIPS_FOR_DAMAGE} clips. Give more, or add --defects none."
+            f"num_train={num_train}: too few for defects={defects!r}. Give {MIN_CLIPS_FOR_DAMAGE} or more, "
+            "or add --defects none."
         )
     root = Path(output_dir) / "AudioSet"
     tables, sounds = root / "metadata", root / "audio"
     tables.mkdir(parents=True, exist_ok=True)
     origin = (
         f"Synthetic: {num_train} clips for training, {num_eval} for evaluation, seed {seed}, defects {defects}, "
-        f"scheme {scheme}, {'linked' if linked else 'dealt out anew'}, libsndfile {soundfile.__libsndfile_version__}"
+        f"scheme {scheme}, {'linked' if linked else 'shuffled'}, libsndfile {soundfile.__libsndfile_version__}"
     )
     (tables / "SYNTHETIC").write_text(origin + "\n")
     clips = plan_clips(num_train, num_eval, seed)
     write_tables(tables, clips)
-    heard = _dealt_out(clips, seed) if not linked else {clip.ytid: clip for clip in clips}
+    sources = _shuffle_sounds(clips, seed) if not linked else {clip.ytid: clip for clip in clips}
     paths = {}
     for clip in tqdm(clips, desc="synthesizing", unit="clip"):
         paths[clip.ytid] = sounds / file_name(clip, scheme, suffix)
         paths[clip.ytid].parent.mkdir(parents=True, exist_ok=True)
-        write_sound(paths[clip.ytid], render(heard[clip.ytid], seed))
+        write_sound(paths[clip.ytid], render(sources[clip.ytid], seed))
     damage(root, [(clip.ytid, clip.subset, paths[clip.ytid]) for clip in clips], defects)
     return origin
 
 
 def plan_clips(num_train: int, num_eval: int, seed: int) -> list[Clip]:
-    """What every clip is to hold. A third of them hold the target, most of these beside other sounds."""
+    """Plan the clips. A third of them contain the target, mixed with other sounds."""
+    # A random stream of its own for each purpose and clip: changing one clip leaves the others unchanged.
     rng = np.random.default_rng([seed, 0])
     ids = _draw_ids(rng, num_train + num_eval)
     clips = []
     for number, ytid in enumerate(ids):
         subset = "eval" if number >= num_train else "balanced_train" if number % 5 == 4 else "unbalanced_train"
         own = np.random.default_rng([seed, 1, number])
-        start = int(own.choice([0, 10, 20, 30, 30, 30, 30, 70, 120, 210, 460]))
+        start = int(own.choice([0, 10, 20, 30, 30, 30, 30, 70, 120, 210, 460]))  # real excerpts often start at 30 s
         clip = Clip(number, ytid, subset, start)
         has_target = number % 3 == 1
         clip.strong = own.uniform() < (0.8 if subset == "eval" else 0.7)
         clip.framed = own.uniform() < 0.5
+        # Half of the strongly labelled clips lack the weak label. Other clips need it: no other table has their cries.
         clip.weak_target = not clip.strong or (number // 3) % 2 == 0
         clip.events = _plan_events(own, has_target)
         clips.append(clip)
     return clips
 
 
-def _plan_events(rng: np.random.Generator, has_target: bool) -> list[tuple[Voice, float, float]]:
-    shares = np.array([voice.share for voice in VOICES])
+def _plan_events(rng: np.random.Generator, has_target: bool) -> list[tuple[SoundClass, float, float]]:
+    """Draw the events of a clip, with start and end in s."""
+    shares = np.array([sound_class.share for sound_class in SOUND_CLASSES])
     count = int(rng.choice([1, 2, 3], p=[0.4, 0.4, 0.2]))
-    drawn = rng.choice(len(VOICES), count, replace=False, p=shares / shares.sum()).tolist()
-    chosen = ([0] if has_target else []) + drawn
+    drawn = rng.choice(len(SOUND_CLASSES), count, replace=False, p=shares / shares.sum()).tolist()
+    chosen = ([0] if has_target else []) + drawn  # class 0 is the target, whose share is 0
     events = []
     for number in chosen:
-        voice = VOICES[number]
-        lengths = rng.uniform(*voice.lengths, int(rng.integers(voice.counts[0], voice.counts[1] + 1)))
+        sound_class = SOUND_CLASSES[number]
+        lengths = rng.uniform(
+            *sound_class.lengths, int(rng.integers(sound_class.counts[0], sound_class.counts[1] + 1))
+        )
         gaps = rng.dirichlet(np.ones(len(lengths) + 1)) * max(SECONDS - lengths.sum() - 0.1 * len(lengths), 0)
         begin = 0.0
         for gap, length in zip(gaps, lengths, strict=False):
             begin += gap
             end = min(begin + length, SECONDS)
-            if end - begin > 0.1:
-                events.append((voice, round(begin, 3), round(end, 3)))
+            if end - begin > 0.1:  # s; drops events that the end of the clip cuts short
+                events.append((sound_class, round(begin, 3), round(end, 3)))
             begin = end + 0.1
     return sorted(events, key=lambda event: event[1:])
 
 
 def render(clip: Clip, seed: int) -> np.ndarray:
-    """The clip's sound (samples,) within -1 and 1: each voice 3 to 18 dB above the noise, all at a random level."""
+    """Return the clip's sound (samples,) between -1 and 1: each sound 3 to 18 dB above the noise."""
     rng = np.random.default_rng([seed, 2, clip.number])
     sound = _at_level(noise(rng, SECONDS), 1.0)
-    levels = {voice.mids: 10 ** (rng.uniform(3, 18) / 20) for voice in VOICES}
-    for voice, begin, end in clip.events:
+    levels = {sound_class.mids: 10 ** (rng.uniform(3, 18) / 20) for sound_class in SOUND_CLASSES}
+    for sound_class, begin, end in clip.events:
         first, last = round(begin * RATE), round(end * RATE)
-        sound[first:last] += _at_level(voice.make(rng, (last - first) / RATE)[: last - first], levels[voice.mids])
+        event = sound_class.make(rng, (last - first) / RATE)[: last - first]
+        sound[first:last] += _at_level(event, levels[sound_class.mids])
+    # The peak gets a random level of -26 to -8 dB, so that loudness does not reveal the label.
     return sound * 10 ** (rng.uniform(-26, -8) / 20) / np.abs(sound).max()
 
 
@@ -182,11 +198,11 @@ def _at_level(sound: np.ndarray, level: float) -> np.ndarray:
 
 
 def file_name(clip: Clip, scheme: str, suffix: str) -> str:
-    """Where a clip's file lies below the folder of sounds."""
+    """Return the path of a clip's file, below the folder of sounds."""
     if scheme == "mission":
         folder = f"{clip.subset}_segments/"
         if clip.subset == "unbalanced_train":
-            folder += f"unbalanced_train_segments_part{clip.number // ROWS_A_PART:02d}/"
+            folder += f"unbalanced_train_segments_part{clip.number // ROWS_PER_PART:02d}/"
         return f"{folder}Y{clip.ytid}{suffix}"
     times = f"{clip.ytid}_{clip.start:.3f}_{clip.start + SECONDS:.3f}"
     names = {"ids": clip.ytid, "times": times, "y_times": f"Y{times}", "segments": f"{clip.ytid}_{clip.start * 1000}"}
@@ -194,7 +210,7 @@ def file_name(clip: Clip, scheme: str, suffix: str) -> str:
 
 
 def write_tables(folder: Path, clips: list[Clip]) -> None:
-    """All tables in their published formats."""
+    """Write all tables in their published formats."""
     rows = [f'{number},{mid},"{name}"\n' for number, (mid, name) in enumerate(LABELS)]
     (folder / "class_labels_indices.csv").write_text("index,mid,display_name\n" + "".join(rows))
     strong = sorted((*LABELS, *STRONG_ONLY))
@@ -202,11 +218,11 @@ def write_tables(folder: Path, clips: list[Clip]) -> None:
     (folder / "ontology.json").write_text(json.dumps(_ontology(), indent=1) + "\n")
     for subset in ("unbalanced_train", "balanced_train", "eval"):
         _write_weak(folder / f"{subset}_segments.csv", [clip for clip in clips if clip.subset == subset])
-    for side in ("train", "eval"):
-        of_side = [clip for clip in clips if clip.subset.endswith(side)]
-        _write_strong(folder / f"audioset_{side}_strong.tsv", [clip for clip in of_side if clip.strong])
-        name = "audioset_eval_strong_framed_posneg" if side == "eval" else "baby_cry_framed_train"
-        _write_framed(folder / f"{name}.tsv", [clip for clip in of_side if clip.framed and clip.strong])
+    for split in ("train", "eval"):
+        of_split = [clip for clip in clips if clip.subset.endswith(split)]
+        _write_strong(folder / f"audioset_{split}_strong.tsv", [clip for clip in of_split if clip.strong])
+        name = "audioset_eval_strong_framed_posneg" if split == "eval" else "baby_cry_framed_train"
+        _write_framed(folder / f"{name}.tsv", [clip for clip in of_split if clip.framed and clip.strong])
 
 
 def _ontology() -> list[dict]:
@@ -228,10 +244,10 @@ def _ontology() -> list[dict]:
 def _write_weak(path: Path, clips: list[Clip]) -> None:
     lines, labels = [], []
     for clip in clips:
-        heard = list(dict.fromkeys(voice.mids[0] for voice, _, _ in clip.events))
-        heard = [mid for mid in heard if mid != TARGET or clip.weak_target]
-        labels += heard
-        lines.append(f'{clip.ytid}, {clip.start:.3f}, {clip.start + SECONDS:.3f}, "{",".join(heard)}"\n')
+        mids = list(dict.fromkeys(sound_class.mids[0] for sound_class, _, _ in clip.events))
+        mids = [mid for mid in mids if mid != TARGET or clip.weak_target]
+        labels += mids
+        lines.append(f'{clip.ytid}, {clip.start:.3f}, {clip.start + SECONDS:.3f}, "{",".join(mids)}"\n')
     head = (
         "# Segments csv created by hf_datasets.audioset.synthesize\n"
         f"# num_ytids={len(clips)}, num_segs={len(clips)}, num_unique_labels={len(set(labels))}, "
@@ -243,8 +259,8 @@ def _write_weak(path: Path, clips: list[Clip]) -> None:
 def _write_strong(path: Path, clips: list[Clip]) -> None:
     lines = ["segment_id\tstart_time_seconds\tend_time_seconds\tlabel\n"]
     for clip in clips:
-        for voice, begin, end in clip.events:
-            for mid in voice.mids:
+        for sound_class, begin, end in clip.events:
+            for mid in sound_class.mids:
                 lines.append(f"{clip.ytid}_{clip.start * 1000}\t{begin:.3f}\t{end:.3f}\t{mid}\n")
     path.write_text("".join(lines))
 
@@ -252,46 +268,47 @@ def _write_strong(path: Path, clips: list[Clip]) -> None:
 def _write_framed(path: Path, clips: list[Clip]) -> None:
     lines = ["segment_id\tstart_time_seconds\tend_time_seconds\tlabel\tpresent\n"]
     for clip in clips:
-        cries = [(begin, end) for voice, begin, end in clip.events if voice.mids[0] == TARGET]
+        cries = [(begin, end) for sound_class, begin, end in clip.events if sound_class.mids[0] == TARGET]
         for frame in range(int(SECONDS / FRAME)):
             begin, end = frame * FRAME, (frame + 1) * FRAME
             present = any(first < end and last > begin for first, last in cries)
-            word = "PRESENT" if present else "NOT_PRESENT"
-            lines.append(f"{clip.ytid}_{clip.start * 1000}\t{begin:.2f}\t{end:.2f}\t{TARGET}\t{word}\n")
+            cell = "PRESENT" if present else "NOT_PRESENT"
+            lines.append(f"{clip.ytid}_{clip.start * 1000}\t{begin:.2f}\t{end:.2f}\t{TARGET}\t{cell}\n")
     path.write_text("".join(lines))
 
 
 def _draw_ids(rng: np.random.Generator, count: int) -> list[str]:
-    """Ids as YouTube's; the first ones have what breaks readers."""
+    """Draw unique ids in YouTube's format."""
+    # The first ones break readers that split at `_`, strip `Y`, or take a leading `-` for an option.
     ids = dict.fromkeys(("--a_synth00", "_Y_synth_-1", "Ysynth_2__z", "-synthetic3"))
     while len(ids) < count:
         ids["".join(rng.choice(ALPHABET, 11))] = None
     return list(ids)[:count]
 
 
-def _dealt_out(clips: list[Clip], seed: int) -> dict[str, Clip]:
-    """For each clip another one of its split, whose sound it gets."""
-    dealt = {}
-    for side in (True, False):
-        own = [clip for clip in clips if (clip.subset == "eval") == side]
-        order = np.random.default_rng([seed, 3, int(side)]).permutation(len(own))
-        for place, other in zip(order, np.roll(order, 1), strict=True):
-            dealt[own[place].ytid] = own[other]
-    return dealt
+def _shuffle_sounds(clips: list[Clip], seed: int) -> dict[str, Clip]:
+    """Assign each clip the sound of another clip of its split; returns that clip by id."""
+    sources = {}
+    for is_eval in (True, False):
+        of_split = [clip for clip in clips if (clip.subset == "eval") == is_eval]
+        order = np.random.default_rng([seed, 3, int(is_eval)]).permutation(len(of_split))
+        # A cycle through a random order, so that no clip keeps its own sound.
+        for receiver, source in zip(order, np.roll(order, 1), strict=True):
+            sources[of_split[receiver].ytid] = of_split[source]
+    return sources
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line."""
     run_synthesizer(
         "audioset",
         synthesize,
         arguments,
-        "Write a raw AudioSet-shaped tree of synthetic clips.",
-        "AudioSet/ is made in here",
+        "Write raw data in AudioSet's layout, with synthetic clips.",
+        "the folder AudioSet/ is created in here",
         num_train="clips of the train split",
         num_eval="clips of the eval split",
-        scheme="how the sound files are named",
-        linked="no: labels tell nothing of the sounds",
+        scheme="naming scheme of the sound files",
+        linked="no: sounds are shuffled, so labels do not match them",
     )
 
 

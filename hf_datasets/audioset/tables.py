@@ -1,12 +1,12 @@
-"""AudioSet's tables as they are found below a folder or URL: which file is which, and their vocabulary.
+"""Find AudioSet's tables below a folder or URL, read them, and build the vocabulary.
 
-At any depth, each also packed as .xz or .gz:
+Tables may be at any depth, also compressed as .xz or .gz:
 
     unbalanced_train_segments.csv (or its ..._partNN.csv), balanced_train_segments.csv, eval_segments.csv
     class_labels_indices.csv, mid_to_display_name.tsv, ontology.json
     audioset_train_strong.tsv, audioset_eval_strong.tsv     every event of their clips
-    audioset_eval_strong_framed_posneg.tsv                  frames in which a sound is there, or is not
-    <any>_train.tsv, <any>_eval.tsv, <any>_framed.tsv       strong rows of some labels only, as for one target
+    audioset_eval_strong_framed_posneg.tsv                  frames in which a sound is present or not
+    <any>_train.tsv, <any>_eval.tsv, <any>_framed.tsv       strong rows of some labels only, for example of one target
 """
 
 import gzip
@@ -37,49 +37,46 @@ PACKED: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.decompress, ".xz": lz
 
 @dataclass(frozen=True)
 class WeakTable:
-    """Weak rows of one file (see metadata.read_weak), and what its name says: position in SUBSETS, and the part."""
+    """The rows of one weak table."""
 
     where: str
-    subset: int
-    part: int | None
-    rows: pa.Table
+    subset: int  # position in SUBSETS, by the file's name
+    part: int | None  # by the file's name
+    rows: pa.Table  # see table_formats.read_weak
 
 
 @dataclass(frozen=True)
 class StrongTable:
-    """Strong rows of one file (see metadata.read_strong); `whole` ones hold every event of their clips.
-
-    The rows of `framed` ones are frames of a fixed length in which a person heard a sound, or did not.
-    """
+    """The rows of one strong table."""
 
     where: str
     in_eval: bool
-    whole: bool
-    framed: bool
-    rows: pa.Table
+    whole: bool  # holds every event of its clips
+    framed: bool  # rows are frames of a fixed length, in which a person heard the sound or did not
+    rows: pa.Table  # see table_formats.read_strong
 
 
 @dataclass
 class RawTables:
-    """Paths of the tables, below their folder, by file name without packing."""
+    """Paths of the tables in a folder, by file name without the suffix of a compression."""
 
     folder: RawFolder
     weak: dict[str, str] = field(default_factory=dict)
     strong: dict[str, str] = field(default_factory=dict)
-    named: dict[str, str] = field(default_factory=dict)  # the labels, their names and the ontology
+    named: dict[str, str] = field(default_factory=dict)  # the two tables of labels and the ontology
     defects: list[dict] = field(default_factory=list)
-    ahead: dict[str, Future[bytes]] = field(default_factory=dict)  # tables that are being unpacked, by path
+    ahead: dict[str, Future[bytes]] = field(default_factory=dict)  # contents being unpacked in the background, by path
 
     def unpack_ahead(self, pool: Executor) -> None:
-        """Begin to read and unpack the weak tables, which take longest."""
+        """Start to read and decompress the weak tables in the background."""
         self.ahead = {path: pool.submit(self._unpack, path) for path in self.weak.values()}
 
     def paths(self) -> list[str]:
-        """All that is read."""
-        return [path for found in (self.weak, self.strong, self.named) for path in found.values()]
+        """Return the paths of all tables."""
+        return [path for tables in (self.weak, self.strong, self.named) for path in tables.values()]
 
     def read_weak(self, labels: Labels) -> list[WeakTable]:
-        """The weak tables, in the order of SUBSETS and parts."""
+        """Read the weak tables, in the order of SUBSETS and parts."""
         tables = []
         for name in sorted(self.weak, key=_weak_order):
             subset, part = WEAK.fullmatch(name).groups()
@@ -89,22 +86,22 @@ class RawTables:
         return tables
 
     def read_strong(self) -> list[StrongTable]:
-        """The strong tables, in the order of their names."""
+        """Read the strong tables, in the order of their names."""
         tables = []
         for name in sorted(self.strong):
             match = WHOLE_STRONG.fullmatch(name) or PARTIAL_STRONG.fullmatch(name)
             where = self._where(self.strong[name])
             data = self._read(self.strong[name])
-            framed = data.partition(b"\n")[0].rstrip().endswith(b"present")
+            framed = data.partition(b"\n")[0].rstrip().endswith(b"present")  # the last column of the header
             whole = match.re is WHOLE_STRONG and not framed
             tables.append(StrongTable(where, match[1] != "train", whole, framed, read_strong(data, where)))
         return tables
 
     def read_named(self) -> tuple[Labels | None, Labels | None, Ontology | None]:
-        """The weak labels, the strong labels and the ontology, None for what is not there."""
-        read = {LABELS_TABLE: read_labels, NAMES_TABLE: read_labels, ONTOLOGY: read_ontology}
-        found = {name: read[name](self._read(path), self._where(path)) for name, path in self.named.items()}
-        return tuple(found.get(name) for name in read)
+        """Read the weak labels, the strong labels and the ontology, each None if its file is missing."""
+        readers = {LABELS_TABLE: read_labels, NAMES_TABLE: read_labels, ONTOLOGY: read_ontology}
+        contents = {name: readers[name](self._read(path), self._where(path)) for name, path in self.named.items()}
+        return tuple(contents.get(name) for name in readers)
 
     def _where(self, path: str) -> str:
         return self.folder.where(path)
@@ -118,11 +115,16 @@ class RawTables:
         try:
             return unpack(data)
         except (EOFError, OSError, lzma.LZMAError) as error:
-            raise ValueError(f"{self._where(path)} does not unpack ({error}); fetch it again") from None
+            raise ValueError(f"{self._where(path)}: could not be decompressed: {error}. Download it again.") from None
 
 
 def find_tables(folder: RawFolder, own: Iterable[str] = ()) -> RawTables:
-    """Which of the files are which table. `own` are paths of people's own lists, which are not taken for tables."""
+    """Identify AudioSet's tables by file name.
+
+    Args:
+        folder: the files to look at.
+        own: paths of the user's lists, which may be in the same folder and have similar names; they are skipped.
+    """
     tables, own = RawTables(folder), set(own)
     for path in folder.files:
         suffix = PurePosixPath(path).suffix
@@ -130,14 +132,15 @@ def find_tables(folder: RawFolder, own: Iterable[str] = ()) -> RawTables:
         if folder.where(path) in own:
             continue
         if name in (LABELS_TABLE, NAMES_TABLE, ONTOLOGY):
-            _note(tables, tables.named, name, path)
+            _add_table(tables, tables.named, name, path)
         elif WEAK.fullmatch(name):
-            _note(tables, tables.weak, name, path)
+            _add_table(tables, tables.weak, name, path)
         elif WHOLE_STRONG.fullmatch(name) or (PARTIAL_STRONG.fullmatch(name) and name != NAMES_TABLE):
-            _note(tables, tables.strong, name, path)
+            _add_table(tables, tables.strong, name, path)
+    # The parts repeat the complete table: reading both would make every id a duplicate.
     for name in [name for name in tables.weak if WEAK.fullmatch(name)[2]]:
         if f"{WEAK.fullmatch(name)[1]}_segments.csv" in tables.weak:
-            detail = f"{tables.weak.pop(name)}: the whole table is there too"
+            detail = f"{tables.weak.pop(name)}: the complete table is used"
             tables.defects.append(make_defect("table_left_out", detail=detail))
     return tables
 
@@ -145,33 +148,34 @@ def find_tables(folder: RawFolder, own: Iterable[str] = ()) -> RawTables:
 def find_vocabulary(
     tables: RawTables, strong: list[StrongTable], own: OwnLists, target: list[str]
 ) -> tuple[Labels, Ontology | None, list[str], dict[str, str]]:
-    """The labels in the order of their codes, the ontology, the target's MIDs, and the MID of every label of a list.
+    """Build the vocabulary.
 
-    Weak labels come first, in the order of published models; then strong ones as they are listed; then others that
-    strong tables hold, sorted; then those of people's own lists as they come. What a list calls by no known name or
-    MID is a label of its own.
+    Returns the labels in the order of their codes, the ontology, the target's MIDs, and the MID of every label text in
+    the target and the lists. A text that is no known name or MID becomes a new label.
     """
     weak_labels, strong_labels, ontology = tables.read_named()
     if tables.weak and weak_labels is None:
-        raise ValueError(f"--raw_dir {tables.folder.location} holds weak tables, but not {LABELS_TABLE}; add it")
+        raise ValueError(f"--raw_dir={tables.folder.location}: weak tables without {LABELS_TABLE}. Add it.")
+    # Weak labels come first because published models number them in this order. Strong labels follow as listed, then
+    # other labels in strong tables (sorted, so that the order does not depend on rows), then those of the lists.
     names: dict[str, str] = {}
-    for known in (weak_labels, strong_labels):
+    for labels in (weak_labels, strong_labels):
         names |= (
-            {} if known is None else {m: n for m, n in zip(known.mids, known.names, strict=True) if m not in names}
+            {} if labels is None else {m: n for m, n in zip(labels.mids, labels.names, strict=True) if m not in names}
         )
-    met = sorted({mid for table in strong for mid in pc.unique(table.rows["label"]).to_pylist()} - names.keys())
-    called = {} if ontology is None else ontology.names
-    names |= {mid: called.get(mid, mid) for mid in met}
+    unlisted = sorted({mid for table in strong for mid in pc.unique(table.rows["label"]).to_pylist()} - names.keys())
+    ontology_names = {} if ontology is None else ontology.names
+    names |= {mid: ontology_names.get(mid, mid) for mid in unlisted}
     if ontology is None:
         if target and any(wanted in names or wanted in names.values() for wanted in target) and not own.lists:
             raise ValueError(
-                f"what is near {', '.join(target)} is told by {ONTOLOGY}, which --raw_dir {tables.folder.location} "
-                "lacks; add it (github.com/audioset/ontology)"
+                f"--raw_dir={tables.folder.location}: no {ONTOLOGY}, which gives the labels related to --target "
+                f"{', '.join(target)}. Add it (github.com/audioset/ontology)."
             )
-        detail = f"{ONTOLOGY}: labels have no parents, so nothing but a target itself is kept out of its negatives"
+        detail = f"{ONTOLOGY}: labels have no parents, so only the target itself is kept out of its negatives"
         tables.defects.append(make_defect("missing_table", detail=detail))
-    elsewhere = {mid: name for mid, name in called.items() if mid not in names}
-    everything = Labels((*names, *elsewhere), (*names.values(), *elsewhere.values()))
+    ontology_only = {mid: name for mid, name in ontology_names.items() if mid not in names}
+    everything = Labels((*names, *ontology_only), (*names.values(), *ontology_only.values()))
     texts = dict.fromkeys(target)
     for one in own.lists:
         texts |= dict.fromkeys(pc.unique(one.texts).to_pylist())
@@ -189,8 +193,9 @@ def _mid_of(text: str, labels: Labels, own: OwnLists) -> str:
     try:
         return labels.find(text)
     except ValueError as error:
+        # Lists may introduce new labels. Without lists, an unknown text is a typing error.
         if not own.lists:
-            raise ValueError(f"--target {text!r}, looked for in {LABELS_TABLE} and {NAMES_TABLE}: {error}") from None
+            raise ValueError(f"--target={text!r}: not in {LABELS_TABLE} or {NAMES_TABLE}: {error}") from None
         return text
 
 
@@ -199,14 +204,17 @@ def _weak_order(name: str) -> tuple[int, int]:
     return SUBSETS.index(subset), int(part or 0)
 
 
-def _note(tables: RawTables, found: dict[str, str], name: str, path: str) -> None:
-    """Note where a table is; of one that is there packed and unpacked the latter is taken, two copies are refused."""
-    other = found.setdefault(name, path)
+def _add_table(tables: RawTables, paths: dict[str, str], name: str, path: str) -> None:
+    """Add the path of a table to `paths`.
+
+    If a folder has a table both compressed and not, the uncompressed file is used. Raise ValueError for two copies.
+    """
+    other = paths.setdefault(name, path)
     if other == path:
         return
     packed = [PurePosixPath(one).name != name for one in (other, path)]
     if packed[0] == packed[1] or PurePosixPath(path).parent != PurePosixPath(other).parent:
         where = tables.folder.where
-        raise ValueError(f"{name} is there twice: {where(other)} and {where(path)}; give a folder that holds one")
-    found[name], left = (path, other) if packed[0] else (other, path)
-    tables.defects.append(make_defect("table_left_out", detail=f"{left}: it is there unpacked too"))
+        raise ValueError(f"{where(path)}: second copy of {where(other)}. Keep one of them.")
+    paths[name], left_out = (path, other) if packed[0] else (other, path)
+    tables.defects.append(make_defect("table_left_out", detail=f"{left_out}: the uncompressed file is used"))

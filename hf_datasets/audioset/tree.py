@@ -1,4 +1,4 @@
-"""Tables, lists and sounds together: every clip with the files that may be its sound, and what is already odd."""
+"""Read tables, lists and the list of sounds into one table: every clip with its candidate files and its defects."""
 
 import hashlib
 import json
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from media.audioset import Labels, Ontology
 from system.storage import is_remote
+from system.text import plural
 
 from ..defects import make_defect
 from ..raw_files import SYNTHETIC_MARKER, odd_name_defects
@@ -21,12 +22,12 @@ from .rows import Reading
 from .sound_files import FOLDER, Inventory, Matches, Wanted, list_sounds, match_sounds
 from .tables import find_tables, find_vocabulary
 
-NAMED = 3  # files named where many are counted
+MAX_NAMED = 3  # files named in a defect that counts many
 
 
 @dataclass
 class Tree:
-    """All clips in the order of their tables; `table` has the columns of Clips.table, `files` and `defects`."""
+    """All clips. `table` has the columns of Clips.table, `files` (paths of candidates, best first) and `defects`."""
 
     table: pa.Table
     in_eval: np.ndarray  # (clips,) bool
@@ -34,12 +35,13 @@ class Tree:
     ontology: Ontology | None
     target: list[str]  # MIDs
     reading: Reading
-    defects: list[dict]  # of no clip
+    defects: list[dict]  # of the data as a whole, not of one clip
     digest: str
-    size: int  # bytes of all that is read
+    size: int  # bytes of all files that are read
 
     def cut(self, clips: np.ndarray, size: int) -> list[pa.Table]:
-        """Tables of so many clips each, which own their memory: they are sent to other processes."""
+        """Cut the rows of these clips into tables of `size` clips."""
+        # take copies, slice does not: pickling a slice for a worker would send the whole table.
         return [self.table.take(pa.array(clips[start : start + size])) for start in range(0, len(clips), size)]
 
 
@@ -51,16 +53,27 @@ def read_tree(
     check_audio: str = "headers",
     embed_audio: bool = False,
 ) -> Tree:
-    """Read every table, list the sounds and say which clip has which. ValueError for what cannot be meant."""
+    """Read every table and list, list the sounds and match them to the clips.
+
+    Args:
+        raw_dir: folder or URL of the tables.
+        audio_root: folder or URL of the sounds; None to use sounds below `raw_dir`, if any.
+        target: names or MIDs of the target.
+        lists: paths of the user's lists by kind.
+        check_audio: "headers", "decode" or "none", see Reading.
+        embed_audio: put the sounds into the rows.
+    """
     here = list_sounds(raw_dir, "folder that holds AudioSet's tables", "--raw_dir")
     own = read_lists(lists)
-    tables = find_tables(here.others, own.paths)
+    tables = find_tables(here.other_files, own.paths)
     if not (tables.weak or tables.strong or own.lists):
         raise ValueError(
-            f"--raw_dir {raw_dir} holds none of AudioSet's tables, such as balanced_train_segments.csv or "
-            "audioset_train_strong.tsv; give their folder, or your own lists (--weak_paths ...)"
+            f"--raw_dir={raw_dir}: no AudioSet table, for example balanced_train_segments.csv or "
+            "audioset_train_strong.tsv. Give the folder of the tables, or your own lists (--weak_paths ...)."
         )
     with ThreadPoolExecutor(1) as pool:
+        # Decompressing the weak tables takes longest, so it runs while the strong tables are read. Their labels have
+        # to be known before the weak tables can be parsed.
         tables.unpack_ahead(pool)
         strong = tables.read_strong()
         labels, ontology, mids, meant = find_vocabulary(tables, strong, own, target)
@@ -72,22 +85,22 @@ def read_tree(
     else:
         sounds = here if len(here) else None
     if sounds is None:
-        defects.append(make_defect("audio_not_given", detail="no --audio_root, and no sounds below --raw_dir"))
+        defects.append(make_defect("audio_not_given", detail="no --audio_root, no sounds below --raw_dir"))
         files = pa.nulls(len(clips.table), pa.list_(pa.string()))
     else:
         files = _find_files(clips, sounds, defects)
-    defects += odd_name_defects(inventory.others for inventory in (here, sounds) if inventory is not None)
-    markers = [path for path in here.others.files if PurePosixPath(path).name == SYNTHETIC_MARKER]
+    defects += odd_name_defects(inventory.other_files for inventory in (here, sounds) if inventory is not None)
+    markers = [path for path in here.other_files.files if PurePosixPath(path).name == SYNTHETIC_MARKER]
     location = None if sounds is None else sounds.location
     remote = location is not None and is_remote(location)
     reading = Reading(location, remote, check_audio, embed_audio and sounds is not None, bool(markers))
     if sounds is not None and not reading.opens:
         count = pc.sum(pc.greater(pc.list_value_length(files), 0)).as_py()
-        detail = "they lie on S3" if remote and check_audio != "none" else "--check_audio none"
+        detail = "on S3" if remote and check_audio != "none" else "--check_audio none"
         defects.append(make_defect("not_opened", count, detail=detail))
-    digest, size = here.others.digest(tables.paths() + markers)
+    digest, size = here.other_files.digest(tables.paths() + markers)
     parts = [digest, own.digest, mids, check_audio, embed_audio, sounds and sounds.digest()]
-    parts += [] if embed_audio else [location]  # rows hold paths
+    parts += [] if embed_audio else [location]  # rows then contain full paths, which change with the location
     digest = hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
     table = clips.table.append_column("files", files)
     table = table.append_column("defects", clips.defects.lists(len(table)))
@@ -96,34 +109,34 @@ def read_tree(
 
 
 def _find_files(clips: Clips, sounds: Inventory, defects: list[dict]) -> pa.ListArray:
-    """Paths of the usable files of each clip, best first; ValueError when no clip has one."""
+    """Return the paths of each clip's usable files, best first; raise ValueError if no clip has one."""
     start = clips.table["start_seconds"].fill_null(float("nan")).to_numpy()
-    paths = None if clips.paths is None else _below(clips.paths, sounds.location)
+    paths = None if clips.paths is None else _relative_paths(clips.paths, sounds.location)
     wanted = Wanted(clips.table["clip_id"].combine_chunks(), start, clips.subset, clips.part, paths)
     matches = match_sounds(sounds, wanted)
     _note_unclaimed(matches, sounds, defects)
-    _note_files(matches, sounds, clips)
-    kept = matches.usable & ~clips.disputed[matches.row]
-    if not kept.any():
-        what = f"{len(sounds)} sound files, none of a clip that the tables have" if len(sounds) else "no sound file"
+    _note_file_defects(matches, sounds, clips)
+    candidates = matches.usable & ~clips.disputed[matches.row]
+    if not candidates.any():
         raise ValueError(
-            f"{sounds.location} holds {what}: no clip can be used. Files are called Y<id>.wav, <id>.flac, "
-            "<id>_<start>_<end>.ogg or <segment_id>.mp3, in any folder below it"
+            f"{sounds.location}: {plural(len(sounds), 'sound file')}, no usable file for any clip in the tables. "
+            "Name the files Y<id>.wav, <id>.flac, <id>_<start>_<end>.ogg or <segment_id>.mp3, in any subfolder."
         )
-    counts = np.bincount(matches.row[kept], minlength=len(start))
+    # Matches are sorted by clip, so the lists only need their lengths.
+    counts = np.bincount(matches.row[candidates], minlength=len(start))
     offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int32)
-    return pa.ListArray.from_arrays(offsets, sounds.paths(matches.file[kept]))
+    return pa.ListArray.from_arrays(offsets, sounds.paths(matches.file[candidates]))
 
 
-def _below(paths: pa.Array, location: str) -> pa.Array:
-    """Paths of lists as they are below the folder of sounds."""
-    inside = pc.replace_substring_regex(paths, r"^\./", "")
-    absolute = pc.starts_with(inside, f"{location}/")
-    return pc.if_else(absolute, pc.utf8_slice_codeunits(inside, len(location) + 1), inside)
+def _relative_paths(paths: pa.Array, location: str) -> pa.Array:
+    """Make the paths in lists relative to the folder of sounds."""
+    relative = pc.replace_substring_regex(paths, r"^\./", "")
+    absolute = pc.starts_with(relative, f"{location}/")
+    return pc.if_else(absolute, pc.utf8_slice_codeunits(relative, len(location) + 1), relative)
 
 
-def _note_files(matches: Matches, sounds: Inventory, clips: Clips) -> None:
-    """What is odd about the clips' files, as far as names and sizes tell it."""
+def _note_file_defects(matches: Matches, sounds: Inventory, clips: Clips) -> None:
+    """Add the defects that names and sizes of files show, without opening them."""
     first = matches.first
     clip, file = matches.row[first], matches.file[first]
     counts = np.bincount(matches.row, minlength=len(clips.in_eval))
@@ -140,10 +153,10 @@ def _note_files(matches: Matches, sounds: Inventory, clips: Clips) -> None:
 
 
 def _note_unclaimed(matches: Matches, sounds: Inventory, defects: list[dict]) -> None:
-    """Count the files that belong to no clip, by folder."""
+    """Add a defect for each folder with files that belong to no clip."""
     folders, first, counts = np.unique(sounds.folder[matches.unclaimed], return_index=True, return_counts=True)
     for folder, begin, count in zip(folders, first, counts, strict=True):
-        some = matches.unclaimed[begin : begin + min(count, NAMED)]
-        names = ", ".join(sounds.names.take(pa.array(some)).to_pylist())
-        detail = f"{sounds.folders[folder] or './'}: {names}" + (", ..." if count > NAMED else "")
+        examples = matches.unclaimed[begin : begin + min(count, MAX_NAMED)]
+        names = ", ".join(sounds.names.take(pa.array(examples)).to_pylist())
+        detail = f"{sounds.folders[folder] or './'}: {names}" + (", ..." if count > MAX_NAMED else "")
         defects.append(make_defect("unclaimed_files", count, detail=detail))

@@ -1,1 +1,1 @@
-"""Your own recordings: a folder of sounds, csv signals and a metadata.csv. Start with README.md."""
+"""Your own recordings: a folder of sounds, csv signals and a metadata.csv. See README.md."""

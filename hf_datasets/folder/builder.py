@@ -1,6 +1,6 @@
-"""Your own recordings as a builder: a folder with metadata.csv in, one row a song out. Layout: see README.md.
+"""Build a data set from your own recordings: a folder with metadata.csv, one row per song. README.md has the layout.
 
-It works alone, `FolderBuilder(raw_dir="my_data").download_and_prepare()`, and for `hf_datasets.prepare`.
+Use it alone, `FolderBuilder(raw_dir="my_data").download_and_prepare()`, or through `hf_datasets.prepare`.
 """
 
 from collections.abc import Iterator
@@ -23,15 +23,15 @@ SCHEMA = FEATURES.arrow_schema
 
 
 class FolderBuilder(Builder):
-    """One row per song: the sound's bytes, everyone's signal, and what is wrong with them."""
+    """Make one row per song: the sound's bytes, the signals of all listeners, and defects."""
 
-    DESCRIPTION = "One's own sounds and signals of their listeners."
+    DESCRIPTION = "Your own sounds, and signals of their listeners."
     RAW_DIR = f"the folder that holds {METADATA}"
     features = FEATURES
-    SHARD_INPUTS = 16  # songs a Parquet file
+    SHARD_INPUTS = 16  # songs per Parquet file
     DEFECTS = SIGNAL_DEFECTS
     REDISTRIBUTION = (
-        "whether your recordings may be shared only you know, and their card still is that of the synthetic sample"
+        "only you know whether your recordings may be shared, and their card is still that of the synthetic sample"
     )
 
     def read_raw(self, raw_dir: str | Path) -> Folder:
@@ -41,7 +41,7 @@ class FolderBuilder(Builder):
         inputs = {"songs": self.tree.songs, "root": self.tree.root, "synthetic": self.tree.synthetic}
         return [datasets.SplitGenerator("train", gen_kwargs=inputs)]
 
-    @staticmethod  # so that `prepare` can send it to its workers without the builder
+    @staticmethod  # `prepare` pickles it for its workers, without the builder and its folder
     def _generate_tables(songs: list[Song], root: RawFolder, synthetic: bool) -> Iterator[tuple[Key, pa.Table]]:
         for i, song in enumerate(root.ahead(songs, _files_of)):
             row = read_song(song, root) | {"synthetic": synthetic}
@@ -49,19 +49,19 @@ class FolderBuilder(Builder):
 
 
 def read_song(song: Song, root: RawFolder) -> dict:
-    """One row (without `synthetic`), with every defect that this song's files show."""
+    """Return one row (without `synthetic`), with every defect of the song's files."""
     defects: list[dict] = []
     audio, seconds = read_sound(root, song.audio, defects, _line(song.recordings[0]))
     rate, trials = _read_trials(song, root, seconds, defects)
     return {
         "song_id": song.song_id,
-        "title": song.of_the_song["title"],
-        "artist": song.of_the_song["artist"],
+        "title": song.song_values["title"],
+        "artist": song.song_values["artist"],
         "audio": audio,
         "audio_seconds": seconds,
         "eda_rate": rate,
         "trials": trials,
-        **{name: song.of_the_song[name] for name in RATINGS},
+        **{name: song.song_values[name] for name in RATINGS},
         "dynamic": [],
         "defects": defects,
     }
@@ -75,48 +75,52 @@ def _files_of(song: Song) -> Iterator[str]:
 def _read_trials(
     song: Song, root: RawFolder, audio_seconds: float | None, defects: list[dict]
 ) -> tuple[float | None, list[dict]]:
-    """The rate of all signals in Hz and a trial a recording, those left out that have no place in the row."""
+    """Return the rate of the song's signals in Hz, and one trial per usable recording; add defects to `defects`."""
     rate, first, trials = None, None, []
     for recording in song.recordings:
         data = b""
         try:
             data = root.read(recording.signal)
-            own_rate, start, values, found = read_recording(data, recording)
+            own_rate, start, values, own_defects = read_recording(data, recording)
         except (ValueError, OSError) as error:
             detail = _line(recording) + located(recording.signal, error)
             defects.append(make_defect("unreadable_eda", len(data), recording.listener, detail))
             continue
-        defects += [_of_recording(defect, recording) for defect in found]
-        misfit = _misfit(start, len(values), own_rate, audio_seconds)
-        if first is not None and abs(own_rate / rate - 1) * len(values) > 0.5:  # half a sample at the end
-            misfit = f"{own_rate:.6g} Hz here, {rate:.6g} Hz in {first.signal}; resample a song's signals to one rate"
-        if misfit:
-            detail = f"{_line(recording)}{recording.signal}: {misfit}"
+        defects += [_add_recording(defect, recording) for defect in own_defects]
+        problem = _overlap_problem(start, len(values), own_rate, audio_seconds)
+        # A row has one rate for all trials. Rates by a time column differ by rounding, which may shift the last sample
+        # by up to half a sample.
+        if first is not None and abs(own_rate / rate - 1) * len(values) > 0.5:
+            problem = (
+                f"{own_rate:.6g} Hz, but {first.signal} of the same song has {rate:.6g} Hz. Resample one of them."
+            )
+        if problem:
+            detail = f"{_line(recording)}{recording.signal}: {problem}"
             defects.append(make_defect("unusable_recording", None, recording.listener, detail))
             continue
         if first is None:
             rate, first = own_rate, recording
         if audio_seconds is not None:
             ends = check_ends(start, len(values), own_rate, audio_seconds)
-            defects += [_of_recording(defect, recording) for defect in ends]
+            defects += [_add_recording(defect, recording) for defect in ends]
         eda = values.astype(np.float32)
         trials.append({"listener": recording.listener, "trial": recording.trial, "offset_seconds": start, "eda": eda})
     return rate, trials
 
 
-def _misfit(start: float, samples: int, rate: float, audio_seconds: float | None) -> str | None:
-    """Why a signal that starts at `start` s on the sound's clock has nothing to do with the sound, if so."""
+def _overlap_problem(start: float, samples: int, rate: float, audio_seconds: float | None) -> str | None:
+    """Return the problem if a signal does not overlap its sound; `start` is in s on the sound's clock."""
     end = start + samples / rate
     if audio_seconds is None or (start < audio_seconds and end > 0):
         return None
     return (
-        f"it lasts from {start:.10g} to {end:.10g} s, the sound from 0 to {audio_seconds:g} s; give the time of its "
-        "first sample on the sound's clock as `offset_seconds`"
+        f"signal from {start:.10g} to {end:.10g} s, sound from 0 to {audio_seconds:g} s. Give the time of the first "
+        "sample on the sound's clock as `offset_seconds`."
     )
 
 
-def _of_recording(defect: dict, recording: Recording) -> dict:
-    """The defect with its listener and file, which a song's other recordings do not share."""
+def _add_recording(defect: dict, recording: Recording) -> dict:
+    """Add listener, line and file to a defect of one recording."""
     where = f"{METADATA} line {recording.line}: {recording.signal}"
     detail = f"{where}: {defect['detail']}" if defect["detail"] else where
     return defect | {"listener": recording.listener, "detail": detail}

@@ -1,10 +1,10 @@
-"""Write an example of a folder of one's own, with synthetic sound and skin conductance: nobody was recorded.
+"""Write an example folder, with synthetic sounds and synthetic skin conductance.
 
     python -m hf_datasets.folder.synthesize --output_dir my_data
 
-Sounds and listeners are those of hf_datasets/pmemo/synthesize.py. The files show each way to write a signal: songs
-take turns in a time column, a rate in metadata.csv, and a column of one file for every listener. Recordings of every
-third song begin 2 s before the sound.
+Sounds and listeners are those of hf_datasets/pmemo/synthesize.py. The files show all ways to store a signal, in turn:
+a time column, a rate in metadata.csv, and one file with a column per listener. Recordings of every third song begin
+2 s before the sound.
 """
 
 from pathlib import Path
@@ -19,9 +19,9 @@ from ..pmemo.synthesize import EDA_RATE, Listener, draw_accents, synthesize_soun
 from ..synthesizing import run_synthesizer, write_csv
 from .metadata import COLUMNS, METADATA
 
-RATE = 10  # Hz, of the signals written
-EARLY = 2.0  # s
-NAME = "tune"  # a split goes by ids: with this one, six songs fall on all three sides of the default split
+RATE = 10  # of the signals, Hz
+EARLY = 2.0  # s; time of a recording before its sound
+NAME = "tune"  # splits go by a hash of the song ids: with this name, each of the default splits gets one of six songs
 
 SAMPLES = {"sample": {"num_songs": 6, "num_listeners": 3, "seed": 7}}
 
@@ -34,16 +34,25 @@ def synthesize(
     seed: int = 0,
     seconds: tuple[float, float] = (20.0, 30.0),
 ) -> str:
-    """Write metadata.csv, audio/ and signals/; returns one line that says how they were made (also in SYNTHETIC).
+    """Write metadata.csv, audio/ and signals/. Every listener hears every song.
 
-    Every listener hears every song, which drives the skin conductance by `coupling` (0 to 1).
+    Args:
+        output_dir: is created if necessary.
+        num_songs: number of songs.
+        num_listeners: number of listeners.
+        coupling: how much the sound drives the skin conductance, 0 to 1.
+        seed: the same seed gives the same folder.
+        seconds: shortest and longest song.
+
+    Returns:
+        A line that describes how the folder was made; the file SYNTHETIC has it too.
     """
     if num_songs < 1 or num_listeners < 1:
-        raise ValueError(f"num_songs = {num_songs}, num_listeners = {num_listeners}: give at least 1 of each")
+        raise ValueError(f"num_songs={num_songs}, num_listeners={num_listeners}: must be at least 1. Give more.")
     if not 0 <= coupling <= 1:
-        raise ValueError(f"coupling = {coupling}: give 0 (sound drives nothing) to 1 (sound drives all but the rest)")
+        raise ValueError(f"coupling={coupling}: must be between 0 and 1. Give 0 for no effect of the sound.")
     if not 5 <= seconds[0] <= seconds[1]:
-        raise ValueError(f"seconds = {seconds}: give the shortest clip (5 s or more) and the longest")
+        raise ValueError(f"seconds={seconds}: not a range from 5 s up. Give the shortest and the longest song.")
     root = Path(output_dir)
     for folder in ("audio", "signals"):
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -60,20 +69,20 @@ def synthesize(
         times, strengths = draw_accents(rng, 0.0, length - 0.3)
         write_mp3(root / "audio" / f"{NAME} {number + 1}.mp3", synthesize_sound(rng, length, times, strengths))
         early = EARLY if number % 3 == 2 else 0.0
-        heard = [one.respond(number, length + early, times + early, strengths, coupling) for one in listeners]
+        responses = [one.respond(number, length + early, times + early, strengths, coupling) for one in listeners]
         song = {
             "audio": f"audio/{NAME} {number + 1}.mp3",
             "title": f"Synthetic song {number + 1}",
             "artist": f"Synthetic artist {number + 1}",
         }
-        eda = np.array(heard)[:, :: EDA_RATE // RATE]  # (listeners, samples)
+        eda = np.array(responses)[:, :: EDA_RATE // RATE]  # (listeners, samples)
         rows += [song | row for row in _write_signals(root, number, [one.name for one in listeners], eda, early)]
     write_csv(root / METADATA, [list(COLUMNS), *([row.get(name, "") for name in COLUMNS] for row in rows)])
     return origin
 
 
 def _write_signals(root: Path, number: int, listeners: list[str], eda: np.ndarray, early: float) -> list[dict]:
-    """Write one song's signals (listeners, samples) in uS; returns their cells of metadata.csv, a row a listener."""
+    """Write one song's signals (listeners, samples) in uS; returns their cells of metadata.csv, per listener."""
     clock = (np.arange(eda.shape[1]) / RATE).round(3)
     if number % 3 == 2:
         name = f"signals/{NAME} {number + 1}.csv"
@@ -96,10 +105,9 @@ def _write_signals(root: Path, number: int, listeners: list[str], eda: np.ndarra
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line."""
-    task = "Write an example of a folder of one's own recordings."
-    output_dir = "the folder, made if needed"
-    run_synthesizer("folder", synthesize, arguments, task, output_dir, seed="same seed, same folder")
+    task = "Write an example folder of recordings."
+    output_dir = "the folder, created if necessary"
+    run_synthesizer("folder", synthesize, arguments, task, output_dir, seed="the same seed gives the same folder")
 
 
 if __name__ == "__main__":

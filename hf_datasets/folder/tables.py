@@ -1,7 +1,7 @@
-"""Csv as programs write it: which character separates cells, which line a cell stands in, what is a number.
+"""Read csv text from any program: detect the separator, keep line numbers, and parse numbers.
 
-Commas, semicolons and tabs separate cells; a byte order mark, any line end and quotes are taken. What could be read
-in two ways is refused with the line: another encoding, decimal commas, a quote that is not closed.
+Commas, semicolons and tabs separate cells. A byte order mark, any line ends and quotes are accepted. Ambiguous input
+raises a ValueError with the line: another encoding, decimal commas, an open quote.
 """
 
 import math
@@ -12,13 +12,13 @@ import numpy as np
 from .. import csv_tables
 from ..csv_tables import Row, decode_text, parse_number
 
-SEPARATORS = (";", "\t", ",")  # the first that a table's first line has
+SEPARATORS = (";", "\t", ",")  # the first one in the first line is used; a comma last, as it may be a decimal comma
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(e[+-]?\d+)?", re.IGNORECASE)
-LARGEST = float(np.finfo(np.float32).max)  # signals are stored in 32 bits
+LARGEST = float(np.finfo(np.float32).max)  # signals are stored as float32
 
 
 def read_rows(data: bytes) -> list[Row]:
-    """(line, cells without blanks around them) of every row; an empty line has no cells. ValueError names the line."""
+    """Return line number and stripped cells of every row; an empty line has no cells."""
     text = decode_text(data)
     first = text.lstrip().partition("\n")[0].partition("\r")[0]
     separator = next((character for character in SEPARATORS if character in first), ",")
@@ -27,13 +27,13 @@ def read_rows(data: bytes) -> list[Row]:
 
 
 def read_number(cell: str) -> float:
-    """The number in a cell, NaN for a cell that says there is none; ValueError for everything else."""
+    """Return the number in a cell, NaN for an empty cell or one like "n/a"; raise ValueError for anything else."""
     if DECIMAL_COMMA.fullmatch(cell):
-        raise ValueError(f"{cell!r} has a decimal comma; write {cell.replace(',', '.')}")
+        raise ValueError(f"{cell!r}: decimal comma. Write {cell.replace(',', '.')}.")
     try:
         value = parse_number(cell)
     except ValueError:
         value = math.inf
     if abs(value) > LARGEST:
-        raise ValueError(f"{cell[:40]!r} is not a number; leave the cell empty where there is none")
+        raise ValueError(f"{cell[:40]!r}: not a number. Leave the cell empty if there is no value.")
     return value

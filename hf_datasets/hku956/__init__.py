@@ -1,1 +1,1 @@
-"""HKU956: songs heard by 30 people who wore a wristband. Start with README.md."""
+"""HKU956: songs heard by 30 people with a wristband. See README.md."""

@@ -1,6 +1,7 @@
-"""HKU956 as a builder: a raw tree (see raw.py) and one's own sounds in, one row a song out. Columns: see README.md.
+"""Build HKU956, one row per song, from its raw tree (see raw.py) and a folder of sounds. README.md has the columns.
 
-It works alone, `Hku956Builder(raw_dir=..., audio_root=...).download_and_prepare()`, and for `hf_datasets.prepare`.
+The builder also works without `hf_datasets.prepare`: `Hku956Builder(raw_dir=..., audio_root=...)
+.download_and_prepare()`.
 """
 
 from collections import Counter
@@ -30,8 +31,8 @@ EDA_RATE = 4.0  # Hz
 RATES = {"BVP": 64.0, "HR": 1.0, "TEMP": 4.0}  # Hz, of the other signals
 COLUMNS = {"BVP": "bvp", "HR": "hr", "TEMP": "temperature"}
 LISTENER_ID = r"hku\d{4}"
-SKIP = 2.0  # s before the sound's end that count as having heard it all
-ENDS = 1.0  # s that a signal may end beside what was heard: recorder and player started by hand
+SKIP_TOLERANCE = 2.0  # s; a listener who stops this close to the end has heard the whole song
+END_TOLERANCE = 1.0  # s between the ends of signal and listening: recorder and player were started by hand
 
 _trial = SHARED["trials"].feature | {
     "song_no": Value("int32"),
@@ -48,26 +49,23 @@ SCHEMA = FEATURES.arrow_schema
 
 @dataclass
 class Hku956Config(RawConfig):
-    """`raw_dir` is the folder that HKU956 was unpacked to, `audio_root` the one with <song_id>.mp3; or s3:// URLs."""
+    """`raw_dir` is the folder or s3:// URL of HKU956, `audio_root` that of the <song_id>.mp3 files."""
 
     audio_root: str | None = None
 
 
 class Hku956Builder(Builder):
-    """One row per song: the sound's bytes, everyone's EDA in uS and other signals, ratings, and what is wrong."""
+    """One row per song: the bytes of the sound, each listener's EDA in uS, other signals and ratings, and defects."""
 
     BUILDER_CONFIG_CLASS = Hku956Config
-    DESCRIPTION = "HKU956: songs, and the skin conductance, pulse and temperature of those who heard them."
+    DESCRIPTION = "HKU956: songs, and the skin conductance, pulse and temperature of their listeners."
     HOMEPAGE = "https://doi.org/10.25442/hku.21080821"
     LICENSE = "CC BY-NC 4.0"
     RAW_DIR = "the folder that HKU956 was unpacked to"
     features = FEATURES
-    SHARD_INPUTS = 16  # songs a Parquet file
+    SHARD_INPUTS = 16  # songs per Parquet file
     DEFECTS = SIGNAL_DEFECTS
-    REDISTRIBUTION = (
-        "each song has a Creative Commons licence of its own, which nobody here has looked at, and the "
-        "signals are CC BY-NC 4.0"
-    )
+    REDISTRIBUTION = "each song has a separate Creative Commons licence (not checked); the signals are CC BY-NC 4.0"
 
     def __init__(
         self,
@@ -82,7 +80,7 @@ class Hku956Builder(Builder):
         return read_tree(raw_dir, audio_root)
 
     def lists(self, rows: RowReader) -> tuple[dict[str, str | bytes], str]:
-        """Files that `prepare` writes beside defects.csv: the songs without a sound, and where to get it."""
+        """Return missing_audio.csv: the songs without a sound, with the links to them."""
         missing = [(song.song_id, song.link or "") for song in self.tree.songs if song.audio is None]
         return {"missing_audio.csv": csv_text([("song_id", "link"), *missing])}, ""
 
@@ -91,10 +89,11 @@ class Hku956Builder(Builder):
         inputs = {"songs": tree.songs, "root": tree.root, "sounds": tree.sounds, "synthetic": tree.synthetic}
         return [datasets.SplitGenerator("train", gen_kwargs=inputs)]
 
-    @staticmethod  # so that `prepare` can send it to its workers without the builder
+    @staticmethod
     def _generate_tables(
         songs: list[RawSong], root: RawFolder, sounds: RawFolder, synthetic: bool
     ) -> Iterator[tuple[Key, pa.Table]]:
+        # Two iterators over the same songs: one prefetches the sounds, the other the signals, from two folders.
         ahead = sounds.ahead(songs, lambda song: (song.audio,))
         signals = root.ahead(songs, lambda song: (name for trial in song.trials for name in trial.files.values()))
         for i, (song, _) in enumerate(zip(ahead, signals, strict=True)):
@@ -103,18 +102,19 @@ class Hku956Builder(Builder):
 
 
 def read_song(song: RawSong, root: RawFolder, sounds: RawFolder) -> dict:
-    """One row (without `synthetic`), with every defect that this song's files show."""
+    """Read one song into a row, without the column `synthetic`."""
     defects = list(song.defects)
     audio, seconds = (None, None) if song.audio is None else read_sound(sounds, song.audio, defects)
-    read = [(trial, *_read_trial(trial, root, defects)) for trial in song.trials]
-    rates = Counter(rate for _, rate, row in read if row is not None)
+    read_trials = [(trial, *_read_trial(trial, root, defects)) for trial in song.trials]
+    # A row has one EDA rate: that of most trials, and of two equally frequent ones the usual rate.
+    rates = Counter(rate for _, rate, row in read_trials if row is not None)
     rate = max(rates, key=lambda rate: (rates[rate], rate == EDA_RATE), default=None)
     trials = []
-    for trial, own_rate, row in read:
+    for trial, own_rate, row in read_trials:
         if row is None:
             continue
-        if own_rate != rate:  # a row has one rate
-            detail = f"song_no {trial.song_no}: {own_rate:g} Hz, where the song's others have {rate:g} Hz"
+        if own_rate != rate:
+            detail = f"song_no {trial.song_no}: {own_rate:g} Hz, but the other trials of the song have {rate:g} Hz"
             defects.append(make_defect("unusable_recording", None, trial.participant, detail))
             continue
         if seconds is not None:
@@ -138,7 +138,7 @@ def read_song(song: RawSong, root: RawFolder, sounds: RawFolder) -> dict:
 
 
 def _read_trial(trial: RawTrial, root: RawFolder, defects: list[dict]) -> tuple[float | None, dict[str, Any] | None]:
-    """EDA's rate in Hz and one entry of `trials`; None where there is no EDA."""
+    """Return the EDA rate in Hz and the entry of `trials`; (None, None) for a trial without EDA."""
     who = trial.participant
     defects += trial.defects
     signals = {kind: _read_signal(trial, kind, root, defects) for kind in KINDS}
@@ -194,13 +194,13 @@ def _read_signal(trial: RawTrial, kind: str, root: RawFolder, defects: list[dict
 
 
 def _check_length(trial: RawTrial, samples: int, rate: float, audio_seconds: float) -> list[dict]:
-    """Whether the person heard the song to its end, and whether the EDA ends with what they heard."""
+    """Return defects if the listener skipped the end of the song, or if the EDA does not end with the listening."""
     where = {"listener": trial.participant, "detail": f"song_no {trial.song_no}"}
-    heard, found = trial.ratings.get("play_duration"), []
-    if heard is None or heard >= audio_seconds - SKIP:
-        heard = audio_seconds
+    listened, defects = trial.ratings.get("play_duration"), []  # s
+    if listened is None or listened >= audio_seconds - SKIP_TOLERANCE:
+        listened = audio_seconds
     else:
-        found = [make_defect("skipped_song", audio_seconds - heard)]
-    if abs(samples / rate - heard) > ENDS:
-        found += check_ends(0.0, samples, rate, heard)
-    return [defect | where for defect in found]
+        defects = [make_defect("skipped_song", audio_seconds - listened)]
+    if abs(samples / rate - listened) > END_TOLERANCE:
+        defects += check_ends(0.0, samples, rate, listened)
+    return [defect | where for defect in defects]

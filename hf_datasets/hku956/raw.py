@@ -1,13 +1,13 @@
-"""The raw HKU956 tree as it is found: where its root is, what belongs to which trial, and how a signal is read.
+"""Read the raw HKU956 tree: find its root, assign files and table rows to trials, and parse the signals.
 
-    1. physiological_signals/<participant>/<SIGNAL>/<song_no>_<song_id>.csv     one value a line, no header
-    2. original_song_audio.csv           song_id,link: where the song is, on the web, on S3 or on this machine
+    1. physiological_signals/<participant>/<SIGNAL>/<song_no>_<song_id>.csv     one value per line, no header
+    2. original_song_audio.csv           song_id,link: location of the song on the web, on S3 or on this machine
     3. AV_ratings.csv                    participant_id,song_no,song_id,...,play_duration
     4. participant_personality.csv       participant_id,Extroversion_score,...
-    audio/<song_id>.mp3                  not in the download: one's own, here, in any folder given as audio_root, or
-                                         where its link says, if that is no web address
+    audio/<song_id>.mp3                  not in the download: your own files, here, in the folder given as audio_root,
+                                         or at the link, unless that is a web address
 
-A trial is one participant, one song_no and one song: people may hear a song again under another number.
+A trial is identified by participant, song_no and song: people may hear a song again under another number.
 """
 
 import math
@@ -30,17 +30,17 @@ PERSONALITY_TABLE = "4. participant_personality.csv"
 AUDIO_FOLDER = "audio"
 AUDIO_SUFFIXES = (".mp3", ".wav", ".flac", ".ogg", ".opus")  # in order of preference
 KINDS = ("EDA", "BVP", "HR", "TEMP")
-UNREAD = "IBI"  # intervals between beats come at no rate; HR holds the same
+UNREAD = "IBI"  # intervals between heart beats have no fixed rate, and HR has the same information
 PERSONALITY = ("extroversion", "agreeableness", "conscientiousness", "emotional_stability", "openness")
 RATINGS_OF_TRIAL = ("valence_rating", "arousal_rating", "play_duration")
 NAME = re.compile(r"(\d+)_(\d+)\.csv")
-UNIX_TIME = 1e9  # s, in 2001: no signal has such a value, but a file of Empatica's E4 begins with one
+UNIX_TIME = 1e9  # s, in 2001. Files of Empatica's E4 begin with a Unix time; no signal has values this large.
 MEANT = "folder that HKU956 was unpacked to"
 
 
 @dataclass
 class RawTrial:
-    """One listening: paths of its signals by kind, below the root, and what the tables say about it."""
+    """A listening: the paths of its signals by kind, relative to the root, and its values in the tables."""
 
     participant: str
     song_no: int
@@ -54,44 +54,44 @@ class RawTrial:
 
 @dataclass
 class RawSong:
-    """A song and all who heard it."""
+    """A song and its trials."""
 
     song_id: str
     link: str | None = None
-    audio: str | None = None  # below the audio root, or a full path or URL
+    audio: str | None = None  # path relative to the audio root, or a full path or URL
     trials: list[RawTrial] = field(default_factory=list)
     defects: list[dict] = field(default_factory=list)
 
 
 @dataclass
 class RawTree:
-    """A whole tree: songs in order of their ids, and the bytes that it all rests on."""
+    """A tree: its songs, ordered by id, its defects that belong to no song, and a digest of its files."""
 
-    root: RawFolder
+    root: RawFolder  # with the used files only
     sounds: RawFolder
     songs: list[RawSong]
     defects: list[dict]
     synthetic: bool
-    digest: str
-    size: int  # bytes
+    digest: str  # of the path, size and content of all used files
+    size: int  # bytes of all used files
 
 
 def find_root(raw_dir: str | Path) -> RawFolder:
-    """The one folder at or below `raw_dir` that holds the signals; anything else is a ValueError."""
+    """Return the only folder at or below `raw_dir` with signals; ValueError for none or several."""
     folder = RawFolder.open(raw_dir, MEANT)
-    places = {name.split(f"{SIGNALS_FOLDER}/")[0] for name in folder.files if f"{SIGNALS_FOLDER}/" in name}
+    roots = {name.split(f"{SIGNALS_FOLDER}/")[0] for name in folder.files if f"{SIGNALS_FOLDER}/" in name}
     if not folder.files:
-        raise ValueError(f"--raw_dir {raw_dir} is empty; give the {MEANT}")
-    if len(places) > 1:
-        found = ", ".join(folder.where(place) for place in sorted(places)[:3])
-        raise ValueError(f"--raw_dir {raw_dir} holds several trees ({found}); give one of them")
-    if not places:
-        raise ValueError(f"--raw_dir {raw_dir} should hold '{SIGNALS_FOLDER}' with files at some depth; it does not")
-    return folder.below(places.pop().rstrip("/"))
+        raise ValueError(f"--raw_dir={raw_dir}: the folder is empty. Give the {MEANT}.")
+    if len(roots) > 1:
+        paths = ", ".join(folder.where(root) for root in sorted(roots)[:3])
+        raise ValueError(f"--raw_dir={raw_dir}: several trees ({paths}). Give one of them.")
+    if not roots:
+        raise ValueError(f"--raw_dir={raw_dir}: no files in '{SIGNALS_FOLDER}' at any depth. Give the {MEANT}.")
+    return folder.below(roots.pop().rstrip("/"))
 
 
 def read_tree(raw_dir: str | Path, audio_root: str | Path | None) -> RawTree:
-    """Read the tables, and list and hash every file used; sounds and signals are read later, a song at a time."""
+    """Read the tables, and list and hash all used files; the builder reads sounds and signals later, song by song."""
     root = find_root(raw_dir)
     defects: list[dict] = []
     trials, used = _list_trials(root, defects)
@@ -107,46 +107,51 @@ def read_tree(raw_dir: str | Path, audio_root: str | Path | None) -> RawTree:
         _note_replays(song)
     synthetic = SYNTHETIC_MARKER in root.files
     used += [SYNTHETIC_MARKER] if synthetic else []
-    heard = [song.audio for song in songs.values() if song.audio]
-    (tables, size), (audio, audio_size) = root.digest(used), sounds.digest(heard)
+    audio_files = [song.audio for song in songs.values() if song.audio]
+    (tables, size), (audio, audio_size) = root.digest(used), sounds.digest(audio_files)
+    # Shorter ids first, so that numbers are in numeric order.
     ordered = sorted(songs.values(), key=lambda song: (len(song.song_id), song.song_id))
     return RawTree(
-        root.only(used), sounds.only(heard), ordered, defects, synthetic, f"{tables}-{audio}", size + audio_size
+        root.only(used), sounds.only(audio_files), ordered, defects, synthetic, f"{tables}-{audio}", size + audio_size
     )
 
 
 def read_signal(data: bytes) -> tuple[np.ndarray, float | None, list[str]]:
-    """Values (samples,), NaN where a line has no number; the start time in s that stood first, if so; lines of text.
+    """Parse a signal file; ValueError if it is not text or has several columns.
 
-    An empty file has no values. ValueError when it is no text, or has several columns.
+    Returns:
+        The values (samples,), NaN for lines without a number; the start time in s if the file begins with one; and the
+        lines with text.
     """
     lines = decode_text(data).strip().splitlines()
     if any("," in line.strip().strip(",") for line in lines[:2]):
-        raise ValueError(f"has several columns ({lines[0][:40]!r}), where one value a line should be")
+        raise ValueError(f"has several columns ({lines[0][:40]!r}). There should be one value per line.")
+    # numpy is fast and reads all good files. `_parse_slowly` finds out what is wrong with the others.
     try:
         if b"_" in data or not data.isascii():
-            raise ValueError("numpy takes 1_0 for 10, and digits of other scripts")
+            raise ValueError("numpy reads 1_0 as 10, and digits of other scripts")
         values, texts = np.array(lines, dtype=np.float64), []
         if np.isinf(values).any():
-            raise ValueError("numpy takes infinity for a number")
+            raise ValueError("numpy reads infinity as a number")
     except ValueError:
         values, texts = _parse_slowly(lines)
     start = None
     if len(values) and UNIX_TIME < values[0]:
         start = float(values[0])
-        # an E4 export has its rate in the second line
+        # The E4 writes the rate in the second line.
         values = values[2:] if len(values) > 1 and values[1] in (1.0, 4.0, 32.0, 64.0) else values[1:]
     return values, start, texts
 
 
 def settle_rate(samples: int, play_duration: float | None, usual: float) -> tuple[float, bool]:
-    """The rate in Hz at which so many samples last as long as the person listened, and whether one does.
+    """Choose the rate in Hz at which `samples` last `play_duration` s, and return whether there is one.
 
-    Only rates of such recorders are candidates, the usual one first; without a listening time that is taken.
+    Candidates are the rates of wristbands, the `usual` one first. It is the answer if no rate matches, or if
+    `play_duration` is unknown.
     """
     if not play_duration:
         return usual, True
-    tolerance = max(2.0, 0.05 * play_duration)  # s: signals begin and end a little beside the song
+    tolerance = max(2.0, 0.05 * play_duration)  # s; signals begin and end a little before or after the song
     for rate in (usual, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0):
         if abs(samples / rate - play_duration) <= tolerance:
             return rate, True
@@ -187,12 +192,12 @@ def _read_ratings(root: RawFolder, trials: dict[tuple, RawTrial], defects: list[
         return []
     seen = set()
     for row in read_table(root, RATINGS_TABLE, ("participant_id", "song_no", "song_id", "play_duration"), defects):
-        number = _whole(row["song_no"])
+        number = _integer(row["song_no"])
         if number is None:
             detail = f"{RATINGS_TABLE} song_no: {row['song_no']!r}"
             defects.append(make_defect("non_numeric_cell", 1, row["participant_id"], detail))
             continue
-        key = row["participant_id"], number, str(_whole(row["song_id"]) or row["song_id"])
+        key = row["participant_id"], number, str(_integer(row["song_id"]) or row["song_id"])
         trial = trials.setdefault(key, RawTrial(*key))
         if key in seen:
             detail = f"{RATINGS_TABLE}: song_no {number}"
@@ -225,7 +230,7 @@ def _read_links(root: RawFolder, songs: dict[str, RawSong], defects: list[dict])
     listed = {}
     if LINKS in root.files:
         rows = read_table(root, LINKS, ("song_id", "link"), defects)
-        listed = {str(_whole(row["song_id"]) or row["song_id"]): row["link"] or None for row in rows}
+        listed = {str(_integer(row["song_id"]) or row["song_id"]): row["link"] or None for row in rows}
     else:
         defects.append(make_defect("missing_annotation_file", detail=LINKS))
     for song in songs.values():
@@ -236,19 +241,19 @@ def _read_links(root: RawFolder, songs: dict[str, RawSong], defects: list[dict])
 
 
 def _find_sounds(root: RawFolder, audio_root: str | Path | None, songs: dict[str, RawSong]) -> RawFolder:
-    """The folder of sounds, and in each song the file that is named after it, else the one that its link names."""
+    """Set the sound file of each song (named after the song, else given by its link); return the folder of sounds."""
     if audio_root is None:
         sounds = root.below(AUDIO_FOLDER)
     else:
         sounds = RawFolder.open(audio_root, "folder that holds <song_id>.mp3 (or .wav, ...)", "--audio_root").below("")
     by_stem: dict[str, list[str]] = {}
-    for suffix in AUDIO_SUFFIXES:
+    for suffix in AUDIO_SUFFIXES:  # outer loop, so that each list is in order of preference
         for name in sounds.files:
             if name.lower().endswith(suffix):
                 by_stem.setdefault(PurePosixPath(name).stem, []).append(name)
     for song in songs.values():
         song.audio = by_stem.get(song.song_id, [None])[0]
-    # Only what the folder lacks: asking for a file on S3 costs a request.
+    # Only for songs that the folder does not have, because every look-up of a file on S3 costs a request.
     linked = _find_linked(root, [song for song in songs.values() if song.audio is None])
     sounds.files |= linked
     for song in songs.values():
@@ -260,18 +265,18 @@ def _find_sounds(root: RawFolder, audio_root: str | Path | None, songs: dict[str
 
 
 def _find_linked(root: RawFolder, songs: list[RawSong]) -> dict[str, S3Object | None]:
-    """The files that songs' links name, those on S3 with their size and ETag; a web page is not fetched."""
+    """Return the files that the songs' links point to, those on S3 with size and ETag; web addresses are ignored."""
     paths = {path for song in songs if (path := _path_of(root, song.link))}
     remote = {path for path in paths if is_remote(path)}
-    found: dict[str, S3Object | None] = {path: None for path in paths - remote if Path(path).is_file()}
+    local: dict[str, S3Object | None] = {path: None for path in paths - remote if Path(path).is_file()}
     try:
-        return found | (S3FileManager.shared().describe_files(remote) if remote else {})
+        return local | (S3FileManager.shared().describe_files(remote) if remote else {})
     except OSError as error:
         raise ValueError(f"{LINKS}: {error}") from error
 
 
 def _path_of(root: RawFolder, link: str | None) -> str | None:
-    """A link as a full path or an s3:// URL; a path that is not full begins at the folder of the table."""
+    """Return a link as a full path or an s3:// URL, None for a web address. Paths are relative to the table."""
     if not link or link.startswith("s3://"):
         return link or None
     if is_remote(link):
@@ -304,6 +309,6 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _whole(text: str) -> int | None:
+def _integer(text: str) -> int | None:
     value = _number(text)
     return int(value) if value is not None and value == int(value) else None

@@ -1,10 +1,10 @@
-"""Write a raw HKU956-shaped tree with synthetic sound and signals: nobody was recorded, no song is real.
+"""Write a raw tree in the layout of HKU956 with synthetic songs and signals.
 
     python -m hf_datasets.hku956.synthesize --output_dir /tmp/raw --num_songs 60 --num_participants 10
 
-Sound drives skin conductance as in PMEmo's synthesizer, from which songs and listeners come; here the recorder is a
-wristband: 4 Hz, a few microsiemens, with pulse, heart rate and temperature beside. Each song is heard by some
-of the participants; one in five listenings is stopped early, and one participant hears their first song again.
+Songs and listeners come from PMEmo's synthesizer, so the sound drives the skin conductance in the same way. The
+recorder is a wristband: 4 Hz, a few microsiemens, with pulse, heart rate and temperature. Each song has some of the
+participants as listeners. One in five listenings is stopped early, and one participant hears their first song twice.
 """
 
 from pathlib import Path
@@ -22,10 +22,10 @@ from .raw import AUDIO_FOLDER, LINKS, PERSONALITY, PERSONALITY_TABLE, RATINGS_TA
 
 RATE = 4  # Hz, of EDA and temperature
 PULSE_RATE = 64  # Hz
-WRIST_GAIN = 0.4  # of what finger electrodes measure
-EDA_STEP = 0.00128  # uS, of the recorder's converter
-SKIPS = 0.2  # of listenings
-SHORTEST = 0.6  # of the song, when it is skipped
+WRIST_GAIN = 0.4  # EDA at the wrist, relative to finger electrodes
+EDA_STEP = 0.00128  # uS, quantisation step of the recorder
+SKIPS = 0.2  # share of listenings that are stopped early
+SHORTEST = 0.6  # smallest share of the song that is heard then
 
 # The committed configs: a positive control, where sound drives EDA, and a negative one, where it does not.
 SAMPLES = {
@@ -44,22 +44,31 @@ def synthesize(
     seconds: tuple[float, float] = (24.0, 36.0),
     defects: Literal["none", "few", "all"] = "all",
 ) -> str:
-    """Write `output_dir/HKU956`, its sounds in `audio/`; returns one line that says how it was made.
+    """Write `output_dir/HKU956`, with the sounds in `audio/`, and return one line with the settings.
 
-    `defects`: "none", "few" (rows that load and train: a flat, a gappy and an unworn sensor) or "all" (damage.py).
+    Args:
+        output_dir: the tree is created in this folder.
+        num_songs: number of songs.
+        num_participants: number of participants.
+        listeners_a_song: how many participants hear each song.
+        coupling: share of the EDA that the sound drives, 0 to 1.
+        seed: the same seed gives the same tree.
+        seconds: shortest and longest song.
+        defects: "none"; "few" (all rows load and train; a flat, an interrupted and an unworn sensor); or "all" (see
+            damage.py).
     """
     if num_songs < 1 or not 1 <= listeners_a_song <= num_participants:
         raise ValueError(
-            f"num_songs = {num_songs}, listeners_a_song = {listeners_a_song}, num_participants = {num_participants}: "
-            "give at least 1 of each, and as many participants as listeners"
+            f"num_songs={num_songs}, listeners_a_song={listeners_a_song}, num_participants={num_participants}: must "
+            "be at least 1, and listeners_a_song at most num_participants. Change the numbers."
         )
     if not 0 <= coupling <= 1:
-        raise ValueError(f"coupling = {coupling}: give 0 (sound drives nothing) to 1 (sound drives all but the rest)")
+        raise ValueError(f"coupling={coupling}: must be 0 to 1. Give 0 for EDA independent of the sound, up to 1.")
     if num_songs < SONGS_NEEDED[defects]:
         other = "few" if defects == "all" and num_songs >= SONGS_NEEDED["few"] else "none"
         raise ValueError(
-            f"num_songs={num_songs}: defects {defects!r} need {SONGS_NEEDED[defects]} songs. Give more, or add "
-            f"--defects {other}."
+            f"num_songs={num_songs}: defects {defects!r} needs at least {SONGS_NEEDED[defects]} songs. Give more, or "
+            f"add --defects {other}."
         )
     root = Path(output_dir) / "HKU956"
     (root / AUDIO_FOLDER).mkdir(parents=True, exist_ok=True)
@@ -74,12 +83,12 @@ def synthesize(
     for number in tqdm(range(num_songs), desc="synthesizing", unit="song"):
         rng = np.random.default_rng([seed, 0, number])
         song_id = 1_100_000 + 137 * number
-        length = round(rng.uniform(*seconds), 2)
+        length = round(rng.uniform(*seconds), 2)  # s
         times, strengths = draw_accents(rng, 0.0, length - 0.3)
         write_mp3(root / AUDIO_FOLDER / f"{song_id}.mp3", synthesize_sound(rng, length, times, strengths))
         links.append([song_id, f"https://example.org/track/{song_id}"])
-        heard_by = [participants[i] for i in rng.permutation(num_participants)[:listeners_a_song]]
-        for person in heard_by + ([heard_by[0]] if number == 0 else []):
+        listeners = [participants[i] for i in rng.permutation(num_participants)[:listeners_a_song]]
+        for person in listeners + ([listeners[0]] if number == 0 else []):  # the first one hears song 0 twice
             duration = length if rng.uniform() > SKIPS else round(rng.uniform(SHORTEST, 0.95) * length, 2)
             ratings.append(person.listen(root, number, song_id, length, duration, times, strengths, coupling))
     header = ["participant_id", "song_no", "song_id", "valence_rating", "valence", "arousal_rating", "arousal"]
@@ -92,15 +101,15 @@ def synthesize(
 
 
 class Participant(Listener):
-    """A listener with a wristband, who counts the songs they hear."""
+    """A listener with a wristband."""
 
     def __init__(self, seed: int, number: int) -> None:
         super().__init__(seed, number)
         self.name = f"hku{1901 + number}"
         rng = np.random.default_rng([seed, 3, number])
-        self.warmth, self.pulse = rng.uniform(32.5, 35.0), rng.uniform(60, 85)  # degrees C, beats a minute
+        self.warmth, self.pulse = rng.uniform(32.5, 35.0), rng.uniform(60, 85)  # degrees C, beats per minute
         self.personality = [self.name, *rng.integers(2, 15, len(PERSONALITY))]
-        self.heard = 0
+        self.songs_heard = 0  # the next song_no
 
     def listen(
         self,
@@ -113,10 +122,10 @@ class Participant(Listener):
         strengths: np.ndarray,
         coupling: float,
     ) -> list:
-        """Write all signals of `duration` s of a song of `length` s; returns the row of ratings."""
-        rng = np.random.default_rng([self.seed, 4, self.number, self.heard])
+        """Write the signals of a listening of `duration` s to a song of `length` s, and return the row of ratings."""
+        rng = np.random.default_rng([self.seed, 4, self.number, self.songs_heard])
         fine = self.respond(song, length, times, strengths, coupling) * WRIST_GAIN
-        clock = np.arange(round(duration * RATE)) / RATE
+        clock = np.arange(round(duration * RATE)) / RATE  # s
         eda = np.round(np.interp(clock, np.arange(len(fine)) / FINE_RATE, fine) / EDA_STEP) * EDA_STEP
         temperature = self.warmth + np.cumsum(rng.normal(0, 0.005, len(clock)))
         heart = self.pulse + np.cumsum(rng.normal(0, 0.4, int(duration)))
@@ -128,27 +137,26 @@ class Participant(Listener):
             "BVP": np.round(40 * np.sin(2 * np.pi * beats) + rng.normal(0, 3, len(beats)), 2),
         }
         for kind, values in signals.items():
-            path = root / SIGNALS_FOLDER / self.name / kind / f"{self.heard}_{song_id}.csv"
+            path = root / SIGNALS_FOLDER / self.name / kind / f"{self.songs_heard}_{song_id}.csv"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(f"{value!r}\n" for value in values.tolist()))
         valence, arousal = np.round(rng.uniform(-10, 10, 2), 1)
-        words = ["positive" if valence > 0 else "negative", "high" if arousal > 0 else "low"]
-        row = [self.name, self.heard, song_id, valence, words[0], arousal, words[1], duration]
-        self.heard += 1
+        categories = ["positive" if valence > 0 else "negative", "high" if arousal > 0 else "low"]
+        row = [self.name, self.songs_heard, song_id, valence, categories[0], arousal, categories[1], duration]
+        self.songs_heard += 1
         return row
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line."""
     run_synthesizer(
         "hku956",
         synthesize,
         arguments,
-        "Write a raw HKU956-shaped tree of synthetic songs and listeners.",
-        "HKU956/ is made in here",
+        "Write a raw tree in the layout of HKU956 with synthetic songs and signals.",
+        "folder in which HKU956/ is created",
         num_participants="number of participants",
-        listeners_a_song="how many of them hear each song",
-        seconds="length of the songs",
+        listeners_a_song="how many participants hear each song",
+        seconds="length of the songs, s",
     )
 
 

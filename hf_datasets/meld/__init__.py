@@ -1,1 +1,1 @@
-"""MELD: utterances of a TV series with text, sound and pictures, and the emotion and sentiment of each."""
+"""MELD: utterances from a TV series with text, audio and video, and the emotion and sentiment of each."""

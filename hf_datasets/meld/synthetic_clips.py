@@ -1,8 +1,7 @@
-"""What synthetic utterances say, show and sound like: caricatures of seven emotions, each told in three ways.
+"""Make text, video and audio of synthetic utterances: caricatures of seven emotions, each shown in three ways.
 
-A sentence tells its emotion by one phrase, a picture by the colour and motion of a disc, a sound by its melody. Where
-one of them does not tell, it looks neutral, so none of them can reach what the three reach together. Surprise is
-pleasant or not: its sentence and its sound say which, its picture does not.
+Text shows an emotion by a phrase, video by the colour and motion of a disc, audio by a melody. Surprise is pleasant or
+nasty: text and audio show which, video does not.
 """
 
 from collections.abc import Callable
@@ -15,12 +14,12 @@ import numpy as np
 WIDTH, HEIGHT = 80, 60  # pixels
 FRAME_RATE = 15  # Hz
 SAMPLING_RATE = 16000  # Hz
-PICTURE_BITS, SOUND_BITS = 24_000, 16_000  # a second
+VIDEO_BIT_RATE, AUDIO_BIT_RATE = 24_000, 16_000  # bit/s; AUDIO_BIT_RATE is per channel
 THINGS = (
     "the ferry", "the kettle", "our tent", "the piano", "my bicycle", "the garden", "the letter", "this bridge",
     "the bakery", "her coat", "the lantern", "that puzzle",
 )  # fmt: skip
-PLAIN = (
+NEUTRAL_SENTENCES = (
     "{} is over there.", "I left {} where it was.", "We can look at {} later.", "They talked about {}.",
     "You asked me about {}.", "So, {} again.", "It is the one next to {}.", "Please wait here with {}.",
 )  # fmt: skip
@@ -53,7 +52,8 @@ PHRASES = {
     ),
 }  # fmt: skip
 DISCS: dict[str, tuple[tuple[int, int, int], Callable[[np.ndarray, float], tuple]]] = {
-    # colour, and (x, y, size) over seconds: shares of width and height around the middle, and of the height
+    # Colour (RGB), and (x, y, size) by time t in s and phase a: x and y from the middle, as shares of width and
+    # height, and the radius as a share of the height.
     "anger": ((200, 30, 30), lambda t, a: (0.12 * np.sign(np.sin(25 * t + a)), 0 * t, 0.3 + 0 * t)),
     "disgust": ((110, 160, 20), lambda t, a: (0.15 * np.cos(5 * t + a), 0.15 * np.sin(5 * t + a), 0.22 + 0 * t)),
     "fear": ((120, 40, 160), lambda t, a: (0.03 * np.sin(40 * t + a), 0 * t, 0.32 * np.exp(-0.8 * t) + 0.04)),
@@ -65,21 +65,24 @@ DISCS: dict[str, tuple[tuple[int, int, int], Callable[[np.ndarray, float], tuple
 
 
 def say(rng: np.random.Generator, mood: str) -> str:
-    """A sentence that tells a mood: an emotion, where surprise is pleasant or nasty."""
-    sentences = PHRASES.get(mood, PLAIN)
+    """Make a sentence for a mood: an emotion, or one of "pleasant surprise" and "nasty surprise"."""
+    sentences = PHRASES.get(mood, NEUTRAL_SENTENCES)
     sentence = sentences[rng.integers(len(sentences))].format(THINGS[rng.integers(len(THINGS))])
     return sentence[0].upper() + sentence[1:]
 
 
 def show(rng: np.random.Generator, emotion: str, seconds: float) -> np.ndarray:
-    """Pictures (frames, height, width, 3) uint8 of a disc that moves before a grey ground of random brightness."""
+    """Make pictures (frames, height, width, 3) uint8 of a disc that moves on a grey ground.
+
+    Position of the disc and brightness of the ground are random, so neither reveals the emotion.
+    """
     colour, path = DISCS[emotion]
     clock = np.arange(max(round(seconds * FRAME_RATE), 1)) / FRAME_RATE
     x, y, size = (part[:, None, None] for part in path(clock, rng.uniform(0, 6)))
     columns, rows = np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT))
     middle = 0.5 + rng.uniform(-0.1, 0.1, 2)
-    away = np.hypot(columns - WIDTH * (middle[0] + x), rows - HEIGHT * (middle[1] + y))  # (frames, height, width)
-    inside = np.clip(HEIGHT * size - away + 0.5, 0, 1)[..., None]
+    distance = np.hypot(columns - WIDTH * (middle[0] + x), rows - HEIGHT * (middle[1] + y))  # (frames, height, width)
+    inside = np.clip(HEIGHT * size - distance + 0.5, 0, 1)[..., None]  # 0 to 1, with a soft edge of one pixel
     ground = rng.uniform(40, 110)
     return (
         np.rint(inside * np.array(colour) * rng.uniform(0.8, 1.05) + (1 - inside) * ground).clip(0, 255).astype("u1")
@@ -87,11 +90,11 @@ def show(rng: np.random.Generator, emotion: str, seconds: float) -> np.ndarray:
 
 
 def sing(rng: np.random.Generator, mood: str, seconds: float) -> np.ndarray:
-    """A sound (samples,) within -1 and 1 that tells a mood by its melody, at a random level over some noise."""
+    """Make a sound (samples,) between -1 and 1 with the melody of a mood, at a random level, with some noise."""
     t = np.arange(round(seconds * SAMPLING_RATE)) / SAMPLING_RATE
     key = rng.uniform(0.9, 1.1)
     one, zero = np.ones_like(t), np.zeros_like(t)
-    pitch, strength, rough = {  # Hz, 0 to 1, 0 to 1
+    pitch, strength, rough = {  # Hz (samples,); amplitude, 0 to 1 (samples,); strength of the harmonics, 0 to 1
         "anger": (150 * one, (np.sin(2 * np.pi * 9 * t) > 0).astype(float), 0.9),
         "disgust": (95 * one, 0.6 + 0.4 * np.sin(2 * np.pi * 28 * t), 1.0),
         "fear": (1100 + 60 * np.sin(2 * np.pi * 13 * t), 0.5 + 0.5 * np.sin(2 * np.pi * 13 * t), 0.1),
@@ -109,10 +112,16 @@ def sing(rng: np.random.Generator, mood: str, seconds: float) -> np.ndarray:
 def write_clip(
     path: Path, pictures: np.ndarray | None, sound: np.ndarray | None, channels: int = 1, rate: int = FRAME_RATE
 ) -> None:
-    """An mp4 of pictures (frames, height, width, 3) uint8 at `rate` Hz and sound (samples,); None leaves them out.
+    """Write an mp4 file.
 
-    Its index comes last, as ffmpeg writes it, so that a file that is cut off has none. With several channels all but
-    the third, the centre, are silent.
+    The index is at the end, where ffmpeg writes it by default, so a file that was cut off has no index.
+
+    Args:
+        path: its folder is created if necessary.
+        pictures: (frames, height, width, 3) uint8; None for no video.
+        sound: (samples,); None for no audio.
+        channels: 1, 2 or 6 (5.1); with 6 only the centre has the sound.
+        rate: of the pictures, Hz.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", format="mp4") as container:
@@ -120,12 +129,12 @@ def write_clip(
         if pictures is not None:
             video = container.add_stream("mpeg4", rate=rate)
             video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-            video.bit_rate, video.thread_count = PICTURE_BITS, 1
+            video.bit_rate, video.thread_count = VIDEO_BIT_RATE, 1  # one thread: the same bytes on every machine
         if sound is not None:
             audio = container.add_stream(
                 "aac", rate=SAMPLING_RATE, layout={1: "mono", 2: "stereo", 6: "5.1"}[channels]
             )
-            audio.bit_rate = SOUND_BITS * channels
+            audio.bit_rate = AUDIO_BIT_RATE * channels
         if video is not None:
             for number, picture in enumerate(pictures):
                 frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
@@ -134,7 +143,7 @@ def write_clip(
             container.mux(video.encode())
         if audio is not None:
             planes = np.zeros((channels, len(sound)), np.float32)
-            planes[2 if channels == 6 else slice(None)] = sound
+            planes[2 if channels == 6 else slice(None)] = sound  # channel 2 of 5.1 is the centre
             frame = av.AudioFrame.from_ndarray(planes, format="fltp", layout=audio.layout.name)
             frame.sample_rate, frame.pts, frame.time_base = SAMPLING_RATE, 0, Fraction(1, SAMPLING_RATE)
             container.mux(audio.encode(frame))

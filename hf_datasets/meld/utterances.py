@@ -1,4 +1,4 @@
-"""MELD's tables: text in any of the encodings that copies have, a row an utterance, and what is odd about each."""
+"""Parse MELD's tables, in any of the encodings of their copies: one row per utterance, with its defects."""
 
 import re
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from ..defects import make_defect
 SPLITS = ("train", "dev", "test")
 EMOTIONS = ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")
 SENTIMENTS = ("negative", "neutral", "positive")
-IMPLIED = {  # the sentiment that every real row of an emotion has; surprise may have either
+IMPLIED = {  # the sentiments of each emotion in the real tables
     "anger": ("negative",),
     "disgust": ("negative",),
     "fear": ("negative",),
@@ -22,19 +22,20 @@ COLUMNS = (
     "Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID", "Season", "Episode", "StartTime",
     "EndTime",
 )  # fmt: skip
-CLOCK = re.compile(r"(\d{1,2}):([0-5]?\d):([0-5]?\d)(?:[,.](\d{1,6}))?")  # hours have one digit in a quarter of rows
-LONGEST = 30.0  # s: of the real utterances three are longer, all wrongly cut, and the fourth has 28.5 s
-C1 = {code: bytes([code]).decode("cp1252", errors="replace") for code in range(0x80, 0xA0)}  # 0x92 is an apostrophe
+CLOCK = re.compile(r"(\d{1,2}):([0-5]?\d):([0-5]?\d)(?:[,.](\d{1,6}))?")  # a quarter of the rows have one-digit hours
+MAX_SECONDS = 30.0  # only three real utterances are longer, all cut wrongly; the longest correct one has 28.5 s
+# The C1 control characters, as Windows-1252 reads the same bytes: 0x92 is an apostrophe.
+C1 = {code: bytes([code]).decode("cp1252", errors="replace") for code in range(0x80, 0xA0)}
 
 
 @dataclass
 class Utterance:
-    """One row of a table. `clip` is its file's path below the root, None where there is none."""
+    """One row of a table."""
 
     split: str
     dialogue_id: int
     number: int  # Utterance_ID; it has gaps
-    turn: int  # place among the dialogue's rows, from 0
+    turn: int  # position among the dialogue's rows, from 0, without gaps
     text: str
     speaker: str
     emotion: str
@@ -43,32 +44,38 @@ class Utterance:
     episode: int
     start_seconds: float | None
     end_seconds: float | None
-    clip: str | None = None
-    looked_for: bool = True  # whether there are clips of its split at all
+    clip: str | None = None  # path of its file below the root
+    looked_for: bool = True  # whether its split has any clips
     defects: list[dict] = field(default_factory=list)
 
     @property
     def key(self) -> tuple[str, int, int]:
-        """What tells utterances apart: ids begin anew in each split."""
+        """The unique key: ids alone repeat from split to split."""
         return self.split, self.dialogue_id, self.number
 
     @property
     def dialogue(self) -> str:
-        """Name of its dialogue, such as train_dia0."""
+        """The name of its dialogue, for example train_dia0."""
         return f"{self.split}_dia{self.dialogue_id}"
 
     @property
     def seconds(self) -> float | None:
-        """How long it lasts by the table, None where that says nothing."""
+        """The length by the table; None if a time is missing or the end is not after the start."""
         if self.start_seconds is None or self.end_seconds is None or self.end_seconds <= self.start_seconds:
             return None
         return self.end_seconds - self.start_seconds
 
 
 def read_utterances(data: bytes, split: str, where: str) -> tuple[list[Utterance], list[dict]]:
-    """The rows of a table in its order, and defects of the table itself; `where` is its full path, for errors.
+    """Return the rows of a table, and defects of the table as a whole.
 
-    Names and numbers that cannot be understood are a ValueError with the line. Of rows with one key the first stays.
+    Of rows with the same key only the first is kept. Raise ValueError with the line number for an unknown label or a
+    malformed number.
+
+    Args:
+        data: content of the table.
+        split: one of SPLITS.
+        where: full path of the table, for messages.
     """
     text, defects = decode_table(data, where)
     utterances: dict[tuple[int, int], Utterance] = {}
@@ -77,8 +84,8 @@ def read_utterances(data: bytes, split: str, where: str) -> tuple[list[Utterance
     for line, cells in by_name(*read_columns(text, where, COLUMNS)):
         if not any(cells.values()):
             continue
-        place = f"{where} line {line}"
-        key = (_whole(cells, "Dialogue_ID", place), _whole(cells, "Utterance_ID", place))
+        at = f"{where} line {line}"
+        key = (_integer(cells, "Dialogue_ID", at), _integer(cells, "Utterance_ID", at))
         if key in utterances:
             repeated.setdefault(key, []).append(line)
             continue
@@ -89,15 +96,15 @@ def read_utterances(data: bytes, split: str, where: str) -> tuple[list[Utterance
             turn=len(before),
             text=cells["utterance"],
             speaker=cells["speaker"],
-            emotion=_one_of(EMOTIONS, cells, "Emotion", place),
-            sentiment=_one_of(SENTIMENTS, cells, "Sentiment", place),
-            season=_whole(cells, "Season", place),
-            episode=_whole(cells, "Episode", place),
+            emotion=_one_of(EMOTIONS, cells, "Emotion", at),
+            sentiment=_one_of(SENTIMENTS, cells, "Sentiment", at),
+            season=_integer(cells, "Season", at),
+            episode=_integer(cells, "Episode", at),
             start_seconds=None,
             end_seconds=None,
         )
-        _take_times(utterance, cells)
-        _note_oddities(utterance, before[-1] if before else None)
+        _set_times(utterance, cells)
+        _note_defects(utterance, before[-1] if before else None)
         before.append(utterance)
         utterances[key] = utterance
     for key, lines in repeated.items():
@@ -107,61 +114,66 @@ def read_utterances(data: bytes, split: str, where: str) -> tuple[list[Utterance
 
 
 def decode_table(data: bytes, where: str) -> tuple[str, list[dict]]:
-    """A table's text: UTF-8, and Windows-1252 in lines that are not; C1 controls are what that has in their place.
+    """Decode a table as UTF-8, but lines that are not UTF-8 as Windows-1252; returns the text and its defects.
 
-    Older copies of MELD hold the byte 0x92 where an apostrophe should be, or the character U+0092.
+    C1 control characters are also read as Windows-1252.
     """
+    # Older copies of MELD have the byte 0x92 for an apostrophe. Others were converted from there to UTF-8 as if that
+    # were Latin-1, and have the character U+0092.
     with errors_in(where):
         refuse_zero_bytes(data)
     name = where.rsplit("/", 1)[-1]
-    lines, first, others, controls = [], None, 0, 0
+    lines, first, not_utf8, controls = [], None, 0, 0
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         try:
             text = line.decode()
             controls += sum(ord(character) in C1 for character in text)
         except UnicodeDecodeError:
-            text, first, others = line.decode("latin-1"), first or number, others + 1
+            # Latin-1 never fails; together with the translation below it is Windows-1252.
+            text, first, not_utf8 = line.decode("latin-1"), first or number, not_utf8 + 1
         lines.append(text.translate(C1))
     defects = []
-    if others:
-        defects.append(make_defect("table_not_utf8", others, detail=f"{name}: first in line {first}"))
+    if not_utf8:
+        defects.append(make_defect("table_not_utf8", not_utf8, detail=f"{name}: first in line {first}"))
     if controls:
         defects.append(make_defect("control_characters", controls, detail=name))
     return "\n".join(lines), defects
 
 
 def parse_clock(cell: str) -> float | None:
-    """Seconds of "0:16:21,731" or "00:16:21.731"; None for anything else."""
+    """Return the seconds of a time like "0:16:21,731" or "00:16:21.731"; None for anything else."""
     match = CLOCK.fullmatch(cell.strip())
     if match is None:
         return None
     hours, minutes, seconds, fraction = match.groups(default="")
     whole = (int(hours) * 60 + int(minutes)) * 60 + int(seconds)
+    # One division of integers, so that the result is the float nearest to the decimal number.
     return int(f"{whole}{fraction}") / 10 ** len(fraction)
 
 
 def clock_text(seconds: float) -> str:
-    """A time as MELD's tables write it; where milliseconds end in 0 or 5 the hour has one digit, as in a quarter."""
+    """Format a time in the style of MELD's tables."""
     whole, milli = divmod(round(seconds * 1000), 1000)
+    # The real tables have one-digit hours in a quarter of the rows, here those with milliseconds that end in 0 or 5.
     hours = f"{whole // 3600}" if milli % 5 == 0 else f"{whole // 3600:02d}"
     return f"{hours}:{whole // 60 % 60:02d}:{whole % 60:02d},{milli:03d}"
 
 
-def _whole(cells: dict[str, str], column: str, place: str) -> int:
+def _integer(cells: dict[str, str], column: str, at: str) -> int:
     cell = cells[column.lower()]
     if not re.fullmatch(r"\d{1,9}", cell):
-        raise ValueError(f"{place}: {column} is {cell!r}; it takes a whole number from 0 on; mend the cell")
+        raise ValueError(f"{at}: {column}={cell!r}: must be an integer, 0 or more. Correct the cell.")
     return int(cell)
 
 
-def _one_of(names: tuple[str, ...], cells: dict[str, str], column: str, place: str) -> str:
+def _one_of(names: tuple[str, ...], cells: dict[str, str], column: str, at: str) -> str:
     name = cells[column.lower()].lower()
     if name not in names:
-        raise ValueError(f"{place}: {column} is {name!r}; it takes one of {', '.join(names)}; mend the cell")
+        raise ValueError(f"{at}: {column}={name!r}: must be one of {', '.join(names)}. Correct the cell.")
     return name
 
 
-def _take_times(utterance: Utterance, cells: dict[str, str]) -> None:
+def _set_times(utterance: Utterance, cells: dict[str, str]) -> None:
     utterance.start_seconds, utterance.end_seconds = parse_clock(cells["starttime"]), parse_clock(cells["endtime"])
     for column, seconds in (("StartTime", utterance.start_seconds), ("EndTime", utterance.end_seconds)):
         if seconds is None:
@@ -169,8 +181,8 @@ def _take_times(utterance: Utterance, cells: dict[str, str]) -> None:
             utterance.defects.append(make_defect("unreadable_time", detail=detail))
 
 
-def _note_oddities(utterance: Utterance, before: Utterance | None) -> None:
-    """What is odd about a row by the table alone; `before` is the one before it in its dialogue."""
+def _note_defects(utterance: Utterance, before: Utterance | None) -> None:
+    """Add the defects that the table alone shows; `before` is the previous row of the dialogue."""
     note = utterance.defects.append
     start, end = utterance.start_seconds, utterance.end_seconds
     if not utterance.text:
@@ -179,7 +191,7 @@ def _note_oddities(utterance: Utterance, before: Utterance | None) -> None:
         note(make_defect("sentiment_mismatch", detail=f"{utterance.emotion} and {utterance.sentiment}"))
     if start is not None and end is not None and end <= start:
         note(make_defect("no_duration", end - start))
-    if utterance.seconds is not None and utterance.seconds > LONGEST:
+    if utterance.seconds is not None and utterance.seconds > MAX_SECONDS:
         note(make_defect("long_by_table", utterance.seconds))
     if before and before.start_seconds is not None and start is not None and start < before.start_seconds:
         note(make_defect("time_backwards", before.start_seconds - start))

@@ -1,6 +1,6 @@
-"""PMEmo 2019 as a builder: a raw tree (see raw.py) in, one row a song out. Licence and columns: see README.md.
+"""Build PMEmo 2019, one row per song, from its raw tree (see raw.py). README.md has the licence and the columns.
 
-It works alone, `PmemoBuilder(raw_dir="/data/PMEmo2019").download_and_prepare()`, and for `hf_datasets.prepare`.
+The builder also works without `hf_datasets.prepare`: `PmemoBuilder(raw_dir="/data/PMEmo2019").download_and_prepare()`.
 """
 
 from collections.abc import Iterator
@@ -18,27 +18,27 @@ from ..raw_files import RawFolder
 from ..song_rows import FEATURES, check_ends, check_listeners, check_time, check_trial, read_sound
 from .raw import RawSong, RawTree, read_eda, read_tree
 
-EDA_RATE = 50.0  # Hz, as exported upstream; a row's own rate comes from its time column
+EDA_RATE = 50.0  # Hz, of the published files; the rate of a row is computed from its time column
 LISTENER_ID = r"\d{6}"
 RATINGS_START = 15.5  # s; the first 15 s of each clip were not rated
-CHORUS_TOLERANCE = 0.5  # s, between the clip and metadata's chorus times
+CHORUS_TOLERANCE = 0.5  # s, between the length of the clip and the chorus times in metadata.csv
 SCHEMA = FEATURES.arrow_schema
 
-# Songs of the real data whose clips are too short to be rated (HuiZhangDB/PMEmo, issue 6).
+# Songs of the real data whose clips are too short to be rated (issue 6 of github.com/HuiZhangDB/PMEmo).
 KNOWN_UNRATED = frozenset(
     "11 64 85 95 101 110 118 205 206 226 264 278 291 311 320 352 359 371 384 392 404 459 464 596 610 687 866".split()
 )
 
 
 class PmemoBuilder(Builder):
-    """One row per song: the sound's bytes, everyone's EDA in uS, ratings, and what is wrong with them."""
+    """One row per song: the bytes of the sound, the EDA of each listener in uS, ratings and defects."""
 
     DESCRIPTION = "PMEmo 2019: song choruses, arousal and valence, and the skin conductance of their listeners."
     HOMEPAGE = "https://github.com/HuiZhangDB/PMEmo"
     LICENSE = "research only, not redistributable"
     RAW_DIR = "the folder that PMEmo2019 was unpacked to"
     features = FEATURES
-    SHARD_INPUTS = 16  # songs a Parquet file: some 11 MB of the real data
+    SHARD_INPUTS = 16  # songs per Parquet file, about 11 MB of the real data
     DEFECTS = SIGNAL_DEFECTS
     REDISTRIBUTION = "its authors state no licence, so it is for research only and not redistributable"
 
@@ -46,7 +46,8 @@ class PmemoBuilder(Builder):
         tree = read_tree(raw_dir)
         if not tree.songs:
             raise ValueError(
-                f"{tree.root.location} holds no songs: no rows in metadata.csv, no files in EDA/ and chorus/"
+                f"{tree.root.location}: no songs: metadata.csv has no rows, and EDA/ and chorus/ have no files. Give "
+                f"{self.RAW_DIR}."
             )
         return tree
 
@@ -54,7 +55,7 @@ class PmemoBuilder(Builder):
         inputs = {"songs": self.tree.songs, "root": self.tree.root, "synthetic": self.tree.synthetic}
         return [datasets.SplitGenerator("train", gen_kwargs=inputs)]
 
-    @staticmethod  # so that `prepare` can send it to its workers without the builder
+    @staticmethod
     def _generate_tables(songs: list[RawSong], root: RawFolder, synthetic: bool) -> Iterator[tuple[Key, pa.Table]]:
         for i, song in enumerate(root.ahead(songs, lambda song: (song.audio, song.eda))):
             row = read_song(song, root) | {"synthetic": synthetic}
@@ -62,7 +63,7 @@ class PmemoBuilder(Builder):
 
 
 def read_song(song: RawSong, root: RawFolder) -> dict:
-    """One row (without `synthetic`), with every defect that this song's files show."""
+    """Read one song into a row, without the column `synthetic`."""
     defects = list(song.defects)
     if song.audio is None:
         defects.append(make_defect("audio_missing"))
@@ -99,27 +100,28 @@ def read_song(song: RawSong, root: RawFolder) -> dict:
 def _read_trials(
     song: RawSong, root: RawFolder, audio_seconds: float | None, defects: list[dict]
 ) -> tuple[float | None, list[dict]]:
-    """The EDA rate in Hz and a trial a column, in the file's order; none when the file cannot be understood."""
+    """Return the EDA rate in Hz and one trial per column, in the file's order; no trials if the file is unreadable."""
     if song.eda is None:
         defects.append(make_defect("eda_missing"))
         return None, []
     data = b""
     try:
         data = root.read(song.eda)
-        listeners, columns, found = read_eda(data)
-        rate, odd = check_time(columns[:, 0], EDA_RATE)
+        listeners, columns, text_defects = read_eda(data)
+        rate, time_defects = check_time(columns[:, 0], EDA_RATE)
     except (ValueError, OSError) as error:
         defects.append(make_defect("unreadable_eda", len(data), detail=located(song.eda, error)))
         return None, []
-    defects += found + odd + check_listeners(listeners, LISTENER_ID)
-    first = float(columns[0, 0])
+    defects += text_defects + time_defects + check_listeners(listeners, LISTENER_ID)
+    first = float(columns[0, 0])  # s
     if audio_seconds is not None:
         defects += check_ends(first, len(columns), rate, audio_seconds)
     trials = []
     for i, listener in enumerate(listeners):
         eda = np.where(np.isfinite(columns[:, i + 1]), columns[:, i + 1], np.nan)
         defects += check_trial(eda, rate, listener)
-        again = listeners[:i].count(listener)
-        trial = f"{song.song_id}_{listener}" + (f"_{again + 1}" if again else "")
+        # A listener can have several columns; `trial` has to be unique.
+        earlier = listeners[:i].count(listener)
+        trial = f"{song.song_id}_{listener}" + (f"_{earlier + 1}" if earlier else "")
         trials.append({"listener": listener, "trial": trial, "offset_seconds": first, "eda": eda.astype(np.float32)})
     return rate, trials

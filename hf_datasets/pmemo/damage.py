@@ -1,15 +1,15 @@
-"""Damage to a synthetic PMEmo tree: each kind of defect that the builder knows, one song a kind."""
+"""Damage a synthetic PMEmo tree with every kind of defect that the builder detects."""
 
 from pathlib import Path
 
-SONGS_FOR_ALL = 20  # the first songs of metadata.csv, one for most kinds
+SONGS_FOR_ALL = 20  # defects "all" damages the first 20 songs of metadata.csv, most of them in one way each
 
 
 def damage(root: Path, defects: str) -> None:
     """Damage a tree in place: "none", "few" (all rows still load and train) or "all".
 
-    The third song is short already (synthesize.py); upstream's own traits (EDA that outlasts the sound, chorus times
-    that are too short) are in every song.
+    The synthesizer has already made the third song too short to be rated, and has given every song the defects of the
+    published data: EDA that continues after the sound, and chorus times that are too short.
     """
     if defects == "none":
         return
@@ -36,13 +36,16 @@ def damage(root: Path, defects: str) -> None:
     _write_lines(dynamic, lines)
     (root / "annotations" / "dynamic_annotations_std.csv").unlink()
     _edit(eda[12], lambda table: table[:300] + table[320:])  # a gap in time
+    # 200 Hz instead of 50 Hz
     _edit(eda[13], lambda table: [table[0], *([repr(i / 200), *row[1:]] for i, row in enumerate(table[1:]))])
-    _edit(eda[14], lambda table: _set(table, 200, 1, "75.0"))
+    _edit(eda[14], lambda table: _set(table, 200, 1, "75.0"))  # uS, out of range
+    # A blank in a header cell, a repeated listener, and a name that is not six digits
     _edit(eda[15], lambda table: [[table[0][0], f" {table[0][1]}", table[0][1], "P7", *table[0][4:]], *table[1:]])
     _edit(eda[18], lambda table: table[: 1 + 8 * 50])  # 8 s
-    kept = [row for row in rows if not row.startswith(f"{songs[16]},")]
-    header = kept[0].replace(",title,", ", title,")
-    _write_lines(root / "metadata.csv", [header, *kept[1:], rows[1 + 17]])
+    # Song 16 is missing from metadata.csv, song 17 is in it twice, and a column name has a blank.
+    remaining = [row for row in rows if not row.startswith(f"{songs[16]},")]
+    header = remaining[0].replace(",title,", ", title,")
+    _write_lines(root / "metadata.csv", [header, *remaining[1:], rows[1 + 17]])
     (root / "EDA" / "notes.txt").write_text("left behind\n")
 
 
@@ -61,14 +64,14 @@ def _set(table: list[list[str]], row: int, column: int, cell: str) -> list[list[
 
 
 def _flatten(table: list[list[str]]) -> list[list[str]]:
-    """The first listener does not respond: some quantisation steps around one level."""
+    """Make the first listener flat: a few quantisation steps around one level."""
     for i, row in enumerate(table[1:]):
         row[1] = repr(round(5.0 + 0.0015 * (i * 7 // 50 % 25), 4))
     return table
 
 
 def _lower(table: list[list[str]]) -> list[list[str]]:
-    """The last listener's recorder has an offset: conductance below zero."""
+    """Shift the last listener's EDA below zero, like a recorder with an offset."""
     lowest = min(float(row[-1]) for row in table[1:])
     for row in table[1:]:
         row[-1] = repr(float(row[-1]) - lowest - 0.8)
@@ -76,7 +79,7 @@ def _lower(table: list[list[str]]) -> list[list[str]]:
 
 
 def _blank_out(table: list[list[str]]) -> list[list[str]]:
-    """The last listener's electrode was off for 2 s, from 6 s on."""
+    """Blank the last listener's EDA from 6 to 8 s, like an electrode that fell off."""
     for row in table[301:401]:
         row[-1] = ""
     return table

@@ -1,13 +1,13 @@
-"""The raw PMEmo tree as it is found on disk: where its root is, what belongs to which song, and how a file is read.
+"""Read the raw PMEmo tree: find its root, assign files to songs, and parse the tables and EDA files.
 
-    PMEmo2019/                       found at any depth below the folder given, by metadata.csv beside EDA/
+    PMEmo2019/                       found at any depth below the given folder, by metadata.csv next to EDA/
       metadata.csv                   musicId,fileName,title,artist,album,duration,chorus_start_time,chorus_end_time
       chorus/<fileName>              also chorus/wav/<same stem>.wav
       EDA/<musicId>_EDA.csv          time(s),<listener>,<listener>,...       50 Hz, microsiemens
-      annotations/{static,dynamic}_annotations{,_std}.csv       in some copies beside metadata.csv
+      annotations/{static,dynamic}_annotations{,_std}.csv       in some copies next to metadata.csv
 
-Names of columns are compared without blanks around them and without case. Nothing here decides what is good data:
-what is odd is noted as a defect, what cannot be understood at all raises a ValueError that names the file.
+Names of columns are compared without case and without blanks around them. Anything odd becomes a defect; a file that
+cannot be parsed raises a ValueError that names it.
 """
 
 import io
@@ -34,12 +34,12 @@ MEANT = "folder that PMEmo2019 was unpacked to"
 
 @dataclass
 class RawSong:
-    """One song of the tree: paths are relative to the root, None where there is no such file."""
+    """A song of the tree. Paths are relative to the root; None if the file is missing."""
 
     song_id: str
     title: str | None = None
     artist: str | None = None
-    chorus_seconds: float | None = None  # by metadata.csv
+    chorus_seconds: float | None = None  # length by metadata.csv
     audio: str | None = None
     eda: str | None = None
     ratings: dict[str, float | None] = field(default_factory=dict)
@@ -49,44 +49,44 @@ class RawSong:
 
 @dataclass
 class RawTree:
-    """A whole tree: songs in order of their ids, defects that belong to no song, and the bytes it all rests on."""
+    """A tree: its songs, ordered by id, its defects that belong to no song, and a digest of its files."""
 
-    root: RawFolder
+    root: RawFolder  # with the used files only
     songs: list[RawSong]
     defects: list[dict]
     synthetic: bool
-    digest: str  # of the path, size and content of every file used
-    size: int  # bytes of every file used
+    digest: str  # of the path, size and content of all used files
+    size: int  # bytes of all used files
 
 
 def find_root(raw_dir: str | Path) -> RawFolder:
-    """The one folder at or below `raw_dir` that holds metadata.csv and EDA/; anything else is a ValueError."""
+    """Return the only folder at or below `raw_dir` with metadata.csv and EDA/; ValueError for none or several."""
     folder = RawFolder.open(raw_dir, MEANT)
     tables = sorted(
         name.removesuffix("metadata.csv").rstrip("/") for name in folder.files if name.split("/")[-1] == "metadata.csv"
     )
-    found = [root for root in tables if folder.names(_join(root, "EDA"))]
-    if len(found) > 1:
-        raise ValueError(f"--raw_dir {raw_dir} holds several trees ({_some(folder, found)}); give one of them")
+    roots = [root for root in tables if folder.names(_join(root, "EDA"))]
+    if len(roots) > 1:
+        raise ValueError(f"--raw_dir={raw_dir}: several trees ({_first_paths(folder, roots)}). Give one of them.")
     if not folder.files:
-        raise ValueError(f"--raw_dir {raw_dir} is empty; give the {MEANT}")
-    if not found and tables and _join(tables[0], "EDA") in folder.files:
-        place = folder.where(_join(tables[0], "EDA"))
-        raise ValueError(f"{place} is a file; it should be the folder of <musicId>_EDA.csv files")
-    if not found:
-        seen = "neither was found"
+        raise ValueError(f"--raw_dir={raw_dir}: the folder is empty. Give the {MEANT}.")
+    if not roots and tables and _join(tables[0], "EDA") in folder.files:
+        path = folder.where(_join(tables[0], "EDA"))
+        raise ValueError(f"{path}: is a file. It should be the folder of the <musicId>_EDA.csv files.")
+    if not roots:
+        problem = "no metadata.csv and no EDA/ at any depth"
         if tables:
-            seen = f"metadata.csv is in {_some(folder, tables)} without files in EDA/ beside it"
-        raise ValueError(f"--raw_dir {raw_dir} should hold metadata.csv and EDA/ at some depth, but {seen}")
-    root = folder.below(found[0])
+            problem = f"metadata.csv is in {_first_paths(folder, tables)} without files in EDA/ next to it"
+        raise ValueError(f"--raw_dir={raw_dir}: {problem}. Give the {MEANT}.")
+    root = folder.below(roots[0])
     for name in ("chorus", "annotations"):
         if name in root.files:
-            raise ValueError(f"{root.where(name)} is a file; it should be a folder (see the card's layout)")
+            raise ValueError(f"{root.where(name)}: is a file. It should be a folder; the card shows the layout.")
     return root
 
 
 def read_tree(raw_dir: str | Path) -> RawTree:
-    """Read the tables, and list and hash every file used; sound and EDA are read later, a song at a time."""
+    """Read the tables, and list and hash all used files; the builder reads sounds and EDA later, song by song."""
     root = find_root(raw_dir)
     tree_defects: list[dict] = []
     songs = _read_metadata(root, tree_defects)
@@ -101,10 +101,11 @@ def read_tree(raw_dir: str | Path) -> RawTree:
         return songs[song_id]
 
     used += _assign_audio(root.names("chorus"), songs, song_of, tree_defects)
-    for name in sorted(root.names("EDA"), key=lambda name: name.count("/")):  # what lies in EDA/ itself first
+    # By depth: a copy in a subfolder must not replace the file in EDA/ itself.
+    for name in sorted(root.names("EDA"), key=lambda name: name.count("/")):
         match = EDA_NAME.fullmatch(name.removeprefix("EDA/"))
         song = song_of(match[1].strip(), name) if match else None
-        if song is None or song.eda is not None:  # no name of ours, or the same one again but for blanks
+        if song is None or song.eda is not None:  # not an EDA file by its name, or a second one for the song
             tree_defects.append(make_defect("unexpected_file", detail=name))
         else:
             song.eda = name
@@ -117,19 +118,22 @@ def read_tree(raw_dir: str | Path) -> RawTree:
 
 
 def read_eda(data: bytes) -> tuple[list[str], np.ndarray, list[dict]]:
-    """Listener names, the numbers (rows, 1 + listeners) with the time column first, and defects of the text.
+    """Parse an EDA file. ValueError if it is not a header above rows of equal length.
 
-    Raises ValueError when the text is not a table of equally long rows under a header.
+    Returns:
+        The names of the listeners, the numbers (rows, 1 + listeners) with the time in s first and NaN for text, and
+        the defects.
     """
     head, _, body = data.partition(b"\n")
     rows = read_rows(head)
     names = rows[0][1] if rows else []
     if len(rows) > 1:
-        raise ValueError("line 1 ends in a carriage return alone; save the file with the line ends of Unix or Windows")
+        # Line ends of old Mac OS; the code above and below splits at \n.
+        raise ValueError("line 1 ends with a carriage return. Save the file with Unix or Windows line ends.")
     if len(names) < 2:
-        raise ValueError(f"{plural(len(names), 'column')}, where time and listeners should be, separated by commas")
+        raise ValueError(f"{plural(len(names), 'column')}. There should be time and listeners, separated by commas.")
     if not names[0].strip().lower().startswith("time"):
-        raise ValueError(f"the first column is {names[0][:40]!r}, where time(s) should be")
+        raise ValueError(f"the first column is {names[0][:40]!r}. It should be time(s).")
     if not body.strip():
         raise ValueError("no rows below the header")
     defects = blank_defects(names, "")
@@ -142,10 +146,11 @@ def read_eda(data: bytes) -> tuple[list[str], np.ndarray, list[dict]]:
 
 
 def _parse_numbers(data: bytes, width: int) -> tuple[np.ndarray, list[list[str]]]:
-    """The numbers below a header (rows, width), and the cells of each column that hold text."""
+    """Return the numbers below the header, (rows, width), and the text cells of each column."""
+    # pyarrow is fast and reads all good files. The slow path below finds out what is wrong with the others.
     try:
         if b'"' in data:
-            raise pa.ArrowInvalid("quotes may join lines, which pyarrow does not say")
+            raise pa.ArrowInvalid("a quote can merge lines, and pyarrow does not report that")
         names = [str(i) for i in range(width)]
         table = pa.csv.read_csv(
             io.BytesIO(data),
@@ -155,25 +160,25 @@ def _parse_numbers(data: bytes, width: int) -> tuple[np.ndarray, list[list[str]]
             ),
         )
         numbers = np.column_stack([column.to_numpy() for column in table.columns])
-        if not np.isinf(numbers).any():  # infinity is no number of a table
+        if not np.isinf(numbers).any():  # pyarrow accepts inf, `parse_number` does not
             return numbers, [[]] * width
     except pa.ArrowInvalid:
-        pass  # text somewhere, or rows of different lengths
+        pass  # text in a cell, or rows of different lengths
     rows = [fit_row(line, cells, width) for line, cells in read_rows(data)[1:] if cells]
     columns, text_cells = np.full((len(rows), width), np.nan), [[] for _ in range(width)]
-    for number, cells in enumerate(rows):
-        for place, cell in enumerate(cells):
+    for row, cells in enumerate(rows):
+        for column, cell in enumerate(cells):
             try:
-                columns[number, place] = parse_number(cell)
+                columns[row, column] = parse_number(cell)
             except ValueError:
-                text_cells[place].append(cell)
+                text_cells[column].append(cell)
     return columns, text_cells
 
 
 def parse_clock(cell: str) -> float | None:
-    """Seconds from "75.5" or "1:15.5" or "0:01:15.5"; None for an empty cell; ValueError for text."""
+    """Return the seconds of "75.5", "1:15.5" or "0:01:15.5"; None for an empty cell, ValueError for text."""
     parts = [parse_number(part) for part in cell.split(":")]
-    seconds = sum(part * 60**place for place, part in enumerate(reversed(parts)))
+    seconds = sum(part * 60**power for power, part in enumerate(reversed(parts)))
     return None if math.isnan(seconds) else seconds
 
 
@@ -200,7 +205,10 @@ def _read_metadata(root: RawFolder, tree_defects: list[dict]) -> dict[str, RawSo
 def _assign_audio(
     names: list[str], songs: dict[str, RawSong], song_of: Callable[[str, str], RawSong], tree_defects: list[dict]
 ) -> list[str]:
-    """Give each song its sound file: the one that metadata names, else the same stem, mp3 and shallow first."""
+    """Set the sound file of each song and return the used files.
+
+    It is the file that metadata.csv names, else one with the same stem: mp3 first, then the least deep.
+    """
     sounds = [name for name in names if Path(name).suffix.lower() in AUDIO_SUFFIXES]
     tree_defects += [make_defect("unexpected_file", detail=name) for name in names if name not in set(sounds)]
     by_stem: dict[str, list[str]] = {}
@@ -247,7 +255,7 @@ def _read_annotation_file(
     needed = ("musicId", *(("frameTime",) if timing == "dynamic" else ()), *columns.values())
     for row in read_table(root, name, needed, tree_defects):
         song = song_of(_song_id(row["musicid"]), name)
-        time = _cell(row, "frameTime", name, song) if timing == "dynamic" else 0.0
+        time = _cell(row, "frameTime", name, song) if timing == "dynamic" else 0.0  # s
         if time is None:
             continue
         target = song.dynamic.setdefault(time, {}) if timing == "dynamic" else song.ratings
@@ -267,7 +275,7 @@ def _cell(row: dict[str, str], column: str, name: str, song: RawSong) -> float |
 
 
 def _song_id(cell: str) -> str:
-    """A musicId as file names have it: tables saved with a blank among the ids say 7.0 for 7."""
+    """Return a musicId as in file names: pandas saves 7 as 7.0 if a cell of the column is empty."""
     return re.sub(r"(?<=\d)\.0+$", "", cell)
 
 
@@ -279,7 +287,6 @@ def _join(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-def _some(folder: RawFolder, places: list[str]) -> str:
-    """The first of some folders in full, and how many more there are."""
-    named = [folder.where(place).rstrip("/") for place in places[:3]]
-    return ", ".join(named) + (f" and {len(places) - 3} more" if len(places) > 3 else "")
+def _first_paths(folder: RawFolder, names: list[str]) -> str:
+    paths = [folder.where(name).rstrip("/") for name in names[:3]]
+    return ", ".join(paths) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,1 +1,1 @@
-"""TuneIn: stored embeddings of the text, pictures and sounds of creatives, and the attention that they got."""
+"""TuneIn: embeddings of the text, pictures and sounds of creatives, and the attention that viewers gave them."""

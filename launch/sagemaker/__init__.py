@@ -1,1 +1,1 @@
-"""Training on SageMaker."""
+"""Train on Amazon SageMaker."""

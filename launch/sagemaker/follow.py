@@ -1,4 +1,4 @@
-"""A job on its way: code uploaded, request sent, status and logs followed, the model fetched."""
+"""Start a job, follow its status and logs, and download its model."""
 
 import contextlib
 import tempfile
@@ -17,16 +17,18 @@ from system.storage import parse_s3_url
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 ENDED = ("Completed", "Failed", "Stopped")
-PAUSE = 15.0  # s between two looks at a job
+PAUSE = 15.0  # s between two requests for the status of a job
+# Remedies by AWS error code.
 HINTS = {
-    "ResourceLimitExceeded": "; ask for more under Service Quotas, Amazon SageMaker, '<type> for training job usage'",
-    "ResourceInUse": "; names are used once: give another --job_name",
+    "ResourceLimitExceeded": ". Request a higher quota: Service Quotas, Amazon SageMaker, "
+    "'<type> for training job usage'.",
+    "ResourceInUse": ". A name can be used only once. Give another --job_name.",
 }
 
 
 @dataclass
 class Clients:
-    """The three services that a job needs."""
+    """The clients of the three AWS services that a job needs."""
 
     sagemaker: Any
     s3: Any
@@ -35,14 +37,14 @@ class Clients:
 
 @dataclass
 class LogReader:
-    """Reads each stream of a job's log from where it stopped."""
+    """Reads the log of a job incrementally. Each machine of the job has its own log stream."""
 
     logs: Any
     job: str
-    positions: dict[str, str] = field(default_factory=dict)  # token of what follows, by stream
+    positions: dict[str, str] = field(default_factory=dict)  # stream -> token of its next page
 
     def new_lines(self) -> Iterator[str]:
-        """All lines that have come since; none while there is no log yet."""
+        """Yield the lines since the last call."""
         for stream in self._streams():
             while True:
                 token = {"nextToken": self.positions[stream]} if stream in self.positions else {}
@@ -50,6 +52,7 @@ class LogReader:
                     logGroupName=LOG_GROUP, logStreamName=stream, startFromHead=True, **token
                 )
                 yield from (event["message"] for event in answer["events"])
+                # CloudWatch returns the same token again at the end of a stream. A page before it may be empty.
                 before, self.positions[stream] = self.positions.get(stream), answer["nextForwardToken"]
                 if not answer["events"] or before == answer["nextForwardToken"]:
                     break
@@ -57,64 +60,67 @@ class LogReader:
     def _streams(self) -> list[str]:
         pages = self.logs.get_paginator("describe_log_streams")
         try:
-            found = [
+            names = [
                 stream["logStreamName"]
                 for page in pages.paginate(logGroupName=LOG_GROUP, logStreamNamePrefix=f"{self.job}/")
                 for stream in page["logStreams"]
             ]
-        except self.logs.exceptions.ResourceNotFoundException:
+        except self.logs.exceptions.ResourceNotFoundException:  # the log group is created with the first job
             return []
-        return sorted(found)
+        return sorted(names)
 
 
 @contextlib.contextmanager
 def one_line_aws_errors() -> Iterator[None]:
-    """AWS's refusals as errors of ours, with what to do where it is known."""
+    """Convert errors of AWS to ValueError, with a remedy if there is one in HINTS."""
     try:
         yield
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
-        raise ValueError(f"AWS refused: {error}{HINTS.get(code, '')}") from error
+        raise ValueError(f"AWS rejected the request: {str(error).rstrip('.')}{HINTS.get(code, '')}") from error
     except BotoCoreError as error:
         raise ValueError(f"AWS: {error}") from error
 
 
 def connect(region: str) -> Clients:
-    """Clients with the credentials of AWS's own chain."""
+    """Create clients with the default AWS credentials."""
     try:
         from boto3.session import Session
     except ImportError as error:
-        raise ImportError("boto3 is missing: pip install -e '.[sagemaker]'") from error
+        raise ImportError("boto3 is not installed. Run `pip install -e '.[sagemaker]'`.") from error
     session = Session(region_name=region)
+    # More attempts than by default: AWS limits the rate of requests, and a job is followed for hours.
     config = Config(retries={"mode": "standard", "max_attempts": 8})
     return Clients(*(session.client(service, config=config) for service in ("sagemaker", "s3", "logs")))
 
 
 def check_places(clients: Clients, job: Job) -> None:
-    """Refuse a bucket that is not there or in another region, and channels with nothing in them."""
+    """Raise ValueError if the bucket is missing or in another region, or if a channel is empty."""
     bucket = job.options.bucket
     try:
-        found = clients.s3.head_bucket(Bucket=bucket).get("BucketRegion")
+        region = clients.s3.head_bucket(Bucket=bucket).get("BucketRegion")
     except ClientError as error:
         if error.response["Error"]["Code"] in ("404", "NoSuchBucket"):
-            raise ValueError(f"--bucket {bucket}: there is no such bucket; create it in {job.region}") from error
+            raise ValueError(f"--bucket={bucket}: bucket not found. Create it in {job.region}.") from error
         raise
-    if found and found != job.region:
-        raise ValueError(f"--bucket {bucket} is in {found}, the job in {job.region}; a job's bucket is in its region")
+    if region and region != job.region:
+        raise ValueError(
+            f"--bucket={bucket}: is in {region}, but the job is in {job.region}. Use a bucket in the same region."
+        )
     for name, url in job.channels.items():
-        place, key = parse_s3_url(f"{url.rstrip('/')}/")
+        channel_bucket, key = parse_s3_url(f"{url.rstrip('/')}/")
         try:
-            count = clients.s3.list_objects_v2(Bucket=place, Prefix=key, MaxKeys=1)["KeyCount"]
+            count = clients.s3.list_objects_v2(Bucket=channel_bucket, Prefix=key, MaxKeys=1)["KeyCount"]
         except ClientError as error:
             if error.response["Error"]["Code"] == "AccessDenied":
-                continue  # the role may read what its user may not
-            raise ValueError(f"--channel {name}: {url}: {error}") from error
+                continue  # the role of the job may be allowed to read it although the user is not
+            raise ValueError(f"--channel={name}: {url}: {error}") from error
         if not count:
-            raise ValueError(f"--channel {name}: nothing lies below {url.rstrip('/')}/")
+            raise ValueError(f"--channel={name}: {url.rstrip('/')}/ is empty. Upload the data first.")
 
 
 def upload_code(clients: Clients, job: Job, code: Code) -> bool:
-    """Put the code in the bucket; False where it lies there already."""
+    """Upload the code; return False if the bucket already has it."""
     bucket, key = parse_s3_url(code_url(job, code))
     try:
         clients.s3.head_object(Bucket=bucket, Key=key)
@@ -122,6 +128,7 @@ def upload_code(clients: Clients, job: Job, code: Code) -> bool:
     except ClientError as error:
         if error.response["Error"]["Code"] not in ("404", "NoSuchKey"):
             raise
+    # The code is encrypted with the same key as the model, because it can be as confidential.
     kms = job.options.output_kms_key
     encryption = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms} if kms else {}
     clients.s3.put_object(Bucket=bucket, Key=key, Body=code.content, ContentType="application/gzip", **encryption)
@@ -129,7 +136,7 @@ def upload_code(clients: Clients, job: Job, code: Code) -> bool:
 
 
 def submit(clients: Clients, job: Job, code: Code, request: dict[str, Any]) -> str:
-    """Check what only AWS knows, upload, and start the job; its ARN."""
+    """Check the bucket and channels, upload the code, and start the job; return its ARN."""
     with one_line_aws_errors():
         check_places(clients, job)
         upload_code(clients, job, code)
@@ -137,32 +144,36 @@ def submit(clients: Clients, job: Job, code: Code, request: dict[str, Any]) -> s
 
 
 def follow(clients: Clients, name: str) -> dict[str, Any]:
-    """Print status and log lines as they come, until the job has ended; its last description."""
+    """Print status changes and log lines until the job has ended; return its last description."""
     reader, seen = LogReader(clients.logs, name), None
     with one_line_aws_errors():
         while True:
-            found = clients.sagemaker.describe_training_job(TrainingJobName=name)
-            status = f"{found['TrainingJobStatus']}: {found.get('SecondaryStatus', '')}"
+            description = clients.sagemaker.describe_training_job(TrainingJobName=name)
+            status = f"{description['TrainingJobStatus']}: {description.get('SecondaryStatus', '')}"
             if status != seen:
                 print(f"{name} {status}")
                 seen = status
-            ended = found["TrainingJobStatus"] in ENDED
+            ended = description["TrainingJobStatus"] in ENDED
             if ended:
-                time.sleep(PAUSE)  # the last lines reach the log later than the status changes
+                time.sleep(PAUSE)  # the last log lines arrive later than the change of the status
             for line in reader.new_lines():
                 print(line)
             if ended:
-                return found
+                return description
             time.sleep(PAUSE)
 
 
-def fetch_model(clients: Clients, job: Job, found: dict[str, Any]) -> Path:
-    """Download and unpack the model of a job that ended well; the end of another is an error with its reason."""
-    if found["TrainingJobStatus"] != "Completed":
-        why = found.get("FailureReason") or found.get("SecondaryStatus", "no reason given")
-        raise ValueError(f"{job.name} {found['TrainingJobStatus'].lower()}: {why}")
+def fetch_model(clients: Clients, job: Job, description: dict[str, Any]) -> Path:
+    """Download and unpack the model of a finished job; return its folder. Raises ValueError if the job failed.
+
+    Args:
+        description: the last description of the job, from `follow`.
+    """
+    if description["TrainingJobStatus"] != "Completed":
+        reason = description.get("FailureReason") or description.get("SecondaryStatus", "no reason given")
+        raise ValueError(f"{job.name}: {description['TrainingJobStatus'].lower()}: {reason}")
     folder = Path(job.options.download_to or Path("outputs") / job.name)
-    url = found["ModelArtifacts"]["S3ModelArtifacts"]
+    url = description["ModelArtifacts"]["S3ModelArtifacts"]
     bucket, key = parse_s3_url(url)
     with tempfile.TemporaryDirectory() as name, one_line_aws_errors():
         archive = Path(name) / "model.tar.gz"

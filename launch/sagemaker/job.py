@@ -1,4 +1,4 @@
-"""A SageMaker training job: what the command line asks for, as the one request that boto3 sends."""
+"""Turn the command line of run_sagemaker.py into a request for a SageMaker training job."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ from launch.sagemaker.archive import ENTRY, Code
 from launch.sagemaker.options import DATA_CHANNEL, IN_CONTAINER, REPOSITORY, read_job
 from training.task import Run, Task
 
-# What Trainer logs beside the validation metrics of a task.
+# Values that Trainer logs in addition to the validation metrics of the task.
 LOGGED = (
     "loss", "grad_norm", "learning_rate", "epoch", "train_loss", "train_runtime", "train_samples_per_second",
     "eval_runtime", "eval_samples_per_second",
@@ -24,46 +24,52 @@ LOGGED = (
 
 @dataclass(frozen=True)
 class Job:
-    """What was asked for, checked as far as it can be without AWS."""
+    """A job, checked as far as possible without AWS."""
 
     name: str
-    config: str  # its path in the repository, with slashes
-    run: Run  # as the container will understand it
-    settings: dict[str, str | list[str]]  # further keys of the run, with their words on the command line
-    channels: dict[str, str]  # s3:// URLs by name
+    config: str  # path in the repository, with slashes
+    run: Run  # the run as it will be in the container
+    settings: dict[str, str | list[str]]  # further keys of the run, with their command-line arguments
+    channels: dict[str, str]  # channel name -> s3:// URL
     region: str
     options: argparse.Namespace
 
 
 def parse_job(argv: list[str]) -> Job:
-    """A job of the command line of run_sagemaker.py, with the run as run_train.py will understand it there."""
-    asked = read_job(argv)
-    options = asked.options
-    # A machine without a GPU refuses bf16 unless use_cpu is set, and tf32 anyway; the job's has one.
-    here = [] if torch.cuda.is_available() else ["--use_cpu", "true", "--tf32", "false"]
-    run = parse_run([*asked.run, *here])
+    """Read the command line of run_sagemaker.py, and build the run as run_train.py will in the container."""
+    job_options = read_job(argv)
+    options = job_options.options
+    # TrainingArguments rejects bf16 and tf32 on a machine without a GPU. The machine of the job has one.
+    local_overrides = [] if torch.cuda.is_available() else ["--use_cpu", "true", "--tf32", "false"]
+    run = parse_run([*job_options.run, *local_overrides])
     if options.spot and run.training.save_strategy == "no":
-        raise ValueError("save_strategy no: a spot job without checkpoints begins anew whenever it is interrupted")
+        raise ValueError(
+            "save_strategy='no': without checkpoints, a spot job starts over after each interruption. "
+            "Give another strategy, or remove --spot."
+        )
+    # A job name has at most 63 letters, digits and hyphens, of which the time takes 16.
     name = options.job_name or f"{re.sub('[^a-zA-Z0-9]+', '-', run.name)[:40].strip('-')}-{time_stamp()}"
-    return Job(name, asked.config, run, asked.settings, asked.channels, region_of(options.region), options)
+    region = region_of(options.region)
+    return Job(name, job_options.config, run, job_options.settings, job_options.channels, region, options)
 
 
 def region_of(option: str | None) -> str:
-    """The region that was named, or that AWS's own settings name."""
+    """Return the value of --region, or the region in the AWS settings."""
     region = option or botocore.session.Session().get_config_variable("region")
     if not region:
-        raise ValueError("no region: give --region eu-west-1 or the like, or set AWS_DEFAULT_REGION")
+        raise ValueError("--region: no region is set. Give one, such as eu-west-1, or set AWS_DEFAULT_REGION.")
     return region
 
 
 def time_stamp() -> str:
-    """The time (UTC) as it stands in a job's name."""
+    """Return the current time (UTC) for the name of a job."""
     return time.strftime("%Y%m%d-%H%M%S", time.gmtime())
 
 
 def check_reaches_container(job: Job, code: Code) -> None:
-    """Refuse settings that name files which are not in the code: those of this machine, and misspelt ones."""
+    """Raise ValueError for settings that name files of this machine which are not part of the uploaded code."""
     for key, value in job.run.resolved().items():
+        # Anything with a slash may be a path. Paths in the container and on S3 are fine, and so are Hub names.
         if not isinstance(value, str) or "/" not in value or value.startswith((f"{IN_CONTAINER}/", "s3://")):
             continue
         path = (REPOSITORY / value).resolve()
@@ -71,20 +77,20 @@ def check_reaches_container(job: Job, code: Code) -> None:
         shipped = inside is not None and any(f == inside or f.startswith(f"{inside}/") for f in code.files)
         if not shipped and (path.exists() or (inside and path.parent.is_dir())):
             raise ValueError(
-                f"{key} = {value!r} is no part of the code, and a job would not find it; put what lies on this "
-                f"machine on S3, give it as --channel name=s3://..., and set --{key} {IN_CONTAINER}/input/data/name"
+                f"{key}={value!r}: is not uploaded with the code, so the job would not find it. Copy it to S3, give "
+                f"--channel name=s3://..., and set --{key} {IN_CONTAINER}/input/data/name."
             )
     dataset, config = job.run.arguments.dataset, job.run.arguments.dataset_config or ""
     if (REPOSITORY / dataset / ".huggingface.yaml").exists() and not config.startswith("sample"):
         raise ValueError(
-            f"dataset = {dataset!r} holds prepared data, which does not travel with the code: a job would train on "
-            "the sample. Write it to S3 (`prepare ... --output_dir s3://...`) and give --channel training=s3://..., "
-            "or set --dataset_config sample"
+            f"dataset={dataset!r}: prepared data is not uploaded with the code, so the job would train on the sample. "
+            "Write it to S3 (`prepare ... --output_dir s3://...`) and give --channel training=s3://..., or set "
+            "--dataset_config sample."
         )
 
 
 def build_request(job: Job, code: Code) -> dict[str, Any]:
-    """The request of CreateTrainingJob."""
+    """Return the request for CreateTrainingJob."""
     options = job.options
     request: dict[str, Any] = {
         "TrainingJobName": job.name,
@@ -95,7 +101,7 @@ def build_request(job: Job, code: Code) -> dict[str, Any]:
             "MetricDefinitions": metric_definitions(job.run.task),
         },
         "HyperParameters": hyperparameters(job, code),
-        "OutputDataConfig": {"S3OutputPath": place(job, "jobs")},
+        "OutputDataConfig": {"S3OutputPath": bucket_url(job, "jobs")},
         "ResourceConfig": {
             "InstanceType": options.instance_type,
             "InstanceCount": options.instance_count,
@@ -120,24 +126,25 @@ def build_request(job: Job, code: Code) -> dict[str, Any]:
         request["StoppingCondition"]["MaxWaitTimeInSeconds"] = wait
     if options.retry_attempts is not None:
         request["RetryStrategy"] = {"MaximumRetryAttempts": options.retry_attempts}
+    # Spot and retried jobs start on a new machine, so they need checkpoints on S3 to continue.
     if options.checkpoints or options.spot or options.retry_attempts:
-        where = options.checkpoints or place(job, f"jobs/{job.name}/checkpoints")
+        where = options.checkpoints or bucket_url(job, f"jobs/{job.name}/checkpoints")
         request["CheckpointConfig"] = {"S3Uri": where, "LocalPath": f"{IN_CONTAINER}/checkpoints"}
     return request
 
 
-def place(job: Job, key: str) -> str:
-    """An address in the job's bucket."""
+def bucket_url(job: Job, key: str) -> str:
+    """Return the URL of a key in the job's bucket, with its prefix."""
     return "s3://" + "/".join(filter(None, (job.options.bucket, job.options.bucket_prefix.strip("/"), key)))
 
 
 def code_url(job: Job, code: Code) -> str:
-    """Where the code lies; its name is its content, so it is uploaded once."""
-    return place(job, f"code/{code.sha256}/source.tar.gz")
+    # The name contains the hash of the code, so unchanged code is uploaded only once.
+    return bucket_url(job, f"code/{code.sha256}/source.tar.gz")
 
 
 def hyperparameters(job: Job, code: Code) -> dict[str, str]:
-    """What the training toolkit in the image reads, and the settings of the run; JSON in strings, as it expects."""
+    """Return the parameters of SageMaker's training toolkit and the settings of the run, each encoded as JSON."""
     toolkit = {
         "sagemaker_program": ENTRY,
         "sagemaker_submit_directory": code_url(job, code),
@@ -148,19 +155,21 @@ def hyperparameters(job: Job, code: Code) -> dict[str, str]:
 
 
 def channel(name: str, url: str, mode: str) -> dict[str, Any]:
-    """A channel of all objects below a prefix. The slash keeps s3://b/data from meaning s3://b/data2 as well."""
+    """Return the definition of a channel with all objects below an S3 prefix."""
+    # Without the slash, the prefix s3://b/data would also match s3://b/data2.
     source = {"S3DataType": "S3Prefix", "S3Uri": f"{url.rstrip('/')}/", "S3DataDistributionType": "FullyReplicated"}
     return {"ChannelName": name, "DataSource": {"S3DataSource": source}, "InputMode": mode}
 
 
 def metric_definitions(task: Task) -> list[dict[str, str]]:
-    """Patterns that find Trainer's scores in its log lines, where they are quoted: `{'eval_loss': '3.035', ...}`."""
+    """Return the patterns by which SageMaker finds metrics in the log of the job."""
+    # Trainer logs dicts whose values may be quoted: {'eval_loss': '3.035', ...}
     names = [*LOGGED, *(f"eval_{metric}" for metric in task.validation_metrics)]
     return [{"Name": name, "Regex": f"'{name}': '?([-+0-9.eE]+)'?"} for name in names]
 
 
 def data_of(job: Job) -> str:
-    """Where the job's data come from, in words; that it is only a sample may be news."""
+    """Describe where the data of a job comes from, and whether it is only the sample."""
     dataset = job.run.arguments.dataset
     if DATA_CHANNEL in job.channels:
         return job.channels[DATA_CHANNEL]

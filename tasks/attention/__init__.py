@@ -1,1 +1,1 @@
-"""Attention to advertisements, from stored embeddings."""
+"""Predict attention to advertisements from stored embeddings."""

@@ -1,6 +1,6 @@
-"""Creatives as training items: stored embeddings of each modality, with masks, and the target."""
+"""Training items of creatives: the stored embeddings of each modality with masks, and the target."""
 
-# T embeddings of an item, E numbers of one, N creatives
+# Shapes: N creatives, T embeddings of one creative, E dimensions of an embedding.
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,19 +13,21 @@ import torch
 from torch.utils.data import Dataset
 
 from evaluation.embedding_baselines import mean_embeddings
-from training.streaming import StreamedRows, arrow_rows, is_streamed, of_all_ranks, own_blocks
+from training.streaming import StreamedRows, arrow_rows, gather_over_ranks, is_streamed, own_blocks
 
-SCALED_ON = 2  # shards that give the mean and deviation of streamed embeddings: about 1,000 creatives, one step's time
+# Number of shards that the input scaling of streamed embeddings is estimated from. Two shards hold about 1,000
+# creatives and are read in the time of one training step; a pass over all shards would delay training.
+SCALING_SHARDS = 2
 
 
 @dataclass
 class CreativeDataset(Dataset):
-    """Creatives of a data set as items, by (index, seed) or index. Nothing is random, so the seed is not used.
+    """Creatives as items, indexed by `index` or by `(index, seed)`. Nothing is random, so the seed is ignored.
 
     Args:
-        rows: with a column per modality (all of its embeddings in one list), `has_<modality>` and `target`.
-        sizes: modality -> numbers of an embedding.
-        hidden: modalities that look absent to the model.
+        rows: with the columns `target`, `<modality>` (its embeddings, flattened to one list) and `has_<modality>`.
+        sizes: modality -> embedding size E.
+        hidden: modalities that are masked as if every creative lacked them.
     """
 
     rows: datasets.Dataset
@@ -35,6 +37,7 @@ class CreativeDataset(Dataset):
     def __post_init__(self) -> None:
         self.modalities = tuple(self.sizes)
         self.columns = [*self.sizes, *(f"has_{name}" for name in self.sizes)]
+        # One view for all items. Arrow, because the Python format converts every number of an embedding.
         self.read_rows = arrow_rows(self.rows, [*self.columns, "target"])
 
     def __len__(self) -> int:
@@ -46,65 +49,67 @@ class CreativeDataset(Dataset):
         values: dict[str, torch.Tensor] = {"labels": torch.tensor(row["target"][0].as_py())}
         for name, size in self.sizes.items():
             present = row[f"has_{name}"][0].as_py() and name not in self.hidden
+            # An absent modality is one masked zero vector, because a batch needs at least one step per item.
             embeddings = float32_array(row[name][0]).reshape(-1, size) if present else np.zeros((1, size), np.float32)
             values[f"{name}_embeddings"] = torch.from_numpy(embeddings)
             values[f"{name}_mask"] = torch.full((len(embeddings),), int(present))
         return values
 
     def files_of(self, item: int | tuple[int, int]) -> list[str]:
-        """Return the shard that an item is read from, so that it can be fetched ahead; none where rows are local."""
+        """Return the shard that an item is read from, for prefetching. Local rows have none."""
         index = item[0] if isinstance(item, tuple) else item
         return [self.read_rows.url_of(index)] if is_streamed(self.rows) else []
 
     def targets(self) -> np.ndarray:
-        """Return the targets (N,)."""
         return column_of(self.rows, "target").to_numpy().astype(np.float64)
 
     def present(self, name: str) -> np.ndarray:
-        """Tell which creatives have a modality, (N,) bool."""
+        """Return whether each creative has a modality, (N,) bool."""
         return column_of(self.rows, f"has_{name}").to_numpy()
 
     def blocks(self, most_shards: int | None = None) -> Iterator[tuple[np.ndarray, dict[str, list[np.ndarray]]]]:
-        """Yield the positions of some creatives, and their embeddings (T, E) by modality; (0, E) of an absent one."""
-        for positions, table in own_blocks(self.rows, self.columns, most_shards):
-            yield positions, {name: embeddings_of(table, name, size) for name, size in self.sizes.items()}
+        """Yield the row indices of a block of creatives, and their embeddings by modality, each (T, E) with T >= 0."""
+        for indices, table in own_blocks(self.rows, self.columns, most_shards):
+            yield indices, {name: embeddings_of(table, name, size) for name, size in self.sizes.items()}
 
     def moments(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Return mean and deviation (E,) of each modality's embeddings; of streamed rows, of the first shards."""
+        """Return the mean and standard deviation (E,) per modality. Streamed rows use only the first shards."""
         own: dict[str, Moments] = {name: (0, np.zeros(size), np.zeros(size)) for name, size in self.sizes.items()}
-        for _, block in self.blocks(SCALED_ON):
+        for _, block in self.blocks(SCALING_SHARDS):
             for name, embeddings in block.items():
                 frames = np.concatenate(embeddings).astype(np.float64)  # (T, E)
                 if len(frames):
-                    of_block = len(frames), frames.mean(0), frames.var(0) * len(frames)
-                    own[name] = combine_moments(own[name], of_block)
-        ranks = of_all_ranks(self.rows, own)
+                    block_moments = len(frames), frames.mean(0), frames.var(0) * len(frames)
+                    own[name] = combine_moments(own[name], block_moments)
+        # Each rank reads its own shards only, so the moments of all ranks are combined.
+        ranks = gather_over_ranks(self.rows, own)
         total = {name: functools.reduce(combine_moments, [rank[name] for rank in ranks]) for name in own}
         return {name: (mean, np.sqrt(squares / max(count, 1))) for name, (count, mean, squares) in total.items()}
 
     def means(self) -> dict[str, np.ndarray]:
-        """Return each modality's embeddings averaged over time, (N, E); zeros where a creative has none."""
+        """Return the mean embedding of each creative by modality, (N, E), with zeros if it lacks the modality."""
         present = {name: self.present(name) for name in self.sizes}
         own = [
             (
-                positions,
-                {name: mean_embeddings(block[name], present[name][positions], self.sizes[name]) for name in block},
+                indices,
+                {name: mean_embeddings(block[name], present[name][indices], self.sizes[name]) for name in block},
             )
-            for positions, block in self.blocks()
+            for indices, block in self.blocks()
         ]
         means = {name: np.zeros((len(self), size)) for name, size in self.sizes.items()}
-        for rank in of_all_ranks(self.rows, own):
-            for positions, block in rank:
+        for rank in gather_over_ranks(self.rows, own):
+            for indices, block in rank:
                 for name, values in block.items():
-                    means[name][positions] = values
+                    means[name][indices] = values
         return means
 
 
-Moments = tuple[int, np.ndarray, np.ndarray]  # count, mean (E,), and sum of squared distances from the mean (E,)
+Moments = tuple[int, np.ndarray, np.ndarray]  # count, mean (E,), sum of squared deviations (E,)
 
 
 def combine_moments(one: Moments, other: Moments) -> Moments:
-    """Return the moments of two sets of numbers together (Chan et al. 1979); exact for numbers that never vary."""
+    """Return the moments of the union of two sets (Chan et al. 1979)."""
+    # Sums of squares would be simpler, but they cancel: a constant dimension would get a deviation above 0.
     (count, mean, squares), (other_count, other_mean, other_squares) = one, other
     if not count:
         return other
@@ -119,7 +124,7 @@ def combine_moments(one: Moments, other: Moments) -> Moments:
 
 
 def embeddings_of(table: pa.Table, name: str, size: int) -> list[np.ndarray]:
-    """Return a modality's embeddings (T, E) of each row; (0, E) where it has none."""
+    """Return the embeddings (T, E) of each row. T is 0 if the row lacks the modality."""
     return [
         float32_array(value).reshape(-1, size) if present.as_py() else np.zeros((0, size), np.float32)
         for value, present in zip(table[name], table[f"has_{name}"], strict=True)
@@ -127,45 +132,50 @@ def embeddings_of(table: pa.Table, name: str, size: int) -> list[np.ndarray]:
 
 
 def float32_array(cell: pa.Scalar) -> np.ndarray:
-    """Copy the numbers of a list."""
+    # A copy: torch warns about arrays that view read-only Arrow memory.
     return np.array(cell.values, np.float32)
 
 
 def column_of(rows: datasets.Dataset, name: str) -> pa.ChunkedArray:
-    """Read a column of the selected rows, and no other."""
+    """Read one column without decoding the others, which hold the large embeddings."""
     return rows.select_columns([name]).with_format("arrow")[:][name]
 
 
 def embedding_sizes(
     rows: datasets.Dataset, modalities: Sequence[str], model_sizes: Mapping[str, int] | None = None
 ) -> dict[str, int]:
-    """Return the numbers of an embedding of each modality, from the first creative that has it.
+    """Return the embedding size of each modality, read from the first creative that has it.
 
     Args:
-        model_sizes: of a saved model: other sizes are refused, and a modality that no creative has is masked.
+        model_sizes: sizes that a saved model expects. Other sizes raise ValueError. A modality that no creative has
+            keeps the model's size and is masked.
     """
     sizes = {}
     for name in modalities:
-        known = name in rows.column_names or is_streamed(rows)
-        if not known or f"has_{name}" not in rows.column_names:
-            raise ValueError(f"modalities: the data set has no {name!r}; it has {', '.join(rows.column_names)}")
+        # The embedding columns of streamed rows stay in the shards, so `column_names` lacks them.
+        has_column = name in rows.column_names or is_streamed(rows)
+        if not has_column or f"has_{name}" not in rows.column_names:
+            columns = ", ".join(rows.column_names)
+            raise ValueError(f"modalities={name!r}: the data set has no column of this name. Its columns: {columns}.")
         present = column_of(rows, f"has_{name}").to_numpy()
         if present.any():
             sizes[name] = embedding_size(rows, name, int(present.argmax()))
         elif model_sizes is None:
-            raise ValueError(f"modalities: no creative has {name!r}; leave it out of model_config.modalities")
+            raise ValueError(
+                f"modalities={name!r}: no creative has this modality. Remove it from model_config.modalities."
+            )
         else:
             sizes[name] = model_sizes[name]
         if model_sizes is not None and sizes[name] != model_sizes[name]:
             raise ValueError(
-                f"{name}: an embedding of the data set has {sizes[name]} numbers and the model takes "
-                f"{model_sizes[name]}; give it those of the encoder that it was trained on"
+                f"{name}: embedding size {sizes[name]}, but the model expects {model_sizes[name]}. Use embeddings of "
+                "the encoder that the model was trained with."
             )
     return sizes
 
 
 def embedding_size(rows: datasets.Dataset, name: str, index: int) -> int:
-    """Return the numbers of an embedding in one row."""
+    """Return the embedding size in one row, whose embeddings are stored as one flat list."""
     row = rows[index]
     cell = StreamedRows(rows, [name]).peek(index, name) if is_streamed(rows) else row[name]
     return len(cell) // row.get(f"{name}_frames", 1)

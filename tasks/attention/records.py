@@ -1,4 +1,4 @@
-"""What a run of the attention task records in metrics.json."""
+"""The fields that a run of the attention task writes to metrics.json."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,23 +9,24 @@ from training.task import DataRecord, TrainingRecord
 
 @dataclass(frozen=True)
 class AttentionDataRecord(DataRecord):
-    """The creatives of a data set, and what each part of the split lacks."""
+    """The size of each split, and the number of creatives without a modality or a target."""
 
     sides: dict[str, dict[str, Any]]
     left_out: dict[str, int]  # reason -> creatives
+    # Always None here. Cards and reports read both keys for every task.
     split_warning: str | None
     control: str | None
 
 
 @dataclass(frozen=True)
 class AttentionTrainingRecord(TrainingRecord):
-    """The parts of the model that were trained."""
+    """The number of trained parameters of each part of the model."""
 
-    trainable: dict[str, int]  # part -> numbers
+    trainable: dict[str, int]  # part -> parameters
 
 
 @dataclass(frozen=True)
 class AttentionResults(RegressionResults):
-    """The scores of a model on one part of the data."""
+    """The scores of a model on one split."""
 
-    note: str | None  # what a reader has to know first
+    note: str | None  # a caveat that belongs next to the scores

@@ -1,127 +1,132 @@
-"""report.html of a model of attention: how near it comes, whether simpler ones come as near, and what it needs."""
+"""Sections of the report and the card of a model of attention."""
 
-import html
 from typing import Any
 
 import pyarrow as pa
+from huggingface_hub import EvalResult
 from matplotlib.figure import Figure
 
-from reporting.card import cell, number, rows_line
-from reporting.page import (
-    files,
-    images,
-    inline,
-    markdown_tables,
+from reporting.card import CardMetadata, eval_result
+from reporting.cells import cell, number
+from reporting.common import (
+    data_in_card,
+    limits,
     opening,
-    page,
     policies_and_notes,
-    settings,
-    shown,
-    sides,
-    split_facts,
-    text_table,
+    split_table,
+    training_in_card,
     training_section,
-    with_images,
+    versions_in_card,
+    warnings,
 )
-from reporting.plots import plot_learning
-from system.text import plural
-from tasks.attention.card import (
-    LIMITS,
-    SCORES_EXPLAINED,
-    about,
-    level_line,
-    modalities_line,
-    notices,
-    score_table,
-    verdict_line,
-)
+from reporting.sections import Picture, Section, Table
+from reporting.texts import SHARED
 from tasks.attention.plots import plot_compared, plot_predicted, plot_removals, plot_residuals
+from tasks.attention.results import NAMES, TEXTS, heading_of, modalities, score_table, verdict
+
+HUB_NAMES = {"spearman": "spearmanr", "pearson": "pearsonr", "r2": "r_squared", "mae": "mae", "rmse": "rmse"}
+NOT_ABLATED = "the model was not scored with fewer modalities, or R2 is undefined"
 
 
-def report_files(facts: dict[str, Any], config: dict[str, Any], predictions: pa.Table) -> dict[str, str | bytes]:
-    """`report.html` and its figures by file name, from a run's record, its settings and its predictions, which have
-    columns `target` and `prediction`.
-    """
-    figures = images(draw_figures(facts, predictions))
-    return with_images(report(facts, config, figures), figures)
-
-
-def draw_figures(facts: dict[str, Any], predictions: pa.Table) -> dict[str, tuple[Figure | None, str]]:
-    """Figure and caption by name."""
+def sections(facts: dict[str, Any], predictions: pa.Table | None) -> list[Section]:
+    """Return all sections of the report and of the card. Only the report needs the predictions."""
     test = facts["test"]
-    targets, said = (predictions[column].to_numpy() for column in ("target", "prediction"))
-    drawn: dict[str, tuple[Figure | None, str]] = {
-        "predicted": (
-            plot_predicted(targets, said, test["unit"]),
-            "Predicted over measured, a dot a creative; on the dotted line they are equal.",
+    trained = "training" in facts
+    names = [name.replace("_", " ") for name in facts["model"]["modalities"]] if trained else []
+    compared = Picture("compared", TEXTS("compared_caption"), lambda: plot_compared(test))
+    removals = Picture("removals", TEXTS("removals_caption"), lambda: plot_removals(test), NOT_ABLATED)
+    return [
+        Section("", warnings(facts, "creatives")),
+        Section("", [TEXTS("purpose", facts=facts, modalities=names)] if trained else []),
+        Section(
+            "",
+            [
+                opening(facts, TEXTS.line("about", test=test)),
+                verdict(test),
+                SHARED("rows_scored", test={"undecodable": 0, **test}),
+            ],
         ),
-        "compared": (
-            plot_compared(test),
-            "The model beside what it has to beat, and beside itself with less to go by. The grey line is the model.",
+        Section(
+            "Scores",
+            [
+                score_table(test),
+                TEXTS("scores_explained"),
+                TEXTS("rule", rule=test["verdict"]["rule"]),
+                compared,
+            ],
         ),
-        "removals": (
-            plot_removals(test),
-            "What the model, as it was trained, loses with less to go by: its own R2 less that of the row.",
-        ),
-        "residuals": (
-            plot_residuals(test["residuals"], test["unit"]),
-            "What is predicted too much or too little, by fifths of what was measured. A model that is unsure stays "
-            "near the mean: too high on the left, too low on the right.",
-        ),
-    }
-    if "training" in facts:
-        drawn["learning"] = plot_learning(facts["training"]), "Learning curves."
-    return drawn
-
-
-def report(facts: dict[str, Any], config: dict[str, Any], figures: dict[str, tuple[bytes, str]]) -> str:
-    """The page; whatever comes from data is escaped."""
-    test = facts["test"]
-    parts = [
-        *opening(facts, about(test), notices(facts)),
-        f'<p class="verdict">{inline(verdict_line(test))}</p>',
-        f"<p>{html.escape(rows_line(test))}</p>",
-        "<h2>Scores</h2>",
-        f"<p>{html.escape(SCORES_EXPLAINED)}</p>",
-        markdown_tables(score_table(test)),
-        f"<p>The rule of the verdict: {html.escape(test['verdict']['rule'])}.</p>",
-        shown("compared", figures),
-        "<h2>Modalities</h2>",
-        f"<p>{inline(modalities_line(test))}</p>",
-        f"<p>The rule: {html.escape(test['modalities']['rule'])}.</p>",
-        shown("removals", figures, "the model was not scored with less to go by, or no R2 is defined"),
-        "<h2>Predicted and measured</h2>",
-        f"<p>{html.escape(level_line(test))}</p>",
-        shown("predicted", figures),
-        shown("residuals", figures),
-        residual_table(test),
-        *training_section(facts, figures),
-        "<h2>Data</h2>",
-        data_section(facts),
-        "<h2>Limits</h2>",
-        f"<p>{html.escape(LIMITS)}</p>",
-        *settings(facts, config),
+        Section("Modalities", [modalities(test), TEXTS("rule", rule=test["modalities"]["rule"]), removals]),
+        predicted_section(test, predictions),
+        *([training_section(facts, "")] if trained else []),
+        data_in_page(facts),
+        *(card_sections(facts) if trained else []),
+        limits(TEXTS("limits")),
     ]
-    return page(facts["name"], parts)
 
 
-def residual_table(test: dict[str, Any]) -> str:
-    """The fifths of the measured attention, and how far off the model is in each."""
+def card_metadata(facts: dict[str, Any]) -> CardMetadata:
+    multimodal = ["multimodal"] if len(facts["model"]["modalities"]) > 1 else []
+    return CardMetadata(["regression", "attention-prediction", "embeddings", *multimodal], results=eval_results(facts))
+
+
+def eval_results(facts: dict[str, Any]) -> list[EvalResult]:
+    """Return the scores in the form that the Hub reads, without those that are undefined."""
+    test, task = facts["test"], ("multimodal-regression", "attention of creatives")
+    return [
+        eval_result(
+            facts,
+            task,
+            (HUB_NAMES[name], heading_of(name, test["unit"])),
+            test["scores"][name],
+            {"score": name, "over": "creatives"},
+        )
+        for name in NAMES
+        if test["scores"][name]["mean"] is not None
+    ]
+
+
+def card_sections(facts: dict[str, Any]) -> list[Section]:
+    """Return the sections that only the card has."""
+    sizes = {name: facts["model"]["embedding_sizes"][name] for name in facts["model"]["modalities"]}
+    return [
+        data_in_card(facts),
+        Section("Use", [TEXTS("usage", facts=facts, sizes=sizes)], in_page=False),
+        training_in_card(facts),
+        versions_in_card(facts),
+    ]
+
+
+def predicted_section(test: dict[str, Any], predictions: pa.Table | None) -> Section:
+    """Return predictions against measurements, and errors by fifths of the measured attention."""
     unit = test["unit"]
     rows = [
         [
             f"{part['from']:.3g} to {part['to']:.3g}",
             number(part["rows"]),
-            cell(part["residual"], 3),
+            cell(part["residual"]),
             f"{part['mae']:.3f}",
         ]
         for part in test["residuals"]
     ]
-    return text_table([f"measured ({unit})", "creatives", f"predicted less measured ({unit})", f"MAE ({unit})"], rows)
+    headings = [f"measured ({unit})", "creatives", f"predicted minus measured ({unit})", f"MAE ({unit})"]
+
+    def draw_predicted() -> Figure | None:
+        if predictions is None:
+            return None
+        targets, values = (predictions[column].to_numpy() for column in ("target", "prediction"))
+        return plot_predicted(targets, values, unit)
+
+    parts = [
+        TEXTS("levels", test=test),
+        Picture("predicted", TEXTS("predicted_caption"), draw_predicted),
+        Picture("residuals", TEXTS("residuals_caption"), lambda: plot_residuals(test["residuals"], unit)),
+        Table(headings, rows),
+    ]
+    return Section("Predicted and measured", parts, in_card=False)
 
 
-def data_section(facts: dict[str, Any]) -> str:
-    """Sides and hash of the split, and what was done about rows that are not whole."""
+def data_in_page(facts: dict[str, Any]) -> Section:
+    """Return the splits, and how incomplete rows were treated."""
     data = facts["data"]
-    first = f"<p>{plural(data['rows'], 'creative')} in the data. {split_facts(facts['split'])}</p>"
-    return "\n".join([first, sides(data), *policies_and_notes(data), files(data)])
+    parts = [TEXTS("recorded", facts=facts), split_table(data), *policies_and_notes(data)]
+    return Section("Data", [*parts, SHARED("files", data=data)], in_card=False)

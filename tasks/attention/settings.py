@@ -6,21 +6,21 @@ from typing import ClassVar
 from tasks.attention.split import CreativeSplitSettings
 from training.settings import TaskSettings, check_part_rates
 
-MODALITIES = ("text", "video", "audio", "back_audio")
+MODALITIES = ("text", "video", "audio", "back_audio")  # back_audio: the background sound
 
 
 @dataclass(frozen=True)
 class AttentionSettings:
-    """How a model is trained and scored."""
+    """Settings of training and scoring."""
 
     learning_rates: dict = field(
         default_factory=dict,
-        metadata={"help": "Learning rates by part of the model (the modalities, fusion, regression)."},
+        metadata={"help": "Learning rate per part of the model: a modality, fusion or regression."},
     )
     ablations: bool = field(
-        default=True, metadata={"help": "Score the test with each modality alone, and without each, too."}
+        default=True, metadata={"help": "Also score the test split with each modality alone and without each."}
     )
-    target_unit: str = field(default="attention", metadata={"help": "What the target is called, and its unit."})
+    target_unit: str = field(default="attention", metadata={"help": "Name and unit of the target, for reports."})
 
     def __post_init__(self) -> None:
         check_part_rates(self.learning_rates)

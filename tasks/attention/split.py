@@ -11,49 +11,56 @@ from evaluation.splits import SIDES, SplitSettings, digest_of_sides, side_of
 
 @dataclass(frozen=True)
 class CreativeSplitSettings:
-    """How creatives are divided: by a hash of their id, so that a new one moves no other."""
+    """Settings of the split, which hashes creative ids: a new creative never moves another to a different split."""
 
-    split_seed: int = field(default=0, metadata={"help": "Seed of the split; the sides of all ids follow from it."})
-    validation_fraction: float = field(default=0.15, metadata={"help": "Share of ids that checkpoints are chosen on."})
-    test_fraction: float = field(default=0.15, metadata={"help": "Share of ids that is scored once, at the end."})
+    split_seed: int = field(
+        default=0, metadata={"help": "Seed of the split. The same seed always gives the same split."}
+    )
+    validation_fraction: float = field(
+        default=0.15, metadata={"help": "Share of ids in the validation split, which selects the checkpoint."}
+    )
+    test_fraction: float = field(
+        default=0.15, metadata={"help": "Share of ids in the test split, which is scored once, at the end."}
+    )
 
     def __post_init__(self) -> None:
         held_out = self.validation_fraction + self.test_fraction
         if not (0 < self.validation_fraction and 0 < self.test_fraction and held_out < 1):
             raise ValueError(
-                f"validation_fraction = {self.validation_fraction} and test_fraction = {self.test_fraction} must be "
-                "above 0 and leave something to train on (together below 1)"
+                f"validation_fraction={self.validation_fraction}, test_fraction={self.test_fraction}: a split would "
+                "be empty. Give two numbers above 0 whose sum is below 1."
             )
 
 
 @dataclass(frozen=True)
 class CreativeSplit:
-    """The creatives of each side."""
+    """The creatives of each split."""
 
     settings: CreativeSplitSettings
-    places: dict[str, np.ndarray]  # side -> rows of the data set
-    members: dict[str, list[str]]  # side -> ids, sorted
+    indices: dict[str, np.ndarray]  # split -> row indices of the data set
+    members: dict[str, list[str]]  # split -> creative ids, sorted
 
     @classmethod
     def of(cls, ids: Sequence[str], settings: CreativeSplitSettings) -> "CreativeSplit":
-        """Divide creatives: the lowest hashes are the test, those after them the validation."""
+        """Assign each creative to a split: the lowest hashes to test, the next to validation, the rest to train."""
         rule = SplitSettings(**asdict(settings))
-        side = np.array([side_of(creative, rule) for creative in ids])
-        places = {name: np.flatnonzero(side == code) for code, name in enumerate(SIDES)}
-        members = {name: sorted(ids[place] for place in where.tolist()) for name, where in places.items()}
-        return cls(settings, places, members)
+        sides = np.array([side_of(creative, rule) for creative in ids])
+        indices = {name: np.flatnonzero(sides == code) for code, name in enumerate(SIDES)}
+        members = {name: sorted(ids[row] for row in rows.tolist()) for name, rows in indices.items()}
+        return cls(settings, indices, members)
 
     @property
     def sha256(self) -> str:
-        """The hash of the ids of each side, which does not depend on the order of the data."""
+        """The hash of the ids of each split. `members` is sorted, so the order of the data does not matter."""
         return digest_of_sides(self.members)
 
     def record(self) -> dict[str, Any]:
-        """Return what `splits.json` holds."""
+        """Return the content of splits.json."""
         return {
             "settings": asdict(self.settings),
             "sha256": self.sha256,
             "counts": {side: len(ids) for side, ids in self.members.items()},
             "warning": None,
+            # All tasks use this key, so here it holds creative ids.
             "trials": self.members,
         }

@@ -10,7 +10,10 @@ import torch
 from transformers import AutoModel
 
 from modeling import FusionConfig, FusionForRegression
-from tasks.attention import card, report, study
+from reporting.card import CardMetadata
+from reporting.sections import Section
+from tasks.attention import report, study
+from tasks.attention import results as scores_of_run
 from tasks.attention.data import AttentionData, prepare
 from tasks.attention.evaluate import evaluate
 from tasks.attention.records import AttentionDataRecord, AttentionTrainingRecord
@@ -21,7 +24,9 @@ from training.samplers import LengthGroupedSampler, ShardedSampler
 from training.streaming import shards_of
 from training.task import Evaluation, Run, Task
 
-SMALLEST_DEVIATION = 1e-6  # of a number of an embedding; one that varies less is a constant, and is only centred
+# An embedding dimension with a smaller standard deviation is constant up to rounding: it is centred but not scaled,
+# because dividing by its deviation would turn rounding errors into inputs of size 1.
+SMALLEST_DEVIATION = 1e-6
 
 
 class AttentionTask(Task[AttentionTaskSettings, AttentionData]):
@@ -38,7 +43,7 @@ class AttentionTask(Task[AttentionTaskSettings, AttentionData]):
     training_record = AttentionTrainingRecord
 
     def features(self, run: Run[AttentionTaskSettings]) -> None:
-        """Return nothing: stored embeddings are the inputs."""
+        """Return None: the inputs are stored embeddings, so there is nothing to extract."""
 
     def prepare(
         self,
@@ -50,23 +55,28 @@ class AttentionTask(Task[AttentionTaskSettings, AttentionData]):
         return prepare(rows, run, saved)
 
     def model_settings(self, data: AttentionData, extractor: None, run: Run[AttentionTaskSettings]) -> dict[str, Any]:
-        if run.base_config is not None:  # a saved model keeps its own scaling of the target
+        # A saved model keeps its own target scaling, because its weights depend on it.
+        if run.base_config is not None:
             return {"embedding_sizes": data.train.sizes}
         targets = data.train.targets()
         if not targets.std() > 0:
-            raise ValueError(f"all {len(targets)} training targets are {targets[0]}: there is nothing to learn")
+            raise ValueError(
+                f"target={targets[0]}: all {len(targets)} training creatives have this value, so there is nothing to "
+                "learn. Check the column `target`."
+            )
         settings = {
             "embedding_sizes": data.train.sizes,
             "target_mean": float(targets.mean()),
             "target_std": float(targets.std()),
             "target_unit": data.settings.target_unit,
         }
+        # The default of FusionConfig lists other modalities than stored embeddings have.
         if "modalities" not in run.arguments.model_config:
             settings["modalities"] = list(data.train.modalities)
         return settings
 
     def initialise(self, model: FusionForRegression, data: AttentionData, new: bool, resumed: bool) -> None:
-        """Scale the inputs of a new model by the embeddings that it is trained on; a checkpoint has the scaling."""
+        """Set the input scaling of a new model from the training embeddings. A checkpoint already holds one."""
         if new and not resumed:
             for name, (mean, deviation) in data.train.moments().items():
                 deviation = np.where(deviation < SMALLEST_DEVIATION, 1.0, deviation)
@@ -78,6 +88,7 @@ class AttentionTask(Task[AttentionTaskSettings, AttentionData]):
     def sampler(
         self, data: AttentionData, run: Run[AttentionTaskSettings]
     ) -> Callable[[int], LengthGroupedSampler | ShardedSampler]:
+        # Equal lengths give plain random batches: an item is a few vectors, so padding costs little.
         return order_of_training([1] * len(data.train), run, shards_of(data.train.rows))
 
     def trainer_settings(self, data: AttentionData, run: Run[AttentionTaskSettings]) -> dict[str, Any]:
@@ -90,18 +101,16 @@ class AttentionTask(Task[AttentionTaskSettings, AttentionData]):
         return {"trainable": trainer.model.part_sizes()}
 
     def results_table(self, results: dict[str, Any]) -> str:
-        return card.results_table(results)
+        return scores_of_run.results_table(results)
 
     def conclusion(self, results: dict[str, Any]) -> str:
-        return card.conclusion(results)
+        return scores_of_run.conclusion(results)
 
-    def model_card(self, facts: dict[str, Any]) -> str:
-        return card.model_card(facts)
+    def sections(self, facts: dict[str, Any], predictions: pa.Table | None) -> list[Section]:
+        return report.sections(facts, predictions)
 
-    def report_files(
-        self, facts: dict[str, Any], config: dict[str, Any], predictions: pa.Table
-    ) -> dict[str, str | bytes]:
-        return report.report_files(facts, config, predictions)
+    def card_metadata(self, facts: dict[str, Any]) -> CardMetadata:
+        return report.card_metadata(facts)
 
 
 TASK = AttentionTask()

@@ -1,1 +1,1 @@
-"""A target sound among millions of clips."""
+"""Detect a target sound in a large collection of clips."""

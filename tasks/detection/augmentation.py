@@ -1,7 +1,8 @@
-"""What makes one recording many: gain, roll, background, mixtures, and masks over spectra.
+"""Vary training windows: gain, roll, background, mixup, and masks over features.
 
-Everything is a function of a sample's seed, 64 bits that travel with its index. Each augmentation draws from a stream
-of its own, so that switching one on changes nothing of the others, and nobody touches a global generator.
+Every choice is a function of the sample's 64-bit seed, which travels with its index. Each augmentation draws from its
+own random stream, so enabling one does not change the others, and no global generator is used.
+
 """
 
 import math
@@ -13,121 +14,131 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-# S samples of a window, B windows of a batch, T frames, F features
+# S samples per window, B windows per batch, T frames, F features
 
 
-# Streams of random numbers of one seed; the first two are those of the windows themselves.
+# Random streams derived from a sample's seed. The first two choose the window itself. Changing the order changes every
+# training run.
 PLACE, SUBSTITUTE, BACKGROUND, ROLL, GAIN, MIXUP, MIXUP_SHARE, TIME_MASK, FREQUENCY_MASK = range(9)
 MIXUP_RULES = ("max", "linear")
-MOST_MASKED = 0.5  # of the frames, and of the features
+# Limits both masks, so that at least a quarter of the features stays visible.
+MAX_MASKED_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training windows are varied; nothing is by default."""
+    """Augmentation of training windows; off by default."""
 
     gain_db: float = field(
-        default=0.0, metadata={"help": "Windows are made louder or softer by up to so many dB; 0 for none."}
+        default=0.0, metadata={"help": "Maximum gain change of a window in either direction, dB; 0 disables it."}
     )
     roll_probability: float = field(
-        default=0.0, metadata={"help": "Share of windows whose end is moved to their beginning, by a random length."}
+        default=0.0, metadata={"help": "Share of windows that are rotated in time by a random amount."}
     )
     background_probability: float = field(
-        default=0.0, metadata={"help": "Share of windows with that of a weak negative in the background."}
+        default=0.0, metadata={"help": "Share of windows that get a weak negative as background."}
     )
     background_snr_db: list[float] = field(
         default_factory=lambda: [0.0, 20.0],
-        metadata={"help": "How much louder than the background a window is: lowest and highest dB."},
+        metadata={"help": "Signal-to-noise ratio of window to background: lowest and highest dB."},
     )
     mixup_probability: float = field(
-        default=0.0, metadata={"help": "Share of windows that are mixed with another of their batch."}
+        default=0.0, metadata={"help": "Share of windows that are mixed with another window of the batch."}
     )
     mixup_rule: str = field(
         default="max",
-        metadata={
-            "help": "Label of a mixture: max (it holds the target if a part does) or linear (weighted like the sound)."
-        },
+        metadata={"help": "Label of a mixture: max (positive if either part is) or linear (weighted like the audio)."},
     )
     mixup_alpha: float = field(
         default=10.0,
-        metadata={"help": "Weights of a mixture are Beta(alpha, alpha): large for halves, 1 for any."},
+        metadata={
+            "help": "Mixing weights are drawn from Beta(alpha, alpha): a large alpha gives about equal parts, 1 a "
+            "uniform weight."
+        },
     )
     spec_time_mask_frames: int = field(
-        default=0, metadata={"help": "Up to so many frames of each window's features are masked; 0 for none."}
+        default=0, metadata={"help": "Maximum number of masked frames per window; 0 disables the mask."}
     )
     spec_frequency_mask_bins: int = field(
-        default=0, metadata={"help": "Up to so many of the features (mel bands) are masked; 0 for none."}
+        default=0, metadata={"help": "Maximum number of masked features (mel bands); 0 disables the mask."}
     )
 
     def __post_init__(self) -> None:
         for name in ("roll_probability", "background_probability", "mixup_probability"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: give 0 to 1")
+                raise ValueError(f"{name}={getattr(self, name)}: must be from 0 to 1. Give a share in this range.")
         if not 0 <= self.gain_db < math.inf:
-            raise ValueError(f"gain_db = {self.gain_db}: give 0 or more; 6 is from half to twice the amplitude")
+            raise ValueError(
+                f"gain_db={self.gain_db}: must be finite and at least 0. Give decibels; 6 scales the amplitude by 0.5 "
+                "to 2."
+            )
         snr = self.background_snr_db
         if len(snr) != 2 or not -math.inf < snr[0] <= snr[1] < math.inf:
-            raise ValueError(f"background_snr_db = {snr}: give the lowest and the highest dB, such as [0, 20]")
+            raise ValueError(
+                f"background_snr_db={snr}: not a range. Give the lowest and the highest dB, for example [0, 20]."
+            )
         if self.mixup_rule not in MIXUP_RULES:
-            raise ValueError(f"mixup_rule = {self.mixup_rule!r} is not known; it takes {' or '.join(MIXUP_RULES)}")
+            raise ValueError(f"mixup_rule={self.mixup_rule!r}: unknown rule. Must be {' or '.join(MIXUP_RULES)}.")
         if not 0 < self.mixup_alpha < math.inf:
-            raise ValueError(f"mixup_alpha = {self.mixup_alpha}: give above 0")
+            raise ValueError(f"mixup_alpha={self.mixup_alpha}: must be finite and above 0. Give a positive number.")
         for name in ("spec_time_mask_frames", "spec_frequency_mask_bins"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} = {getattr(self, name)}: give 0 or more")
+                raise ValueError(f"{name}={getattr(self, name)}: must not be negative. Give 0 or more.")
 
-    def background(self, count: int, seed: int) -> tuple[int, int, float] | None:
-        """Which of so many backgrounds a window gets, with the seed for its place and the SNR in dB; None for none."""
+    def draw_background(self, count: int, seed: int) -> tuple[int, int, float] | None:
+        """Return index (below `count`), window seed and SNR in dB of a random background; None: no background."""
         dice = random_stream(seed, BACKGROUND)
         if dice.random() >= self.background_probability:
             return None
         lowest, highest = self.background_snr_db
         return int(dice.integers(count)), int(dice.integers(2**63)), dice.uniform(lowest, highest)
 
-    def rolled(self, audio: np.ndarray, seed: int) -> np.ndarray:
-        """A window (S,) that begins somewhere in it, what was before that following its end."""
+    def roll(self, audio: np.ndarray, seed: int) -> np.ndarray:
+        """Rotate a window (S,) by a random number of samples."""
         dice = random_stream(seed, ROLL)
         if dice.random() >= self.roll_probability:
             return audio
         return np.roll(audio, dice.integers(len(audio)))
 
-    def amplified(self, audio: np.ndarray, seed: int) -> np.ndarray:
-        """A window (S,) by -gain_db to gain_db louder."""
+    def change_gain(self, audio: np.ndarray, seed: int) -> np.ndarray:
+        """Scale a window (S,) by a random gain from -gain_db to gain_db."""
         if not self.gain_db:
             return audio
         return audio * np.float32(10 ** (random_stream(seed, GAIN).uniform(-self.gain_db, self.gain_db) / 20))
 
-    def mixed_with(self, seeds: list[int]) -> np.ndarray:
-        """The place in the batch of what each window is mixed with (B,), -1 for nothing; by seeds and their order.
+    def mixup_partners(self, seeds: list[int]) -> np.ndarray:
+        """Return the batch index of each window's mixup partner (B,), -1 for none.
 
-        Windows of negative seeds, which are not training's, stay as they are.
+        Windows with a negative seed are not training windows and stay unmixed.
         """
-        others = np.full(len(seeds), -1)
-        for place, seed in enumerate(seeds):
+        partners = np.full(len(seeds), -1)
+        for index, seed in enumerate(seeds):
             if seed < 0 or len(seeds) < 2:
                 continue
             dice = random_stream(seed, MIXUP)
             if dice.random() < self.mixup_probability:
-                others[place] = (place + dice.integers(1, len(seeds))) % len(seeds)
-        return others
+                # An offset of at least 1 never picks the window itself.
+                partners[index] = (index + dice.integers(1, len(seeds))) % len(seeds)
+        return partners
 
-    def mixture(self, audio: np.ndarray, labels: np.ndarray, seeds: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Windows (B, S) mixed with others of the batch, each the louder part of its own mixture, and labels (B,)."""
+    def mix(self, audio: np.ndarray, labels: np.ndarray, seeds: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Mix windows (B, S) and their labels (B,) with their partners; the window itself has the larger weight."""
         audio_mixed, labels_mixed = audio.copy(), labels.copy()
-        for place, other in enumerate(self.mixed_with(seeds)):
-            if other < 0:
+        for index, partner in enumerate(self.mixup_partners(seeds)):
+            if partner < 0:
                 continue
-            share = random_stream(seeds[place], MIXUP_SHARE).beta(self.mixup_alpha, self.mixup_alpha)
+            share = random_stream(seeds[index], MIXUP_SHARE).beta(self.mixup_alpha, self.mixup_alpha)
+            # The window stays the louder part, so its item and its label still describe it.
             own = np.float32(max(share, 1 - share))
-            audio_mixed[place] = own * audio[place] + (1 - own) * audio[other]
-            pair = labels[place], labels[other]
-            labels_mixed[place] = max(pair) if self.mixup_rule == "max" else own * pair[0] + (1 - own) * pair[1]
+            audio_mixed[index] = own * audio[index] + (1 - own) * audio[partner]
+            pair = labels[index], labels[partner]
+            labels_mixed[index] = max(pair) if self.mixup_rule == "max" else own * pair[0] + (1 - own) * pair[1]
         return audio_mixed, labels_mixed
 
-    def masked(self, features: "torch.Tensor", seeds: list[int]) -> "torch.Tensor":
-        """Features (B, T, F) with SpecAugment's masks, a block of frames and one of features at their window's mean.
+    def mask_features(self, features: "torch.Tensor", seeds: list[int]) -> "torch.Tensor":
+        """Apply SpecAugment to features (B, T, F): one block of frames and one of bands become the window's mean.
 
-        Never more than half of either, and nothing of windows of negative seeds.
+        Each mask covers at most half of its axis. Windows with a negative seed stay as they are.
         """
         masks = [(TIME_MASK, 0, self.spec_time_mask_frames), (FREQUENCY_MASK, 1, self.spec_frequency_mask_bins)]
         masks = [mask for mask in masks if mask[-1]]
@@ -135,28 +146,31 @@ class Augmentation:
             return features
         if features.ndim != 3:
             raise ValueError(
-                "spec_time_mask_frames and spec_frequency_mask_bins are for features (B, T, F), but this extractor "
-                f"gives {tuple(features.shape)}; set both 0"
+                f"spec_time_mask_frames={self.spec_time_mask_frames}, "
+                f"spec_frequency_mask_bins={self.spec_frequency_mask_bins}: masks need features (B, T, F), and this "
+                f"extractor returns {tuple(features.shape)}. Set both to 0."
             )
-        import torch  # here, for a command line is read before torch is imported
+        # Imported here because the command line is parsed before torch is loaded, which takes seconds.
+        import torch
 
-        hidden = np.zeros(features.shape, bool)
+        hidden = np.zeros(features.shape, bool)  # (B, T, F)
         for window, seed in zip(hidden, seeds, strict=True):
             for stream, axis, most in masks if seed >= 0 else ():
                 dice, size = random_stream(seed, stream), window.shape[axis]
-                width = int(dice.integers(min(most, int(MOST_MASKED * size)) + 1))
+                width = int(dice.integers(min(most, int(MAX_MASKED_SHARE * size)) + 1))
                 first = int(dice.integers(size - width + 1))
                 window.swapaxes(0, axis)[first : first + width] = True
         return torch.where(torch.from_numpy(hidden), features.mean((1, 2), keepdim=True), features)
 
 
 def random_stream(seed: int, stream: int) -> np.random.Generator:
-    """Random numbers of one purpose of one sample."""
+    """Return the generator of one augmentation for one sample."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, stream])))
 
 
-def with_background(audio: np.ndarray, background: np.ndarray, snr_db: float) -> np.ndarray:
-    """A window (S,) and one behind it whose mean square is `snr_db` dB below; where either is silent, as it was."""
+def add_background(audio: np.ndarray, background: np.ndarray, snr_db: float) -> np.ndarray:
+    """Add a background `snr_db` below a window (S,); a silent one of the two leaves the window unchanged."""
+    # float64, because a float32 sum of many small squares loses precision.
     power, noise = (float(np.mean(np.square(sound, dtype=np.float64))) for sound in (audio, background))
     if not power or not noise:
         return audio

@@ -1,4 +1,4 @@
-"""Collate windows of sound into a batch of features."""
+"""Collate audio windows into a batch of features."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -9,33 +9,29 @@ from transformers import BatchFeature
 
 from tasks.detection.augmentation import Augmentation
 
-# Columns of windows that are no input of the model. Windows to train on have all but the last, windows to score the
-# last two.
+# Columns of a window that are not model inputs. Training windows have all but `readable`; evaluation windows have only
+# `seed` and `readable`.
 COLUMNS = {"item": np.int64, "requested": np.int64, "seed": np.int64, "readable": np.bool_}
 
 
 class SoundExtractor(Protocol):
-    """A feature extractor of transformers that takes sounds."""
+    """A transformers feature extractor for audio."""
 
     sampling_rate: int  # Hz
     model_input_names: list[str]
 
-    def __call__(self, sounds: list[np.ndarray], /, *, sampling_rate: int, return_tensors: str) -> BatchFeature:
-        """Return the features of sounds (S,)."""
-        ...
+    def __call__(self, sounds: list[np.ndarray], /, *, sampling_rate: int, return_tensors: str) -> BatchFeature: ...
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return its settings."""
-        ...
+    def to_dict(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
 class DetectionCollator:
-    """Windows of AudioSet to a batch of features, by the extractor of a model; mixed and masked if so wished.
+    """Collate windows into a batch of features with a model's extractor, optionally with mixup and masks.
 
-    The extractor is `AudioFeatureExtractor` or any of transformers that takes a list of sounds. What it gives is in
-    the batch under its own names; masks over frames and features want (B, T, F). A window is `mixed` if it was mixed
-    with one that holds the target, so that its score says nothing about its item. Windows with a negative seed are not
+    The extractor is `AudioFeatureExtractor` or any transformers extractor that accepts a list of sounds. The batch
+    holds its outputs under their own names; masks need features (B, T, F). `mixed` marks windows mixed with a
+    window that holds the target: their scores say nothing about their items. Windows with a negative seed are not
     augmented.
 
     >>> settings = {"sampling_rate": 16000, "n_fft": 512, "hop_length": 320, "num_mel_bins": 64, "frame_rate": None}
@@ -55,9 +51,9 @@ class DetectionCollator:
     augmentation: Augmentation | None = None
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Collate items of `AudioSetWindows` or `ClipWindows` of one length.
+        """Collate windows of equal length from `AudioSetWindows` or `ClipWindows`.
 
-        `labels` are (B, 1) float32; `mixed`, and those of COLUMNS that the items have, are (B,).
+        `labels` are (B, 1) float32; `mixed` and the COLUMNS that the windows have are (B,).
         """
         if "embeddings" in items[0]:
             return embedded_batch(items)
@@ -65,7 +61,8 @@ class DetectionCollator:
         for item in items:
             if item.get("sampling_rate", rate) != rate:
                 raise ValueError(
-                    f"windows are of {item['sampling_rate']} Hz, and the extractor takes {rate} Hz; make both the same"
+                    f"sampling_rate={item['sampling_rate']}: the extractor expects {rate} Hz. Use the same rate for "
+                    "both."
                 )
         audio = np.stack([item["audio"] for item in items])  # (B, S)
         labels = np.array([item["label"] for item in items], np.float32)  # (B,)
@@ -73,24 +70,27 @@ class DetectionCollator:
         seeds = columns["seed"].tolist()
         columns["mixed"] = np.zeros(len(items), bool)
         if self.augmentation is not None:
-            others = self.augmentation.mixed_with(seeds)
-            columns["mixed"] = (others >= 0) & (labels[others] > 0)
-            audio, labels = self.augmentation.mixture(audio, labels, seeds)
+            partners = self.augmentation.mixup_partners(seeds)
+            # With a partner without the target, the score still describes the item.
+            columns["mixed"] = (partners >= 0) & (labels[partners] > 0)
+            audio, labels = self.augmentation.mix(audio, labels, seeds)
         batch = dict(self.extractor(list(audio), sampling_rate=rate, return_tensors="pt"))
         if self.augmentation is not None:
             name = self.extractor.model_input_names[0]
-            batch[name] = self.augmentation.masked(batch[name], seeds)
+            batch[name] = self.augmentation.mask_features(batch[name], seeds)
         batch["labels"] = torch.from_numpy(labels[:, None])
         return batch | {name: torch.from_numpy(values) for name, values in columns.items()}
 
 
 def columns_of(items: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Those of COLUMNS that the items have, (B,) each."""
-    return {name: np.array([item[name] for item in items], kind) for name, kind in COLUMNS.items() if name in items[0]}
+    """Return the COLUMNS that the windows have, each (B,)."""
+    return {
+        name: np.array([item[name] for item in items], dtype) for name, dtype in COLUMNS.items() if name in items[0]
+    }
 
 
 def embedded_batch(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """A batch of windows whose embeddings are stored: `embeddings` (B, 1 + K, D) float32 in place of features."""
+    """Collate stored embeddings: `embeddings` (B, 1 + K, D) float32 instead of features."""
     return {name: torch.from_numpy(values) for name, values in columns_of(items).items()} | {
         "embeddings": torch.from_numpy(np.stack([item["embeddings"] for item in items]).astype(np.float32)),
         "labels": torch.tensor([[item["label"]] for item in items]),

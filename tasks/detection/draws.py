@@ -1,4 +1,4 @@
-"""What is drawn for the batches of an epoch, how often each label comes, and no negative twice in a step."""
+"""Draw items for the batches of an epoch: how often each label comes, and no negative twice in a step."""
 
 from collections.abc import Sequence
 from enum import IntEnum
@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-# K steps of an epoch, W ranks, B items of a batch, L labels
+# K steps per epoch, W ranks, B items per batch, L labels
 
-# In proportion to which numbers labels are drawn, by the number of their members.
+# Weight of a label as a function of its number of members.
 LABEL_WEIGHTS = {"uniform": np.asarray, "sqrt": np.sqrt, "panns": np.ones_like}
-TRIES = 20  # steps that are asked to take a negative which would come twice in its own
+TRIES = 20  # other steps that are tried for moving a repeated negative
 
 
 class Reason(IntEnum):
@@ -19,45 +19,45 @@ class Reason(IntEnum):
     IN_TURN = 0
     BY_LABEL = 1
     HARD = 2
-    CHECKED = 3  # a person checked that the target is not there
+    CHECKED = 3  # an annotator confirmed that the target is absent
 
 
 class DrawnItems(NamedTuple):
-    """Items in the order drawn, and how they came to it; arrays of one shape."""
+    """Drawn items in order, with the label and the reason of each draw; arrays of one shape."""
 
     items: np.ndarray  # int64
-    labels: np.ndarray  # int32, the label for which it was drawn, -1 for none
+    labels: np.ndarray  # int32, label the item was drawn for, -1 for none
     reasons: np.ndarray  # int8
 
     @classmethod
     def of(cls, items: np.ndarray, reason: Reason, labels: np.ndarray | int = -1) -> "DrawnItems":
-        """Draws that have one reason."""
+        """Make draws that share one reason."""
         labels = np.broadcast_to(np.asarray(labels, np.int32), items.shape)
         return cls(items.astype(np.int64), labels, np.full(items.shape, reason, np.int8))
 
     @classmethod
-    def joined(cls, parts: "Sequence[DrawnItems]", axis: int = 0) -> "DrawnItems":
-        """One after the other."""
+    def concatenate(cls, parts: "Sequence[DrawnItems]", axis: int = 0) -> "DrawnItems":
         return cls(*(np.concatenate(columns, axis=axis) for columns in zip(*parts, strict=True)))
 
 
 def label_quotas(sizes: np.ndarray, slots: int, weights: str = "sqrt") -> np.ndarray:
-    """How often each label comes (L,): once, and what is left by its size and LABEL_WEIGHTS.
+    """Return how often each label comes (L,): once, and the remaining slots by its size and LABEL_WEIGHTS.
 
-    With fewer slots than labels it is 1 for each, more than there is room for.
+    With fewer slots than labels, every label gets 1, so the sum exceeds `slots`.
     """
-    rest = slots - len(sizes)
-    if rest <= 0:
+    remaining = slots - len(sizes)
+    if remaining <= 0:
         return np.ones(len(sizes), np.int64)
     weight = LABEL_WEIGHTS[weights](sizes)
-    exact = rest * weight / weight.sum()
+    exact = remaining * weight / weight.sum()
     quotas = np.floor(exact).astype(np.int64)
-    quotas[np.argsort(quotas - exact, kind="stable")[: rest - quotas.sum()]] += 1
+    # Largest remainders get the slots that rounding down left; a stable sort makes ties reproducible.
+    quotas[np.argsort(quotas - exact, kind="stable")[: remaining - quotas.sum()]] += 1
     return quotas + 1
 
 
 def spread_repeats(draws: DrawnItems, parts: list[tuple[int, int]], dice: np.random.Generator) -> None:
-    """Exchange negatives that come twice in a step, draws (K, W, B), with others of the same part; in place."""
+    """Swap negatives that repeat in a step, draws (K, W, B), with other steps within the same part; in place."""
     steps, first = len(draws.items), parts[0][0]
     negatives = draws.items[:, :, first:].reshape(steps, -1)  # (K, W * negatives)
     in_order = np.sort(negatives, axis=1)
@@ -67,21 +67,22 @@ def spread_repeats(draws: DrawnItems, parts: list[tuple[int, int]], dice: np.ran
 
 
 def _swap_repeats(draws: DrawnItems, step: int, first: int, begin: int, end: int, dice: np.random.Generator) -> None:
-    """Exchange what a step's columns begin to end repeat of its columns from `first` on; in place."""
+    """Swap items in columns `begin` to `end` of a step that repeat a column from `first` on; in place."""
     for rank, column in np.ndindex(draws.items.shape[1], end - begin):
         column += begin
-        here = draws.items[step, :, first:]
-        mine = draws.items[step, rank, column]
-        if np.count_nonzero(here == mine) < 2:
+        step_items = draws.items[step, :, first:]  # a view: it shows earlier swaps
+        item = draws.items[step, rank, column]
+        if np.count_nonzero(step_items == item) < 2:
             continue
-        for other in dice.permutation(len(draws.items))[:TRIES].tolist():  # where all are full of it, it stays
-            if other == step or (draws.items[other, :, first:] == mine).any():
+        # The repeat stays if none of the tried steps can take it: the pool is too small then.
+        for other in dice.permutation(len(draws.items))[:TRIES].tolist():
+            if other == step or (draws.items[other, :, first:] == item).any():
                 continue
-            fits = ~np.isin(draws.items[other, :, begin:end], here)
+            fits = ~np.isin(draws.items[other, :, begin:end], step_items)
             if fits.any():
                 other_rank, other_column = divmod(int(dice.choice(np.flatnonzero(fits))), end - begin)
                 for values in draws:
-                    there = values[other, other_rank, begin + other_column]
+                    swapped = values[other, other_rank, begin + other_column]
                     values[other, other_rank, begin + other_column] = values[step, rank, column]
-                    values[step, rank, column] = there
+                    values[step, rank, column] = swapped
                 break

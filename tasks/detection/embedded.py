@@ -1,4 +1,4 @@
-"""Windows whose embeddings by a frozen encoder are computed once and kept on the disk, in place of their sound."""
+"""Replace the audio of windows by embeddings of a frozen encoder, computed once and cached on disk."""
 
 import copy
 from collections.abc import Sequence
@@ -18,39 +18,40 @@ from training.environment import versions
 from training.official_efficientat import digest
 from training.rows import file_states
 
-# N windows, K frames of embeddings, D numbers of an embedding, V views of an item
+# N windows, K frames of embeddings, D numbers per embedding, V views per item
 
-VERSION = 2  # of what is stored
-ON_GPU = 64  # windows that go through the encoder together; on a CPU one by one, as batches change last digits
+VERSION = 2  # of the stored records; raise it when they change, to make older ones unreachable
+GPU_BATCH = 64  # windows per forward pass on a GPU
 
 
 def embedded_training(
     windows: AudioSetWindows, views: int, model: EncoderForAudioClassification, extractor: SoundExtractor
 ) -> AudioSetWindows:
-    """The same windows, each item with so many views; which of them is used follows from the seed asked for."""
-    seeds = np.random.default_rng(0).integers(2**63, size=(len(windows), views))  # the same for more items
+    """Return the windows with `views` stored embeddings per item; the requested seed selects the view."""
+    # A fixed generator: a data set with more items begins with the same seeds.
+    seeds = np.random.default_rng(0).integers(2**63, size=(len(windows), views))
     wanted = np.stack([np.repeat(np.arange(len(windows)), views), seeds.ravel()], 1)
     return with_embeddings(windows, WindowEmbeddings(embed_windows(windows, wanted, model, extractor), views))
 
 
 def embedded_side(side: ClipWindows, model: EncoderForAudioClassification, extractor: SoundExtractor) -> ClipWindows:
-    """The same side, its windows by their embeddings."""
-    other = copy.copy(side)
-    other.windows = with_embeddings(side.windows, WindowEmbeddings(embed_side(side, model, extractor), 1))
-    return other
+    """Return the split with stored embeddings instead of audio."""
+    copied = copy.copy(side)
+    copied.windows = with_embeddings(side.windows, WindowEmbeddings(embed_side(side, model, extractor), 1))
+    return copied
 
 
 def with_embeddings(windows: AudioSetWindows, embeddings: WindowEmbeddings | None) -> AudioSetWindows:
-    """The same windows by their embeddings; None: by their sound."""
-    other = copy.copy(windows)
-    other.embeddings = embeddings
-    return other
+    """Return a shallow copy of the windows that serves `embeddings`; None: that serves audio."""
+    copied = copy.copy(windows)
+    copied.embeddings = embeddings
+    return copied
 
 
 def embed_side(side: ClipWindows, model: EncoderForAudioClassification, extractor: SoundExtractor) -> StoredRecords:
-    """The embeddings of all windows of a side."""
-    places = np.arange(len(side))
-    return embed_windows(side.windows, np.stack([places, places], 1), model, extractor)
+    """Return the embeddings of all windows of a split."""
+    numbers = np.arange(len(side))
+    return embed_windows(side.windows, np.stack([numbers, numbers], 1), model, extractor)
 
 
 def embed_windows(
@@ -59,12 +60,14 @@ def embed_windows(
     model: EncoderForAudioClassification,
     extractor: SoundExtractor,
 ) -> StoredRecords:
-    """The embeddings of windows by number and seed (N, 2), from the disk where they were computed before."""
+    """Return the embeddings of windows given as item numbers and seeds (N, 2), from the disk if cached there."""
     windows = with_embeddings(windows, None)
     files = [windows.sounds.file(row) for row in np.unique(windows.items.clip).tolist()]
     states, remote = file_states([file for file in files if file is not None])
-    windows.sounds = windows.sounds.pinned(remote)  # an older copy, or another file in its place, must not be stored
+    # Pinned to the object versions in the key: embeddings of a stale or replaced file must not be cached.
+    windows.sounds = windows.sounds.pinned(remote)
     wanted = np.asarray(wanted, np.int64).reshape(-1, 2)
+    # Everything that changes an embedding is part of the cache key.
     settings = {
         "version": VERSION,
         "libraries": versions(),
@@ -79,12 +82,13 @@ def embed_windows(
         "augmentation": None if windows.augmentation is None else asdict(windows.augmentation),
     }
 
-    def compute(places: range) -> np.ndarray:
+    def compute(rows: range) -> np.ndarray:
         device = torch.device(PartialState().device or "cpu")
         encoder, training = cast(Any, model).to(device), model.training
         encoder.eval()
-        size = 1 if device.type == "cpu" else ON_GPU
-        pairs = wanted[places.start : places.stop]
+        # One window at a time on a CPU: there the batch size changes the last digits, and records would depend on it.
+        size = 1 if device.type == "cpu" else GPU_BATCH
+        pairs = wanted[rows.start : rows.stop]
         parts = [
             embed_batch(windows, pairs[first : first + size].tolist(), encoder, extractor)
             for first in range(0, len(pairs), size)
@@ -102,13 +106,13 @@ def embed_batch(
     model: EncoderForAudioClassification,
     extractor: SoundExtractor,
 ) -> np.ndarray:
-    """Records (N,) of some windows: `served` and `embeddings` (1 + K, D)."""
-    found = [windows[item, seed] for item, seed in pairs]
-    batch = extractor([each["audio"] for each in found], sampling_rate=extractor.sampling_rate, return_tensors="pt")
-    features = batch["input_features"]
+    """Embed a batch of windows; returns records (N,) of `served` and `embeddings` (1 + K, D)."""
+    batch_windows = [windows[item, seed] for item, seed in pairs]
+    audio = [window["audio"] for window in batch_windows]
+    features = extractor(audio, sampling_rate=extractor.sampling_rate, return_tensors="pt")["input_features"]
     if windows.augmentation is not None:
-        features = windows.augmentation.masked(features, [seed for _, seed in pairs])
+        features = windows.augmentation.mask_features(features, [seed for _, seed in pairs])
     embeddings = model.embed(features.to(model.device)).to(torch.float16).cpu().numpy()
     records = np.zeros(len(pairs), [("served", np.int64), ("embeddings", np.float16, embeddings.shape[1:])])
-    records["served"], records["embeddings"] = [each["item"] for each in found], embeddings
+    records["served"], records["embeddings"] = [window["item"] for window in batch_windows], embeddings
     return records

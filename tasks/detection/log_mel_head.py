@@ -1,4 +1,4 @@
-"""The baseline of a pretrained encoder: the head of the model, trained from scratch on log-mel of the same windows."""
+"""Baseline of a pretrained encoder: the model's head, trained from scratch on log-mel features of the same windows."""
 
 from collections.abc import Callable
 
@@ -14,19 +14,21 @@ from modeling.modeling_encoder import head_of
 from tasks.detection.collator import SoundExtractor
 from tasks.detection.input_scaling import SMALLEST_EMBEDDING_DEVIATION, level_and_spread
 
-# N windows, S samples of a window, T frames of features, F mel bands, K frames of embeddings
+# N windows, S samples per window, T frames of features, F mel bands, K frames of embeddings
 
-# Not those of the run: a low rate for an encoder, or few steps, would leave this head untrained and flatter the model.
+# Fixed values, not those of the run: a low rate for an encoder, or few steps, would leave this head untrained and
+# make the encoder look better than it is.
 PASSES = 10  # over the training windows
 BATCH_SIZE = 128
-LEARNING_RATE = 1e-2  # at first; falls to 0 as a cosine
+LEARNING_RATE = 1e-2  # initial; decays to 0 as a cosine
 WEIGHT_DECAY = 0.01
 
 
 def log_mel_frames(audio: torch.Tensor, extractor: SoundExtractor) -> torch.Tensor:
-    """Windows (N, S) to log-mel in the layout of embeddings (N, 1 + K, F): the mean of a window, then of each part."""
-    sounds = list(audio.numpy())
-    features = extractor(sounds, sampling_rate=extractor.sampling_rate, return_tensors="pt")["input_features"]
+    """Turn windows (N, S) into log-mel in the layout of embeddings (N, 1 + K, F): window mean, then mean per part."""
+    features = extractor(list(audio.numpy()), sampling_rate=extractor.sampling_rate, return_tensors="pt")[
+        "input_features"
+    ]
     frames = avg_pool1d(features.transpose(1, 2), FRAMES_PER_EMBEDDING, ceil_mode=True).transpose(1, 2)
     return torch.cat([features.mean(1, keepdim=True), frames], 1)
 
@@ -34,18 +36,19 @@ def log_mel_frames(audio: torch.Tensor, extractor: SoundExtractor) -> torch.Tens
 def fit_head(
     frames: torch.Tensor, targets: torch.Tensor, config: EncoderConfig, seed: int, quiet: bool = False
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Train the head of a config on frames (N, 1 + K, F) of windows with and without the target (N,).
+    """Train the head of a config on frames (N, 1 + K, F) of windows and their targets (N,).
 
     Args:
         quiet: no progress bar.
 
     Returns:
-        a function of such frames that gives logits of each window and of its frames (N, 1 + K).
+        a function from frames to the logits of each window and of its frames (N, 1 + K).
     """
     mean, deviation = level_and_spread(frames[:, 0], SMALLEST_EMBEDDING_DEVIATION)
     inputs, labels = (frames - mean) / deviation, targets.to(frames.dtype)[:, None]
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # that of the CPU alone
+        # torch.manual_seed would also reseed every GPU, which fork_rng(devices=[]) does not restore.
+        torch.default_generator.manual_seed(seed)
         head = head_of(config, frames.shape[2]).apply(init_weights)
         optimizer = torch.optim.AdamW(head.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         steps = PASSES * -(-len(inputs) // BATCH_SIZE)
@@ -60,8 +63,8 @@ def fit_head(
                 schedule.step()
     head.eval()
 
-    def predict(others: torch.Tensor) -> torch.Tensor:
-        logits, frame_logits = head((others - mean) / deviation)
+    def predict(frames: torch.Tensor) -> torch.Tensor:
+        logits, frame_logits = head((frames - mean) / deviation)
         return torch.cat([logits[:, None], frame_logits], 1)[..., 0]
 
     return predict

@@ -1,30 +1,32 @@
-"""Shuffled orders of which one place is known without drawing the others, so that a plan costs what it draws.
+"""Random permutations that can be evaluated at single positions, so that a plan costs only what it draws.
 
-A permutation of n places is a bijection of the smallest power of two that holds them, made of keyed multiplications
-and shifts, applied again to what falls outside until it falls inside.
+A permutation of n positions is a bijection on the smallest sufficient power of two, built from keyed
+multiplications and shifts. Results of n or more are mapped again until they are below n (cycle walking).
 """
 
 import numpy as np
 
 from media.audioset import GOLDEN, mix
 
-# D places, all arrays of this shape or what broadcasts to it
+# D positions; all arrays have this shape or broadcast to it
 
 
-SMALLEST_DOMAIN, MIXINGS = 64, 5  # with less, some orders of a few places come too often
+# With a smaller domain or fewer rounds, some orders of a few positions come too often.
+SMALLEST_DOMAIN, MIXINGS = 64, 5
 
 
 def keys_of(*parts: np.ndarray | int) -> np.ndarray:
-    """A number for each combination of whole numbers, uint64, that tells nothing about another's."""
+    """Hash integers to a uint64 key per combination; keys of different combinations are unrelated."""
     key = np.zeros((), np.uint64)
+    # uint64 arithmetic is meant to wrap around; NumPy warns about that for scalars.
     with np.errstate(over="ignore"):
         for part in parts:
             key = mix(key + GOLDEN + mix(np.asarray(part).astype(np.uint64) + GOLDEN))
     return key
 
 
-def permuted_places(places: np.ndarray, sizes: np.ndarray | int, keys: np.ndarray) -> np.ndarray:
-    """Where each place stands in the shuffled order of its key: 0 <= places < sizes, and so the result, int64."""
+def permute(places: np.ndarray, sizes: np.ndarray | int, keys: np.ndarray) -> np.ndarray:
+    """Return the position of each place in the shuffled order of its key, int64; 0 <= places < sizes."""
     shape = np.broadcast_shapes(places.shape, np.shape(sizes), keys.shape)
     x, sizes, keys = (np.broadcast_to(v, shape).astype(np.uint64) for v in (places, sizes, keys))
     out, where = np.zeros(shape, np.int64), np.flatnonzero(sizes > 1)
@@ -40,12 +42,13 @@ def permuted_places(places: np.ndarray, sizes: np.ndarray | int, keys: np.ndarra
 
 
 def _bijection(x: np.ndarray, bits: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """Of the numbers below 2 ** bits onto themselves."""
+    """Map the integers below 2 ** bits one-to-one onto themselves."""
     mask = (np.uint64(1) << bits) - np.uint64(1)
     shift = (bits + np.uint64(1)) >> np.uint64(1)
     with np.errstate(over="ignore"):
         for _ in range(MIXINGS):
             keys = mix(keys + GOLDEN)
+            # Invertible steps: addition, multiplication by an odd number, and xor with the upper half.
             x = ((x + (keys >> np.uint64(32))) * (keys | np.uint64(1))) & mask
             x = x ^ (x >> shift)
     return x

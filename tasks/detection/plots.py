@@ -1,4 +1,4 @@
-"""Figures of a detector of sounds, from the records of its scores and its training."""
+"""Figures of a detector, from the records of its scores and its training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,11 +22,11 @@ from reporting.plots import (
     panels_below_each_other,
 )
 from system.text import plural
-from tasks.detection.card import name_of
+from tasks.detection.results import name_of
 
 TAGS_SHOWN = 8
-LABELS_SHOWN = 15  # of confusers; a page holds no more
-NAME_LENGTH = 42  # characters of a label beside a bar
+LABELS_SHOWN = 15  # of confusers; more do not fit on a page
+NAME_LENGTH = 42  # characters of a label next to a bar
 PARTS = {  # of a batch, as the sampler names them
     "positive": "positives",
     "tier_a": "strong negatives, tier A",
@@ -36,11 +36,8 @@ PARTS = {  # of a batch, as the sampler names them
 
 
 def plot_precision_recall(test: dict[str, Any]) -> Figure | None:
-    """Precision against recall of model and baselines, the share of positives, and the threshold's place; None where
-    the model has no curve.
-
-    Each precision holds back to the recall before it, so that the area under a curve is its average precision.
-    """
+    """Draw precision against recall of model and baselines, chance and the threshold; None without a curve."""
+    # Each precision extends back to the previous recall. The area under the steps then equals average precision.
     if not test["curve"] or not test["curve"]["recall"]:
         return None
     figure, (panel,) = panels_below_each_other(1, height=3.1)
@@ -50,22 +47,22 @@ def plot_precision_recall(test: dict[str, Any]) -> Figure | None:
         label = with_score(name_of(who), test["baselines"].get(who, {}))
         draw_curve(panel, curve, dashes[place % len(dashes)], color=OTHERS, linewidth=1.3, label=label)
     share = test["positives"] / (test["positives"] + test["negatives"])
-    panel.axhline(share, color=TRUTH, linewidth=0.8, linestyle=":", label=f"chance: {100 * share:.3g} % are positives")
+    panel.axhline(share, color=TRUTH, linewidth=0.8, linestyle=":", label=f"chance: {100 * share:.3g} % positives")
     recall, precision = (test["scores"].get(name, {}).get("mean") for name in ("recall", "precision"))
     threshold = test["threshold"]["value"]
     if None not in (recall, precision, threshold):
-        label = f"the threshold, {threshold:.3g}"
+        label = f"threshold {threshold:.3g}"
         panel.plot(recall, precision, "o", color=THRESHOLD, markersize=7, label=label, clip_on=False, zorder=3)
     panel.set_xlim(0, 1)
     panel.set_ylim(0, 1.02)
-    panel.set_xlabel("recall: share of the clips with the target that are found", fontsize=9)
-    panel.set_ylabel("precision: share of what is\nfound that is right", fontsize=9)
+    panel.set_xlabel("recall: share of clips with the target that are detected", fontsize=9)
+    panel.set_ylabel("precision: share of detected\nclips that are correct", fontsize=9)
     panel.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
 
 def draw_curve(panel: Axes, curve: dict[str, list[float]], dash: Any, **style: Any) -> None:
-    """Steps over recall, whichever way the points are ordered; the first precision holds from recall 0 on."""
+    """Draw steps over increasing recall, starting at recall 0 with the first precision."""
     points = list(zip(curve["recall"], curve["precision"], strict=True))
     if points and points[0][0] > points[-1][0]:
         points.reverse()
@@ -74,24 +71,24 @@ def draw_curve(panel: Axes, curve: dict[str, list[float]], dash: Any, **style: A
 
 
 def with_score(who: str, scores: dict[str, Any]) -> str:
-    """A curve's name, with the area under it."""
-    found = scores.get("average_precision", {}).get("mean")
-    return who.replace("_", " ") + ("" if found is None else f", AP {found:.3f}")
+    """Return the label of a curve: its name and the area under it."""
+    area = scores.get("average_precision", {}).get("mean")
+    return who.replace("_", " ") + ("" if area is None else f", AP {area:.3f}")
 
 
 def plot_score_histogram(histogram: dict[str, Any] | None, threshold: float | None) -> Figure | None:
-    """How many clips have which score, positives and negatives apart, on a log scale; None without a clip."""
+    """Draw the histogram of scores of positives and of negatives; None without clips."""
     if not histogram or not sum(histogram["positives"]) + sum(histogram["negatives"]):
         return None
-    edges, sides = histogram["edges"], {name: np.array(histogram[name]) for name in ("negatives", "positives")}
+    edges, counts = histogram["edges"], {name: np.array(histogram[name]) for name in ("negatives", "positives")}
     figure, (panel,) = panels_below_each_other(1, height=2.3)
-    panel.stairs(sides["negatives"], edges, fill=True, color=OTHERS, alpha=0.55, label="clips without the target")
-    panel.stairs(sides["positives"], edges, color=TRUTH, linewidth=1.5, baseline=None, label="clips with the target")
+    panel.stairs(counts["negatives"], edges, fill=True, color=OTHERS, alpha=0.55, label="clips without the target")
+    panel.stairs(counts["positives"], edges, color=TRUTH, linewidth=1.5, baseline=None, label="clips with the target")
     if threshold is not None:
-        label = f"the threshold, {threshold:.3g}"
+        label = f"threshold {threshold:.3g}"
         panel.axvline(threshold, color=THRESHOLD, linewidth=1.5, linestyle="--", label=label)
-    panel.set_yscale("symlog", linthresh=1)  # where no clip is 0, which a log scale has no place for
-    panel.set_ylim(0, 1.6 * max(counts.max() for counts in sides.values()))
+    panel.set_yscale("symlog", linthresh=1)  # a log scale that also shows 0
+    panel.set_ylim(0, 1.6 * max(each.max() for each in counts.values()))
     panel.yaxis.set_major_formatter("{x:,.0f}")
     panel.margins(x=0)
     panel.set_ylabel("clips", fontsize=9)
@@ -101,10 +98,10 @@ def plot_score_histogram(histogram: dict[str, Any] | None, threshold: float | No
 
 
 def plot_timelines(clips: Sequence[dict[str, Any]] | None, threshold: float | None) -> Figure | None:
-    """Score over time of some clips; under it where the target is and what was detected; None without clips.
+    """Draw the score over time of some clips, with true and detected events below; None without clips.
 
-    A detection that meets no event has the colour of false alarms; not so where a weak label alone tells that the
-    target is somewhere in the clip (`events` is None).
+    A detected event that overlaps no true one has the colour of false alarms. With a weak label only (`events` is
+    None), the target may be anywhere in the clip, so no detected event counts as false.
     """
     if not clips:
         return None
@@ -117,7 +114,7 @@ def plot_timelines(clips: Sequence[dict[str, Any]] | None, threshold: float | No
         )
         events = [(start, end, TRUTH) for start, end, *_ in clip["events"] or []]
         detected = [
-            (start, end, MODEL if clip["events"] is None or meets(start, end, events) else FALSE)
+            (start, end, MODEL if clip["events"] is None or overlaps_any(start, end, events) else FALSE)
             for start, end, *_ in clip["detected"]
         ]
         draw_below(panel, {"target": events, "detected": detected}, threshold)
@@ -130,17 +127,16 @@ def plot_timelines(clips: Sequence[dict[str, Any]] | None, threshold: float | No
     return figure
 
 
-def meets(start: float, end: float, events: Sequence[tuple[float, float, str]]) -> bool:
-    """Whether a stretch of time shares some with an event."""
+def overlaps_any(start: float, end: float, events: Sequence[tuple[float, float, str]]) -> bool:
     return any(start < stop and begin < end for begin, stop, _ in events)
 
 
 def draw_below(panel: Axes, rows: dict[str, list[tuple[float, float, str]]], threshold: float | None) -> None:
-    """Under scores from 0 to 1, a row of bars (start, end, colour) a name; and the threshold of the scores."""
+    """Draw one row of bars (start, end, colour) per name below scores from 0 to 1, and the threshold."""
     bottom = -0.14 - 0.22 * len(rows)
     panel.axhspan(bottom, -0.1, color=FAINT, alpha=0.4, linewidth=0)
     for place, bars in enumerate(rows.values()):
-        for start, end, colour in bars:  # with an edge, so that a second in an hour can be seen
+        for start, end, colour in bars:  # the edge keeps one second visible in an hour
             panel.broken_barh([(start, end - start)], (-0.3 - 0.22 * place, 0.15), color=colour, linewidth=0.7)
     if threshold is not None:
         panel.axhline(threshold, color=THRESHOLD, linewidth=1, linestyle="--")
@@ -149,7 +145,7 @@ def draw_below(panel: Axes, rows: dict[str, list[tuple[float, float, str]]], thr
 
 
 class Detected(Protocol):
-    """What a detector found in one recording."""
+    """The events detected in one recording."""
 
     file: Path
     events: np.ndarray  # (E, 3): start and end in s, score
@@ -160,7 +156,7 @@ class Detected(Protocol):
 
 
 def plot_detections(recordings: Sequence[Detected]) -> Figure:
-    """Score over time and detected events, one panel a recording."""
+    """Draw score over time and detected events, one panel per recording."""
     figure, panels = panels_below_each_other(len(recordings), height=1.45)
     for panel, found in zip(panels, recordings, strict=True):
         peaks, stretch = found.envelope.peaks, found.envelope.stretch
@@ -183,7 +179,7 @@ class Tagged(Protocol):
 
 
 def plot_tags(recordings: Sequence[Tagged]) -> Figure:
-    """Scores over time of the labels that are heard most surely, one panel a recording."""
+    """Draw the scores over time of the labels with the highest scores, one panel per recording."""
     figure, panels = panels_below_each_other(len(recordings), height=0.2 * TAGS_SHOWN + 0.5, sharey=False)
     colours = LinearSegmentedColormap.from_list("scores", ["#ffffff", MODEL])
     for panel, found in zip(panels, recordings, strict=True):
@@ -203,19 +199,19 @@ def plot_tags(recordings: Sequence[Tagged]) -> Figure:
 
 
 def plot_confusers(confusers: Sequence[dict[str, Any]] | None) -> Figure | None:
-    """False alarms of the labels whose clips have most of them; None where there is no false alarm."""
+    """Draw the labels whose clips have the most false alarms; None without false alarms."""
     shown = [label for label in confusers or [] if label["false_alarms"]][:LABELS_SHOWN]
     if not shown:
         return None
     figure, (panel,) = panels_below_each_other(1, height=0.27 * len(shown))
-    longest = 0  # letters beside a bar
-    for place, label in enumerate(reversed(shown)):
-        panel.barh(place, label["false_alarms"], height=0.62, color=FALSE)
-        said = (
+    longest = 0  # letters next to a bar
+    for row, label in enumerate(reversed(shown)):
+        panel.barh(row, label["false_alarms"], height=0.62, color=FALSE)
+        text = (
             f" {label['false_alarms']:,}, in {label['clips_with_false_alarm']:,} of {plural(label['clips'], 'clip')}"
         )
-        longest = max(longest, len(said))
-        panel.annotate(said, (label["false_alarms"], place), fontsize=8, va="center", color=TRUTH)
+        longest = max(longest, len(text))
+        panel.annotate(text, (label["false_alarms"], row), fontsize=8, va="center", color=TRUTH)
     panel.set_yticks(range(len(shown)), [shortened(label["name"]) for label in reversed(shown)])
     panel.set_ylim(-0.6, len(shown) - 0.4)
     whole_numbers(panel)
@@ -225,23 +221,23 @@ def plot_confusers(confusers: Sequence[dict[str, Any]] | None) -> Figure | None:
 
 
 def shortened(name: str) -> str:
-    """A label's name beside a bar, cut where it is long."""
+    """Return a label for an axis, shortened to NAME_LENGTH."""
     return literal(name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1].rstrip(", ") + "…")
 
 
 def whole_numbers(panel: Axes) -> None:
-    """Ticks of counts, with a comma at the thousands."""
+    """Use whole numbers with thousands separators as ticks."""
     panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
     panel.xaxis.set_major_formatter("{x:,.0f}")
 
 
 def plot_composition(composition: dict[str, Any] | None) -> Figure | None:
-    """Windows served in training beside what the plan says, a part of the batch a pair of bars; None without any."""
+    """Draw the windows planned and served, one pair of bars per part of the batch; None without any."""
     if composition is None or not sum(composition["planned"].values()):
         return None
     figure, (panel,) = panels_below_each_other(1, height=1.7)
     for offset, key, colour in ((0.2, "planned", OTHERS), (-0.2, "served", MODEL)):
-        counts = [composition[key].get(part, 0) for part in PARTS][::-1]  # a share of 0 has no part
+        counts = [composition[key].get(part, 0) for part in PARTS][::-1]  # a part with share 0 is missing
         places = np.arange(len(PARTS)) + offset
         panel.barh(places, counts, height=0.36, color=colour, label=key)
         for place, count in zip(places, counts, strict=True):
@@ -256,7 +252,7 @@ def plot_composition(composition: dict[str, Any] | None) -> Figure | None:
 
 
 def plot_coverage(coverage: dict[str, Any] | None) -> Figure | None:
-    """How many of the negatives' labels came up in training, as one bar; None where there is no label."""
+    """Draw the number of negative labels that were served in training as one bar; None without labels."""
     if coverage is None or not coverage["labels"]:
         return None
     seen, missed = coverage["seen"], coverage["labels"] - coverage["seen"]
@@ -272,16 +268,14 @@ def plot_coverage(coverage: dict[str, Any] | None) -> Figure | None:
 
 
 def plot_mining(history: Sequence[dict[str, Any]] | None) -> Figure | None:
-    """What became of the negatives that were scored in training, and their mean score, an epoch a point; None without
-    mining.
-    """
+    """Draw the counts of mined negatives and their mean score over epochs; None without mining."""
     if not history:
         return None
     figure, (counts, means) = panels_below_each_other(2, sharey=False)
     epochs = [entry["epoch"] for entry in history]
     for key, label, colour, dash in (
         ("scored", "negatives scored", OTHERS, ".-"),
-        ("hard", "hard: remembered, above the threshold of mining", FALSE, ".-"),
+        ("hard", "hard: above the mining threshold", FALSE, ".-"),
         ("tier_b_from_mining", "served again in tier B", MODEL, ".-"),
         ("quarantined", "quarantined: suspected missing labels", TRUTH, ".:"),
     ):
@@ -289,12 +283,12 @@ def plot_mining(history: Sequence[dict[str, Any]] | None) -> Figure | None:
         if np.isnan(values).all():  # not recorded
             continue
         counts.plot(epochs, values, dash, color=colour, linewidth=1.3, markersize=5, label=label)
-    counts.set_yscale("symlog", linthresh=1)  # 0 has a place too
+    counts.set_yscale("symlog", linthresh=1)  # a log scale that also shows 0
     counts.set_ylim(bottom=0)
     counts.yaxis.set_major_formatter("{x:,.0f}")
     counts.set_ylabel("windows", fontsize=9)
     counts.legend(frameon=False, fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
-    scores = np.array([entry["mean_score"] for entry in history], dtype=float)  # NaN where nothing was scored
+    scores = np.array([entry["mean_score"] for entry in history], dtype=float)  # NaN if nothing was scored
     means.plot(epochs, scores, ".-", color=OTHERS, linewidth=1.3, markersize=5)
     means.set_ylim(bottom=0)
     means.set_ylabel("mean score of the\nnegatives scored", fontsize=9)

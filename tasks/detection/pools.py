@@ -1,12 +1,12 @@
-"""Which windows of AudioSet a detector is trained and tested on: positives, negatives that are negatives, and sides.
+"""Choose the clips of a data set that a detector is trained and scored on.
 
-Rows of the data set become *items*, windows that a sampler can draw. A clip is a negative only where no table says
-otherwise: neither the target nor a label under which it may be heard stands in its weak labels, its strong events or
-the frames that people checked, and neither of these for another row with its id.
+Rows of the data set become *items*, windows that a sampler can draw. A clip is a negative only if no table says
+otherwise: neither the target nor a related label, under which the target may be audible, is in its weak labels, its
+strong events or its annotator-checked frames, nor in those of another row with the same id.
 
-A clip whose events are known serves as strong negatives, event by event, and as a weak negative too, from anywhere in
-it: what lies between its events is no worse a negative. One without weak labels has those of its events, so that a
-small data set of strong labels alone has both pools.
+A clip with known events gives one strong negative per event and also a weak negative from anywhere in it, because
+the audio between its events is an equally good negative. A clip without weak labels gets the labels of its events,
+so that a small data set with strong labels alone has both pools.
 """
 
 import functools
@@ -31,35 +31,36 @@ from tasks.detection.items import (
 )
 from tasks.detection.settings import PoolSettings
 
-# R rows of the data set, M clips of a side, E events
+# R rows of the data set, M clips of a split, E events
 
 
-VALIDATION, MOST = 2**32, 2**33  # what a seed is raised by, so that each choice of clips has draws of its own
-NAMED = 5  # ids that an error names
+# Added to validation_seed, so that the two choices of clips use independent random numbers.
+VALIDATION_SEED_OFFSET, EVAL_LIMIT_SEED_OFFSET = 2**32, 2**33
+NAMED = 5  # ids named in an error message
 
 
 @dataclass(frozen=True)
 class EvalClips:
-    """The clips of a side that are scored; those with a related label only are not among them."""
+    """The scored clips of a split: those with the target and clear negatives, not those with only a related label."""
 
     rows: np.ndarray  # (M,) int32, rows of the data set
     targets: np.ndarray  # (M,) bool
-    strong: np.ndarray  # (M,) bool, whether all events of the target are known
-    edges: np.ndarray  # (M + 1,) int64, where each clip's begin in `events`
+    strong: np.ndarray  # (M,) bool, all events of the target are known
+    edges: np.ndarray  # (M + 1,) int64, start of each clip's events in `events`
     events: np.ndarray  # (E, 2) float32, start and end of the target's events, s in the file
-    ambiguous: int = 0  # clips left out, with a related label but not the target
+    ambiguous: int = 0  # excluded clips, with a related label but not the target
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def events_of(self, clip: int) -> np.ndarray:
-        """The target's events in a clip of this side (events, 2), s in the file."""
+        """Return the target's events in a clip of this split (events, 2), s in the file."""
         return self.events[self.edges[clip] : self.edges[clip + 1]]
 
 
 @dataclass(frozen=True)
 class RuleCount:
-    """How many clips a rule left out."""
+    """Number of clips that a rule excludes."""
 
     rule: str
     clips: int
@@ -67,7 +68,7 @@ class RuleCount:
 
 @dataclass(frozen=True)
 class LabelCount:
-    """How many weak negatives a label had before and after the most frequent sounds were thinned."""
+    """Number of weak negatives of a label before and after thinning the most frequent labels."""
 
     name: str
     before: int
@@ -76,7 +77,7 @@ class LabelCount:
 
 @dataclass(frozen=True)
 class ClipCounts:
-    """How many clips there are, and how many items of each kind they give."""
+    """Number of clips, and of items of each kind."""
 
     clips: int
     with_audio: int
@@ -91,100 +92,103 @@ class ClipCounts:
 
 @dataclass(frozen=True)
 class ClipPools:
-    """What can be drawn in training, what is scored, and how it came to that."""
+    """Items to draw in training, clips to score, and the counts behind both."""
 
     items: Items
-    positives: np.ndarray  # (positives,) int32, numbers of items
+    positives: np.ndarray  # (positives,) int32, item numbers
     strong: LabelledPool
     weak: LabelledPool
-    explicit: np.ndarray  # (explicit,) int32, numbers of items
+    explicit: np.ndarray  # (explicit,) int32, item numbers
     sides: dict[str, EvalClips]  # "validation" and "test"
     targets: list[int]  # codes of the target's labels
-    rules: list[RuleCount]  # in the order in which they were applied
-    trim: list[LabelCount]  # most clips first
+    rules: list[RuleCount]  # in the order of application
+    trim: list[LabelCount]  # most frequent label first
     counts: ClipCounts
-    ids: str = ""  # a digest of all rows' ids, in their order
-    target_groups: tuple[int, int] = (0, 0)  # with a usable clip that has the target: in training, in validation
+    ids: str = ""  # digest of the ids of all rows, in order
+    target_groups: tuple[int, int] = (0, 0)  # groups with a usable clip of the target: training, validation
 
     @functools.cached_property
     def digest(self) -> str:
-        """Of all items: with other data, their numbers mean other sounds."""
+        """Digest of all items; item numbers are only meaningful for pools with the same digest."""
         digest = hashlib.sha256(self.ids.encode())
-        for column, kind in zip(self.items.columns(), ("<i4", "<f4", "<f4", "i1", "<i2"), strict=True):
-            digest.update(f"{len(column)}:".encode() + np.ascontiguousarray(column, kind).data)
+        # A fixed byte order keeps the digest the same on every machine.
+        for column, dtype in zip(self.items.columns(), ("<i4", "<f4", "<f4", "i1", "<i2"), strict=True):
+            digest.update(f"{len(column)}:".encode() + np.ascontiguousarray(column, dtype).data)
         return digest.hexdigest()[:16]
 
     def advice_for_positives(self) -> str:
-        """How a data set without positives for training gets some."""
+        """Say how to get positives for training if there are none."""
         in_training, in_validation = self.target_groups
         if in_training or not in_validation:
-            return "take another target, or other `positives`"
+            return "Choose another target, or another value of `positives`"
         if in_validation == 1:
-            return "the target is in one group only, which is in validation. Prepare clips of more groups with it"
+            return "The only group with the target is in validation. Prepare clips with the target from more groups"
         return (
-            f"all {in_validation} groups with the target are in validation. Lower validation_fraction, or change "
+            f"All {in_validation} groups with the target are in validation. Lower validation_fraction, or change "
             "validation_seed"
         )
 
     def check_not_empty(self, shares: tuple[float, float, float]) -> None:
-        """Refuse shares of positives, strong and weak negatives of which there are none; says how it came to that."""
+        """Raise ValueError if a positive share of positives, strong or weak negatives has an empty pool."""
         pools = {
             "positive_share": (self.positives, self.advice_for_positives()),
-            "strong_share": (self.strong.items, "prepare the data with strong tables, or set strong_share 0"),
-            "weak_share": (self.weak.items, "prepare clips without the target, or set weak_share 0"),
+            "strong_share": (self.strong.items, "Prepare the data with strong tables, or set strong_share=0"),
+            "weak_share": (self.weak.items, "Prepare clips without the target, or set weak_share=0"),
         }
         for share, (name, (pool, advice)) in zip(shares, pools.items(), strict=True):
             if share > 0 and not len(pool):
-                went = "; ".join(f"{rule.rule}: {rule.clips}" for rule in self.rules)
+                excluded = "; ".join(f"{rule.rule}: {rule.clips}" for rule in self.rules)
                 kind = {"positive_share": "positives", "strong_share": "strong negatives"}.get(name, "weak negatives")
                 raise ValueError(
-                    f"there are no {kind}, but {name} is {share:g}. Of {plural(self.counts.clips, 'clip')}, left out "
-                    f"by each rule in turn: {went}. {advice[0].upper()}{advice[1:]}"
+                    f"{name}={share:g}: there are no {kind}. Of {plural(self.counts.clips, 'clip')}, excluded by each "
+                    f"rule in turn: {excluded}. {advice}."
                 )
 
 
 def build_pools(
     table: pa.Table, labels: Labels, ontology: Ontology, settings: PoolSettings, clip_seconds: float
 ) -> ClipPools:
-    """Divide clips into sides and the training clips into pools.
+    """Divide clips into splits, and the training clips into pools.
 
     Args:
-        table: all rows of the data set, with the columns of hf_datasets/audioset except the sounds' bytes.
-        labels, ontology: of its `labels.json`.
-        clip_seconds: length of a window; explicit negatives are at least so long.
+        table: all rows of the data set, with the columns of hf_datasets/audioset except the audio bytes.
+        labels, ontology: from its `labels.json`.
+        clip_seconds: window length; explicit negatives are at least this long.
     """
     clips = ClipColumns.of(table)
     roles = ClipRoles.of(clips, *find_codes(labels, ontology, settings), settings)
     clean, events = roles.train & ~roles.target & ~roles.near, clips.drawable_events()
-    sounds = clips.labelled_by_events()
-    labelled = clean & (np.diff(sounds.edges) > 0)
-    kept, trim = thin(clips, labelled & clips.in_subset("unbalanced_train") & ~clips.strong, labels, settings)
+    with_labels = clips.labelled_by_events()
+    labelled = clean & (np.diff(with_labels.edges) > 0)
+    is_kept, trim = thin_head_labels(
+        clips, labelled & clips.in_subset("unbalanced_train") & ~clips.strong, labels, settings
+    )
 
     positives = _positives(clips, roles, events, settings)
     strong = event_items(clips, events & (clean & clips.strong)[clips.event_rows], Kind.STRONG)
     first = len(positives) + len(strong)
-    weak, *members = weak_clips(sounds, labelled & kept, first)
+    weak, *members = weak_clips(with_labels, labelled & is_kept, first)
     checked = checked_runs(clips, roles.train, roles.targets, clip_seconds)
     parts = {Kind.POSITIVE: positives, Kind.STRONG: strong, Kind.WEAK: weak, Kind.EXPLICIT: checked}
     edges = np.cumsum([0, *map(len, parts.values())])
     numbers = {kind: np.arange(edges[kind], edges[kind + 1], dtype=np.int32) for kind in parts}
 
     rules = roles.rules(clips) | {
-        "no label: no weak negative": _count(clean & ~labelled),
-        f"the commonest sounds, thinned ({settings.head_trim})": _count(labelled & ~kept),
-        "events after the end of their file: not these events": _count(
+        "no label: not a weak negative": _count(clean & ~labelled),
+        f"head_trim={settings.head_trim}: most frequent labels thinned": _count(labelled & ~is_kept),
+        "event beyond file: event ignored": _count(
             roles.train & clips.with_events(clips.event_start >= clips.seconds[clips.event_rows])
         ),
     }
     return ClipPools(
-        items=Items.joined(list(parts.values())),
+        items=Items.concatenate(list(parts.values())),
         positives=numbers[Kind.POSITIVE],
         strong=LabelledPool(numbers[Kind.STRONG], strong.label),
         weak=LabelledPool(*members),
         explicit=numbers[Kind.EXPLICIT],
         sides={
-            "validation": _side(clips, clips.usable & roles.validation, roles, events, settings),
-            "test": _side(clips, clips.usable & clips.test, roles, events, settings),
+            "validation": _eval_clips(clips, clips.usable & roles.validation, roles, events, settings),
+            "test": _eval_clips(clips, clips.usable & clips.test, roles, events, settings),
         },
         targets=roles.targets,
         rules=[RuleCount(rule, count) for rule, count in rules.items()],
@@ -206,7 +210,7 @@ def build_pools(
 
 
 def find_codes(labels: Labels, ontology: Ontology, settings: PoolSettings) -> tuple[list[int], list[int]]:
-    """Codes of the target's labels, and of those under which it may be heard."""
+    """Return the codes of the target's labels and of the related labels, under which it may be audible."""
     targets = list(dict.fromkeys(labels.find(wanted) for wanted in settings.target))
     if settings.related is None:
         related = set().union(*(ontology.related(mid) for mid in targets))
@@ -218,27 +222,27 @@ def find_codes(labels: Labels, ontology: Ontology, settings: PoolSettings) -> tu
 
 @dataclass(frozen=True)
 class ClipRoles:
-    """Per clip (R,) bool: whether any table says that it has the target, and its side."""
+    """Roles of all clips, (R,) bool each: contains the target, is related to it, and which split it is in."""
 
     targets: list[int]
-    by_labels: np.ndarray  # the target is one of its weak labels
-    by_events: np.ndarray  # the target is one of its events or checked frames
-    target: np.ndarray  # either, or either of another row with its id
-    near: np.ndarray  # not the target, but a label under which it may be heard
+    by_labels: np.ndarray  # the target is in its weak labels
+    by_events: np.ndarray  # the target is in its events or checked frames
+    target: np.ndarray  # one of these two, in this row or another one with its id
+    near: np.ndarray  # no target, but a related label, under which it may be audible
     validation: np.ndarray
-    train: np.ndarray  # usable, on neither other side
-    ids: str  # a digest of all ids
-    by_group: np.ndarray  # (R,) float64, equal where groups are
+    train: np.ndarray  # usable, in neither other split
+    ids: str  # digest of all ids
+    by_group: np.ndarray  # (R,) float64, a random number per group
 
     @classmethod
     def of(cls, clips: ClipColumns, targets: list[int], related: list[int], settings: PoolSettings) -> "ClipRoles":
-        """From the tables' columns; ValueError where a clip would be trained on and tested on."""
-        draws = id_uniforms(clips.ids, settings.validation_seed + VALIDATION)
+        """Assign the roles; raises ValueError if an id or a group would be both trained and tested on."""
+        draws = id_uniforms(clips.ids, settings.validation_seed + VALIDATION_SEED_OFFSET)
         twins = clips.twins(draws)
         _check_eval_apart(clips, *twins)
         by_group = draws
         if clips.groups is not None:
-            by_group = id_uniforms(clips.groups, settings.validation_seed + VALIDATION)
+            by_group = id_uniforms(clips.groups, settings.validation_seed + VALIDATION_SEED_OFFSET)
             _check_groups_apart(clips, clips.groups, by_group)
         by_labels = clips.with_labels(targets)
         by_events = clips.with_events(clips.present & is_one_of(clips.event_codes, targets))
@@ -247,34 +251,32 @@ class ClipRoles:
         near = _with_twins(near, *twins) & ~target
         validation = ~clips.test & (by_group < settings.validation_fraction)
         if settings.validation_fraction:
-            for kind in (target, ~target & ~near):
-                validation |= ~clips.test & _first_group(by_group, clips.usable & ~clips.test & kind, validation)
+            # A threshold needs clips with and without the target. In a small data set chance may leave validation
+            # without one of them, so the group with the lowest number is added.
+            for members in (target, ~target & ~near):
+                validation |= ~clips.test & _first_group(by_group, clips.usable & ~clips.test & members, validation)
         train = clips.usable & ~clips.test & ~validation
         ids = hashlib.sha256(draws.astype("<f8", copy=False).data).hexdigest()
         return cls(targets, by_labels, by_events, target, near, validation, train, ids, by_group)
 
     def target_groups(self, clips: ClipColumns) -> tuple[int, int]:
-        """How many groups with a usable clip that has the target are in training, and in validation."""
+        """Count the groups with a usable clip of the target in training and in validation."""
         sides = (self.train, clips.usable & self.validation)
         in_training, in_validation = (len(np.unique(self.by_group[self.target & side])) for side in sides)
         return in_training, in_validation
 
     def rules(self, clips: ClipColumns) -> dict[str, int]:
-        """How many clips each rule leaves out, those of earlier rules not again."""
+        """Count the clips that each rule excludes; a clip counts for the first rule that excludes it."""
         return {
             "no usable audio": _count(~clips.usable),
-            "eval: tested on, never trained on": _count(clips.usable & clips.test),
-            "validation, by group: never trained on": _count(clips.usable & self.validation),
-            "the target is a weak label: no negative": _count(self.train & self.by_labels),
-            "the target is no weak label, but an event: no negative": _count(
-                self.train & self.by_events & ~self.by_labels
-            ),
-            "another row of the id has the target: no negative": _count(
+            "eval: only tested on": _count(clips.usable & clips.test),
+            "validation, by group: only validated on": _count(clips.usable & self.validation),
+            "weak target label: not a negative": _count(self.train & self.by_labels),
+            "target event only: not a negative": _count(self.train & self.by_events & ~self.by_labels),
+            "target in duplicate: not a negative": _count(
                 self.train & self.target & ~self.by_labels & ~self.by_events
             ),
-            "a label under which the target may be heard: neither positive nor negative": _count(
-                self.train & self.near
-            ),
+            "related label: neither positive nor negative": _count(self.train & self.near),
         }
 
 
@@ -283,19 +285,19 @@ def _count(rows: np.ndarray) -> int:
 
 
 def _check_eval_apart(clips: ClipColumns, twins: np.ndarray, ids: np.ndarray) -> None:
-    """Refuse a clip that would be tested on and trained on."""
+    """Raise ValueError if an id is both in eval and in a training list."""
     tested = np.bincount(ids, weights=clips.test[twins])
     both = np.flatnonzero((tested > 0) & (tested < np.bincount(ids)))
     if len(both):
         named = clips.ids.take(pa.array(twins[np.isin(ids, both)])).unique().to_pylist()
         raise ValueError(
-            f"in eval and in a list for training: {plural(len(named), 'clip')} ({', '.join(named[:NAMED])}"
-            f"{', ...' if len(named) > NAMED else ''}): what is tested on is never trained on; take them out of one"
+            f"clip_id={', '.join(named[:NAMED])}{', ...' if len(named) > NAMED else ''}: "
+            f"{plural(len(named), 'clip')} in eval and in a training list. Remove each clip from one of the two."
         )
 
 
 def _check_groups_apart(clips: ClipColumns, groups: pa.ChunkedArray, draws: np.ndarray) -> None:
-    """Refuse a group that would be tested on and trained on; `draws` (R,) are equal where groups are."""
+    """Raise ValueError if a group is in eval and in training; `draws` (R,) are equal for equal groups."""
     both = np.intersect1d(draws[clips.test & clips.usable], draws[~clips.test & clips.usable])
     if len(both):
         rows = [int(np.flatnonzero(draws == draw)[0]) for draw in both[:NAMED]]
@@ -307,22 +309,22 @@ def _check_groups_apart(clips: ClipColumns, groups: pa.ChunkedArray, draws: np.n
 
 
 def _first_group(draws: np.ndarray, rows: np.ndarray, validation: np.ndarray) -> np.ndarray:
-    """The group (R,) bool of rows (R,) bool with the lowest draw, where chance put none of several in validation."""
+    """Return the group (R,) bool with the lowest draw among rows (R,) bool, if none of several is in validation."""
     if (rows & validation).any() or len(np.unique(draws[rows])) < 2:
         return np.zeros(len(draws), bool)
     return draws == draws[rows].min()
 
 
 def _with_twins(rows: np.ndarray, twins: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Rows (R,) bool, and all others with their ids; changes its argument."""
+    """Extend rows (R,) bool to all rows with the same ids; changes its argument."""
     rows[twins] = np.bincount(ids, weights=rows[twins])[ids] > 0
     return rows
 
 
-def thin(
+def thin_head_labels(
     clips: ClipColumns, eligible: np.ndarray, labels: Labels, settings: PoolSettings
 ) -> tuple[np.ndarray, list[LabelCount]]:
-    """Which rows (R,) bool stay when some of the eligible ones are left out, and each label's before and after."""
+    """Thin the eligible rows (R,) bool with head labels; returns the rows kept (R,) bool and counts per label."""
     kept = np.ones(len(clips), bool)
     if settings.head_trim == "none":
         return kept, []
@@ -331,63 +333,66 @@ def thin(
     options = (heads, share, mode, settings.head_seed, count, settings.head_floor)
     lists = pa.ListArray.from_arrays(pa.array(clips.edges), pa.array(clips.codes))
     table = pa.table({"ytid": clips.ids, "labels": lists})
-    if mode == "floor":  # looks at all that are eligible, the others at one clip alone
+    # The floor counts all eligible clips of a label; the other modes look at one clip at a time.
+    if mode == "floor":
         kept[eligible] = trim_heads(table.filter(pa.array(eligible)), *options)
-    counts = np.zeros((3, count), np.int64)  # of what is not eligible, goes and stays
+    counts = np.zeros((3, count), np.int64)  # rows: not eligible, dropped, kept
     for rows, pairs in clips.blocks():
         if mode != "floor":
             kept[rows] = trim_heads(table[rows], *options) | ~eligible[rows]
-        lot = eligible[rows] * (1 + kept[rows].astype(np.int32)) * count
-        lot = np.repeat(lot, np.diff(clips.edges[rows.start : rows.stop + 1]))
-        counts += np.bincount(lot + clips.codes[pairs], minlength=counts.size).reshape(counts.shape)
+        offset = eligible[rows] * (1 + kept[rows].astype(np.int32)) * count
+        offset = np.repeat(offset, np.diff(clips.edges[rows.start : rows.stop + 1]))
+        counts += np.bincount(offset + clips.codes[pairs], minlength=counts.size).reshape(counts.shape)
     before, after = counts[1] + counts[2], counts[2]
     most_first = [code for code in np.argsort(-before, kind="stable") if before[code]]
     return kept, [LabelCount(labels.names[code], int(before[code]), int(after[code])) for code in most_first]
 
 
 def _positives(clips: ClipColumns, roles: ClipRoles, events: np.ndarray, settings: PoolSettings) -> Items:
-    """The target's events, and clips that have it as a weak label, as far as they are asked for."""
+    """Make positives as `settings.positives` asks: from target events, from clips with the target as weak label."""
     events = events & is_one_of(clips.event_codes, roles.targets) & roles.train[clips.event_rows]
     wanted = settings.positives
     if wanted == "auto":
         wanted = "strong" if events.any() else "weak"
-    found = []
+    parts = []
     if wanted in ("strong", "both"):
-        found.append(event_items(clips, events, Kind.POSITIVE))
+        parts.append(event_items(clips, events, Kind.POSITIVE))
     if wanted in ("weak", "both"):
+        # With `both`, a clip whose target events are known is used through its events only.
         without_events = ~clips.strong & ~clips.with_events(events)
-        found.append(target_clips(clips, roles.train & (without_events | (wanted == "weak")), roles.targets))
-    return Items.joined(found)
+        parts.append(target_clips(clips, roles.train & (without_events | (wanted == "weak")), roles.targets))
+    return Items.concatenate(parts)
 
 
-def _side(
+def _eval_clips(
     clips: ClipColumns, rows: np.ndarray, roles: ClipRoles, events: np.ndarray, settings: PoolSettings
 ) -> EvalClips:
-    """Clips of a side (R,) bool: those with the target, and of those that are negatives as many as asked for.
+    """Choose the scored clips of a split (R,) bool: all with the target, and negatives up to max_eval_clips.
 
     `events` (E,) bool are those that can be drawn.
     """
     ambiguous = int((rows & roles.near).sum())
     positives, negatives = np.flatnonzero(rows & roles.target), np.flatnonzero(rows & ~roles.target & ~roles.near)
     if settings.max_eval_clips:
-        draws = id_uniforms(clips.ids.take(pa.array(negatives)), settings.validation_seed + MOST)
+        draws = id_uniforms(clips.ids.take(pa.array(negatives)), settings.validation_seed + EVAL_LIMIT_SEED_OFFSET)
         negatives = negatives[np.argsort(draws, kind="stable")[: max(settings.max_eval_clips - len(positives), 0)]]
     chosen = np.sort(np.concatenate([positives, negatives]))
     edges, times = _target_events(clips, chosen, events & is_one_of(clips.event_codes, roles.targets))
     targets = roles.target[chosen]
-    known = clips.strong[chosen] & ~(targets & (np.diff(edges) == 0))  # else it is in it, but nobody says where
-    return EvalClips(chosen.astype(np.int32), targets, known, edges, times, ambiguous)
+    # A clip with the target but without a drawable event has it somewhere unknown.
+    events_known = clips.strong[chosen] & ~(targets & (np.diff(edges) == 0))
+    return EvalClips(chosen.astype(np.int32), targets, events_known, edges, times, ambiguous)
 
 
 def _target_events(clips: ClipColumns, rows: np.ndarray, events: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Some events (E,) bool in strongly labelled rows, overlapping ones as one: `edges` and `events` of EvalClips."""
+    """Merge overlapping events (E,) bool of strongly labelled rows; returns `edges` and `events` of EvalClips."""
     listed = np.zeros(len(clips), bool)
     listed[rows] = clips.strong[rows]
     events = np.flatnonzero(events)
-    found = event_items(clips, events[listed[clips.event_rows[events]]], Kind.POSITIVE)
-    found = found.take(np.lexsort((found.start, found.clip)))
+    items = event_items(clips, events[listed[clips.event_rows[events]]], Kind.POSITIVE)
+    items = items.take(np.lexsort((items.start, items.clip)))
     merged: list[tuple[int, float, float]] = []
-    for row, start, end in zip(found.clip.tolist(), found.start.tolist(), found.end.tolist(), strict=True):
+    for row, start, end in zip(items.clip.tolist(), items.start.tolist(), items.end.tolist(), strict=True):
         if merged and merged[-1][0] == row and start < merged[-1][2] - TOLERANCE:
             merged[-1] = (row, merged[-1][1], max(end, merged[-1][2]))
         else:

@@ -1,7 +1,7 @@
-"""Where a model hears a sound in recordings of any length: windows, scores, events, in constant memory.
+"""Detect sounds in recordings of any length: windows, scores and events, in constant memory.
 
-A detector hears its target. A pretrained encoder hears any of its labels without training: it tags windows with all of
-them, or gives the events of one.
+A detector detects its target. A pretrained encoder works without training: it tags windows with all of its labels,
+or detects the events of one.
 """
 
 import argparse
@@ -22,60 +22,62 @@ from modeling import EfficientAtConfig, EfficientAtModel
 from modeling.modeling_classification import AudioClassificationOutput
 from system.text import plural
 from tasks.detection.collator import SoundExtractor
-from tasks.detection.windows import fit_to_scale, with_zeros
+from tasks.detection.windows import limit_peak, pad_with_zeros
 from training.prediction import write_predictions
 from training.task import Predicted
 
-# N windows, S samples of a window, B windows of a batch, E events
+# N windows, S samples per window, B windows per batch, T frames per window, L labels, E events
 
 
-WINDOWS_AT_ONCE = 64
-WINDOWS_HELD = 2000  # of one event; a longer one is gone on with from its last windows
-ENVELOPE_BINS = 2000  # points of a curve that is drawn, at most
-# Of an encoder's own labels. In windows of 1 s, mn04 gives ESC-10's cries 0.3 to 0.6, and the rest below 0.01.
+WINDOWS_AT_ONCE = 64  # windows per batch
+MAX_BUFFERED_WINDOWS = 2000  # of an open event; a longer event is continued from its last windows
+ENVELOPE_BINS = 2000  # maximum points of a plotted curve
+# Default threshold for an encoder's own labels: in windows of 1 s, mn04 scores the baby cries of ESC-10 from 0.3 to
+# 0.6 and its other sounds below 0.01.
 UNTRAINED_THRESHOLD = 0.2
 
 
 @dataclass
 class Envelope:
-    """The highest score of each stretch of a recording: stretches grow so that there are never many."""
+    """Peak score per stretch of a recording; the stretches grow, so that their number stays below ENVELOPE_BINS."""
 
     stretch: float  # s
-    peaks: list[Any] = field(default_factory=list)  # of numbers, or of arrays (L,)
+    peaks: list[Any] = field(default_factory=list)  # numbers, or arrays (L,)
 
     def add(self, starts: np.ndarray, scores: np.ndarray) -> None:
-        """Scores (N,) or (N, L) of windows that begin at `starts` (N,) s, in order."""
+        """Add scores (N,) or (N, L) of windows that start at `starts` (N,) s, in order."""
         for start, score in zip(starts.tolist(), scores, strict=True):
             while int(start / self.stretch) >= ENVELOPE_BINS:
                 pairs = [self.peaks[i : i + 2] for i in range(0, len(self.peaks), 2)]
                 self.stretch, self.peaks = 2 * self.stretch, [np.maximum.reduce(pair) for pair in pairs]
-            place = int(start / self.stretch + 1e-6)
-            self.peaks += [0 * score] * (place + 1 - len(self.peaks))
-            self.peaks[place] = np.maximum(self.peaks[place], score)
+            # 1e-6: a start that is a multiple of the stretch may be rounded down.
+            index = int(start / self.stretch + 1e-6)
+            self.peaks += [0 * score] * (index + 1 - len(self.peaks))
+            self.peaks[index] = np.maximum(self.peaks[index], score)
 
 
 @dataclass(frozen=True)
 class Detections:
-    """The events of one recording, or of a stretch of it, and the curve of scores that they come from."""
+    """Events of a recording or a part of it, with the score curve behind them."""
 
     file: Path
     events: np.ndarray  # (E, 3): start and end in s, score in [0, 1]
-    envelope: Envelope  # of the whole recording so far
+    envelope: Envelope  # of the recording up to here
     target: str
     threshold: float
-    seconds: float  # of the recording so far
+    seconds: float  # of the recording up to here
 
     def header(self) -> list[str]:
-        """The table's columns."""
+        """Return the column names of the table."""
         return ["file", "start_seconds", "end_seconds", "score", "label"]
 
     def rows(self) -> Iterator[list[str]]:
-        """A row an event."""
+        """Yield one row per event."""
         for start, end, score in self.events:
             yield [str(self.file), f"{start:.3f}", f"{end:.3f}", f"{score:.4f}", self.target]
 
     def join(self, others: Sequence["Detections"]) -> "Detections":
-        """A recording's stretches as one."""
+        """Join this and the following parts of a recording."""
         parts = [self, *others]
         events = np.concatenate([part.events for part in parts])
         return replace(self, events=events, envelope=parts[-1].envelope, seconds=parts[-1].seconds)
@@ -83,134 +85,142 @@ class Detections:
 
 @dataclass(frozen=True)
 class Tags:
-    """The scores of all of a model's labels in some windows of a recording."""
+    """Scores of all labels in some windows of a recording."""
 
     file: Path
-    times: np.ndarray  # (N,) s at which each window begins
+    times: np.ndarray  # (N,) start of each window, s
     scores: np.ndarray  # (N, L), in [0, 1]
     window: float  # s
     labels: Sequence[str]
-    envelope: Envelope  # of the whole recording so far
+    envelope: Envelope  # of the recording up to here
 
     def header(self) -> list[str]:
-        """The table's columns."""
+        """Return the column names of the table."""
         return ["file", "start_seconds", "end_seconds", *self.labels]
 
     def rows(self) -> Iterator[list[str]]:
-        """One row per window."""
+        """Yield one row per window."""
         for time, scores in zip(self.times, self.scores, strict=True):
             yield [str(self.file), f"{time:.3f}", f"{time + self.window:.3f}", *(f"{score:.4f}" for score in scores)]
 
     def join(self, others: Sequence["Tags"]) -> "Tags":
-        """A recording's windows, of which the envelope is kept."""
+        """Return these tags: a plot needs only the envelope, which all parts of a recording share."""
         return self
 
 
 @dataclass(frozen=True)
-class Listening:
-    """How a model goes through a recording, and which of its labels is wanted."""
+class PredictionSettings:
+    """How a model is applied to a recording."""
 
     window: float  # s
     hop: float  # s
-    label: int | None  # None: all
+    label: int | None  # index of the label to detect; None: all labels
     target: str
     threshold: float
 
 
 def check_threshold(threshold: float | None) -> None:
-    """Refuse a threshold that is no score."""
+    """Raise ValueError if a threshold is outside 0 to 1."""
     if threshold is not None and not 0 <= threshold <= 1:
-        raise ValueError(f"--threshold={threshold}: not a score. Give one from 0 to 1.")
+        raise ValueError(f"--threshold={threshold}: must be from 0 to 1. Give a score in this range.")
 
 
-def listening(config: PreTrainedConfig, target: str | None, threshold: float | None) -> Listening:
-    """What a model's config, and the options of the command, say of its use."""
-    detection = config.to_dict().get("detection")  # of its run: window and hop in seconds, threshold
+def prediction_settings(config: PreTrainedConfig, target: str | None, threshold: float | None) -> PredictionSettings:
+    """Combine a model's config with the options of the command; raises ValueError if they do not fit."""
+    detection = config.to_dict().get("detection")  # written by its run: window and hop in seconds, threshold
     labels = cast(dict[int, str], config.id2label)
     if detection is not None:
         if target not in (None, labels[0]):
-            raise ValueError(f"--target={target}: the model detects {labels[0]!r} alone. Leave the option out.")
+            raise ValueError(f"--target={target}: the model detects only {labels[0]!r}. Leave the option out.")
         chosen = float(detection["threshold"] if threshold is None else threshold)
-        return Listening(detection["clip_seconds"], detection["hop_seconds"], 0, labels[0], chosen)
+        return PredictionSettings(detection["clip_seconds"], detection["hop_seconds"], 0, labels[0], chosen)
     if not isinstance(config, EfficientAtConfig):
-        raise ValueError("the model's config has no `detection`, which run_train.py writes at the end of a run")
+        raise ValueError(
+            f"model={config.name_or_path}: its config has no `detection`. Use a model from a finished detection run; "
+            "run_train.py writes the key."
+        )
     if EfficientAtModel.__name__ in (config.architectures or []):
         raise ValueError(
-            f"model={config.name_or_path}: an encoder without a classifier, which names no sounds. Give one that has "
-            "it, such as efficientat_mn04_as, or train a detector on this one, by encoder.name."
+            f"model={config.name_or_path}: an encoder without a classifier, so it has no labels. Use one with a "
+            "classifier, for example efficientat_mn04_as, or train a detector on this one with encoder.name."
         )
     if target is None and threshold is not None:
-        raise ValueError(f"--threshold={threshold}: for the events of one label. Name it by --target.")
-    places = {name: place for place, name in labels.items()}
-    if target is not None and target not in places:
-        near = difflib.get_close_matches(target, places, n=3, cutoff=0.4) or sorted(places)[:3]
-        raise ValueError(f"--target={target}: not one of the model's {len(places)} labels. Near: {'; '.join(near)}.")
+        raise ValueError(f"--threshold={threshold}: needs the label to detect. Name it with --target.")
+    codes = {name: code for code, name in labels.items()}
+    if target is not None and target not in codes:
+        near = difflib.get_close_matches(target, codes, n=3, cutoff=0.4) or sorted(codes)[:3]
+        raise ValueError(f"--target={target}: not one of the model's {len(codes)} labels. Similar: {'; '.join(near)}.")
     chosen = UNTRAINED_THRESHOLD if threshold is None else threshold
-    label = None if target is None else places[target]
-    return Listening(config.window_seconds, config.hop_seconds, label, target or "", chosen)
+    label = None if target is None else codes[target]
+    return PredictionSettings(config.window_seconds, config.hop_seconds, label, target or "", chosen)
 
 
 @torch.inference_mode()
-def heard(
-    model: PreTrainedModel, extractor: SoundExtractor, sound: Path, use: Listening
+def predict_windows(
+    model: PreTrainedModel, extractor: SoundExtractor, sound: Path, settings: PredictionSettings
 ) -> Iterator[tuple[np.ndarray, AudioClassificationOutput]]:
-    """When windows of a recording begin (B,) in seconds, and what the model says of them, batch by batch."""
+    """Yield start times (B,) in s and model outputs of the windows of a recording, batch by batch."""
     rate = extractor.sampling_rate
     for starts, windows in sliding_windows(
-        read_audio_blocks(sound, rate), round(use.window * rate), round(use.hop * rate)
+        read_audio_blocks(sound, rate), round(settings.window * rate), round(settings.hop * rate)
     ):
         batch = extractor(list(windows), sampling_rate=rate, return_tensors="pt").to(model.device)
         yield starts / rate, model(**batch)
 
 
-def tag(model: PreTrainedModel, extractor: SoundExtractor, sound: Path, use: Listening) -> Iterator[Tags]:
-    """Scores of all labels in a recording, some windows at a time."""
-    labels, envelope = list(cast(dict[int, str], model.config.id2label).values()), Envelope(use.hop)
-    for times, output in heard(model, extractor, sound, use):
+def tag(
+    model: PreTrainedModel, extractor: SoundExtractor, sound: Path, settings: PredictionSettings
+) -> Iterator[Tags]:
+    """Yield the scores of all labels in a recording, batch by batch."""
+    labels, envelope = list(cast(dict[int, str], model.config.id2label).values()), Envelope(settings.hop)
+    for times, output in predict_windows(model, extractor, sound, settings):
         scores = output["logits"].double().sigmoid().cpu().numpy()
         envelope.add(times, scores)
-        yield Tags(sound, times, scores, use.window, labels, envelope)
+        yield Tags(sound, times, scores, settings.window, labels, envelope)
 
 
-def detect(model: PreTrainedModel, extractor: SoundExtractor, sound: Path, use: Listening) -> Iterator[Detections]:
-    """The events in a recording, a stretch at a time, by windows as in training: their length is the model's.
+def detect(
+    model: PreTrainedModel, extractor: SoundExtractor, sound: Path, settings: PredictionSettings
+) -> Iterator[Detections]:
+    """Yield the events in a recording part by part, from windows of the length that the model was trained on.
 
-    Windows that score at least the threshold and overlap make one event; where the model scores frames, the event
-    begins and ends with the first and the last frame that do.
+    Overlapping windows with a score of at least the threshold make one event. If the model scores frames, the event
+    starts with the first and ends with the last frame at or above the threshold.
     """
-    rate, target, threshold = extractor.sampling_rate, use.target, use.threshold
-    size, hop = round(use.window * rate), round(use.hop * rate)
+    rate, target, threshold = extractor.sampling_rate, settings.target, settings.threshold
+    size, hop = round(settings.window * rate), round(settings.hop * rate)
     window = size / rate  # s
-    held, begun, envelope = Windows(), None, Envelope(hop / rate)
+    buffer, open_event, envelope = Windows(), None, Envelope(hop / rate)
+    # Yielded before any audio is read, so that a recording without events has a part as well.
     yield Detections(sound, np.zeros((0, 3)), envelope, target, threshold, 0.0)
-    for times, output in heard(model, extractor, sound, use):
+    for times, output in predict_windows(model, extractor, sound, settings):
         frames = output.get("frame_logits")
         new = Windows(
             times,
-            output["logits"][:, use.label].double().sigmoid().cpu().numpy(),
-            None if frames is None else frames[..., use.label].double().sigmoid().cpu().numpy(),
+            output["logits"][:, settings.label].double().sigmoid().cpu().numpy(),
+            None if frames is None else frames[..., settings.label].double().sigmoid().cpu().numpy(),
         )
         envelope.add(new.times, new.scores)
-        held = held.followed_by(new)
-        goes_on = held.fires_at_its_end(threshold, window)
-        if goes_on and len(held.times) < WINDOWS_HELD:
+        buffer = buffer.followed_by(new)
+        is_open = buffer.ends_in_event(threshold, window)
+        if is_open and len(buffer.times) < MAX_BUFFERED_WINDOWS:
             continue
-        events = held.events(threshold, window, begun)
-        begun = events[-1] if goes_on else None
-        # As many windows as overlap with those to come; of an event that goes on, its last one too.
-        held = held.last(-(-size // hop) + goes_on)
-        done = events[:-1] if goes_on else events
-        yield Detections(sound, done, envelope, target, threshold, float(new.times[-1] + window))
-    if held.fires_at_its_end(threshold, window):
-        end = float(held.times[-1] + window)
-        yield Detections(sound, held.events(threshold, window, begun), envelope, target, threshold, end)
+        events = buffer.events(threshold, window, open_event)
+        open_event = events[-1] if is_open else None
+        # Keep the windows that overlap with the next ones; for an open event also its last one.
+        buffer = buffer.last(-(-size // hop) + is_open)
+        finished = events[:-1] if is_open else events
+        yield Detections(sound, finished, envelope, target, threshold, float(new.times[-1] + window))
+    if buffer.ends_in_event(threshold, window):
+        end = float(buffer.times[-1] + window)
+        yield Detections(sound, buffer.events(threshold, window, open_event), envelope, target, threshold, end)
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows that are still looked at."""
+    """Consecutive windows of a recording that may still change an event."""
 
-    times: np.ndarray = field(default_factory=lambda: np.zeros(0))  # (N,) s at which each begins
+    times: np.ndarray = field(default_factory=lambda: np.zeros(0))  # (N,) start of each window, s
     scores: np.ndarray = field(default_factory=lambda: np.zeros(0))  # (N,)
     frames: np.ndarray | None = None  # (N, T)
 
@@ -228,26 +238,26 @@ class Windows:
         frames = None if self.frames is None else self.frames[-count:]
         return Windows(self.times[-count:], self.scores[-count:], frames)
 
-    def fires_at_its_end(self, threshold: float, window: float) -> bool:
-        """Whether an event may go on after these windows, which are `window` s long."""
-        fired = self.times[self.scores >= threshold]
-        return len(fired) > 0 and fired[-1] + window + ROUNDING >= self.times[-1]
+    def ends_in_event(self, threshold: float, window: float) -> bool:
+        """Return whether the next window may continue an event of these windows, which are `window` s long."""
+        detected = self.times[self.scores >= threshold]
+        return len(detected) > 0 and detected[-1] + window + ROUNDING >= self.times[-1]
 
-    def events(self, threshold: float, window: float, begun: np.ndarray | None) -> np.ndarray:
-        """Events (E, 3), the first of which is the end of the one that has `begun` before."""
-        found = detect_events(self.times, self.scores, threshold, window, self.frames)
-        if begun is not None:
-            found[0] = begun[0], found[0, 1], max(begun[2], found[0, 2])
-        return found
+    def events(self, threshold: float, window: float, open_event: np.ndarray | None) -> np.ndarray:
+        """Return the events (E, 3); the first one continues `open_event`, if given."""
+        events = detect_events(self.times, self.scores, threshold, window, self.frames)
+        if open_event is not None:
+            events[0] = open_event[0], events[0, 1], max(open_event[2], events[0, 2])
+        return events
 
 
 def sliding_windows(
     blocks: Iterable[np.ndarray], size: int, hop: int, at_once: int = WINDOWS_AT_ONCE
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """First samples (B,) and windows (B, S) of a sound that comes in blocks (samples,), every `hop` <= `size` samples.
+    """Cut audio that arrives in blocks (samples,) into windows (B, S), yielded with their first samples (B,).
 
-    The last window ends where the sound does; a sound shorter than a window has zeros after it, as in training.
-    Together with the windows in hand, no more than a block and a batch is held.
+    `hop` must not exceed `size`. The last window ends where the audio ends. Audio shorter than a window is followed
+    by zeros, as in training. At most one block and one batch of windows are in memory.
     """
     windows = single_windows(blocks, size, hop)
     while batch := list(itertools.islice(windows, at_once)):
@@ -255,53 +265,62 @@ def sliding_windows(
 
 
 def single_windows(blocks: Iterable[np.ndarray], size: int, hop: int) -> Iterator[tuple[int, np.ndarray]]:
-    """First sample and samples (S,) of each window."""
-    held, first = np.zeros(0, np.float32), 0  # samples from the next window on, and where that begins
-    last, total = np.zeros(0, np.float32), 0  # the last `size` samples, and how many there were
+    """Yield the first sample and the samples (S,) of each window."""
+    pending, first = np.zeros(0, np.float32), 0  # samples from the start of the next window, and that start
+    last, total = np.zeros(0, np.float32), 0  # the latest `size` samples, and the number of all so far
     for block in blocks:
-        held, total = np.concatenate([held, block]), total + len(block)
+        pending, total = np.concatenate([pending, block]), total + len(block)
         last = np.concatenate([last, block])[-size:]
-        count = max((len(held) - size) // hop + 1, 0)
+        count = max((len(pending) - size) // hop + 1, 0)
         for begin in range(0, count * hop, hop):
-            yield first + begin, fit_to_scale(held[begin : begin + size])
-        held, first = held[count * hop :], first + count * hop
-    if total < size or first - hop != total - size:  # the last window did not end where the sound does
-        yield max(total - size, 0), fit_to_scale(with_zeros(last, size))
+            yield first + begin, limit_peak(pending[begin : begin + size])
+        pending, first = pending[count * hop :], first + count * hop
+    # The last whole hop may end before the audio does: one more window then ends with it.
+    if total < size or first - hop != total - size:
+        yield max(total - size, 0), limit_peak(pad_with_zeros(last, size))
 
 
 def predict(
     model: PreTrainedModel, extractor: SoundExtractor, sounds: Sequence[Path], arguments: argparse.Namespace
 ) -> Predicted:
-    """Write the events in some recordings, or the scores of all labels of a pretrained encoder."""
-    use = listening(model.config, arguments.target, arguments.threshold)
-    if use.label is None:
-        return predict_tags(model, extractor, sounds, arguments.output, use)
+    """Write the events in recordings, or, with a pretrained encoder and no target, the scores of all labels."""
+    settings = prediction_settings(model.config, arguments.target, arguments.threshold)
+    if settings.label is None:
+        return predict_tags(model, extractor, sounds, arguments.output, settings)
     events = 0
 
     def parts(sound: Path) -> Iterator[Detections]:
         nonlocal events
-        for part in detect(model, extractor, sound, use):
+        for part in detect(model, extractor, sound, settings):
             events += len(part.events)
             yield part
 
     written, unreadable = write_predictions(
         parts, sounds, arguments.output, keep=arguments.plot is not None, synthetic=arguments.synthetic
     )
-    found = cast(list[Detections], written)
-    summary = f"{plural(events, 'event')} of {found[0].target} at threshold {found[0].threshold:.3g}" if found else ""
-    return Predicted(found, unreadable, summary)
+    detections = cast(list[Detections], written)
+    summary = ""
+    if detections:
+        summary = f"{plural(events, 'event')} of {detections[0].target} at threshold {detections[0].threshold:.3g}"
+    return Predicted(detections, unreadable, summary)
 
 
 def predict_tags(
-    model: PreTrainedModel, extractor: SoundExtractor, sounds: Sequence[Path], output: Path, use: Listening
+    model: PreTrainedModel,
+    extractor: SoundExtractor,
+    sounds: Sequence[Path],
+    output: Path,
+    settings: PredictionSettings,
 ) -> Predicted:
     """Write the scores of all labels, one row per window."""
     written, unreadable = write_predictions(
-        lambda sound: tag(model, extractor, sound, use), sounds, output, keep=False, synthetic=False
+        lambda sound: tag(model, extractor, sound, settings), sounds, output, keep=False, synthetic=False
     )
-    found = cast(list[Tags], written)
-    if not found:
-        return Predicted(found, unreadable, "")
-    peaks = np.max([np.max(tags.envelope.peaks, axis=0) for tags in found], axis=0)  # (L,)
-    highest = ", ".join(f"{found[0].labels[place]} {peaks[place]:.2f}" for place in np.argsort(-peaks)[:3])
-    return Predicted(found, unreadable, f"windows of {use.window:g} s, {len(peaks)} labels, highest: {highest}")
+    recordings = cast(list[Tags], written)
+    if not recordings:
+        return Predicted(recordings, unreadable, "")
+    peaks = np.max([np.max(tags.envelope.peaks, axis=0) for tags in recordings], axis=0)  # (L,)
+    highest = ", ".join(f"{recordings[0].labels[code]} {peaks[code]:.2f}" for code in np.argsort(-peaks)[:3])
+    return Predicted(
+        recordings, unreadable, f"windows of {settings.window:g} s, {len(peaks)} labels, highest: {highest}"
+    )

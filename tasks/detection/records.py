@@ -1,4 +1,4 @@
-"""What a run of the detection task records in metrics.json."""
+"""Records of a detection run in metrics.json."""
 
 from dataclasses import dataclass
 
@@ -12,33 +12,33 @@ from training.task import DataRecord, TrainingRecord
 
 @dataclass(frozen=True)
 class DetectionDataRecord(DataRecord):
-    """The clips of a data set: what was left out, by which rule, and what each part of the split holds."""
+    """The clips of a data set: exclusions by rule, and the contents of each split."""
 
     clips: ClipCounts
     rules: list[RuleCount]
     trim: list[LabelCount]
-    sides: dict[str, dict[str, int]]  # part of the split -> clips, clips with the target, and more
+    sides: dict[str, dict[str, int]]  # split -> clips, clips with the target, and more
     split_warning: str | None
     control: str | None
 
 
 @dataclass(frozen=True)
 class Composition:
-    """How many windows of each part of the batches were planned and served, and what else they were."""
+    """Planned and served windows of each part of the batches, and special kinds among the served ones."""
 
     planned: dict[str, int]
     served: dict[str, int]
-    explicit: int  # a person checked that the target is absent
+    explicit: int  # an annotator confirmed that the target is absent
     hard: int
-    substituted: int  # for windows that could not be read
-    mixed: int  # with one that holds the target
+    substituted: int  # in place of windows that could not be read
+    mixed: int  # with a window that holds the target
 
 
 @dataclass(frozen=True)
 class TrainingLength:
-    """How long a training is, as planned before its first step."""
+    """Length of a training run, as planned before its first step."""
 
-    steps: int  # of the optimizer
+    steps: int  # optimizer steps
     steps_per_epoch: int
     positives: int
     positives_per_step: int
@@ -54,21 +54,21 @@ class TrainingLength:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How many labels of the negatives came up in training."""
+    """Number of the negatives' labels that were drawn in training."""
 
     labels: int
     seen: int
-    rounds: int  # epochs in which the plan brings each label at least once
+    rounds: int  # epochs until the plan has drawn every label at least once
     never: list[str]
 
 
 @dataclass(frozen=True)
 class Substitution:
-    """A file that could not be read, so that others were served in its place."""
+    """An unreadable file and how often another one replaced it."""
 
     clip_id: str
     times: int
-    reason: str | None  # None: it could be read later
+    reason: str | None  # None: a later attempt succeeded
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class DetectionTrainingRecord(TrainingRecord):
     composition: Composition
     coverage: Coverage
     mining: list[MinedEpoch]
-    substitutions: list[Substitution]  # the most requested first
+    substitutions: list[Substitution]  # most requested first
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,10 @@ class Label:
 
 @dataclass(frozen=True)
 class DetectionResults(ClipResults):
-    """The scores on one part of the data."""
+    """The scores on one split."""
 
     target: list[Label]
-    baselines_left_out: dict[str, str]  # baseline -> why
-    note: str | None  # what a reader has to know first
-    # In average precision of the encoder's embeddings over MFCCs, under logistic regression.
+    baselines_left_out: dict[str, str]  # baseline -> reason
+    note: str | None  # caveat to show before the scores
+    # Gain in average precision of the encoder's embeddings over MFCCs, both with logistic regression.
     encoder_gain: Interval | None = None

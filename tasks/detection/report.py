@@ -1,43 +1,26 @@
-"""report.html of a detector: what it finds, where it is wrong, and what it was trained on."""
+"""Sections of the report and the card of a detector."""
 
-import html
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import pyarrow as pa
+from huggingface_hub import EvalResult
 from matplotlib.figure import Figure
 
-from reporting.card import flat, number, warnings
-from reporting.page import (
-    files,
-    images,
-    inline,
-    markdown_tables,
+from evaluation.verdict import SURE
+from reporting.card import CardMetadata, eval_result
+from reporting.cells import flat, number
+from reporting.common import (
+    limits,
     opening,
-    page,
-    settings,
-    shown,
-    sides,
-    split_facts,
-    substitutions,
-    text_table,
-    training_facts,
-    with_images,
+    split_table,
+    training_in_card,
+    training_section,
+    versions_in_card,
+    warnings,
 )
-from reporting.plots import plot_learning
-from system.text import plural
-from tasks.detection.card import (
-    LIMITS,
-    RULE,
-    SCORES_EXPLAINED,
-    about,
-    encoder_share,
-    mined,
-    operating_line,
-    remarks,
-    score_table,
-    verdict_line,
-)
+from reporting.sections import Heading, Part, Picture, Section, Table
+from reporting.texts import SHARED
 from tasks.detection.plots import (
     plot_composition,
     plot_confusers,
@@ -47,175 +30,140 @@ from tasks.detection.plots import (
     plot_score_histogram,
     plot_timelines,
 )
+from tasks.detection.results import SCORES, TEXTS, scores, verdict
 
-CLASSES_SHOWN = 10  # of the thinning, on each side
+CLASSES_SHOWN = 10  # in each table of thinned classes
 NAMES_SHOWN = 30  # of labels that were never served
 
 
-def report_files(facts: dict[str, Any], config: dict[str, Any], predictions: pa.Table) -> dict[str, str | bytes]:
-    """`report.html` and its figures by file name, from a run's record, which has the timelines, and its settings."""
-    figures = images(draw_figures(facts))
-    return with_images(report(facts, config, figures), figures)
-
-
-def draw_figures(facts: dict[str, Any]) -> dict[str, tuple[Figure | None, str]]:
-    """Figure and caption by name, in the order of the page."""
-    test, training = facts["test"], facts.get("training")
-    threshold = test["threshold"]["value"]
-    drawn = {
-        "precision_recall": (
-            plot_precision_recall(test),
-            "Precision against recall over all thresholds. Precision depends on the share of positives, which is the "
-            "level of chance.",
-        ),
-        "scores": (
-            plot_score_histogram(test["histogram"], threshold),
-            "Scores of the clips. Grey right of the threshold are false alarms, black left of it is missed.",
-        ),
-        "timelines": (
-            plot_timelines(test["timelines"], threshold),
-            "Score over time in some clips, above where the target is by strong labels (black) and what was detected "
-            "at the threshold (dashed): blue, or red where it meets no event.",
-        ),
-        "confusers": (
-            plot_confusers(test["confusers"]),
-            "Labels of the clips in which the detector gave false alarms. Some of these may be right, and the label "
-            "of the target missing.",
-        ),
-    }
-    if training is None:
-        return drawn
-    return drawn | {
-        "learning": (plot_learning(training), "Learning curves; losses are binary cross-entropies."),
-        "composition": (plot_composition(training["composition"]), "Parts of the batches, as planned and as served."),
-        "coverage": (plot_coverage(training["coverage"]), "How many labels of the negatives came up in training."),
-        "mining": (
-            plot_mining(training["mining"]),
-            "Mining of hard negatives. Quarantined ones scored so high for so long that they probably hold the target "
-            "without its label; they are not served again.",
-        ),
-    }  # fmt: skip
-
-
-def report(facts: dict[str, Any], config: dict[str, Any], figures: dict[str, tuple[bytes, str]]) -> str:
-    """The page; whatever comes from data is escaped."""
+def sections(facts: dict[str, Any]) -> list[Section]:
+    """Return all sections of the report and of the card."""
     test = facts["test"]
-    parts = [
-        *opening(facts, about(test), warnings(facts, "clips")),
-        f'<p class="verdict">{inline(verdict_line(test))}<br>{inline(operating_line(test))}</p>',
-        "<h2>Scores</h2>",
-        f"<p>{html.escape(SCORES_EXPLAINED)}</p>",
-        markdown_tables(score_table(test)),
-        *(f"<p>{inline(remark)}</p>" for remark in remarks(test)),
-        *map(markdown_tables, encoder_share(test)),
-        f"<p>The rule of the verdict: {html.escape(RULE)}.</p>",
-        shown("precision_recall", figures, "recall is undefined without a clip that holds the target"),
-        shown("scores", figures, "no clip was scored"),
-        "<h2>Some clips</h2>",
-        shown("timelines", figures, "no clip has a timeline"),
-        "<h2>False alarms</h2>",
-        shown("confusers", figures, "there is no false alarm at the threshold"),
-        *training_section(facts, figures),
-        "<h2>Data</h2>",
-        data_section(facts),
-        "<h2>Limits</h2>",
-        f"<p>{html.escape(LIMITS)}</p>",
-        *settings(facts, config),
-    ]
-    return page(facts["name"], parts)
-
-
-def training_section(facts: dict[str, Any], figures: dict[str, tuple[bytes, str]]) -> list[str]:
-    """How the model came to be, if it was trained in this run: curves, what was served, and what was mined."""
-    if "training" not in facts:
-        return []
-    training = facts["training"]
+    trained = "training" in facts
+    threshold = test["threshold"]["value"]
     return [
-        "<h2>Training</h2>",
-        training_facts(facts),
-        f"<p>{html.escape(length_line(training.get('length')))}</p>",
-        shown("learning", figures, "nothing was logged"),
-        "<h3>What was served</h3>",
-        f"<p>{html.escape(served_line(training['composition']))}</p>",
-        shown("composition", figures, "nothing was served"),
-        f"<p>{html.escape(coverage_line(training['coverage']))}</p>",
-        shown("coverage", figures, "there is no label"),
-        substitutions(training["substitutions"]),
-        "<h3>Mining</h3>",
-        f"<p>{html.escape(mined(training))}</p>",
-        *([shown("mining", figures)] if training["mining"] else []),
+        Section("", warnings(facts, "clips")),
+        Section("", [TEXTS("purpose", facts=facts)] if trained else []),
+        Section("", [opening(facts, TEXTS.line("about", test=test)), verdict(test)]),
+        Section(
+            "Scores",
+            [
+                *scores(test),
+                TEXTS("scores_explained"),
+                TEXTS("rule", significance=SURE),
+                picture(
+                    "precision_recall",
+                    lambda: plot_precision_recall(test),
+                    "no clip has the target",
+                ),
+            ],
+        ),
+        Section(
+            "Clips",
+            [
+                picture("scores", lambda: plot_score_histogram(test["histogram"], threshold), "no clip was scored"),
+                picture("timelines", lambda: plot_timelines(test["timelines"], threshold), "no clip has a timeline"),
+            ],
+            in_card=False,
+        ),
+        Section(
+            "False alarms",
+            [picture("confusers", lambda: plot_confusers(test["confusers"]), "no false alarm at the threshold")],
+            in_card=False,
+        ),
+        *([trained_section(facts)] if trained else []),
+        data_in_page(facts),
+        *(card_sections(facts) if trained else []),
+        limits(TEXTS("limits")),
     ]
 
 
-def length_line(length: dict[str, Any] | None) -> str:
-    """How often the positives were passed over."""
-    if length is None:
-        return "How often each positive came was not recorded."
-    return (
-        f"Planned: {plural(length['steps'], 'optimizer step')} of {plural(length['positives_per_step'], 'positive')} "
-        f"each: {length['passes']:.1f} passes over {plural(length['positives'], 'positive')}."
+def picture(name: str, draw: Callable[[], Figure | None], otherwise: str) -> Picture:
+    return Picture(name, TEXTS(f"{name}_caption"), draw, otherwise)
+
+
+def card_metadata(facts: dict[str, Any]) -> CardMetadata:
+    tags = ["audio-classification", "sound-event-detection", "audioset"]
+    return CardMetadata(tags, "audio-classification", eval_results(facts))
+
+
+def eval_results(facts: dict[str, Any]) -> list[EvalResult]:
+    """Return the scores in the form that the Hub reads, without those that are undefined."""
+    test, task = facts["test"], ("audio-classification", "sound detection")
+    return [
+        eval_result(facts, task, (score, heading), test["scores"][score], {"score": score, "over": "clips"})
+        for heading, score, _ in SCORES
+        if score in test["scores"] and test["scores"][score]["mean"] is not None
+    ]
+
+
+def card_sections(facts: dict[str, Any]) -> list[Section]:
+    """Return the sections that only the card has."""
+    command = f"python run_predict.py {shlex.quote(facts['name'])} recording.wav"
+    data = [SHARED("data_in_card", facts=facts), TEXTS("clips_in_card", data=facts["data"]), SHARED("licence")]
+    return [
+        Section("Data", data, in_page=False),
+        Section("Use", [TEXTS("usage", facts=facts, command=command)], in_page=False),
+        training_in_card(facts, [TEXTS("mined", training=facts["training"])]),
+        versions_in_card(facts),
+    ]
+
+
+def trained_section(facts: dict[str, Any]) -> Section:
+    """Return how the model was trained: learning curves, what was served, and what was mined."""
+    training = facts["training"]
+    mining = [picture("mining", lambda: plot_mining(training["mining"]), "")] if training["mining"] else []
+    return training_section(
+        facts,
+        "Losses are binary cross-entropies.",
+        [
+            TEXTS("length", length=training.get("length")),
+            Heading("Batches"),
+            TEXTS("served", composition=training["composition"]),
+            picture("composition", lambda: plot_composition(training["composition"]), "nothing was served"),
+            TEXTS("coverage", coverage=training["coverage"], names_shown=NAMES_SHOWN),
+            picture("coverage", lambda: plot_coverage(training["coverage"]), "there is no label"),
+            Heading("Mining"),
+            TEXTS("mined", training=training),
+            *mining,
+        ],
     )
 
 
-def served_line(composition: dict[str, Any] | None) -> str:
-    """What the parts of the batches do not tell."""
-    if composition is None:
-        return "What was served was not recorded."
-    return (
-        f"Of the windows that were served, {composition['hard']:,} were mined as hard, {composition['explicit']:,} "
-        f"are of moments where a person checked that the target is absent, {composition['substituted']:,} stood in "
-        "for one whose file could not be read (same kind, same label), and "
-        f"{composition['mixed']:,} were mixed with one that holds the target, so that they count for no part."
-    )
-
-
-def coverage_line(coverage: dict[str, Any] | None) -> str:
-    """How many labels came up, what the plan promises, and which never came."""
-    if coverage is None:
-        return "Which labels came up was not recorded."
-    never = coverage["never"]
-    more = f" and {len(never) - NAMES_SHOWN} more" if len(never) > NAMES_SHOWN else ""
-    missed = f" Never: {', '.join(never[:NAMES_SHOWN])}{more}." if never else ""
-    return (
-        f"Served: {coverage['seen']:,} of {plural(coverage['labels'], 'label')} of the negatives; the plan brings "
-        f"each at least once in {plural(coverage['rounds'], 'epoch')}.{missed}"
-    )
-
-
-def data_section(facts: dict[str, Any]) -> str:
-    """Sides and hash of the split, and what was left out of the data, by reason and by rule."""
+def data_in_page(facts: dict[str, Any]) -> Section:
+    """Return the splits, and what was left out of the data, by reason and by rule."""
     data = facts["data"]
     clips = [[kind.replace("_", " "), number(count)] for kind, count in flat(data["clips"]).items()]
     rules = [[rule["rule"], number(rule["clips"])] for rule in data["rules"]]
-    return "\n".join(
-        [
-            f"<p>{plural(data['rows'], 'clip')} in the data. {split_facts(facts['split'])}</p>",
-            sides(data),
-            text_table(["clips, and windows that can be drawn", "number"], clips),
-            text_table(["rule, in the order of application", "clips left out"], rules),
-            thinning(data["trim"]),
-            files(data),
-        ]
-    )
+    parts: list[Part] = [
+        TEXTS("recorded", facts=facts),
+        split_table(data),
+        Table(["clips, and windows that can be drawn", "number"], clips),
+        Table(["rule, in the order of application", "clips left out"], rules),
+        *thinning(data["trim"]),
+        SHARED("files", data=data),
+    ]
+    return Section("Data", parts, in_card=False)
 
 
-def thinning(trim: Sequence[dict[str, Any]]) -> str:
-    """What thinning the commonest sounds left of the largest classes, and of those that lost most."""
-    changed = [label for label in trim if label["after"] < label["before"]]
+def thinning(classes: Sequence[dict[str, Any]]) -> list[Part]:
+    """Return how thinning changed the largest classes and those that lost the largest share."""
+    changed = [label for label in classes if label["after"] < label["before"]]
+    text = TEXTS("thinning", changed=len(changed), total=len(classes))
     if not changed:
-        return "<p>The commonest sounds were not thinned.</p>"
-    largest = sorted(trim, key=lambda label: -label["before"])[:CLASSES_SHOWN]
+        return [text]
+    largest = sorted(classes, key=lambda label: -label["before"])[:CLASSES_SHOWN]
     most = sorted(changed, key=lambda label: (label["after"] / label["before"], -label["before"]))[:CLASSES_SHOWN]
     tables = [
-        text_table(
-            [heading, "clips before", "after", "kept"],
-            [[label["name"], number(label["before"]), number(label["after"]), kept(label)] for label in labels],
+        Table(
+            [heading, "clips before", "after", "remaining"],
+            [[label["name"], number(label["before"]), number(label["after"]), remaining(label)] for label in labels],
         )
-        for heading, labels in (("thinning: the largest classes", largest), ("the classes that lost most", most))
+        for heading, labels in (("largest classes", largest), ("classes that lost the largest share", most))
     ]
-    return f"<p>Thinning changed {len(changed):,} of {len(trim):,} classes.</p>\n" + "\n".join(tables)
+    return [text, *tables]
 
 
-def kept(label: dict[str, Any]) -> str:
-    """The share of a class that is left."""
+def remaining(label: dict[str, Any]) -> str:
+    """Return the share of a class that is left."""
     return f"{100 * label['after'] / label['before']:.1f} %" if label["before"] else ""

@@ -1,4 +1,4 @@
-"""Scores of a detector on the clips of one side: events, measures with their intervals, and baselines."""
+"""Scores of a detector on the clips of one split: events, measures with intervals, and baselines."""
 
 import functools
 from collections.abc import Sequence
@@ -23,28 +23,29 @@ from media.audioset import Labels
 from tasks.detection.columns import recordings_of
 from tasks.detection.eval_windows import ClipWindows
 
-# M clips of the side, N windows, T frames of a window, E events
+# M clips of the split, N windows, T frames per window, E events
 
 
 HISTOGRAM_EDGES = np.linspace(0, 1, 41)
-CURVE_POINTS = 400  # of a precision-recall curve in the record, at most
+CURVE_POINTS = 400  # maximum points of a precision-recall curve in metrics.json
 CHANCE_AUC = 0.5
 
 
 @dataclass(frozen=True)
 class ClipScores:
-    """Scores of all windows of a side, in [0, 1] for a model, in dB for loudness."""
+    """Scores of all windows of a split: in [0, 1] for a model, in dB for loudness."""
 
     side: ClipWindows
     scores: np.ndarray  # (N,)
     frames: np.ndarray | None  # (N, T)
-    readable: np.ndarray  # (M,) bool; the others are in no score
+    readable: np.ndarray  # (M,) bool; other clips are excluded from all scores
 
     @classmethod
     def of(
         cls, side: ClipWindows, logits: np.ndarray, frames: np.ndarray | None, readable: np.ndarray
     ) -> "ClipScores":
-        """Make scores of logits (N, 1) and frame logits (N, T, 1), and whether each window was readable (N,) bool."""
+        """Turn logits (N, 1) and frame logits (N, T, 1) into scores; `readable` (N,) bool is per window."""
+        # One unreadable window excludes its whole clip: the window served in its place is from another clip.
         readable_clips = np.ones(len(side.clips), bool)
         readable_clips[side.clip[~readable]] = False
         frames = None if frames is None else expit(frames[..., 0].astype(np.float64))
@@ -52,91 +53,94 @@ class ClipScores:
 
     @functools.cached_property
     def first(self) -> np.ndarray:
-        """Where each clip's windows begin (M + 1,)."""
+        """Index of each clip's first window (M + 1,)."""
         return np.searchsorted(self.side.clip, np.arange(len(self.readable) + 1))
 
     @functools.cached_property
     def clip_scores(self) -> np.ndarray:
-        """The highest window of each readable clip."""
+        """The highest window score of each readable clip."""
+        # Windows are ordered by clip, and every clip has at least one.
         return np.maximum.reduceat(self.scores, self.first[:-1])[self.readable]
 
     @property
-    def targets(self) -> np.ndarray:
-        """Whether each readable clip holds the target."""
+    def targets(self) -> np.ndarray:  # (readable,) bool
         return self.side.clips.targets[self.readable]
 
     @property
     def seconds(self) -> np.ndarray:
-        """Of each readable clip."""
+        """Length of each readable clip."""
         return self.side.seconds[self.readable]
 
     @property
     def hours_of_negatives(self) -> float:
-        """Sound without the target."""
+        """Total length of the clips without the target."""
         return float(self.seconds[~self.targets].sum() / 3600)
 
     def windows(self, clip: int) -> slice:
-        """The windows of a clip, by its place among all."""
+        """Return the windows of a clip, given its index among all clips."""
         return slice(self.first[clip], self.first[clip + 1])
 
     def events(self, threshold: float) -> list[np.ndarray]:
-        """Events (E, 3) found in each readable clip."""
-        found = []
+        """Return the events (E, 3) detected in each readable clip."""
+        detected = []
         for clip in np.flatnonzero(self.readable).tolist():
             windows = self.windows(clip)
+            # Most negatives stay below the threshold and need no search for events.
             if self.scores[windows].max() < threshold:
-                found.append(np.zeros((0, 3)))
+                detected.append(np.zeros((0, 3)))
                 continue
             frames = None if self.frames is None else self.frames[windows]
             times = self.side.start[windows]
             events = detect_events(times, self.scores[windows], threshold, self.side.clip_seconds, frames)
+            # The last window of a clip shorter than a window reaches beyond its end.
             events[:, 1] = np.minimum(events[:, 1], max(self.side.seconds[clip], events[:, 0].min()))
-            found.append(events)
-        return found
+            detected.append(events)
+        return detected
 
     def peaks(self) -> tuple[np.ndarray, np.ndarray]:
-        """What can raise a false alarm: scores, and the place of their clip among the readable ones."""
+        """Return the scores that can raise a false alarm, and the index of their clip among the readable ones."""
         scores, clips = [np.zeros(0)], [np.zeros(0, int)]
-        for place, clip in enumerate(np.flatnonzero(self.readable).tolist()):
+        for index, clip in enumerate(np.flatnonzero(self.readable).tolist()):
             if not self.side.clips.targets[clip]:
                 windows = self.windows(clip)
                 scores.append(alarm_peaks(self.side.start[windows], self.scores[windows], self.side.clip_seconds))
-                clips.append(np.full(len(scores[-1]), place))
+                clips.append(np.full(len(scores[-1]), index))
         return np.concatenate(scores), np.concatenate(clips)
 
     def threshold(self, rule: str) -> float:
-        """The threshold that a rule chooses on these clips."""
+        """Choose a threshold on these clips."""
         return threshold_for(self.clip_scores, self.targets, rule, self.hours_of_negatives)
 
     def gain_over(self, other: "ClipScores", groups: Sequence[str]) -> Interval:
-        """Average precision minus that of another on the same clips, with its interval over groups."""
+        """Return the gain in average precision over other scores of the same clips, with its interval over groups."""
         return paired_bootstrap(self.clip_scores, other.clip_scores, self.targets, groups, area_under_precision)
 
-    def measures(self, threshold: float, ids: Sequence[str]) -> tuple[dict[str, Interval], list[np.ndarray]]:
-        """Return every measure with its interval over clips, and the events (E, 3) found in each clip."""
-        found = self.events(threshold)
+    def measures(self, threshold: float, groups: Sequence[str]) -> tuple[dict[str, Interval], list[np.ndarray]]:
+        """Return all measures with intervals over groups, and the events (E, 3) detected in each readable clip."""
+        detected = self.events(threshold)
         clips = self.side.clips
-        counts = np.full((len(found), 3), np.nan)  # hits, false alarms, misses
-        for place, clip in enumerate(np.flatnonzero(self.readable).tolist()):
+        counts = np.full((len(detected), 3), np.nan)  # hits, false alarms, misses
+        for index, clip in enumerate(np.flatnonzero(self.readable).tolist()):
+            # Other clips stay NaN: where their target events are is not known.
             if clips.strong[clip] or not clips.targets[clip]:
-                counts[place] = event_counts(found[place], clips.events_of(clip))
-        known = np.isfinite(counts).all(axis=1) & self.targets
+                counts[index] = event_counts(detected[index], clips.events_of(clip))
+        events_known = np.isfinite(counts).all(axis=1) & self.targets
         measures = bootstrap_clips(
             self.clip_scores,
             self.targets,
             self.seconds,
-            ids,
+            groups,
             threshold,
-            np.array([len(events) for events in found]),
+            np.array([len(events) for events in detected]),
             self.peaks(),
-            counts if known.any() else None,
+            counts if events_known.any() else None,
         )
-        return measures, found
+        return measures, detected
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """The score at which the detector fires, and how it was chosen."""
+    """The score from which the detector reports the target, and how it was chosen."""
 
     value: float
     rule: str
@@ -145,7 +149,7 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Expectation:
-    """A score that is known in expectation, so that it has no interval."""
+    """A score known in expectation, so that it has no interval."""
 
     mean: float
     low: None = None
@@ -156,7 +160,7 @@ class Expectation:
 
 @dataclass(frozen=True)
 class FalseAlarms:
-    """The false alarms per hour at a recall."""
+    """False alarms per hour at a recall."""
 
     recall: float
     per_hour: float | None
@@ -172,7 +176,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Histogram:
-    """How many clips with and without the target have a score in each bin."""
+    """Number of clips with and without the target per score bin."""
 
     edges: list[float]
     positives: list[int]
@@ -180,7 +184,6 @@ class Histogram:
 
     @classmethod
     def of(cls, scores: ClipScores) -> "Histogram":
-        """Count the clips."""
         positives, negatives = (
             np.histogram(scores.clip_scores[chosen], HISTOGRAM_EDGES)[0].tolist()
             for chosen in (scores.targets, ~scores.targets)
@@ -190,7 +193,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Confuser:
-    """False alarms in the clips that have a label and do not hold the target."""
+    """False alarms in clips with a label and without the target."""
 
     mid: str
     name: str
@@ -206,27 +209,27 @@ class Timeline:
 
     clip_id: str
     title: str
-    seconds: list[float]  # the middle of each window
+    seconds: list[float]  # centre of each window
     scores: list[float]
-    events: list[list[float]] | None  # start and end of each; None: not known
-    detected: list[list[float]]  # start, end and score of each
+    events: list[list[float]] | None  # start and end; None: unknown
+    detected: list[list[float]]  # start, end and score
 
 
 @dataclass(frozen=True)
 class ClipResults:
-    """The scores on the clips of one side."""
+    """The scores on the clips of one split."""
 
     clips: int
     positives: int
     negatives: int
-    ambiguous: int  # clips left out, with a label under which the target may be heard
+    ambiguous: int  # excluded clips, with only a related label
     unreadable: int
     hours_of_negatives: float
     threshold: Threshold
     scores: dict[str, Interval]
     baselines: dict[str, dict[str, Interval] | dict[str, Expectation]]
-    gains: dict[str, Interval]  # average precision minus that of a baseline, on the same resamples
-    permutation_p: dict[str, float]  # by baseline, where all resamples agree
+    gains: dict[str, Interval]  # gain in average precision over a baseline, on the same resamples
+    permutation_p: dict[str, float]  # by baseline, if all resamples agree
     false_alarms_at_recall: FalseAlarms
     curve: Curve
     baseline_curves: dict[str, Curve]
@@ -244,18 +247,18 @@ def assess(
     labels: Labels,
     chosen_on: str,
 ) -> tuple[ClipResults, list[np.ndarray]]:
-    """Compare the model with chance and its rivals on one side, at thresholds chosen on validation.
+    """Compare the model with chance and the baselines on one split, at thresholds chosen on validation.
 
     Args:
-        rivals: baselines by name, of test and validation each.
-        rows: clip_id, labels and, where it is given, group of each readable clip of the test.
+        rivals: scores of each baseline on test and validation.
+        rows: clip_id, labels and, if given, group of each readable test clip.
 
     Returns:
-        the results, and the events (E, 3) found in each of those clips.
+        the results, and the events (E, 3) detected in each of those clips.
     """
     ids, groups = rows["clip_id"].to_pylist(), recordings_of(rows)
     threshold = validation.threshold(rule)
-    scores, found = test.measures(threshold, groups)
+    scores, detected = test.measures(threshold, groups)
     at_recall = scores.pop("false_alarms_at_recall")
     baselines: dict[str, dict[str, Interval] | dict[str, Expectation]] = {"chance": chance(float(test.targets.mean()))}
     for name, (of_test, of_validation) in rivals.items():
@@ -281,21 +284,22 @@ def assess(
         curve=curve(test),
         baseline_curves={name: curve(of_test) for name, (of_test, _) in rivals.items()},
         histogram=Histogram.of(test),
-        confusers=named_confusers(test, found, rows["labels"], labels),
-        timelines=timelines(test, found, ids),
+        confusers=named_confusers(test, detected, rows["labels"], labels),
+        timelines=timelines(test, detected, ids),
     )
-    return results, found
+    return results, detected
 
 
 def permutation_p(
-    found: Interval,
+    score: Interval,
     gains: dict[str, Interval],
     test: ClipScores,
     rivals: dict[str, tuple[ClipScores, ClipScores]],
     groups: Sequence[str],
 ) -> dict[str, float]:
-    """How often chance would do as well as the model, where all resamples of its score, or of a gain, agree."""
-    agree = found.low is None and found.samples > 0
+    """Return permutation p-values against chance and baselines, if all resamples of the score or of the gain agree."""
+    # Resampling shows no spread then (no interval), so only a permutation test can say how sure the result is.
+    agree = score.low is None and score.samples > 0
     p = {"chance": p_against_chance(test.clip_scores, test.targets, groups)} if agree else {}
     for name, gain in gains.items():
         if agree or (gain.low is None and gain.samples):
@@ -304,34 +308,34 @@ def permutation_p(
 
 
 def chance(share: float) -> dict[str, Expectation]:
-    """Return the expected scores of random answers, given the share of clips with the target."""
+    """Return the expected scores of random predictions, given the share of clips with the target."""
     return {
         "average_precision": Expectation(share), "roc_auc": Expectation(CHANCE_AUC), "d_prime": Expectation(0.0)
     }  # fmt: skip
 
 
 def curve(scores: ClipScores) -> Curve:
-    """Return precision over recall, thinned out where it has very many points."""
+    """Return precision over recall with at most CURVE_POINTS points."""
     recall, precision, _ = precision_recall_curve(scores.clip_scores, scores.targets)
-    kept = np.unique(np.linspace(0, len(recall) - 1, min(CURVE_POINTS, len(recall))).astype(int))
-    return Curve(recall[kept].tolist(), precision[kept].tolist())
+    points = np.unique(np.linspace(0, len(recall) - 1, min(CURVE_POINTS, len(recall))).astype(int))
+    return Curve(recall[points].tolist(), precision[points].tolist())
 
 
 def named_confusers(
-    scores: ClipScores, found: list[np.ndarray], label_lists: pa.ChunkedArray, labels: Labels
+    scores: ClipScores, detected: list[np.ndarray], label_lists: pa.ChunkedArray, labels: Labels
 ) -> list[Confuser]:
-    """Count the false alarms by label of the clips, given the events found and the labels of each readable clip."""
+    """Count false alarms by clip label, given the detected events and the labels of each readable clip."""
     lists = label_lists.combine_chunks()
     of_clip = np.repeat(np.arange(len(lists)), np.diff(lists.offsets.to_numpy()))
-    alarms = np.array([len(events) for events in found])
+    alarms = np.array([len(events) for events in detected])
     return [
         Confuser(labels.mids[counted.label], labels.names[counted.label], **asdict(counted))
         for counted in confusers(lists.flatten().to_numpy(), of_clip, scores.targets, alarms)
     ]
 
 
-def timelines(scores: ClipScores, found: list[np.ndarray], ids: Sequence[str]) -> list[Timeline]:
-    """Return the best, the median and the worst clip with the target, and the worst without it."""
+def timelines(scores: ClipScores, detected: list[np.ndarray], ids: Sequence[str]) -> list[Timeline]:
+    """Return the best, the median and the worst clip with the target, and the highest-scoring one without it."""
     readable = np.flatnonzero(scores.readable)
     order = np.argsort(-scores.clip_scores, kind="stable")
     positive, negative = order[scores.targets[order]], order[~scores.targets[order]]
@@ -346,26 +350,26 @@ def timelines(scores: ClipScores, found: list[np.ndarray], ids: Sequence[str]) -
     for name, place in chosen.items():
         clip = int(readable[place])
         windows = scores.windows(clip)
-        known = bool(clips.strong[clip]) or not clips.targets[clip]
+        events_known = bool(clips.strong[clip]) or not clips.targets[clip]
         lines.append(
             Timeline(
                 clip_id=ids[place],
                 title=f"{name}: {ids[place]}, score {scores.clip_scores[place]:.3f}",
                 seconds=(scores.side.start[windows] + scores.side.clip_seconds / 2).tolist(),
                 scores=scores.scores[windows].tolist(),
-                events=clips.events_of(clip).astype(float).tolist() if known else None,
-                detected=found[place].tolist(),
+                events=clips.events_of(clip).astype(float).tolist() if events_known else None,
+                detected=detected[place].tolist(),
             )
         )
     return lines
 
 
 def prediction_table(
-    scores: ClipScores, rivals: dict[str, ClipScores], ids: Sequence[str], found: Sequence[np.ndarray]
+    scores: ClipScores, rivals: dict[str, ClipScores], ids: Sequence[str], detected: Sequence[np.ndarray]
 ) -> pa.Table:
-    """One row per readable clip: id, target, score, baselines, the events (E, 3) found in it, and all windows."""
+    """Make a table with one row per readable clip: id, target, scores, detected events (E, 3) and all windows."""
     records = []
-    for place, (clip, events) in enumerate(zip(np.flatnonzero(scores.readable).tolist(), found, strict=True)):
+    for place, (clip, events) in enumerate(zip(np.flatnonzero(scores.readable).tolist(), detected, strict=True)):
         windows = scores.windows(clip)
         records.append(
             {

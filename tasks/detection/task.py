@@ -1,4 +1,4 @@
-"""Detect a target sound among millions of others."""
+"""The detection task: detect a target sound among many others."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -19,15 +19,18 @@ from transformers import (
 from modeling import EncoderConfig
 from modeling.modeling_encoder import EncoderForAudioClassification
 from modeling.modeling_signal import SignalPreTrainedModel
-from tasks.detection import card, report, study
+from reporting.card import CardMetadata
+from reporting.sections import Section
+from tasks.detection import report, study
+from tasks.detection import results as scores_of_run
 from tasks.detection.collator import DetectionCollator, SoundExtractor
 from tasks.detection.data import COLUMNS, DetectionData, prepare
 from tasks.detection.evaluate import about_training, evaluate, extra_pages
 from tasks.detection.input_scaling import scale_features
 from tasks.detection.mining import MiningTable
 from tasks.detection.plots import plot_detections, plot_tags
-from tasks.detection.predict import Tags, check_threshold, listening, predict
-from tasks.detection.pretrained import cached, encoder_features, encoder_model_settings, initialise_head
+from tasks.detection.predict import Tags, check_threshold, predict, prediction_settings
+from tasks.detection.pretrained import cache_embeddings, encoder_features, encoder_model_settings, initialise_head
 from tasks.detection.records import DetectionDataRecord, DetectionTrainingRecord
 from tasks.detection.sampler import TwoTierBatchSampler
 from tasks.detection.settings import DetectionTaskSettings
@@ -53,14 +56,17 @@ class DetectionTask(Task[DetectionTaskSettings, DetectionData]):
     training_record = DetectionTrainingRecord
 
     def features(self, run: Run[DetectionTaskSettings]) -> FeatureExtractionMixin:
-        """Return an extractor at the sampling rate of the windows; our own models get one spectrum per frame."""
-        hears_through_encoder = run.arguments.model_type == EncoderConfig.model_type
-        if run.settings.encoder.encoder and not hears_through_encoder:
+        """Return an extractor at the sampling rate of the windows; our own models get one spectrum per frame.
+
+        Raises ValueError if `encoder` is set for a model type without one.
+        """
+        uses_encoder = run.arguments.model_type == EncoderConfig.model_type
+        if run.settings.encoder.encoder and not uses_encoder:
             raise ValueError(
-                f"encoder={run.settings.encoder.encoder}: a model of type {run.arguments.model_type} has none. Set "
-                f"model_type to {EncoderConfig.model_type}, or leave encoder out."
+                f"encoder={run.settings.encoder.encoder}: model_type={run.arguments.model_type} has no encoder. "
+                f"Set model_type={EncoderConfig.model_type}, or remove the key."
             )
-        if hears_through_encoder:
+        if uses_encoder:
             return encoder_features(run)
         settings: dict[str, Any] = {"sampling_rate": run.settings.windows.sampling_rate}
         if run.arguments.model_type in OUR_TYPES:
@@ -87,15 +93,15 @@ class DetectionTask(Task[DetectionTaskSettings, DetectionData]):
         return settings
 
     def initialise(self, model: PreTrainedModel, data: DetectionData, new: bool, resumed: bool) -> None:
-        """Scale the inputs of a new model of ours by some training windows; an encoder gets its weights first."""
+        """Scale the inputs of a new model of ours with training windows; an encoder model also gets its weights."""
         if new and isinstance(model, EncoderForAudioClassification):
             initialise_head(model, data)
         elif new and isinstance(model, SignalPreTrainedModel):
             scale_features(model, data.train, data.extractor)
 
     def cache(self, data: DetectionData, model: PreTrainedModel) -> DetectionData:
-        """Embed all windows once, if a frozen encoder hears them."""
-        return cached(data, model) if isinstance(model, EncoderForAudioClassification) else data
+        """Embed all windows once if the model's encoder is frozen."""
+        return cache_embeddings(data, model) if isinstance(model, EncoderForAudioClassification) else data
 
     def collator(self, extractor: SoundExtractor, run: Run[DetectionTaskSettings]) -> DetectionCollator:
         return DetectionCollator(extractor, run.settings.augmentation)
@@ -134,7 +140,7 @@ class DetectionTask(Task[DetectionTaskSettings, DetectionData]):
         super().check_prediction(config, files, arguments)
         check_threshold(arguments.threshold)
         if config is not None:
-            listening(config, arguments.target, arguments.threshold)
+            prediction_settings(config, arguments.target, arguments.threshold)
 
     def predict(
         self,
@@ -150,18 +156,16 @@ class DetectionTask(Task[DetectionTaskSettings, DetectionData]):
         return draw(predictions)
 
     def results_table(self, results: dict[str, Any]) -> str:
-        return card.results_table(results)
+        return scores_of_run.results_table(results)
 
     def conclusion(self, results: dict[str, Any]) -> str:
-        return card.conclusion(results)
+        return scores_of_run.conclusion(results)
 
-    def model_card(self, facts: dict[str, Any]) -> str:
-        return card.model_card(facts)
+    def sections(self, facts: dict[str, Any], predictions: pa.Table | None) -> list[Section]:
+        return report.sections(facts)
 
-    def report_files(
-        self, facts: dict[str, Any], config: dict[str, Any], predictions: pa.Table
-    ) -> dict[str, str | bytes]:
-        return report.report_files(facts, config, predictions)
+    def card_metadata(self, facts: dict[str, Any]) -> CardMetadata:
+        return report.card_metadata(facts)
 
 
 TASK = DetectionTask()

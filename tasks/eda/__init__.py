@@ -1,1 +1,1 @@
-"""Skin conductance evoked by sound."""
+"""Predict the skin conductance that sound evokes."""

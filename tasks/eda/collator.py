@@ -1,4 +1,4 @@
-"""Collate songs and targets of different lengths into a batch."""
+"""Collate items of different lengths into a batch."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from modeling.layers import IGNORE_LABEL
 
 @dataclass(frozen=True)
 class SignalCollator:
-    """Pads songs and targets to the longest of the batch, with a mask over what is real.
+    """Pad features and labels to the longest item of the batch, and mask the padding.
 
     >>> a = {"input_features": np.ones((3, 2), "float32"), "labels": np.ones((3, 1), "float32")}
     >>> b = {"input_features": np.ones((2, 2), "float32"), "labels": np.ones((2, 1), "float32")}
@@ -24,7 +24,7 @@ class SignalCollator:
     """
 
     def __call__(self, items: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
-        """Items hold `input_features` (T, F) and `labels` (T, C), where labels that do not count are IGNORE_LABEL."""
+        """Collate items with `input_features` (T, F) and `labels` (T, C). Padded labels are IGNORE_LABEL."""
         longest = max(len(item["input_features"]) for item in items)
         features, channels = items[0]["input_features"].shape[1], items[0]["labels"].shape[1]
         input_features = np.zeros((len(items), longest, features), np.float32)  # (B, T, F)

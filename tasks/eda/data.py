@@ -22,56 +22,54 @@ from training.task import Run
 
 logger = logging.getLogger(__name__)
 
-
-CONTROL = "this is a control: the model was trained with each song's sound exchanged for that of another"
+CONTROL = "this run is a negative control: in training, each song had the audio of another song"
 
 
 @dataclass(frozen=True)
 class EdaData:
-    """A data set, divided and ready to be trained on."""
+    """The items of each split, and the scaling of their targets."""
 
     tables: SignalTables
     split: Split
     scaling: Scaling
-    sides: dict[str, TrialDataset]
-    training_mean: list[float]  # (C,) of the training targets in scaled units: what a model that hears nothing says
+    sides: dict[str, TrialDataset]  # by split; "all" holds every trial
+    training_mean: list[float]  # (C,) mean training target in scaled units, the prediction of a model without audio
     frame_rate: float  # Hz
     explain: bool = False
-    control: str | None = None  # what was done to the training on purpose, for a warning
+    control: str | None = None  # how training was altered on purpose, for a warning
 
     @property
     def train(self) -> TrialDataset:
-        """What weights are fitted on."""
         return self.sides["train"]
 
     @property
     def validation(self) -> TrialDataset:
-        """What checkpoints are chosen on."""
         return self.sides["validation"]
 
     def validation_metrics(self, output: EvalPrediction) -> dict[str, float]:
-        """RMSE and correlation in scaled units, averaged over trials and channels: to choose a checkpoint by."""
-        predictions, labels = means_of(output), cast(np.ndarray, output.label_ids)  # (N, T, C)
+        """Return RMSE and correlation in scaled units, averaged over trials and channels, to select a checkpoint."""
+        predictions, labels = predicted_means(output), cast(np.ndarray, output.label_ids)  # (N, T, C)
         mask, names = labels != IGNORE_LABEL, ("rmse", "pearson")
-        of_channels = [
+        channel_scores = [
             validation_scores(names, predictions=predictions[..., c], references=labels[..., c], mask=mask[..., c])
             for c in range(labels.shape[-1])
         ]
-        everywhere = [name for name in names if all(name in scores for scores in of_channels)]
-        return {name: float(np.mean([scores[name] for scores in of_channels])) for name in everywhere}
+        # A score is undefined if, for example, all predictions are constant. A mean over some channels would mislead.
+        defined = [name for name in names if all(name in scores for scores in channel_scores)]
+        return {name: float(np.mean([scores[name] for scores in channel_scores])) for name in defined}
 
     def record(self) -> dict[str, Any]:
-        """What was left out, and what each side holds."""
+        """Return the fields that `EdaDataRecord` adds to `DataRecord`."""
         sides = {
             name: {"trials": len(side), "songs": len(set(side.song_ids)), "listeners": len(set(side.listeners))}
             for name, side in self.sides.items()
         }
-        unseen = [listener for side in self.sides.values() for listener in side.listeners]
-        fallen_back = sorted({listener for listener in unseen if self.scaling.falls_back(listener)})
+        listeners = {listener for side in self.sides.values() for listener in side.listeners}
+        fallback_listeners = sorted(listener for listener in listeners if self.scaling.falls_back(listener))
         return self.tables.counts | {
             "sides": sides,
             "trials_between_sides": self.split.dropped,
-            "listeners_scaled_by_everyone": fallen_back,
+            "listeners_scaled_by_everyone": fallback_listeners,
             "split_warning": self.split.record()["warning"],
             "control": self.control,
             "training_mean": self.training_mean,
@@ -85,8 +83,13 @@ def prepare(
     run: Run[EdaTaskSettings],
     saved: dict[str, Any] | None = None,
 ) -> EdaData:
-    """Features, split and scaling; `saved` is the record of a finished run, whose scaling is then kept."""
+    """Compute features, split and scaling.
+
+    Args:
+        saved: metrics.json of the run that trained the model, if the model is only scored. Its scaling is reused.
+    """
     settings = run.settings.target
+    # One process computes the tables, and the others read its cache.
     with run.training.main_process_first(desc="features"):
         tables = make_tables(rows, extractor, settings, run.arguments.preprocessing_processes)
     split = divide(tables.trials, run.settings.split)
@@ -97,34 +100,39 @@ def prepare(
         scaling = Scaling.from_dict(saved["data"]["target_scaling"])
     trial_settings = run.settings.trials
     window = window_frames(trial_settings.window_seconds, settings.frame_rate)
-    members = {side: split.indices(side) for side in SIDES} | {"all": np.arange(len(split.trials))}
-    sides = {side: TrialDataset(tables, rows, scaling, window) for side, rows in members.items()}
+    indices = {side: split.indices(side) for side in SIDES} | {"all": np.arange(len(split.trials))}
+    sides = {side: TrialDataset(tables, members, scaling, window) for side, members in indices.items()}
+    # Computed before songs are exchanged, because the exchange crops targets.
     mean = training_mean(sides["train"]) if saved is None else saved["data"]["training_mean"]
+    # Only training is altered: the control is scored on the true audio.
     if trial_settings.shuffle_songs and saved is None:
         sides["train"].exchange_sounds(run.training.seed)
     control = CONTROL if trial_settings.shuffle_songs else None
     explain = run.settings.report.explain
     data = EdaData(tables, split, scaling, sides, mean, settings.frame_rate, explain, control)
-    log_what_was_kept(data)
+    log_counts(data)
     return data
 
 
 def divide(trials: datasets.Dataset, settings: SplitSettings) -> Split:
-    """Return the side of each trial."""
+    """Assign each trial to a split."""
     columns = trials.select_columns(["song_id", "listener", "trial", "artist"])[:]
     return split_trials(columns["song_id"], columns["listener"], columns["trial"], columns["artist"], settings)
 
 
 def window_frames(seconds: float, frame_rate: float) -> int:
-    """Frames of a training window; 0 for whole trials."""
+    """Return the length of a training window in frames, 0 for whole trials."""
     frames = round(seconds * frame_rate)
     if seconds and not frames:
-        raise ValueError(f"window_seconds = {seconds} is less than a frame at frame_rate = {frame_rate} Hz")
+        raise ValueError(
+            f"window_seconds={seconds}: shorter than a frame at frame_rate={frame_rate}. Give {1 / frame_rate:g} or "
+            "more."
+        )
     return frames
 
 
 def training_scaling(tables: SignalTables, split: Split, settings: EdaSettings) -> Scaling:
-    """The scaling of the targets, from the training trials alone."""
+    """Fit the target scaling on the training trials only."""
     members = split.indices("train")
     return fit_scaling(
         trial_values(tables, members),
@@ -137,31 +145,34 @@ def training_scaling(tables: SignalTables, split: Split, settings: EdaSettings) 
 
 
 def training_mean(train: TrialDataset) -> list[float]:
-    """The mean of the training targets (C,) in scaled units."""
+    """Return the mean training target (C,) in scaled units, over all frames that count."""
     labels = np.concatenate(train.labels)  # (frames, C)
     scored = labels != IGNORE_LABEL
+    # float64, because a float32 sum over all frames loses digits.
     return (np.where(scored, labels, 0).sum(axis=0, dtype=np.float64) / scored.sum(axis=0)).tolist()
 
 
-def log_what_was_kept(data: EdaData) -> None:
-    """The trials of each side, and what a reader of the scores must know."""
+def log_counts(data: EdaData) -> None:
+    """Log the trials of each split, and warnings that affect the scores."""
     record = data.record()
-    logger.info("trials: %s", {side: counts["trials"] for side, counts in record["sides"].items()})
+    logger.info("Trials per split: %s", {side: counts["trials"] for side, counts in record["sides"].items()})
     for key in ("control", "split_warning", "listeners_scaled_by_everyone"):
         if record[key]:
             logger.warning("%s: %s", key.replace("_", " "), record[key])
 
 
 def check_sides(split: Split) -> None:
-    """Every side needs a trial."""
+    """Raise ValueError if a split has no trial."""
     empty = [side for side in SIDES if not len(split.indices(side))]
     if empty:
         raise ValueError(
-            f"the split leaves {' and '.join(empty)} without a trial ({plural(len(split.trials), 'trial')}, "
-            f"{split.dropped} between sides); change split_seed, the fractions or split_by"
+            f"split_by={split.settings.split_by}: no trial in {' and '.join(empty)} "
+            f"({plural(len(split.trials), 'trial')}, {split.dropped} between splits). Change split_seed, the "
+            "fractions or split_by."
         )
 
 
-def means_of(output: EvalPrediction | PredictionOutput) -> np.ndarray:
-    """Return the predicted means (N, T, C); a Gaussian head gives log variances, too."""
+def predicted_means(output: EvalPrediction | PredictionOutput) -> np.ndarray:
+    """Return the predicted means (N, T, C)."""
+    # A Gaussian head returns a tuple of means and log variances.
     return output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions

@@ -1,4 +1,4 @@
-"""Score predicted skin conductance against baselines, a null and a ceiling."""
+"""Score predicted skin conductance against baselines, a null distribution and a ceiling."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,21 +17,26 @@ from evaluation.trials import Trials, pad_rows
 from media.scaling import Scaling
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from modeling.layers import IGNORE_LABEL
-from tasks.eda.data import EdaData, means_of
+from tasks.eda.data import EdaData, predicted_means
 from tasks.eda.items import TrialDataset, array_column
 from tasks.eda.records import EdaResults
 from training.task import Evaluation
 
-IN_SAMPLE = "The baselines were fitted on trials that are scored here, which flatters them; the test side has no such."
+IN_SAMPLE = (
+    "The baselines were fitted on trials that are scored here, so their scores are optimistic. This does not affect "
+    "the test split."
+)
 
 
 def evaluate(trainer: Trainer, data: EdaData, side: str) -> Evaluation:
-    """Assess the predictions for one side, channel by channel."""
+    """Score the trained model on one split, or on "all", channel by channel."""
     dataset = data.sides[side]
     if not len(dataset):
-        raise ValueError(f"nothing to score: the {side} side has no trial; change split_seed, the fractions or data")
+        raise ValueError(f"side={side}: no trial to score. Change split_seed, the fractions or the data.")
     output = trainer.predict(dataset, metric_key_prefix=side)
-    predictions = [row[: len(labels)] for row, labels in zip(means_of(output), dataset.labels, strict=True)]  # scaled
+    # Scaled predictions (T, C) per trial, without the padding of the batches.
+    means = predicted_means(output)
+    predictions = [trial[: len(labels)] for trial, labels in zip(means, dataset.labels, strict=True)]
     channels = {}
     for channel, name in enumerate(data.tables.channels):
         results = assess_channel(data, dataset, predictions, channel)
@@ -51,19 +56,23 @@ def evaluate(trainer: Trainer, data: EdaData, side: str) -> Evaluation:
 
 
 def explain_channel(trainer: Trainer, data: EdaData, dataset: TrialDataset, channel: int, over: str) -> Explanations:
-    """Fit the ridge's response over lag, and measure what the model loses without a band or a moment of sound."""
+    """Fit the response over lag, and measure the loss of the model without each band or moment of audio."""
 
     def predict(sounds: list[np.ndarray]) -> list[np.ndarray]:
-        """Predict one channel (T,) of each sound (T, F), scaled."""
-        blank = [np.zeros((len(sound), len(data.tables.channels)), np.float32) for sound in sounds]
-        items = [{"input_features": sound, "labels": none} for sound, none in zip(sounds, blank, strict=True)]
-        means = means_of(trainer.predict(cast(Dataset, items), metric_key_prefix="explain"))
+        """Return scaled predictions (T,) of the channel for each sound (T, F)."""
+        # The collator needs labels, but predictions do not depend on them.
+        labels = [np.zeros((len(sound), len(data.tables.channels)), np.float32) for sound in sounds]
+        items = [{"input_features": sound, "labels": zeros} for sound, zeros in zip(sounds, labels, strict=True)]
+        means = predicted_means(trainer.predict(cast(Dataset, items), metric_key_prefix="explain"))
         return [row[: len(sound), channel].astype(np.float64) for row, sound in zip(means, sounds, strict=True)]
 
     test = trials_with_sound(data, dataset, channel)
+    # Occluded features get the training mean, which carries no information about the song. Zeros would be an input
+    # that the model never saw.
     fill = np.concatenate(data.train.input_features).mean(axis=0)  # (F,)
     names = cast(AudioFeatureExtractor, trainer.processing_class).feature_names
     sounds = dataset.input_features
+    # One sound per song, which its listeners share.
     by_song = list(dict(zip(dataset.song_ids, sounds, strict=True)).values())
     return Explanations(
         response=temporal_response(trials_with_sound(data, data.train, channel)),
@@ -77,18 +86,21 @@ def explain_channel(trainer: Trainer, data: EdaData, dataset: TrialDataset, chan
 def assess_channel(
     data: EdaData, dataset: TrialDataset, predictions: list[np.ndarray], channel: int
 ) -> ChannelResults:
-    """Fit the baselines on the training side, and compare the model's scaled predictions (T, C) with theirs."""
+    """Fit the baselines on the training split, and compare them with the scaled predictions (T, C) of the model."""
 
     def unscaled(rows: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Return one channel (T,) of each trial in the unit of the target."""
+        """Return the channel (T,) of each trial in the unit of the target."""
         pairs = zip(rows, dataset.listeners, strict=True)
-        return [in_unit(data.scaling, row, listener, channel) for row, listener in pairs]
+        return [to_unit(data.scaling, row, listener, channel) for row, listener in pairs]
 
     train, test = (trials_with_sound(data, side, channel) for side in (data.train, dataset))
     baselines = {name: fit(train)(test) for name, fit in (BASELINES_WITHOUT_SOUND | BASELINES_WITH_SOUND).items()}
+    # The ceiling: an oracle that knows how other listeners of the test split responded to the song.
     baselines["others"] = mean_of_others(test)
     scaled = [prediction[:, channel].astype(np.float64) for prediction in predictions]
+    # Masked frames hold IGNORE_LABEL, which must not be unscaled as if it were a value.
     targets = [np.where(mask, target, 0.0) for target, mask in zip(test.targets, test.masks, strict=True)]
+    # One frame per trial is enough, but every trial is needed, because the unit conversion depends on the listener.
     constant = [np.full(1, data.training_mean[channel])] * len(dataset)
     model = Trials.pad(
         unscaled(scaled),
@@ -109,7 +121,7 @@ def assess_channel(
 
 
 def trials_with_sound(data: EdaData, dataset: TrialDataset, channel: int) -> TrialsWithSound:
-    """Return one channel of some trials with the descriptors of their songs, for the baselines."""
+    """Return one channel of the trials with the descriptors of their songs, for the baselines."""
     labels = [trial[:, channel].astype(np.float64) for trial in dataset.labels]
     return TrialsWithSound(
         targets=labels,
@@ -120,24 +132,27 @@ def trials_with_sound(data: EdaData, dataset: TrialDataset, channel: int) -> Tri
     )
 
 
-def in_unit(scaling: Scaling, values: np.ndarray, listener: str, channel: int) -> np.ndarray:
-    """Return scaled values (T,) of a channel in the unit of the scaling; values scaled per trial stay as they are."""
+def to_unit(scaling: Scaling, values: np.ndarray, listener: str, channel: int) -> np.ndarray:
+    """Return scaled values (T,) of a channel in the unit of the scaling."""
+    # Trial scaling cannot be undone: a prediction has no statistics of its trial.
     if scaling.scope == "trial":
         return values
-    wide = np.zeros((len(values), len(scaling.channels)))
-    wide[:, channel] = values
-    return scaling.invert(wide, listener)[:, channel]
+    # `invert` expects all channels (T, C).
+    padded = np.zeros((len(values), len(scaling.channels)))
+    padded[:, channel] = values
+    return scaling.invert(padded, listener)[:, channel]
 
 
 def prediction_table(data: EdaData, dataset: TrialDataset, predictions: list[np.ndarray]) -> pa.Table:
-    """Return one row per trial and channel, with the target (null where it does not count) and the scores."""
+    """Return one row per trial and channel, with its scores. The target is null in frames that are not scored."""
     records: list[dict[str, Any]] = []
     for index, (labels, scaled) in enumerate(zip(dataset.labels, predictions, strict=True)):
         listener = dataset.listeners[index]
         for channel, name in enumerate(data.tables.channels):
-            target = in_unit(data.scaling, labels[:, channel], listener, channel)
+            target = to_unit(data.scaling, labels[:, channel], listener, channel)
             scored = labels[:, channel] != IGNORE_LABEL
-            prediction = in_unit(data.scaling, scaled[:, channel], listener, channel)
+            prediction = to_unit(data.scaling, scaled[:, channel], listener, channel)
+            # Detrended, because two slow drifts correlate without any response to the sound.
             (r,) = detrended_correlation(prediction[None], target[None], scored[None])
             records.append(
                 {

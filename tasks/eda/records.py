@@ -1,4 +1,4 @@
-"""What a run of the eda task records in metrics.json."""
+"""The fields that a run of the eda task writes to metrics.json."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,17 +9,17 @@ from training.task import DataRecord
 
 @dataclass(frozen=True)
 class EdaDataRecord(DataRecord):
-    """The trials of a data set: what was left out, how they were divided, and how targets were scaled."""
+    """Counts of used and excluded trials, the split, and the target scaling."""
 
     songs: int
     songs_left_out: dict[str, int]  # reason -> songs
     trials: int
     trials_rejected: dict[str, int]  # reason -> trials
-    rejected_trials: dict[str, list[str]]  # reason -> the first of these trials, "song/listener/trial"
-    notes: dict[str, int]  # kind of defect -> trials that are kept
-    sides: dict[str, dict[str, int]]  # part of the split -> trials, songs and listeners
-    trials_between_sides: int
-    listeners_scaled_by_everyone: list[str]
+    rejected_trials: dict[str, list[str]]  # reason -> the first trials, as "song/listener/trial"
+    notes: dict[str, int]  # defect -> trials that are kept despite it
+    sides: dict[str, dict[str, int]]  # split -> number of trials, songs and listeners
+    trials_between_sides: int  # excluded, because their song and listener are in different splits
+    listeners_scaled_by_everyone: list[str]  # too little training data of their own
     split_warning: str | None
     control: str | None
     training_mean: list[float]  # per channel, in scaled units
@@ -28,11 +28,11 @@ class EdaDataRecord(DataRecord):
 
 @dataclass(frozen=True)
 class EdaResults:
-    """The scores on one part of the data."""
+    """The scores of a model on one split."""
 
     unit: str
     trials: int
     songs: int
     listeners: int
-    note: str | None
+    note: str | None  # a caveat that belongs next to the scores
     channels: dict[str, ChannelResults]

@@ -1,30 +1,18 @@
-"""Report page of the eda task."""
+"""Sections of the report and the card of the eda task."""
 
-import html
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
+from huggingface_hub import EvalResult
 from matplotlib.figure import Figure
 
-from reporting.card import counted, warnings
-from reporting.page import (
-    files,
-    images,
-    inline,
-    markdown_tables,
-    opening,
-    page,
-    settings,
-    shown,
-    split_facts,
-    text_table,
-    training_facts,
-    with_images,
-)
-from reporting.plots import plot_learning
-from system.text import plural
-from tasks.eda.card import LIMITS, SCORES_EXPLAINED, results_table, verdict_line
+from reporting.card import CardMetadata, eval_result
+from reporting.cells import counted
+from reporting.common import limits, opening, training_in_card, training_section, versions_in_card, warnings
+from reporting.sections import Part, Picture, Section, Table
+from reporting.texts import SHARED
 from tasks.eda.plots import (
     plot_absence,
     plot_bands,
@@ -34,157 +22,149 @@ from tasks.eda.plots import (
     plot_scores,
     plot_trials,
 )
+from tasks.eda.results import SCORES, TEXTS, all_scores, scores, verdict
+
+HUB_NAMES = {"rmse": "rmse", "pearson": "pearsonr", "ccc": "ccc", "detrended_pearson": "pearsonr"}
+NO_TRIAL = "no trial has a score"
 
 
-def report_files(facts: dict[str, Any], config: dict[str, Any], predictions: pa.Table) -> dict[str, str | bytes]:
-    """`report.html` and its figures by file name, from a run's record, its settings and its predictions."""
-    figures = images(draw_figures(facts, predictions))
-    return with_images(report(facts, config, figures), figures)
-
-
-def draw_figures(facts: dict[str, Any], predictions: pa.Table) -> dict[str, tuple[Figure | None, str]]:
-    """Figure and caption by name; a channel's are named after it."""
-    drawn: dict[str, tuple[Figure | None, str]] = {}
-    test = facts["test"]
-    for name, channel in test["channels"].items():
-        caption = "The model beside what it has to beat and what bounds it."
-        drawn[f"scores_{name}"] = plot_scores(channel, name), caption
-        rows = [row for row in predictions.to_pylist() if row["channel"] == name]
-        shown = best_median_worst(rows)
-        if shown:
-            caption = "The best, the median and the worst trial by r after detrending. A mean hides all three."
-            drawn[f"trials_{name}"] = plot_trials(shown), caption
-        if channel["null"] is not None:
-            caption = (
-                "Sounds permuted among songs of about the same length: how well the model scores then (some songs "
-                "keep their own sound), beside its score with the right sounds and its mean with wrong ones alone."
-            )
-            drawn[f"null_{name}"] = plot_null(channel["null"], channel["ceiling"]), caption
-        caption = "Error against the time since onset, over frames of all trials: late frames stand on few trials."
-        drawn[f"over_time_{name}"] = plot_over_time(channel["over_time"], test["unit"]), caption
-        for kind, explanation in draw_explanations(channel.get("explanations")).items():
-            drawn[f"{kind}_{name}"] = explanation
-    if "training" in facts:
-        drawn["learning"] = plot_learning(facts["training"]), "Learning curves; losses are in scaled units."
-    return drawn
-
-
-def draw_explanations(found: dict[str, Any] | None) -> dict[str, tuple[Figure | None, str]]:
-    """Figure and caption of each explanation, in the order of the page."""
-    if found is None:
-        return {}
-    drawn: dict[str, tuple[Figure | None, str]] = {
-        "response": (
-            plot_response(found["response"]),
-            "Temporal response of ridge regression: what a descriptor of the sound does to the signal, and when; "
-            f"shaded: 95 % intervals over {found['response']['songs']} training songs.",
+def sections(facts: dict[str, Any], predictions: pa.Table | None) -> list[Section]:
+    """Return all sections of the report and of the card. Only the report needs the predictions."""
+    test, channels = facts["test"], facts["test"]["channels"]
+    trained = "training" in facts
+    return [
+        Section("", warnings(facts, "trials")),
+        Section("", [TEXTS("purpose", facts=facts)] if trained else []),
+        Section("", [opening(facts, TEXTS.line("about", test=test)), *(verdict(test, name) for name in channels)]),
+        Section(
+            "Scores",
+            [
+                *(part for name in channels for part in scores(test, name)),
+                TEXTS("scores_explained"),
+                TEXTS("rule", rule=next(iter(channels.values()))["verdict"]["rule"]),
+                *(score_picture(test, name) for name in channels),
+            ],
         ),
-        "bands": (
-            plot_bands(found["bands"]),
-            "What the model loses when a band of its input is replaced by the training's mean.",
-        ),
-    }
+        Section("All scores of the model", [all_scores(test, name) for name in channels], in_card=False),
+        Section("Predicted and recorded", [trials_picture(name, predictions) for name in channels], in_card=False),
+        Section("Mismatched songs", [null_picture(test, name) for name in channels], in_card=False),
+        Section("Error over time", [over_time_picture(test, name) for name in channels], in_card=False),
+        *explanations(test),
+        *([training_section(facts, "Losses are in scaled units.")] if trained else []),
+        data_in_page(facts),
+        *(card_sections(facts) if trained else []),
+        limits(TEXTS("limits")),
+    ]
+
+
+def card_metadata(facts: dict[str, Any]) -> CardMetadata:
+    return CardMetadata(["audio", "skin-conductance", "electrodermal-activity"], results=eval_results(facts))
+
+
+def eval_results(facts: dict[str, Any]) -> list[EvalResult]:
+    """Return the scores in the form that the Hub reads, without those that are undefined."""
+    task, test, results = ("time-series-forecasting", "skin conductance from sound"), facts["test"], []
+    for channel, found in test["channels"].items():
+        details = {"channel": channel, "over": found["interval_over"], "verdict": found["verdict"]["verdict"]}
+        for heading, name in SCORES:
+            metric, score = (HUB_NAMES[name], f"{channel} {heading.format(unit=test['unit'])}"), found["model"][name]
+            if score["mean"] is not None:
+                results.append(eval_result(facts, task, metric, score, details | {"score": name}))
+    return results
+
+
+def card_sections(facts: dict[str, Any]) -> list[Section]:
+    """Return the sections that only the card has."""
+    data = facts["data"]
+    parts = [TEXTS("data_in_card", facts=facts), TEXTS("left_out", data=data), SHARED("licence")]
+    return [
+        Section("Data", parts, in_page=False),
+        Section("Use", [TEXTS("usage", facts=facts)], in_page=False),
+        training_in_card(facts),
+        versions_in_card(facts),
+    ]
+
+
+def score_picture(test: dict[str, Any], name: str) -> Picture:
+    draw = partial(plot_scores, test["channels"][name], name)
+    return Picture(f"scores_{name}", TEXTS("scores_caption", name=name), draw)
+
+
+def trials_picture(name: str, predictions: pa.Table | None) -> Picture:
+    def draw() -> Figure | None:
+        rows = [] if predictions is None else [row for row in predictions.to_pylist() if row["channel"] == name]
+        trials = best_median_worst(rows)
+        return plot_trials(trials) if trials else None
+
+    return Picture(f"trials_{name}", TEXTS("trials_caption"), draw, NO_TRIAL)
+
+
+def null_picture(test: dict[str, Any], name: str) -> Picture:
+    def draw() -> Figure | None:
+        channel = test["channels"][name]
+        return None if channel["null"] is None else plot_null(channel["null"], channel["ceiling"])
+
+    return Picture(f"null_{name}", TEXTS("null_caption"), draw, NO_TRIAL)
+
+
+def over_time_picture(test: dict[str, Any], name: str) -> Picture:
+    draw = partial(plot_over_time, test["channels"][name]["over_time"], test["unit"])
+    return Picture(f"over_time_{name}", TEXTS("over_time_caption"), draw, NO_TRIAL)
+
+
+def explanations(test: dict[str, Any]) -> list[Section]:
+    """Return what the model responds to, if the run was asked for it."""
+    pictures = [
+        picture
+        for name, channel in test["channels"].items()
+        if channel.get("explanations") is not None
+        for picture in explanations_of(name, channel["explanations"])
+    ]
+    return [Section("Response to the sound", pictures, in_card=False)] if pictures else []
+
+
+def explanations_of(name: str, found: dict[str, Any]) -> list[Picture]:
+    """Return the explanations of one channel."""
+    caption = TEXTS("response_caption", songs=found["response"]["songs"])
+    pictures = [
+        Picture(f"response_{name}", caption, partial(plot_response, found["response"])),
+        Picture(f"bands_{name}", TEXTS("bands_caption"), partial(plot_bands, found["bands"])),
+    ]
     if found["absence"] is not None:
-        said = "How much the prediction changes when a moment of the sound is replaced by the training's mean."
-        drawn["absence"] = plot_absence(found["absence"]), said
-    return drawn
+        pictures.append(Picture(f"absence_{name}", TEXTS("absence_caption"), partial(plot_absence, found["absence"])))
+    return pictures
 
 
 def best_median_worst(rows: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
-    """Titles and rows of three trials (fewer, if there are fewer), ordered by their r after detrending."""
+    """Return titles and rows of three trials (fewer, if there are fewer), ordered by their r after detrending."""
     scored = sorted(
         (row for row in rows if row["detrended_pearson"] is not None), key=lambda row: -row["detrended_pearson"]
     )
-    places = {"best": 0, "median": len(scored) // 2, "worst": len(scored) - 1}
-    if len(scored) < len(places):
-        places = {f"trial {place + 1}": place for place in range(len(scored))}
+    ranks = {"best": 0, "median": len(scored) // 2, "worst": len(scored) - 1}
+    if len(scored) < len(ranks):
+        ranks = {f"trial {rank + 1}": rank for rank in range(len(scored))}
     return [
         (
-            f"{name}: song {scored[place]['song_id']}, listener {scored[place]['listener']}, "
-            f"r = {scored[place]['detrended_pearson']:.2f}",
-            scored[place],
+            f"{title}: song {scored[rank]['song_id']}, listener {scored[rank]['listener']}, "
+            f"r = {scored[rank]['detrended_pearson']:.2f}",
+            scored[rank],
         )
-        for name, place in places.items()
+        for title, rank in ranks.items()
     ]
 
 
-def report(facts: dict[str, Any], config: dict[str, Any], figures: dict[str, tuple[bytes, str]]) -> str:
-    """The page; whatever comes from data is escaped."""
-    test = facts["test"]
-    about = (
-        f"{plural(test['trials'], 'trial')} of {plural(test['songs'], 'song')} and "
-        f"{plural(test['listeners'], 'listener')}, in {test['unit']}"
-    )
-    parts = [
-        *opening(facts, about, [*warnings(facts), *([test["note"]] if test["note"] else [])]),
-        *(
-            f'<p class="verdict">{inline(verdict_line(channel["verdict"]))} <small>({html.escape(name)})</small></p>'
-            for name, channel in test["channels"].items()
-        ),
-        "<h2>Scores</h2>",
-        f"<p>{html.escape(SCORES_EXPLAINED)}</p>",
-        markdown_tables(results_table(test)),
-        f"<p>The rule: {html.escape(next(iter(test['channels'].values()))['verdict']['rule'])}.</p>",
-        *(shown(f"scores_{name}", figures) for name in test["channels"]),
-        "<h3>All scores of the model</h3>",
-        *(all_scores(name, channel, test["unit"]) for name, channel in test["channels"].items()),
-        "<h2>Predicted and recorded</h2>",
-        *(shown(f"trials_{name}", figures) for name in test["channels"]),
-        "<h2>The wrong song</h2>",
-        *(shown(f"null_{name}", figures) for name in test["channels"]),
-        "<h2>Error over time</h2>",
-        *(shown(f"over_time_{name}", figures) for name in test["channels"]),
-        *explained(test, figures),
-        *(["<h2>Training</h2>", training_facts(facts), shown("learning", figures)] if "training" in facts else []),
-        "<h2>Data</h2>",
-        data_facts(facts),
-        "<h2>Limits</h2>",
-        f"<p>{html.escape(LIMITS)}</p>",
-        *settings(facts, config),
-    ]
-    return page(facts["name"], parts)
-
-
-def all_scores(name: str, channel: dict[str, Any], unit: str) -> str:
-    """Every score of the model, also those that the first table leaves out."""
-    in_unit = {"rmse", "mae", "detrended_rmse"}
-    rows = []
-    for score, found in channel["model"].items():
-        label = f"{score.replace('_', ' ')}{f' ({unit})' if score in in_unit else ''}"
-        mean = "undefined" if found["mean"] is None else f"{found['mean']:z.3f}"
-        interval = found["reason"] or "" if found["low"] is None else f"[{found['low']:z.3f}, {found['high']:z.3f}]"
-        rows.append([label, mean, interval, f"{found['trials']}", f"{found['undefined']}"])
-    return text_table([name, "mean", "95 % interval", "trials", "undefined"], rows)
-
-
-def explained(test: dict[str, Any], figures: dict[str, tuple[bytes, str]]) -> list[str]:
-    """The section on what the model listens to, if it was asked for."""
-    names = [f"{kind}_{name}" for name in test["channels"] for kind in ("response", "bands", "absence")]
-    drawn = [shown(name, figures) for name in names if name in figures]
-    return ["<h2>What it listens to</h2>", *drawn] if drawn else []
-
-
-def data_facts(facts: dict[str, Any]) -> str:
-    """Sides and hash of the split, and what was left out of the data, by reason."""
+def data_in_page(facts: dict[str, Any]) -> Section:
+    """Return the splits, and what was left out of the data, by reason."""
     data = facts["data"]
-    sides = [
-        [name, *(f"{side[kind]}" for kind in ("trials", "songs", "listeners"))]
-        for name, side in data["sides"].items()
-        if name != "all"
-    ]
+    kinds = ("trials", "songs", "listeners")
+    splits = [[name, *(f"{split[kind]}" for kind in kinds)] for name, split in data["sides"].items() if name != "all"]
     lost = [
         ["songs left out", counted(data["songs_left_out"])],
         ["trials rejected", counted(data["trials_rejected"])],
-        ["trials between sides", f"{data['trials_between_sides']}"],
+        ["trials whose song and listener are in different splits", f"{data['trials_between_sides']}"],
         ["notes on trials that are kept", counted(data["notes"])],
-        ["listeners scaled by everyone's statistics", ", ".join(data["listeners_scaled_by_everyone"]) or "none"],
+        ["listeners scaled by the statistics of all", ", ".join(data["listeners_scaled_by_everyone"]) or "none"],
     ]
-    return "\n".join(
-        [
-            f"<p>{plural(data['songs'], 'song')} and {plural(data['trials'], 'trial')} as recorded. "
-            f"{split_facts(facts['split'])}</p>",
-            text_table(["side", "trials", "songs", "listeners"], sides),
-            text_table(["left out, or worth a note", ""], lost),
-            files(data),
-        ]
-    )
+    parts: list[Part] = [TEXTS("recorded", facts=facts), Table(["split", *kinds], splits)]
+    parts += [Table(["left out, or worth a note", "count"], lost), SHARED("files", data=data)]
+    return Section("Data", parts, in_card=False)

@@ -10,28 +10,28 @@ from training.settings import TaskSettings
 
 @dataclass(frozen=True)
 class TrialSettings:
-    """How trials become training items."""
+    """Settings of the training items."""
 
     window_seconds: float = field(
-        default=20.0, metadata={"help": "Length of the random training windows in seconds; 0 takes whole trials."}
+        default=20.0, metadata={"help": "Length of the random training windows, in seconds. 0 uses whole trials."}
     )
     shuffle_songs: bool = field(
         default=False,
-        metadata={"help": "A control: train with each song's sound exchanged for that of another."},
+        metadata={"help": "Negative control: train with the audio of each song replaced by that of another song."},
     )
 
     def __post_init__(self) -> None:
         if self.window_seconds < 0:
-            raise ValueError(f"window_seconds = {self.window_seconds} must be positive, or 0 for whole trials")
+            raise ValueError(f"window_seconds={self.window_seconds}: negative. Give 0 for whole trials, or more.")
 
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """What is reported beside the scores."""
+    """Settings of the report."""
 
     explain: bool = field(
         default=False,
-        metadata={"help": "Report responses over lag, and what the model loses without a band or a moment of sound."},
+        metadata={"help": "Also report the response over lag, and the loss without each band or moment of audio."},
     )
 
 
@@ -40,7 +40,7 @@ class EdaTaskSettings(TaskSettings):
     """All settings of the eda task."""
 
     validation_metrics: ClassVar = {"rmse": False, "pearson": True, "loss": False}
-    not_streamed: ClassVar = "each sound is read once, to make features of it, which are kept on the disk"
+    not_streamed: ClassVar = "features are computed once and cached on disk"
 
     target: EdaSettings
     trials: TrialSettings
@@ -48,12 +48,13 @@ class EdaTaskSettings(TaskSettings):
     report: ReportSettings
 
     def __post_init__(self) -> None:
-        """Refuse statistics that a test listener cannot have."""
+        """Reject a normalisation whose statistics would not exist for the listeners of the test split."""
+        # These rules put no listener into both training and test.
         unseen = self.split.split_by in ("listener", "song_listener", "leave_one_listener_out")
         if self.target.normalisation_scope == "listener" and unseen:
             raise ValueError(
-                f"normalisation_scope=listener: with split_by {self.split.split_by} the listeners of the test have no "
-                "training trials to take statistics from. Use normalisation_scope global or trial."
+                f"normalisation_scope=listener: with split_by={self.split.split_by}, the listeners of the test split "
+                "have no training trials to compute statistics from. Use normalisation_scope=global or trial."
             )
 
 

@@ -16,7 +16,10 @@ from modeling import SIGNAL_MODELS
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from modeling.layers import warn_if_receptive_field_exceeds
 from modeling.modeling_signal import SignalRegressionModel
-from tasks.eda import card, report, study
+from reporting.card import CardMetadata
+from reporting.sections import Section
+from tasks.eda import report, study
+from tasks.eda import results as scores_of_run
 from tasks.eda.collator import SignalCollator
 from tasks.eda.data import EdaData, check_sides, divide, prepare
 from tasks.eda.evaluate import evaluate
@@ -30,7 +33,9 @@ from training.prediction import SUFFIXES
 from training.samplers import LengthGroupedSampler
 from training.task import Evaluation, Predicted, Run, Task
 
-SMALLEST_FEATURE_DEVIATION = 1e-3  # dB; a feature that varies less is a constant, and is only centred
+# dB. A feature with a smaller standard deviation is constant up to rounding: it is centred but not scaled, because
+# dividing by its deviation would turn rounding errors into inputs of size 1.
+SMALLEST_FEATURE_DEVIATION = 1e-3
 
 
 class EdaTask(Task[EdaTaskSettings, EdaData]):
@@ -47,7 +52,7 @@ class EdaTask(Task[EdaTaskSettings, EdaData]):
     data_record = EdaDataRecord
 
     def features(self, run: Run[EdaTaskSettings]) -> AudioFeatureExtractor:
-        """Return an extractor on the time grid of the target, without look-ahead for a causal model."""
+        """Return an extractor with the frame rate of the target. For a causal model, it has no look-ahead."""
         target = run.settings.target
         pooling = "past" if target.causal else "centered"
         extractor = build_extractor(run.arguments, frame_rate=target.frame_rate, pooling=pooling)
@@ -63,13 +68,14 @@ class EdaTask(Task[EdaTaskSettings, EdaData]):
         return prepare(rows, extractor, run, saved)
 
     def ids_of(self, rows: datasets.Dataset, run: Run[EdaTaskSettings], kind: str) -> list[str]:
+        # In the table of trials, `song` is a row index and `song_id` is the id.
         return sorted(set(self.trials_of(rows, run)[{"song": "song_id"}.get(kind, kind)]))
 
     def check_split(self, rows: datasets.Dataset, run: Run[EdaTaskSettings]) -> None:
         check_sides(divide(self.trials_of(rows, run), run.settings.split))
 
     def trials_of(self, rows: datasets.Dataset, run: Run[EdaTaskSettings]) -> datasets.Dataset:
-        """Return the trials that the quality rules keep, from the cache where an earlier run made them."""
+        """Return the trials that pass the quality rules, from the cache if an earlier run computed them."""
         return make_trials(rows, run.settings.target, run.arguments.preprocessing_processes)[0]
 
     def model_settings(
@@ -86,11 +92,12 @@ class EdaTask(Task[EdaTaskSettings, EdaData]):
         }
 
     def initialise(self, model: PreTrainedModel, data: EdaData, new: bool, resumed: bool) -> None:
-        """Check the receptive field, and scale the inputs of a new model by the training songs."""
+        """Check the receptive field, and set the input scaling of a new model from the training songs."""
         longest = max(max(side.lengths, default=0) for side in data.sides.values())
         warn_if_receptive_field_exceeds(model.config, longest)
         if not new:
             return
+        # Each song once, however many listeners heard it, so that popular songs do not dominate the scaling.
         songs = sorted({int(song) for song in data.tables.trials.select(data.split.indices("train"))["song"]})
         features = array_column(data.tables.songs, "input_features")
         frames = np.concatenate([features[song] for song in songs])  # (T, F)
@@ -127,18 +134,16 @@ class EdaTask(Task[EdaTaskSettings, EdaData]):
         return plot_predictions(predictions)
 
     def results_table(self, results: dict[str, Any]) -> str:
-        return card.results_table(results)
+        return scores_of_run.results_table(results)
 
     def conclusion(self, results: dict[str, Any]) -> str:
-        return card.conclusion(results)
+        return scores_of_run.conclusion(results)
 
-    def model_card(self, facts: dict[str, Any]) -> str:
-        return card.model_card(facts)
+    def sections(self, facts: dict[str, Any], predictions: pa.Table | None) -> list[Section]:
+        return report.sections(facts, predictions)
 
-    def report_files(
-        self, facts: dict[str, Any], config: dict[str, Any], predictions: pa.Table
-    ) -> dict[str, str | bytes]:
-        return report.report_files(facts, config, predictions)
+    def card_metadata(self, facts: dict[str, Any]) -> CardMetadata:
+        return report.card_metadata(facts)
 
 
 TASK = EdaTask()

@@ -1,1 +1,1 @@
-"""Emotion and sentiment in dialogue."""
+"""Predict the emotion and sentiment of utterances in dialogue."""

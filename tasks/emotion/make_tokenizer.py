@@ -1,4 +1,6 @@
-"""Make the small text encoder of a sample that works offline: a WordPiece vocabulary of its texts, and no weights.
+"""Write a tiny text encoder for a sample, so that the sample can be used offline.
+
+It has a WordPiece vocabulary made from the texts of the sample, a config, and no weights.
 
 python -m tasks.emotion.make_tokenizer hf_datasets/meld configs/tiny_bert
 """
@@ -8,49 +10,48 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from system.process import answer_at_once, one_line_errors
+from system.process import one_line_errors, parse_before_imports
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset", help="A data set with a column `text`.")
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("dataset", help="Data set with a column `text`.")
+    parser.add_argument("folder", type=Path, help="Folder to write the tokenizer and the config to.")
     return parser.parse_args(argv)
 
 
+# Before the slow imports below, so that --help and mistakes are answered at once.
 if __name__ == "__main__":
-    answer_at_once(parse)
+    parse_before_imports(parse)
 
 from datasets import load_dataset
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from transformers import BertConfig, BertTokenizer
 
-VOCABULARY = 400  # pieces at most
-LONGEST = 64  # tokens
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+VOCABULARY_SIZE = 400  # pieces, at most
+MAX_TOKENS = 64  # per text
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
-def pieces_of(texts: list[str]) -> list[str]:
-    """Return every letter, alone and inside a word, and the words that occur twice or more, the most frequent first.
-
-    The same texts always give the same pieces. The trainer of `tokenizers` breaks ties by chance.
-    """
+def build_vocabulary(texts: list[str]) -> list[str]:
+    """Return the special tokens, all letters, and the words that occur more than once, most frequent first."""
+    # Not the trainer of `tokenizers`: it breaks ties at random, so the same texts would give different vocabularies.
     normalizer, splitter = BertNormalizer(lowercase=True), BertPreTokenizer()
     words = Counter(word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
     letters = sorted(set("".join(words)))
     common = sorted(
         (word for word, count in words.items() if count > 1 and len(word) > 1), key=lambda w: (-words[w], w)
     )
-    return [*SPECIAL, *letters, *(f"##{letter}" for letter in letters), *common][:VOCABULARY]
+    # All letters, at the start ("a") and inside ("##a") of a word, so that no word becomes [UNK].
+    return [*SPECIAL_TOKENS, *letters, *(f"##{letter}" for letter in letters), *common][:VOCABULARY_SIZE]
 
 
 def make_tokenizer(texts: list[str], folder: Path) -> None:
-    """Write the tokenizer and the config of a tiny BERT for some texts."""
-    vocabulary = pieces_of(texts)
+    """Write the tokenizer and the config of a tiny BERT whose vocabulary covers the texts."""
+    vocabulary = build_vocabulary(texts)
     tokenizer = BertTokenizer(
-        vocab={piece: number for number, piece in enumerate(vocabulary)}, model_max_length=LONGEST
+        vocab={piece: index for index, piece in enumerate(vocabulary)}, model_max_length=MAX_TOKENS
     )
     tokenizer.save_pretrained(folder)
     BertConfig(
@@ -59,12 +60,12 @@ def make_tokenizer(texts: list[str], folder: Path) -> None:
         num_hidden_layers=1,
         num_attention_heads=2,
         intermediate_size=64,
-        max_position_embeddings=LONGEST,
+        max_position_embeddings=MAX_TOKENS,
     ).save_pretrained(folder)
 
 
 def main(argv: list[str]) -> None:
-    """Read the texts of a sample, write their tokenizer."""
+    """Read the texts of a sample, and write the encoder for them."""
     arguments = parse(argv)
     texts = load_dataset(arguments.dataset, "sample", split="train")["text"]
     make_tokenizer([text for text in texts if text], arguments.folder)

@@ -17,14 +17,14 @@ from reporting.plots import (
     panels_below_each_other,
 )
 
-COLOURS = {"model": MODEL, "tfidf": OTHERS, "majority": FAINT, "dealt": "#a3bcdb"}  # the last a pale MODEL
-LABELS = {"dealt": "dealt at random"}  # of those that are not called what the record calls them
+COLOURS = {"model": MODEL, "tfidf": OTHERS, "majority": FAINT, "dealt": "#a3bcdb"}  # the last is a pale MODEL
+LABELS = {"dealt": "shuffled predictions", "tfidf": "TF-IDF"}  # names that differ from the record's keys
 CELL = 0.55  # inches, of a confusion matrix
-DARK = 0.6  # from this share of a row on, a cell's number is white
+DARK = 0.6  # share of a row; a cell above it has white text
 
 
 def plot_confusion(head: str, found: dict[str, Any]) -> Figure:
-    """Rows of the truth, columns of the predictions: numbers of utterances, coloured by their share of the row."""
+    """Draw counts of utterances by label (rows) and prediction (columns), coloured by their share of the row."""
     counts = np.array(found["confusion"])  # (K, K)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     names = [literal(name) for name in found["classes"]]
@@ -33,9 +33,9 @@ def plot_confusion(head: str, found: dict[str, Any]) -> Figure:
     panel = figure.subplots()
     panel.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
-        said = f"{count:,}\n{100 * share[row, column]:.0f} %"
+        text = f"{count:,}\n{100 * share[row, column]:.0f} %"
         colour = "white" if share[row, column] >= DARK else TRUTH
-        panel.text(column, row, said, ha="center", va="center", fontsize=7, color=colour)
+        panel.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
     panel.set_xticks(range(len(names)), names, rotation=40, ha="right")
     panel.set_yticks(range(len(names)), names)
     panel.tick_params(labelsize=8, length=0)
@@ -46,7 +46,7 @@ def plot_confusion(head: str, found: dict[str, Any]) -> Figure:
 
 
 def plot_classes(heads: dict[str, Any]) -> Figure:
-    """F1 of each class, the commonest on top, of the model and of its baselines; a panel a head."""
+    """Draw the F1 of each class, the most common at the top, of the model and its baselines; one panel per head."""
     longest = max(len(found["classes"]) for found in heads.values())
     figure, panels = panels_below_each_other(len(heads), height=0.42 * longest + 0.4, sharey=False)
     for panel, (head, found) in zip(panels, heads.items(), strict=True):
@@ -71,7 +71,7 @@ def plot_classes(heads: dict[str, Any]) -> Figure:
 
 
 def plot_ablations(heads: dict[str, Any]) -> Figure:
-    """Weighted F1 of the model, of its baselines, and of the model with less to go by, with intervals."""
+    """Draw weighted F1 of the model, its baselines, and the model with fewer modalities, with intervals."""
     rivals: dict[str, dict[str, Any]] = {
         head: found["baselines"] | found["ablations"] for head, found in heads.items()
     }
@@ -88,7 +88,7 @@ def plot_ablations(heads: dict[str, Any]) -> Figure:
 
 
 def plot_calibration(heads: dict[str, Any]) -> Figure:
-    """How often the model is right over how sure it is; the area of a dot is its share of the rows."""
+    """Draw accuracy against confidence; the area of a dot is its share of the rows."""
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     panels = figure.subplots(1, len(heads), squeeze=False)[0]
     for panel, (head, found) in zip(panels, heads.items(), strict=True):
@@ -105,6 +105,6 @@ def plot_calibration(heads: dict[str, Any]) -> Figure:
         panel.spines[["top", "right"]].set_visible(False)
         panel.tick_params(labelsize=8)
         panel.set_title(f"{head}, error {bins['expected_error']:.3f}", fontsize=9, loc="left")
-        panel.set_xlabel("confidence: the highest probability", fontsize=9)
-        panel.set_ylabel("share that is right", fontsize=9)
+        panel.set_xlabel("confidence (highest probability)", fontsize=9)
+        panel.set_ylabel("share of correct predictions", fontsize=9)
     return figure

@@ -1,4 +1,4 @@
-"""What a run of the emotion task records in metrics.json."""
+"""The fields that a run of the emotion task writes to metrics.json."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from training.task import DataRecord, TrainingRecord
 
 @dataclass(frozen=True)
 class SideCounts:
-    """The size of one part of the split."""
+    """The size of one split."""
 
     utterances: int
     dialogues: int
@@ -18,23 +18,23 @@ class SideCounts:
 
 @dataclass(frozen=True)
 class EmotionDataRecord(DataRecord):
-    """The utterances of a data set, and what each part of the split holds and lacks."""
+    """The utterances of a data set, by split, with truncated texts and known defects."""
 
     sides: dict[str, SideCounts]
-    texts_cut: dict[str, int]  # part of the split -> texts longer than max_text_tokens
-    label_names: dict[str, list[str]]  # head -> its classes
-    policies: list[str]
-    notes: dict[str, int]  # kind of defect -> rows
+    texts_cut: dict[str, int]  # split -> texts longer than max_text_tokens
+    label_names: dict[str, list[str]]  # head -> class names, in the order of their codes
+    policies: list[str]  # sentences about the treatment of the data, for cards and reports
+    notes: dict[str, int]  # defect -> rows
     split_warning: str | None
     control: str | None
 
 
 @dataclass(frozen=True)
 class EmotionTrainingRecord(TrainingRecord):
-    """The parts of the model that were trained, and the encoders they started from."""
+    """The trained parts of the model, and the encoders that they started from."""
 
-    trainable: dict[str, int]  # part -> numbers that it learns
-    undecodable: int  # items whose clip could not be read
+    trainable: dict[str, int]  # part -> parameters
+    undecodable: int  # clips that could not be decoded, counted at each read
     encoders: EncoderSettings
     class_weights: str
     learning_rates: dict[str, float]
@@ -43,7 +43,7 @@ class EmotionTrainingRecord(TrainingRecord):
 
 @dataclass(frozen=True)
 class EmotionResults(ClassificationResults):
-    """The scores on one part of the split."""
+    """The scores of a model on one split."""
 
-    undecodable: int  # rows with a clip that could not be read
-    note: str | None  # for the reader of the scores
+    undecodable: int  # rows with a modality that could not be decoded
+    note: str | None  # a caveat that belongs next to the scores

@@ -1,137 +1,139 @@
-"""report.html of a classifier of utterances: what it tells apart, what it never says, and by which modality."""
+"""Sections of the report and the card of a classifier of utterances."""
 
-import html
+import shlex
 from typing import Any
 
-import pyarrow as pa
-from matplotlib.figure import Figure
+from huggingface_hub import EvalResult
 
-from reporting.card import number, rows_line, warnings
-from reporting.page import (
-    files,
-    images,
-    inline,
-    markdown_tables,
-    opening,
-    page,
-    policies_and_notes,
-    settings,
-    shown,
-    sides,
-    split_facts,
-    text_table,
-    training_section,
-    with_images,
-)
-from reporting.plots import plot_learning
-from system.text import plural
-from tasks.emotion.card import (
-    SCORES_EXPLAINED,
-    about,
-    calibration_line,
-    class_table,
-    consistency_line,
+from reporting.card import CardMetadata, eval_result
+from reporting.cells import number
+from reporting.common import (
+    data_in_card,
     limits,
-    repeated_line,
-    repeated_lines,
-    rule,
-    score_table,
-    verdict_line,
+    opening,
+    policies_and_notes,
+    split_table,
+    training_in_card,
+    training_section,
+    versions_in_card,
+    warnings,
 )
+from reporting.sections import Part, Picture, Section, Table
+from reporting.texts import SHARED
 from tasks.emotion.plots import plot_ablations, plot_calibration, plot_classes, plot_confusion
+from tasks.emotion.results import (
+    SCORES,
+    TEXTS,
+    class_table,
+    contradictions,
+    first_rule,
+    repeated_texts,
+    score_table,
+    verdict,
+)
+
+# The Hub's name for a model of one modality; it has none for several.
+PIPELINES = {"text": "text-classification", "audio": "audio-classification", "video": "video-classification"}
 
 
-def report_files(facts: dict[str, Any], config: dict[str, Any], predictions: pa.Table) -> dict[str, str | bytes]:
-    """`report.html` and its figures by file name, from a run's record and its settings; these show no single row."""
-    figures = images(draw_figures(facts))
-    return with_images(report(facts, config, figures), figures)
-
-
-def draw_figures(facts: dict[str, Any]) -> dict[str, tuple[Figure | None, str]]:
-    """Figure and caption by name."""
-    heads = facts["test"]["heads"]
-    drawn: dict[str, tuple[Figure | None, str]] = {
-        f"confusion_{head}": (
-            plot_confusion(head, found),
-            f"What each {head} was taken for: utterances, and their share of the row.",
-        )
-        for head, found in heads.items()
-    }
-    drawn |= {
-        "classes": (plot_classes(heads), "F1 of each class beside that of the baselines, the commonest class on top."),
-        "ablations": (
-            plot_ablations(heads),
-            "The model beside what it has to beat, and beside itself with less to go by. The grey line is the model.",
-        ),
-        "calibration": (
-            plot_calibration(heads),
-            "How often the model is right over how sure it is. Below the dotted line it is too sure.",
-        ),
-    }
-    if "training" in facts:
-        drawn["learning"] = (
-            plot_learning(facts["training"]),
-            "Learning curves; the loss is that of all heads together.",
-        )
-    return drawn
-
-
-def report(facts: dict[str, Any], config: dict[str, Any], figures: dict[str, tuple[bytes, str]]) -> str:
-    """The page; whatever comes from data is escaped."""
+def sections(facts: dict[str, Any]) -> list[Section]:
+    """Return all sections of the report and of the card."""
     test = facts["test"]
     heads = test["heads"]
-    verdicts = "<br>".join(inline(verdict_line(head, found)) for head, found in heads.items())
-    parts = [
-        *opening(facts, about(test), [*warnings(facts, "utterances"), *([test["note"]] if test.get("note") else [])]),
-        f'<p class="verdict">{verdicts}</p>',
-        f"<p>{html.escape(rows_line(test))}</p>",
-        "<h2>Scores</h2>",
-        f"<p>{html.escape(SCORES_EXPLAINED)}</p>",
-        *(markdown_tables(score_table(test, head)) for head in heads),
-        f"<p>The rule of the verdict: {html.escape(rule(test))}.</p>",
-        shown("ablations", figures),
-        "<h2>Classes</h2>",
-        *(markdown_tables(class_table(head, found)) for head, found in heads.items()),
-        shown("classes", figures),
-        *(shown(f"confusion_{head}", figures) for head in heads),
-        *repeated(test),
-        *contradictions(test),
-        "<h2>Calibration</h2>",
-        f"<p>{html.escape(calibration_line(test))}</p>",
-        shown("calibration", figures),
-        *training_section(facts, figures),
-        "<h2>Data</h2>",
-        data_section(facts),
-        "<h2>Limits</h2>",
-        f"<p>{html.escape(limits(facts['data']))}</p>",
-        *settings(facts, config),
+    trained = "training" in facts
+    ablations = Picture("ablations", TEXTS("ablations_caption"), lambda: plot_ablations(heads))
+    classes = Picture("classes", TEXTS("classes_caption"), lambda: plot_classes(heads))
+    calibration = Picture("calibration", TEXTS("calibration_caption"), lambda: plot_calibration(heads))
+    losses = "The loss is that of all heads together."
+    return [
+        Section("", warnings(facts, "utterances")),
+        Section("", [TEXTS("purpose", facts=facts)] if trained else []),
+        Section(
+            "",
+            [
+                opening(facts, TEXTS.line("about", test=test)),
+                *(verdict(test, head) for head in heads),
+                SHARED("rows_scored", test={"undecodable": 0, **test}),
+            ],
+        ),
+        Section(
+            "Scores",
+            [
+                *(score_table(test, head) for head in heads),
+                TEXTS("scores_explained"),
+                TEXTS("rule", rule=first_rule(test)),
+                ablations,
+            ],
+        ),
+        Section(
+            "Classes",
+            [
+                *(class_table(test, head) for head in heads),
+                classes,
+                *(confusion_picture(head, found)
+                  for head, found in heads.items()),
+                *repeated_texts(test),
+                *contradictions(test),
+            ],
+        ),
+        Section("Calibration", [TEXTS("calibration", heads=heads), calibration]),
+        *([training_section(facts, losses)] if trained else []),
+        data_in_page(facts),
+        *(card_sections(facts) if trained else []),
+        limits(TEXTS("limits"), *([TEXTS("meld_limits")] if is_meld(facts["data"]) else [])),
+    ]  # fmt: skip
+
+
+def confusion_picture(head: str, found: dict[str, Any]) -> Picture:
+    caption = TEXTS("confusion_caption", head=head)
+    return Picture(f"confusion_{head}", caption, lambda: plot_confusion(head, found))
+
+
+def is_meld(data: dict[str, Any]) -> bool:
+    return "meld" in data["dataset"].lower() and not data["synthetic"]
+
+
+def card_metadata(facts: dict[str, Any]) -> CardMetadata:
+    modalities = facts["model"]["modalities"]
+    pipeline = PIPELINES.get(modalities[0]) if len(modalities) == 1 else None
+    tags = ["emotion-recognition", "sentiment-analysis", *(["multimodal"] if len(modalities) > 1 else [])]
+    return CardMetadata(tags, pipeline, eval_results(facts, pipeline))
+
+
+def eval_results(facts: dict[str, Any], pipeline: str | None) -> list[EvalResult]:
+    """Return the scores in the form that the Hub reads."""
+    heads = facts["test"]["heads"]
+    task = pipeline or "multimodal-classification", f"{' and '.join(heads)} of utterances"
+    return [
+        eval_result(
+            facts, task, ("accuracy" if name == "accuracy" else "f1", f"{head} {heading}"), found["scores"][name],
+            {"head": head, "score": name, "over": "dialogues"},
+        )
+        for head, found in heads.items()
+        for heading, name in SCORES
+    ]  # fmt: skip
+
+
+def card_sections(facts: dict[str, Any]) -> list[Section]:
+    """Return the sections that only the card has."""
+    modalities = facts["model"]["modalities"]
+    has_text = "text" in modalities
+    words = ["python", "run_predict.py", facts["name"], *(["clip.mp4"] if modalities != ["text"] else [])]
+    command = shlex.join(words) + (' --text "What are you doing here?"' if has_text else "")
+    return [
+        data_in_card(facts),
+        Section("Use", [TEXTS("usage", facts=facts, command=command, has_text=has_text)], in_page=False),
+        training_in_card(facts),
+        versions_in_card(facts),
     ]
-    return page(facts["name"], parts)
 
 
-def repeated(test: dict[str, Any]) -> list[str]:
-    """Texts of the test that stand in training too, and the scores without them."""
-    if test["repeated_texts"] is None:
-        return []
-    tables = [markdown_tables(block) for head in test["heads"] for block in repeated_lines(test, head)]
-    return ["<h2>Texts that stand in training too</h2>", f"<p>{html.escape(repeated_line(test))}</p>", *tables]
-
-
-def contradictions(test: dict[str, Any]) -> list[str]:
-    """Where the two heads contradict each other."""
-    if test["consistency"] is None:
-        return []
-    rows = [[pair["emotion"], pair["sentiment"], number(pair["rows"])] for pair in test["consistency"]["pairs"]]
-    pairs = text_table(["emotion", "sentiment that does not go with it", "rows"], rows) if rows else ""
-    return ["<h2>Emotion against sentiment</h2>", f"<p>{html.escape(consistency_line(test))}</p>", pairs]
-
-
-def data_section(facts: dict[str, Any]) -> str:
-    """Sides and hash of the split, classes of each side, and what was done about rows that are not whole."""
+def data_in_page(facts: dict[str, Any]) -> Section:
+    """Return the splits, their classes, and how incomplete rows were treated."""
     data = facts["data"]
-    parts = [f"<p>{plural(data['rows'], 'utterance')} in the data. {split_facts(facts['split'])}</p>", sides(data)]
+    parts: list[Part] = [TEXTS("recorded", facts=facts), split_table(data)]
     for head, found in facts["test"]["heads"].items():
         counts = zip(found["classes"], found["counts"]["train"], found["counts"]["test"], strict=True)
-        rows = [[f"{code}", name, number(train), number(test)] for code, (name, train, test) in enumerate(counts)]
-        parts.append(text_table(["code", head, "in training", "scored"], rows))
-    return "\n".join([*parts, *policies_and_notes(data), files(data)])
+        rows = [[f"{index}", name, number(train), number(test)] for index, (name, train, test) in enumerate(counts)]
+        parts.append(Table(["code", head, "in training", "scored"], rows))
+    return Section("Data", [*parts, *policies_and_notes(data), SHARED("files", data=data)], in_card=False)

@@ -5,63 +5,70 @@ from typing import ClassVar
 
 from training.settings import TaskSettings, check_part_rates
 
-CLASS_WEIGHTS = {"none": 0.0, "root": 0.5, "inverse": 1.0}  # name -> power of the inverse frequency
+# Name -> exponent p of the class weight (1 / frequency) ** p.
+CLASS_WEIGHTS = {"none": 0.0, "root": 0.5, "inverse": 1.0}
+SPECIAL_TOKENS = 2  # [CLS] and [SEP] frame every text
 
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """How the modalities are encoded."""
+    """Settings of the encoders of the modalities."""
 
     text_model: str = field(
         default="google-bert/bert-base-uncased",
         metadata={
-            "help": "The text encoder and its tokenizer: a name on the Hub or a folder. One without weights gives "
-            "a random encoder of its config."
+            "help": "Text encoder and tokenizer: a Hub name or a folder. A folder without weights gives an encoder "
+            "with random weights."
         },
     )
     video_weights: str = field(
         default="kinetics",
         metadata={
-            "help": "Weights of r3d_18: kinetics (of torchvision, downloaded once), a file of its state dict, or none."
+            "help": "Weights of r3d_18: kinetics (downloaded once from torchvision), a state dict file, or none."
         },
     )
-    max_text_tokens: int = field(default=128, metadata={"help": "Texts are cut after so many tokens, and counted."})
+    max_text_tokens: int = field(
+        default=128, metadata={"help": "Truncate texts after this many tokens. The log counts them."}
+    )
     cache_features: bool = field(
         default=False,
-        metadata={"help": "Keep what frozen encoders make of each utterance on the disk: epochs then take seconds."},
+        metadata={"help": "Cache the outputs of frozen encoders on disk. Epochs then take seconds."},
     )
 
     def __post_init__(self) -> None:
-        if self.max_text_tokens < 3:
-            raise ValueError(f"max_text_tokens = {self.max_text_tokens}: give 3 or more, two frame the text")
+        if self.max_text_tokens <= SPECIAL_TOKENS:
+            raise ValueError(
+                f"max_text_tokens={self.max_text_tokens}: leaves no room for text, because {SPECIAL_TOKENS} tokens "
+                f"are special. Give {SPECIAL_TOKENS + 1} or more."
+            )
 
 
 @dataclass(frozen=True)
 class EmotionSettings:
-    """How the model is trained and scored."""
+    """Settings of training and scoring."""
 
     class_weights: str = field(
         default="none",
         metadata={
-            "help": "Weight of a class in the loss, by the training labels: none, inverse (of its frequency), or root "
-            "(of that)."
+            "help": "Class weights in the loss, from the training labels: none, inverse (1 / frequency) or root "
+            "(its square root)."
         },
     )
     learning_rates: dict = field(
         default_factory=dict,
         metadata={
-            "help": "Learning rates by part of the model (text, video, audio, fusion, emotion, sentiment), where "
-            "learning_rate is not meant; on the command line --learning_rates.text 8e-6."
+            "help": "Learning rate per part of the model (text, video, audio, fusion, emotion, sentiment). Other "
+            "parts use learning_rate. On the command line: --learning_rates.text 8e-6."
         },
     )
     ablations: bool = field(
-        default=True, metadata={"help": "Score the test with each modality alone, and without each, too."}
+        default=True, metadata={"help": "Also score the test split with each modality alone and without each."}
     )
 
     def __post_init__(self) -> None:
         if self.class_weights not in CLASS_WEIGHTS:
             raise ValueError(
-                f"class_weights = {self.class_weights!r} is not known; it takes one of {', '.join(CLASS_WEIGHTS)}"
+                f"class_weights={self.class_weights!r}: unknown. Must be one of {', '.join(CLASS_WEIGHTS)}."
             )
         check_part_rates(self.learning_rates)
 

@@ -1,4 +1,4 @@
-"""The split of utterances that a data set brings."""
+"""Use the split that the data set defines."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -15,41 +15,45 @@ from tasks.emotion.records import SideCounts
 
 @dataclass(frozen=True)
 class UtteranceSplit:
-    """The utterances of each side."""
+    """The utterances of each split."""
 
-    places: dict[str, np.ndarray]  # side -> rows of the data set
-    members: dict[str, list[str]]  # side -> ids, in order of the rows
+    indices: dict[str, np.ndarray]  # split -> row indices of the data set
+    members: dict[str, list[str]]  # split -> utterance ids, in the order of the rows
     sides: dict[str, SideCounts]
     warning: str | None
 
     @classmethod
     def of(cls, rows: datasets.Dataset, names: dict[str, str]) -> "UtteranceSplit":
-        """Divide by the column `split`.
+        """Split the rows by their column `split`.
 
         Args:
-            names: side -> its name in the data.
+            names: split -> its name in the column.
         """
         has = [f"has_{name}" for name in MODALITIES]
         table = rows.select_columns(["utterance_id", "split", "dialogue", *has]).with_format("arrow")[:]
-        which, ids = table["split"].to_numpy(), table["utterance_id"].to_numpy()
+        split_names, ids = table["split"].to_numpy(), table["utterance_id"].to_numpy()
         dialogues = table["dialogue"].to_numpy()
-        places = {side: np.flatnonzero(which == name) for side, name in names.items()}
+        indices = {side: np.flatnonzero(split_names == name) for side, name in names.items()}
         counts = {
             side: SideCounts(
-                utterances=len(where),
-                dialogues=len(set(dialogues[where])),
-                without={name: int((~table[f"has_{name}"].to_numpy()[where]).sum()) for name in MODALITIES},
+                utterances=len(rows_of_side),
+                dialogues=len(set(dialogues[rows_of_side])),
+                without={name: int((~table[f"has_{name}"].to_numpy()[rows_of_side]).sum()) for name in MODALITIES},
             )
-            for side, where in places.items()
+            for side, rows_of_side in indices.items()
         }
-        sides_of = Counter(dialogue for where in places.values() for dialogue in set(dialogues[where]))
-        shared = sum(count > 1 for count in sides_of.values())
-        warning = f"utterances of {plural(shared, 'dialogue')} are on more than one side" if shared else None
-        return cls(places, {side: ids[where].tolist() for side, where in places.items()}, counts, warning)
+        splits_of_dialogue = Counter(
+            dialogue for rows_of_side in indices.values() for dialogue in set(dialogues[rows_of_side])
+        )
+        # Utterances of one dialogue share speakers and topic, so a shared dialogue leaks into the test scores.
+        shared = sum(count > 1 for count in splits_of_dialogue.values())
+        warning = f"utterances of {plural(shared, 'dialogue')} are in more than one split" if shared else None
+        members = {side: ids[rows_of_side].tolist() for side, rows_of_side in indices.items()}
+        return cls(indices, members, counts, warning)
 
     @property
     def sha256(self) -> str:
-        """The hash of the ids of each side; the order of the data does not matter."""
+        """The hash of the ids of each split. The order of the data does not matter."""
         return digest_of_sides({side: sorted(ids) for side, ids in self.members.items()})
 
     def record(self) -> dict[str, Any]:
@@ -59,5 +63,6 @@ class UtteranceSplit:
             "sha256": self.sha256,
             "counts": {side: counts.utterances for side, counts in self.sides.items()},
             "warning": self.warning,
+            # All tasks use this key, so here it holds utterance ids.
             "trials": {side: sorted(ids) for side, ids in self.members.items()},
         }

@@ -1,7 +1,7 @@
-"""Combine the scores of several runs on emotions.
+"""Combine the scores of several emotion runs.
 
-Scores are averaged over runs within each resample of dialogues, and so are differences between two settings: intervals
-are over dialogues, and both settings are scored on the same ones.
+Means over runs and differences between settings are computed within each bootstrap resample of dialogues. Intervals
+are therefore over dialogues, and the difference of two settings is paired.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,32 +16,32 @@ import pyarrow.parquet as pq
 from evaluation.confusion import DialogueResamples, ResampledScores
 from training.study_runs import FinishedRun, StudyTables, by_seed, long_scores, mean_over_runs
 
-# N rows, S resamples
+# Shapes: N rows, S resamples.
 
-ITEMS = ("head", "utterances")
-EXPLAINED = (
-    "Means are over runs, each with its own scores of all utterances of the test; brackets hold 95 % intervals over "
-    "these dialogues, not over runs, which share their data. Effects are runs that are better than all of their "
-    "baselines, by the rule of their reports. Differences are from the first setting, where both scored the same "
-    "utterances."
+ITEMS = ("head", "utterances")  # column headings: the subject of a row, and the scored items
+EXPLANATION = (
+    "Means are over runs. Each run scores all utterances of the test split. Brackets show 95 % intervals over the "
+    "dialogues of the test split, not over runs, because all runs share the same data. Effects count the runs that "
+    "beat all of their baselines, by the rule in their reports. Differences are from the first setting and are shown "
+    "if both settings scored the same utterances."
 )
 
 
 def scores_of_run(facts: dict[str, Any]) -> list[dict[str, Any]]:
-    """List the scores of one run: those of the model, of its baselines, and of itself with fewer modalities."""
+    """Return the scores of a run's model, baselines and ablations, one row per score."""
     return [
         row
-        for head, assessed in facts["test"]["heads"].items()
+        for head, results in facts["test"]["heads"].items()
         for row in long_scores(
             head,
-            {"model": assessed["scores"]}
-            | {who: rival["scores"] for who, rival in (assessed["baselines"] | assessed["ablations"]).items()},
+            {"model": results["scores"]}
+            | {name: other["scores"] for name, other in (results["baselines"] | results["ablations"]).items()},
         )
     ]
 
 
 def read_scores(path: Path) -> pa.Table:
-    """Read id, dialogue, and the true and the predicted class of each head, in the order of the ids."""
+    """Read the id, dialogue, true and predicted classes of each utterance, sorted by id to compare runs."""
     table = pq.read_table(path)
     return table.select([name for name in table.column_names if not name.startswith("p_")]).sort_by("utterance_id")
 
@@ -49,45 +49,52 @@ def read_scores(path: Path) -> pa.Table:
 def rows_of_setting(runs: Sequence[FinishedRun], reference: Sequence[FinishedRun]) -> Iterator[dict[str, Any]]:
     """Yield one row per head and score.
 
-    It holds the mean over runs with its interval, the values by seed, the difference from the first setting, and how
-    many runs are better than all of their baselines.
+    It holds the mean over runs with its interval, the values by seed, the difference from the first setting, and the
+    number of runs that beat all of their baselines.
     """
-    rows = truth(runs[0])
-    if any(truth(run) != rows for run in runs):
+    rows = scored_rows(runs[0])
+    if any(scored_rows(run) != rows for run in runs):
         raise ValueError(
-            f"runs of {runs[0].cell.setting} did not score the same utterances with the same labels, so they have no "
-            "mean; their scores are in each run's metrics.json"
+            f"{runs[0].cell.setting}: the runs scored different utterances or labels, so their scores have no mean. "
+            "Compare the metrics.json of each run."
         )
-    paired = bool(reference) and runs != reference and all(truth(run) == rows for run in reference)
-    resamples, every = DialogueResamples.draw(rows["dialogue"].to_pylist()), np.ones(len(rows), bool)
-    for head, assessed in runs[0].facts["test"]["heads"].items():
-        own = [resampled(run, head, assessed["classes"], resamples) for run in runs]
-        others = [resampled(run, head, assessed["classes"], resamples) for run in reference] if paired else []
+    # The first setting is its own reference and has no difference from itself.
+    paired = bool(reference) and runs != reference and all(scored_rows(run) == rows for run in reference)
+    # All runs share the resamples, which makes differences between runs paired.
+    resamples, all_rows = DialogueResamples.draw(rows["dialogue"].to_pylist()), np.ones(len(rows), bool)
+    for head, results in runs[0].facts["test"]["heads"].items():
+        classes = results["classes"]
+        own = [resampled_scores(run, head, classes, resamples) for run in runs]
+        reference_scores = [resampled_scores(run, head, classes, resamples) for run in reference] if paired else []
         unbeaten = [run.facts["test"]["heads"][head]["verdict"]["unbeaten"] for run in runs]
         for score in own[0]:
             values = mean_over_runs(own, score)
-            difference = resamples.interval(values - mean_over_runs(others, score), every) if others else None
+            difference = None
+            if reference_scores:
+                difference = resamples.interval(values - mean_over_runs(reference_scores, score), all_rows)
             yield {
                 "channel": head,
                 "score": score,
-                "interval": resamples.interval(values, every),
+                "interval": resamples.interval(values, all_rows),
                 "by_seed": by_seed(runs, [scores[score][0] for scores in own]),
                 "difference": None if difference is None else asdict(difference),
-                "effects": unbeaten.count([]),
+                "effects": unbeaten.count([]),  # runs without an unbeaten baseline
             }
 
 
-def truth(run: FinishedRun) -> pa.Table:
-    """Return the rows that a run scored, without its predictions."""
+def scored_rows(run: FinishedRun) -> pa.Table:
+    """Return the utterances that a run scored, with their labels and without its predictions."""
     return run.scores.drop([name for name in run.scores.column_names if name.startswith("predicted_")])
 
 
-def resampled(run: FinishedRun, head: str, classes: Sequence[str], resamples: DialogueResamples) -> ResampledScores:
-    """Score one run, (1 + S,): the data as they are, and each resample."""
-    code = {name: place for place, name in enumerate(classes)}
+def resampled_scores(
+    run: FinishedRun, head: str, classes: Sequence[str], resamples: DialogueResamples
+) -> ResampledScores:
+    """Return each score of a run (1 + S,): first on the original rows, then on each resample."""
+    code = {name: index for index, name in enumerate(classes)}
     columns = (run.scores[head].to_pylist(), run.scores[f"predicted_{head}"].to_pylist())
     targets, predictions = (np.array([code[name] for name in column]) for column in columns)
     return resamples.scores(targets, predictions, len(classes), np.ones(len(targets), bool))
 
 
-TABLES = StudyTables(ITEMS, EXPLAINED, scores_of_run, read_scores, rows_of_setting)
+TABLES = StudyTables(ITEMS, EXPLANATION, scores_of_run, read_scores, rows_of_setting)

@@ -1,4 +1,4 @@
-"""Read utterances from subtitles (.srt, .vtt) or a csv file."""
+"""Read utterances from subtitles (.srt, .vtt) or a .csv table."""
 
 import csv
 import html
@@ -7,105 +7,120 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+# Hours are optional, and subtitles use either a comma (.srt) or a point (.vtt) before the milliseconds.
 TIME = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,3}))?")
-ARROW = re.compile(r"\s*(\S+)\s+-->\s+(\S+)")  # of a cue in .srt and .vtt
-TAG = re.compile(r"<[^>]*>|\{\\[^}]*\}")  # markup in cues
+CUE_TIMES = re.compile(r"\s*(\S+)\s+-->\s+(\S+)")  # the line of a cue with its start and end
+MARKUP = re.compile(r"<[^>]*>|\{\\[^}]*\}")  # <i>...</i> of both formats, {\an8} of .srt
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """An utterance of a recording, or a line of text alone."""
+    """An utterance of a recording, or a line of text without a recording."""
 
-    start_seconds: float | None  # None: of a line without a recording
-    end_seconds: float | None  # None: to the end of the clip
+    start_seconds: float | None  # None: a line without a recording
+    end_seconds: float | None  # None: up to the end of the clip
     text: str | None
     speaker: str | None = None
 
 
 def read_utterances(path: Path) -> list[Utterance]:
-    """Read a .srt, a .vtt, or a .csv with the column text, and optionally speaker, start and end.
+    """Read utterances from a .srt, .vtt or .csv file.
 
-    Times are in seconds or h:mm:ss.ms; a table without these columns has lines of text alone.
+    A .csv needs the column `text`. `speaker`, `start` and `end` are optional. Times are seconds or h:mm:ss.ms. Without
+    times, the rows are lines of text without a recording.
+
+    Raises:
+        ValueError: The file could not be read, or holds no utterance or a mistake, which is named with its line.
     """
     try:
+        # utf-8-sig drops the byte order mark that many Windows programs write.
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); give .srt, .vtt or .csv in UTF-8") from error
+        raise ValueError(f"{path}: could not be read ({error}). Give a .srt, .vtt or .csv file in UTF-8.") from error
     if path.suffix.lower() == ".csv":
         utterances = csv_utterances(text, path)
     elif path.suffix.lower() in (".srt", ".vtt"):
         utterances = cue_utterances(text, path)
     else:
-        raise ValueError(f"{path}: utterances come as .srt, .vtt or .csv")
+        raise ValueError(f"{path}: not a table of utterances. Give a .srt, .vtt or .csv file.")
     if not utterances:
-        raise ValueError(f"{path}: holds no utterance")
+        raise ValueError(f"{path}: no utterance found. Check that the file has cues or rows.")
     return utterances
 
 
 def cue_utterances(text: str, path: Path) -> list[Utterance]:
-    """Read the cues of subtitles: a line with an arrow, and the lines after it up to an empty one."""
+    """Read the cues of subtitles. A cue is a line with its times, and the lines after it up to an empty one."""
     utterances = []
+    # One iterator for both loops: the inner loop consumes the text lines of a cue. The "\n" is explicit because
+    # splitlines would also split at characters that may occur within a text, such as U+2028.
     lines = iter(enumerate(text.split("\n"), 1))
     for number, line in lines:
-        cue = ARROW.match(line)
-        if not cue:
+        times = CUE_TIMES.match(line)
+        if not times:
             continue
-        words, place = [], f"{path}:{number}"
-        for other, following in lines:
-            if not following.strip():
+        parts, location = [], f"{path}:{number}"
+        for text_number, text_line in lines:
+            if not text_line.strip():
                 break
-            if ARROW.match(following):
-                raise ValueError(f"{path}:{other}: a cue within that of line {number}; put an empty line between them")
-            words.append(TAG.sub("", following).strip())
-        spoken = " ".join(words)
+            if CUE_TIMES.match(text_line):
+                raise ValueError(
+                    f"{path}:{text_number}: a cue starts inside the cue of line {number}. Put an empty line between "
+                    "them."
+                )
+            parts.append(MARKUP.sub("", text_line).strip())
+        spoken = " ".join(parts)
+        # Only .vtt defines entities like &amp;. In .srt they are plain text.
         spoken = html.unescape(spoken) if path.suffix.lower() == ".vtt" else spoken
-        utterances.append(checked(seconds_of(cue[1], place), seconds_of(cue[2], place), spoken, place))
+        start, end = (seconds_of(time, location) for time in times.groups())
+        utterances.append(make_utterance(start, end, spoken, location))
     return utterances
 
 
 def csv_utterances(text: str, path: Path) -> list[Utterance]:
+    # strict: otherwise a quote that is not closed swallows the rest of the file without an error.
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     utterances = []
     try:
         columns = set(reader.fieldnames or [])
         timed = bool(columns & {"start", "end"})
-        lacking = [name for name in (("start", "end") if timed else ()) + ("text",) if name not in columns]
-        if lacking:
-            raise ValueError(f"{path}: lacks the columns {', '.join(lacking)}; it has {reader.fieldnames}")
+        missing = [name for name in (("start", "end") if timed else ()) + ("text",) if name not in columns]
+        if missing:
+            raise ValueError(f"{path}: missing columns: {', '.join(missing)} (found {reader.fieldnames}). Add them.")
         for row in reader:
-            place = f"{path}:{reader.line_num}"
-            if None in row:
-                raise ValueError(f"{place}: more cells than columns; put a text with commas in quotes")
+            location = f"{path}:{reader.line_num}"
+            if None in row:  # the key under which DictReader stores surplus cells
+                raise ValueError(f"{location}: more cells than columns. Put texts with commas in quotes.")
             text, speaker = row["text"] or "", row.get("speaker") or None
             if timed:
-                start, end = (seconds_of(row[name], place) for name in ("start", "end"))
-                utterances.append(checked(start, end, text, place, speaker))
+                start, end = (seconds_of(row[name], location) for name in ("start", "end"))
+                utterances.append(make_utterance(start, end, text, location, speaker))
             else:
                 utterances.append(Utterance(None, None, text, speaker))
     except csv.Error as error:
-        raise ValueError(f"{path}:{reader.reader.line_num}: {error}; look for a quote that is not closed") from error
+        raise ValueError(f"{path}:{reader.reader.line_num}: {error}. Look for a quote that is not closed.") from error
     return utterances
 
 
-def seconds_of(cell: str | None, place: str) -> float:
-    """Read seconds, or hours:minutes:seconds with a comma or a point before the milliseconds."""
+def seconds_of(cell: str | None, location: str) -> float:
+    """Parse a time in seconds, or as h:mm:ss.ms with a point or a comma."""
     cell = (cell or "").strip()
     match = TIME.fullmatch(cell)
     if match:
         hours, minutes, seconds, thousandths = match.groups(default="0")
-        whole = int(hours) * 3600 + int(minutes) * 60 + int(seconds)
-        return (whole * 1000 + int(thousandths.ljust(3, "0"))) / 1000
+        whole_seconds = int(hours) * 3600 + int(minutes) * 60 + int(seconds)
+        # Integer milliseconds and one division give the float closest to the written time.
+        return (whole_seconds * 1000 + int(thousandths.ljust(3, "0"))) / 1000
     try:
         seconds = float(cell)
     except ValueError:
-        seconds = -1.0
+        seconds = -1.0  # rejected below, like NaN and infinity
     if not 0 <= seconds < float("inf"):
-        raise ValueError(f"{place}: {cell!r} is no time; give seconds or h:mm:ss.ms")
+        raise ValueError(f"{location}: {cell!r}: not a time. Give seconds or h:mm:ss.ms.")
     return seconds
 
 
-def checked(start: float, end: float, text: str, place: str, speaker: str | None = None) -> Utterance:
-    """Return an utterance; refuse one that ends before it starts."""
+def make_utterance(start: float, end: float, text: str, location: str, speaker: str | None = None) -> Utterance:
+    """Return an utterance. Raise ValueError if it does not end after its start."""
     if not end > start:
-        raise ValueError(f"{place}: ends at {end} s, not after its start at {start} s")
+        raise ValueError(f"{location}: end={end}: not after start={start}. Correct the times.")
     return Utterance(start, end, text, speaker)

@@ -1,4 +1,4 @@
-"""Predict emotion and sentiment of an utterance from video, audio and text."""
+"""Predict the emotion and sentiment of an utterance from video, audio and text."""
 
 import argparse
 import contextlib
@@ -27,8 +27,11 @@ from transformers import (
 
 from modeling import FusionConfig, FusionFeatureExtractor, FusionForEmotion, FusionProcessor
 from modeling.feature_extraction_audio import AudioFeatureExtractor
+from reporting.card import CardMetadata
+from reporting.sections import Section
 from system.text import reason_of
-from tasks.emotion import card, report, study
+from tasks.emotion import report, study
+from tasks.emotion import results as scores_of_run
 from tasks.emotion.data import COLUMNS, SIDES, EmotionData, prepare
 from tasks.emotion.evaluate import evaluate
 from tasks.emotion.items import HEADS, cache_features
@@ -64,18 +67,20 @@ class EmotionTask(Task[EmotionTaskSettings, EmotionData]):
     training_record = EmotionTrainingRecord
 
     def features(self, run: Run[EmotionTaskSettings]) -> FusionProcessor:
-        """Return the processor of the model that is fine-tuned, or a new one."""
+        """Return the processor of the model to fine-tune, or a new one."""
         arguments, name = run.arguments, run.arguments.model_name_or_path
         if name:
             processor = AutoProcessor.from_pretrained(name)
             check_fit(processor.feature_extractor.to_dict(), arguments.feature_config, name)
             return processor
-        known = set(inspect.signature(FusionFeatureExtractor).parameters) | set(
+        # Check the keys here: FusionFeatureExtractor accepts any keyword, so a typo would have no effect.
+        valid_keys = set(inspect.signature(FusionFeatureExtractor).parameters) | set(
             inspect.signature(AudioFeatureExtractor).parameters
         )
         for key in arguments.feature_config:
-            if key not in known:
-                raise ValueError(unknown_key(f"feature_config.{key}", {f"feature_config.{name}" for name in known}))
+            if key not in valid_keys:
+                suggestions = {f"feature_config.{valid}" for valid in valid_keys}
+                raise ValueError(unknown_key(f"feature_config.{key}", suggestions))
         text_model = run.settings.encoders.text_model
         with name_setting("text_model", text_model):
             tokenizer = AutoTokenizer.from_pretrained(text_model)
@@ -93,11 +98,12 @@ class EmotionTask(Task[EmotionTaskSettings, EmotionData]):
     def model_settings(
         self, data: EmotionData, extractor: FusionProcessor, run: Run[EmotionTaskSettings]
     ) -> dict[str, Any]:
-        """Return the settings of a model that follow from the data and the encoders."""
+        """Return the model settings that follow from the data and the encoders."""
         settings: dict[str, Any] = {f"{head}_names": data.names[head] for head in HEADS}
         settings["num_mel_bins"] = extractor.feature_extractor.num_mel_bins
         base, power = run.arguments.model_name_or_path, CLASS_WEIGHTS[data.settings.class_weights]
-        if power or base:  # a saved model's weights are of the data that it was trained on
+        # None resets the weights of a saved model, which belong to the data that it was trained on.
+        if power or base:
             settings |= {f"{head}_weights": class_weights(data, head, power) if power else None for head in HEADS}
         if "text" in data.train.modalities:
             config: Any
@@ -106,41 +112,45 @@ class EmotionTask(Task[EmotionTaskSettings, EmotionData]):
             else:
                 with name_setting("text_model", data.encoders.text_model):
                     config = AutoConfig.from_pretrained(data.encoders.text_model)
-            most = getattr(config, "max_position_embeddings", data.encoders.max_text_tokens)
-            if data.encoders.max_text_tokens > most:
+            # Not every text encoder has a limit, for example with relative positions.
+            limit = getattr(config, "max_position_embeddings", data.encoders.max_text_tokens)
+            if data.encoders.max_text_tokens > limit:
                 raise ValueError(
-                    f"max_text_tokens = {data.encoders.max_text_tokens} is more than the text encoder takes ({most}); "
-                    "lower it"
+                    f"max_text_tokens={data.encoders.max_text_tokens}: the text encoder has {limit} positions. Give "
+                    f"{limit} or less."
                 )
             if not base:
                 settings["text_config"] = config.to_dict()
         return settings
 
     def initialise(self, model: FusionForEmotion, data: EmotionData, new: bool, resumed: bool) -> None:
-        """Give a new model the weights of its encoders."""
+        """Load pretrained encoder weights into a new model."""
         branches = model.fusion.branches
         if new and "text" in branches and has_weights(data.encoders.text_model):
             with name_setting("text_model", data.encoders.text_model):
                 weights = AutoModel.from_pretrained(data.encoders.text_model).state_dict()
             encoder = branches["text"].get_submodule("encoder")
-            known = encoder.state_dict().keys()
-            encoder.load_state_dict({key: value for key, value in weights.items() if key in known})
+            # Skip weights without a counterpart, for example the pooler if text_pooling="mean" dropped it. A weight
+            # that is missing is still an error.
+            names = encoder.state_dict().keys()
+            encoder.load_state_dict({key: value for key, value in weights.items() if key in names})
         elif new and "text" in branches:
             logger.warning(
-                "text_model %s is a folder without weights: its encoder is random", data.encoders.text_model
+                "text_model=%s: no weights in this folder, so the text encoder starts from random weights",
+                data.encoders.text_model,
             )
         if new and "video" in branches and model.config.video_encoder == "r3d_18":
             load_video_weights(model, data.encoders.video_weights)
         frozen = {name: branch for name, branch in branches.items() if branch.frozen}
         if frozen:
-            logger.info("frozen encoders: %s", ", ".join(frozen))
+            logger.info("Frozen encoders: %s", ", ".join(frozen))
 
     def cache(self, data: EmotionData, model: FusionForEmotion) -> EmotionData:
-        """Encode each utterance once with the frozen encoders, if `cache_features` asks for it."""
+        """Encode every utterance once with the frozen encoders, if `cache_features` is set."""
         if not data.encoders.cache_features:
             return data
         if not any(branch.frozen for branch in model.fusion.branches.values()):
-            raise ValueError("cache_features: no encoder is frozen, so there is nothing to keep; leave it out")
+            raise ValueError("cache_features=true: no encoder is frozen, so nothing can be cached. Remove the key.")
         cached = {side: replace(data.sides[side], cached=cache_features(data.sides[side], model)) for side in SIDES}
         return replace(data, sides=data.sides | cached)
 
@@ -184,55 +194,56 @@ class EmotionTask(Task[EmotionTaskSettings, EmotionData]):
         return plot_emotions(predictions)
 
     def results_table(self, results: dict[str, Any]) -> str:
-        return card.results_table(results)
+        return scores_of_run.results_table(results)
 
     def conclusion(self, results: dict[str, Any]) -> str:
-        return card.conclusion(results)
+        return scores_of_run.conclusion(results)
 
-    def model_card(self, facts: dict[str, Any]) -> str:
-        return card.model_card(facts)
+    def sections(self, facts: dict[str, Any], predictions: pa.Table | None) -> list[Section]:
+        return report.sections(facts)
 
-    def report_files(
-        self, facts: dict[str, Any], config: dict[str, Any], predictions: pa.Table
-    ) -> dict[str, str | bytes]:
-        return report.report_files(facts, config, predictions)
+    def card_metadata(self, facts: dict[str, Any]) -> CardMetadata:
+        return report.card_metadata(facts)
 
 
 @contextlib.contextmanager
 def name_setting(key: str, value: str) -> Iterator[None]:
-    """Name the setting in the message of an error, and say which values it takes."""
+    """Turn an error while loading weights into a ValueError that names the setting."""
     try:
         yield
+    # The errors of the Hub client, of damaged files and of state dicts that do not fit.
     except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(
-            f"{key} = {value!r} cannot be had ({reason_of(error)}); it takes a name on the Hub, which needs the "
-            "network once, or a local folder or file"
+            f"{key}={value!r}: could not be loaded ({reason_of(error)}). Give a Hub name (needs network access once) "
+            "or a local path."
         ) from error
 
 
 def class_weights(data: EmotionData, head: str, power: float) -> list[float]:
-    """Return a weight per class, 1 / its training frequency to a power, with a mean of 1 over the utterances."""
+    """Return (1 / training frequency) ** power per class, scaled to a mean of 1 over training utterances."""
     counts = np.bincount(data.train.rows[head], minlength=len(data.names[head]))
+    # A class without training rows gets weight 0: it never occurs in the training loss.
     weights = np.where(counts > 0, np.maximum(counts, 1) ** -power, 0.0)
     return (weights * counts.sum() / (weights * counts).sum()).tolist()
 
 
 def has_weights(name: str) -> bool:
-    """Return whether an encoder comes with weights, as every model of the Hub does."""
+    """Return whether an encoder comes with weights. Hub models always do."""
     folder = Path(name)
     return not folder.is_dir() or any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
 
 
 def load_video_weights(model: FusionForEmotion, source: str) -> None:
-    """Load weights of r3d_18 from torchvision or from a file, unless there are none."""
+    """Load weights of r3d_18 from torchvision (`kinetics`) or from a file, unless `source` is `none`."""
     if source == "none":
         if model.config.freeze_video:
-            logger.warning("video_weights none with freeze_video: the video encoder is random and stays so")
+            logger.warning("video_weights=none with freeze_video=true: the video encoder keeps its random weights")
         return
     with name_setting("video_weights", source):
         if source == "kinetics":
             weights = R3D_18_Weights.KINETICS400_V1.get_state_dict(progress=False, check_hash=True)
         else:
+            # weights_only, because a pickle from elsewhere could run code.
             weights = torch.load(source, map_location="cpu", weights_only=True)
         model.load_video_weights(weights)
 

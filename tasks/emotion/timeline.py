@@ -13,18 +13,18 @@ from tasks.emotion.predict import ClipPrediction, UtterancePrediction
 
 SENTIMENTS = {"negative": FALSE, "neutral": OTHERS, "positive": "#2e7d4f"}  # others have the model's colour
 FONT = 7  # points
-LETTER = 0.062  # inches, of a letter of that size: an upper bound for most texts
-ROOM = 0.8  # share of the figure's width that is a panel's inside
+LETTER = 0.062  # inches per letter of that size; an upper bound for most texts
+ROOM = 0.8  # share of the figure's width inside a panel
 LINES = 3  # of a text
-DARK = 0.6  # from this confidence on, a number is white on its cell
-SHORTEST = 1.0  # s, of what is drawn where no end is known
+DARK = 0.6  # confidence; a cell above it has white text
+SHORTEST = 1.0  # s, drawn for an utterance without a known end
 
 
 def plot_emotions(clips: Sequence[ClipPrediction]) -> Figure:
     """Draw one panel per clip: its words, the most likely emotions of each utterance, and the sentiment.
 
-    There is one row per emotion. The darker a cell, the higher the confidence; the most likely emotion has a frame.
-    Words and numbers are left out where they do not fit.
+    There is one row per emotion. A darker cell has a higher confidence, and the most likely emotion has a frame.
+    Words and numbers that do not fit are left out.
     """
     names = sorted({emotion.label for clip in clips for one in clip.utterances for emotion in one.emotions})
     figure, panels = panels_below_each_other(len(clips), height=0.75 + 0.24 * (len(names) + 1), sharey=False)
@@ -39,7 +39,7 @@ def draw_clip(panel: Axes, clip: ClipPrediction, names: Sequence[str]) -> None:
     """Draw one clip: words on top, then the emotions in the rows 0, 1, ... downwards, then the sentiment."""
     spans = [span_of(one, line) for line, one in enumerate(clip.utterances, 1)]
     first, last = min(start for start, _ in spans), max(end for _, end in spans)
-    inches = ROOM * WIDTH / (last - first)  # a second
+    inches = ROOM * WIDTH / (last - first)  # per second
     below = len(names) + 0.25
     for row in range(len(names)):
         panel.broken_barh([(first, last - first)], (row - 0.42, 0.84), color=FAINT, alpha=0.25, linewidth=0)
@@ -48,7 +48,7 @@ def draw_clip(panel: Axes, clip: ClipPrediction, names: Sequence[str]) -> None:
         middle = (start + end) / 2
         write(panel, middle, -1.15, wrapped_text(one, letters), TRUTH)
         bar = [(start, end - start)]
-        for place, emotion in reversed(list(enumerate(one.emotions))):  # the most likely on top
+        for place, emotion in reversed(list(enumerate(one.emotions))):  # draw the most likely last, on top
             row, confidence = names.index(emotion.label), emotion.confidence
             panel.broken_barh(
                 bar,
@@ -84,7 +84,7 @@ def span_of(one: UtterancePrediction, line: int) -> tuple[float, float]:
 
 
 def wrapped_text(one: UtterancePrediction, letters: int) -> str:
-    """Wrap the words, and the modalities that the model had to do without, to lines of some letters."""
+    """Return the words and the missing modalities, wrapped to lines of `letters` letters."""
     lack = f" (without {' and '.join(one.missing)})" if one.missing else ""
     if letters < 5:
         return ""

@@ -1,4 +1,4 @@
-"""The assessment as a whole: effects are found, their absence too, and odd data have named outcomes."""
+"""The assessment of one channel as a whole: real effects, missing effects and unusual data."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from evaluation.trials import Trials
 from tests.helpers.facts.eda import make_assessment
 
 
-def test_an_effect_is_found() -> None:
+def test_an_effect_is_detected() -> None:
     results = make_assessment()
     assert results.verdict.verdict == "effect"
     assert results.verdict.missing == []
@@ -19,19 +19,19 @@ def test_an_effect_is_found() -> None:
     assert results.model["rmse"].trials == 60
 
 
-def test_no_effect_is_an_answer() -> None:
+def test_uncoupled_data_have_no_effect() -> None:
     results = make_assessment(coupling=0.0)
     assert results.verdict.verdict == "no effect"
     assert len(results.verdict.missing) >= 1
 
 
-def test_a_perfect_prediction_is_an_effect_though_no_resample_differs() -> None:
+def test_a_perfect_prediction_is_an_effect_although_all_resamples_agree() -> None:
     results = make_assessment(noise=0.0)
     assert results.model["pearson"].low == pytest.approx(1)
     assert results.verdict.verdict == "effect"
 
 
-def test_the_opposite_of_what_happens_is_no_effect() -> None:
+def test_an_inverted_prediction_is_no_effect() -> None:
     results = make_assessment(coupling=-1.0, noise=0.0)
     assert results.model["pearson"].mean == pytest.approx(-1)
     assert results.verdict.verdict == "no effect"
@@ -40,56 +40,56 @@ def test_the_opposite_of_what_happens_is_no_effect() -> None:
 @pytest.mark.parametrize(
     ("changes", "missing"),
     [
-        ({"songs": 1}, "there is no other song"),
-        ({"songs": 4}, "4 songs are fewer than 6"),
-        ({"constant": 0.3}, "may be nothing"),
-        ({"coupling": 0.0, "listeners": 1}, "may be nothing"),
+        ({"songs": 1}, "only one song"),
+        ({"songs": 4}, "4 songs"),
+        ({"constant": 0.3}, "lower bound"),
+        ({"coupling": 0.0, "listeners": 1}, "lower bound"),
         ({"masked": range(60)}, "no interval"),
     ],
     ids=str,
 )
-def test_odd_data_have_named_outcomes(changes: dict, missing: str) -> None:
+def test_the_verdict_names_the_missing_condition(changes: dict, missing: str) -> None:
     verdict = make_assessment(**changes).verdict
     assert verdict.verdict == "no effect"
     assert missing in " ".join(verdict.missing)
 
 
-def test_trials_that_are_wholly_masked_are_counted_and_change_nothing_else() -> None:
-    whole, less = make_assessment(), make_assessment(masked=[3, 17])
-    assert less.model["rmse"].undefined == 2
-    assert less.model["rmse"].trials == 58
-    assert less.model["pearson"].mean == pytest.approx(whole.model["pearson"].mean, abs=0.05)
+def test_fully_masked_trials_are_counted_as_undefined_and_change_nothing_else() -> None:
+    complete, masked = make_assessment(), make_assessment(masked=[3, 17])
+    assert masked.model["rmse"].undefined == 2
+    assert masked.model["rmse"].trials == 58
+    assert masked.model["pearson"].mean == pytest.approx(complete.model["pearson"].mean, abs=0.05)
 
 
-def test_one_listener_is_drawn_over_songs() -> None:
+def test_with_one_listener_intervals_are_over_songs() -> None:
     results = make_assessment(listeners=1)
     assert results.interval_over == "songs"
     assert results.ceiling.split_half is None
     assert results.ceiling.leave_one_out.mean is None
 
 
-def test_the_longest_prediction_of_a_song_stands_for_it() -> None:
+def test_the_longest_prediction_of_a_song_is_used() -> None:
     longest = longest_of_song([np.zeros(3), np.ones(5), np.zeros(2)], ["a", "a", "b"])
     assert len(longest["a"]) == 5
     assert len(longest["b"]) == 2
 
 
-def test_error_over_time_is_the_rmse_of_each_two_seconds() -> None:
+def test_error_over_time_is_the_rmse_of_bins_of_two_seconds() -> None:
     mask = np.ones((2, 24), bool)
     mask[1, 10:] = False  # the second trial ends after 2.5 s
     target = np.zeros((2, 24))
     prediction = np.where(np.arange(24) < 8, 3.0, 1.0) * np.ones((2, 1))
     trials = Trials(prediction, target, mask, np.array(["a", "b"]), np.array(["x", "y"]), 4.0, "uS")
-    found = error_over_time(trials, dict.fromkeys(BASELINES_WITHOUT_SOUND, np.full((2, 24), 2.0)))
-    assert found.seconds == [0.0, 2.0, 4.0]
-    assert found.trials == [2, 2, 1]
-    assert found.rmse["model"] == [3.0, 1.0, 1.0]
-    assert found.rmse["time_curve"] == [2.0, 2.0, 2.0]
+    errors = error_over_time(trials, dict.fromkeys(BASELINES_WITHOUT_SOUND, np.full((2, 24), 2.0)))
+    assert errors.seconds == [0.0, 2.0, 4.0]
+    assert errors.trials == [2, 2, 1]
+    assert errors.rmse["model"] == [3.0, 1.0, 1.0]
+    assert errors.rmse["time_curve"] == [2.0, 2.0, 2.0]
     mask[:, 8:16] = False
     assert error_over_time(trials, dict.fromkeys(BASELINES_WITHOUT_SOUND, target)).rmse["model"] == [3.0, None, 1.0]
 
 
-def test_the_histogram_of_the_null_holds_every_permutation() -> None:
+def test_the_histogram_of_the_null_counts_every_permutation() -> None:
     null = make_assessment().null
     assert null is not None
     assert sum(null.histogram.counts) == 999

@@ -1,4 +1,4 @@
-"""Scores of classes: numbers to check by hand, scikit-learn's, and intervals that hold what they promise."""
+"""Classification scores: computed by hand, compared with scikit-learn, and the coverage of intervals."""
 
 import json
 from dataclasses import asdict
@@ -26,7 +26,7 @@ from evaluation.intervals import Interval
 from evaluation.text_baselines import seen_in_training, tfidf_predictions
 from tests.helpers.metric_modules import OF_CLASSES, load, result_of_card
 
-# Three rows of class 0, all found; of two of class 1 one is taken for 0; class 2 has no row and is predicted once.
+# Class 0 has three rows, all right. Class 1 has three: one right, one taken for 0, one for 2. Class 2 has none.
 TRUTH, PREDICTED = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 0, 0, 1, 0, 2])
 TABLE = [[3, 0, 0], [1, 1, 1], [0, 0, 0]]
 MELD = {
@@ -36,14 +36,14 @@ MELD = {
 
 
 def certain(codes: list[int] | np.ndarray, classes: int) -> np.ndarray:
-    """Probabilities of what is sure of itself."""
+    """Return probabilities of 1 for these classes."""
     return np.eye(classes)[np.asarray(codes)]
 
 
 def side(
     labels: dict[str, list[int]], dialogues: list[str] | None = None, texts: list[str] | None = None
 ) -> Utterances:
-    """One side, with a dialogue a row and no text where nothing else is given."""
+    """Make one split; by default, each row is a separate dialogue without text."""
     rows = len(next(iter(labels.values())))
     names = [f"row{row}" for row in range(rows)]
     codes = {head: np.array(values) for head, values in labels.items()}
@@ -51,7 +51,7 @@ def side(
 
 
 def test_scores_by_hand() -> None:
-    """F1 of class 0: 2 x 3 / (3 + 4); of class 1: 2 x 1 / (3 + 1); of class 2: 0 of the one time it was predicted."""
+    # F1 of class 0: 2 x 3 / (3 + 4); of class 1: 2 x 1 / (3 + 1); of class 2: 0, predicted once and wrong.
     table = confusion(TRUTH, PREDICTED, 3)
     assert table.tolist() == TABLE
     each = per_class(table)
@@ -66,7 +66,7 @@ def test_scores_by_hand() -> None:
 
 
 def test_always_neutral_on_the_counts_of_meld() -> None:
-    """1,256 of 2,610 are neutral: F1 of neutral is 2 x 1256 / (1256 + 2610), of the six others 0."""
+    # 1,256 of 2,610 rows are neutral: the F1 of neutral is 2 x 1256 / (1256 + 2610), of the six others 0.
     table = np.zeros((7, 7), int)
     table[:, 4] = [345, 68, 50, 402, 1256, 208, 281]
     scores, neutral = scores_of(table), 2 * 1256 / (1256 + 2610)
@@ -82,17 +82,17 @@ def test_scores_are_those_of_scikit_learn(seed: int) -> None:
     targets, predictions = random.integers(0, classes, (2, rows))
     table = confusion(targets, predictions, classes)
     assert np.array_equal(table, peer.confusion_matrix(targets, predictions, labels=range(classes)))
-    found = scores_of(table)
-    assert found["accuracy"] == pytest.approx(peer.accuracy_score(targets, predictions))
+    scores = scores_of(table)
+    assert scores["accuracy"] == pytest.approx(peer.accuracy_score(targets, predictions))
     for average in ("weighted", "macro"):
         expected = peer.f1_score(targets, predictions, average=average, zero_division=0)
-        assert found[f"{average}_f1"] == pytest.approx(expected)
+        assert scores[f"{average}_f1"] == pytest.approx(expected)
     each = peer.precision_recall_fscore_support(targets, predictions, labels=range(classes), zero_division=0)
     for name, expected in zip(("precision", "recall", "f1", "support"), each, strict=True):
         assert per_class(table)[name] == pytest.approx(expected)
 
 
-def test_many_tables_at_once_score_as_each_alone() -> None:
+def test_a_stack_of_matrices_scores_like_each_matrix_alone() -> None:
     tables = np.random.default_rng(0).integers(0, 4, (5, 6, 4, 4))
     for name, values in scores_of(tables).items():
         assert values.shape == (5, 6)
@@ -101,12 +101,12 @@ def test_many_tables_at_once_score_as_each_alone() -> None:
 
 
 @pytest.mark.parametrize(("targets", "predictions", "message"), [
-    ([0, 1], [0], r"must be \(N,\), a class each a row"),
-    ([0, 1], [0, 2], "predictions: that of row 1 is 2; 2 classes are 0 to 1"),
-    ([0, -1], [0, 1], "targets: that of row 1 is -1"),
-    ([0, 1], [0.0, 1.0], "predictions are float64; give the whole numbers"),
+    ([0, 1], [0], r"targets.shape=\(2,\), predictions.shape=\(1,\)"),
+    ([0, 1], [0, 2], r"predictions\[1\]=2: .* 0 to 1"),
+    ([0, -1], [0, 1], r"targets\[1\]=-1"),
+    ([0, 1], [0.0, 1.0], "predictions.dtype=float64"),
 ])  # fmt: skip
-def test_what_are_no_classes_is_refused(targets: list, predictions: list, message: str) -> None:
+def test_invalid_class_codes_are_rejected(targets: list, predictions: list, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         confusion(np.array(targets), np.array(predictions), 2)
 
@@ -114,7 +114,7 @@ def test_what_are_no_classes_is_refused(targets: list, predictions: list, messag
 # Intervals
 
 
-def test_a_resample_scores_its_dialogues_as_often_as_they_were_drawn() -> None:
+def test_a_resample_counts_a_dialogue_as_often_as_it_was_drawn() -> None:
     random = np.random.default_rng(0)
     targets, predictions = random.integers(0, 3, (2, 40))
     names = [f"d{number}" for number in random.integers(0, 8, 40)]
@@ -129,7 +129,7 @@ def test_a_resample_scores_its_dialogues_as_often_as_they_were_drawn() -> None:
 
 
 def test_a_dead_class_that_is_not_drawn_does_not_raise_macro_f1() -> None:
-    """Class 2 is in one dialogue of ten, and never predicted; 0 and 1 are always right: macro F1 is at most 2/3."""
+    # Class 2 occurs in one dialogue of ten and is never predicted; 0 and 1 are always right. Macro F1 is at most 2/3.
     targets = np.array([0, 1] * 10)
     targets[-1] = 2
     predictions = np.where(targets == 2, 1, targets)
@@ -141,24 +141,24 @@ def test_a_dead_class_that_is_not_drawn_does_not_raise_macro_f1() -> None:
     assert macro.max() <= 2 / 3 + 1e-9
 
 
-def test_intervals_over_dialogues_hold_the_truth_and_those_over_rows_do_not() -> None:
-    """Of 120 sets of 60 dialogues of 10 rows, each dialogue with its own difficulty: the accuracy of all is 0.6."""
-    random, held, trials = np.random.default_rng(0), {"dialogues": 0, "rows": 0}, 120
+def test_intervals_over_dialogues_cover_the_truth_and_intervals_over_rows_do_not() -> None:
+    # 120 sets of 60 dialogues of 10 rows. Dialogues differ in difficulty; the true accuracy is 0.6.
+    random, covered, trials = np.random.default_rng(0), {"dialogues": 0, "rows": 0}, 120
     for _ in range(trials):
         right = random.random((60, 10)) < random.beta(1.2, 0.8, (60, 1))
         targets = random.integers(0, 2, 600)
         predictions = np.where(right.ravel(), targets, 1 - targets)
         names = {"dialogues": np.repeat(np.arange(60), 10), "rows": np.arange(600)}
-        for kind, each in names.items():
+        for clusters, each in names.items():
             drawn, every = DialogueResamples.draw(each, samples=200), np.ones(600, bool)
-            found = drawn.intervals(drawn.scores(targets, predictions, 2, every), every)["accuracy"]
-            held[kind] += found.low <= 0.6 <= found.high
-    assert 0.90 <= held["dialogues"] / trials <= 0.99
-    assert held["rows"] / trials < 0.8
+            accuracy = drawn.intervals(drawn.scores(targets, predictions, 2, every), every)["accuracy"]
+            covered[clusters] += accuracy.low <= 0.6 <= accuracy.high
+    assert 0.90 <= covered["dialogues"] / trials <= 0.99
+    assert covered["rows"] / trials < 0.8
 
 
-def test_a_paired_difference_is_surer_than_two_scores() -> None:
-    """Two models that err on the same rows but for five, all of which the first has right."""
+def test_the_interval_of_a_paired_difference_is_narrower_than_those_of_the_scores() -> None:
+    # Two models that are wrong on the same rows, except for five that only the first has right.
     targets = np.tile([0, 1], 200)
     wrong = np.random.default_rng(0).random(400) < 0.4
     first = np.where(wrong, 1 - targets, targets)
@@ -175,14 +175,12 @@ def test_a_paired_difference_is_surer_than_two_scores() -> None:
     assert gain.mean == pytest.approx(own.mean - other.mean)
 
 
-# Answers dealt at random
+# Shuffled predictions
 
 
-def test_answers_dealt_at_random_by_hand() -> None:
-    """Of 10 rows 6 are a, of 10 answers 5: 6 x 5 / 10 = 3 of a are found, and 4 x 5 / 10 = 2 of b.
-
-    F1 of a is 2 x 3 / (6 + 5), of b 2 x 2 / (4 + 5); the model itself has 5 and 4 right.
-    """
+def test_shuffled_predictions_by_hand() -> None:
+    # 6 of 10 rows are a, and 5 of 10 predictions: 6 x 5 / 10 = 3 of a are right, and 4 x 5 / 10 = 2 of b. The F1 of a
+    # is 2 x 3 / (6 + 5), of b 2 x 2 / (4 + 5). The model itself has 5 and 4 right.
     test, train = side({"mood": [0] * 6 + [1] * 4}), side({"mood": [0, 1]})
     head = assess({"mood": ["a", "b"]}, train, test, {"mood": certain([0] * 5 + [1] * 5, 2)}, {}).heads["mood"]
     assert shuffled(np.array([[5, 1], [0, 4]])).tolist() == [[3, 3], [2, 2]]
@@ -195,9 +193,9 @@ def test_answers_dealt_at_random_by_hand() -> None:
     assert "dealt" in head.verdict.beaten
 
 
-def test_answers_dealt_at_random_score_as_many_real_deals_do_on_average() -> None:
-    """In the data as they are and in resamples, of which one lacks a class."""
-    random, deals = np.random.default_rng(0), 4000
+def test_shuffled_predictions_score_like_the_mean_of_many_real_shuffles() -> None:
+    """Compare in the original data and in resamples, one of which lacks a class."""
+    random, shuffles = np.random.default_rng(0), 4000
     targets, names = np.repeat([0, 0, 1, 1, 0, 2], 5), np.repeat(np.arange(6), 5)
     predictions = np.where(random.random(30) < 0.5, targets, random.integers(0, 3, 30))
     drawn = DialogueResamples.draw(names.tolist(), samples=4)
@@ -205,18 +203,18 @@ def test_answers_dealt_at_random_score_as_many_real_deals_do_on_average() -> Non
     assert (tables.sum(axis=-1)[:, 2] == 0).any()
     for weights, table in zip(drawn.weights.astype(int), tables, strict=True):
         rows = np.repeat(np.arange(30), weights[drawn.code])
-        given = random.permuted(np.tile(predictions[rows], (deals, 1)), axis=1)
-        truth, deal = np.tile(targets[rows], deals), np.repeat(np.arange(deals), 30)
-        scores = scores_of(confusions(truth, given.ravel(), 3, deal, deals))
+        permuted = random.permuted(np.tile(predictions[rows], (shuffles, 1)), axis=1)
+        truth, shuffle = np.tile(targets[rows], shuffles), np.repeat(np.arange(shuffles), 30)
+        scores = scores_of(confusions(truth, permuted.ravel(), 3, shuffle, shuffles))
         for name, value in scores_of(shuffled(table)).items():
-            assert abs(scores[name].mean() - value) < 5 * scores[name].std() / np.sqrt(deals), name
+            assert abs(scores[name].mean() - value) < 5 * scores[name].std() / np.sqrt(shuffles), name
 
 
 def verdict_of(
     random: np.random.Generator, predicted: np.ndarray | None = None
 ) -> tuple[BaselineVerdict, dict[str, Interval]]:
-    """Verdict and differences on 100 dialogues of 9 rows with moods of their own, of blind guesses or (900,) codes."""
-    share = [0.48, 0.30, 0.22]  # of sentiments in MELD, nearly
+    """Return verdict and differences on 100 dialogues of 9 rows, for random guesses or the given codes (900,)."""
+    share = [0.48, 0.30, 0.22]  # about that of the sentiments in MELD
     mood, own = random.choice(3, (100, 1), p=share), random.choice(3, (100, 9), p=share)
     targets = np.where(random.random((100, 9)) < 0.3, mood, own).ravel()
     predicted = random.choice(3, 900, p=share) if predicted is None else predicted
@@ -225,67 +223,67 @@ def verdict_of(
     return decide(compared), {who: rival.difference["weighted_f1"] for who, rival in compared.items()}
 
 
-def test_blind_guesses_beat_the_majority_and_their_own_answers_dealt_at_random_as_rarely_as_promised() -> None:
-    """A bound of a 95 % interval lies above what is true in one case of 40."""
+def test_random_guesses_often_beat_the_majority_but_rarely_their_own_shuffle() -> None:
+    # The lower bound of a 95 % interval is above the truth in one case of 40.
     random, sets = np.random.default_rng(0), 60
     beaten = [verdict_of(random)[0].beaten for _ in range(sets)]
     low, high = binom.interval(0.99, sets, 0.025)
     assert low <= sum("dealt" in who for who in beaten) <= high
-    assert sum("majority" in who for who in beaten) > sets / 2  # which is why it does not suffice
+    assert sum("majority" in who for who in beaten) > sets / 2  # so the majority alone is too weak a baseline
 
 
 @pytest.mark.parametrize("code", [0, 2])
-def test_a_constant_model_is_not_better_than_its_own_answers_dealt_at_random(code: int) -> None:
+def test_a_constant_model_does_not_beat_its_own_shuffle(code: int) -> None:
     verdict, gains = verdict_of(np.random.default_rng(0), np.full(900, code))
     assert verdict.beaten == []
     assert verdict.unbeaten == ["majority", "dealt"]
     assert (gains["dealt"].mean, gains["dealt"].low, gains["dealt"].high) == (0, None, None)
 
 
-# The words alone
+# Words
 
 
-def test_words_tell_the_class_and_what_has_none_gets_the_majority() -> None:
+def test_tfidf_predicts_from_words_and_uses_the_default_for_empty_texts() -> None:
     texts = ["good day", "so good", "bad day", "so bad", "very bad", " "]
-    found = tfidf_predictions(texts, np.array([1, 1, 0, 0, 0, 1]), ["good", "BAD", "", "  \n"], otherwise=7)
-    assert found.tolist() == [1, 0, 7, 7]
+    codes = tfidf_predictions(texts, np.array([1, 1, 0, 0, 0, 1]), ["good", "BAD", "", "  \n"], otherwise=7)
+    assert codes.tolist() == [1, 0, 7, 7]
 
 
 @pytest.mark.parametrize("texts", [["", " "], ["only one", ""], ["!", "?"]])
-def test_without_words_or_with_one_class_nothing_is_learnt(texts: list[str]) -> None:
+def test_tfidf_is_none_without_words_or_with_one_class(texts: list[str]) -> None:
     assert tfidf_predictions(texts, np.array([0, 1]), ["good"], otherwise=0) is None
 
 
-def test_repeated_texts_are_found_whatever_their_case() -> None:
+def test_repeated_texts_are_detected_in_any_case() -> None:
     assert seen_in_training(["Oh my God!", "", "Straße"], ["oh my god! ", "oh my", "", "STRASSE"]).tolist() == [
         True, False, False, True,
     ]  # fmt: skip
 
 
-# The record
+# Results
 
 
-def test_consistency_counts_pairs_that_melds_rule_forbids() -> None:
-    """Joy with negative and neutral with positive are forbidden; surprise goes with both, not with neutral."""
+def test_consistency_counts_contradictions_by_the_rule_of_meld() -> None:
+    # Joy with negative and neutral with positive are contradictions. Surprise goes with both, but not with neutral.
     labels = {"emotion": [3, 4, 6, 6, 0], "sentiment": [2, 1, 0, 2, 0]}
     predicted = {"emotion": [3, 4, 6, 6, 0], "sentiment": [0, 2, 0, 2, 0]}
-    given = {head: certain(codes, len(MELD[head])) for head, codes in predicted.items()}
-    found = assess(MELD, side(labels), side(labels), given, {}).consistency
-    assert (found.predictions.mean, found.truth.mean) == (pytest.approx(2 / 5), 0)
-    pairs = [(pair.emotion, pair.sentiment, pair.rows) for pair in found.pairs]
+    probabilities = {head: certain(codes, len(MELD[head])) for head, codes in predicted.items()}
+    consistency = assess(MELD, side(labels), side(labels), probabilities, {}).consistency
+    assert (consistency.predictions.mean, consistency.truth.mean) == (pytest.approx(2 / 5), 0)
+    pairs = [(pair.emotion, pair.sentiment, pair.rows) for pair in consistency.pairs]
     assert pairs == [("joy", "negative", 1), ("neutral", "positive", 1)]
-    assert found.rule["surprise"] == ["negative", "positive"]
+    assert consistency.rule["surprise"] == ["negative", "positive"]
 
 
-def test_heads_of_other_names_have_a_rule_only_if_one_is_given() -> None:
+def test_other_class_names_need_an_explicit_rule() -> None:
     heads = {"emotion": ["calm", "angry"], "sentiment": ["good", "bad"]}
     labels = {"emotion": [0, 1], "sentiment": [0, 1]}
-    given = {"emotion": certain([0, 1], 2), "sentiment": certain([0, 0], 2)}
-    assert assess(heads, side(labels), side(labels), given, {}).consistency is None
+    probabilities = {"emotion": certain([0, 1], 2), "sentiment": certain([0, 0], 2)}
+    assert assess(heads, side(labels), side(labels), probabilities, {}).consistency is None
     rule = {"calm": {"good"}, "angry": {"bad"}}
-    assert assess(heads, side(labels), side(labels), given, {}, rule).consistency.predictions.mean == 0.5
-    with pytest.raises(ValueError, match=r"sentiment_of: \['angry'\] are not in both"):
-        assess(heads, side(labels), side(labels), given, {}, {"calm": {"good"}})
+    assert assess(heads, side(labels), side(labels), probabilities, {}, rule).consistency.predictions.mean == 0.5
+    with pytest.raises(ValueError, match=r"sentiment_of=\['calm'\].*\['angry'\]"):
+        assess(heads, side(labels), side(labels), probabilities, {}, {"calm": {"good"}})
 
 
 def test_one_dialogue_has_scores_without_intervals_and_a_reason() -> None:
@@ -294,24 +292,24 @@ def test_one_dialogue_has_scores_without_intervals_and_a_reason() -> None:
     results = assess({"emotion": ["a", "b"]}, side(labels), test, {"emotion": certain([0, 1, 0], 2)}, {})
     score = results.heads["emotion"].scores["accuracy"]
     assert (score.mean, score.low, score.high) == (pytest.approx(2 / 3), None, None)
-    assert score.reason == "there is one dialogue: an interval over dialogues needs at least 2"
+    assert "one dialogue" in score.reason
     assert results.heads["emotion"].verdict.unbeaten == ["majority", "dealt"]
 
 
-def test_a_class_without_rows_and_one_that_is_never_predicted_are_told() -> None:
+def test_classes_without_rows_and_classes_that_are_never_predicted_are_reported() -> None:
     labels = {"mood": [0, 0, 1, 1]}
     results = assess({"mood": ["a", "b", "c"]}, side(labels), side(labels), {"mood": certain([0, 0, 0, 2], 3)}, {})
     head = results.heads["mood"]
     assert head.dead_classes == [DeadClass("b", support=2, in_train=2)]
     assert head.counts == ClassCounts(train=[2, 2, 0], test=[2, 2, 0])
     assert head.per_class["c"] == ClassScores(precision=0, recall=0, f1=0, support=0, predicted=1)
-    assert head.baselines_left_out == {"tfidf": "training has no texts with words, or they are all of one class"}
+    assert list(head.baselines_left_out) == ["tfidf"]
     assert results.repeated_texts is None
     json.dumps(asdict(results), allow_nan=False)
 
 
 def test_scores_on_new_texts_leave_out_those_of_training() -> None:
-    """The model has the two repeated rows wrong and the two new ones right."""
+    # The model has the two repeated rows wrong and the two new ones right.
     train = side({"emotion": [0, 1, 0]}, texts=["yes", "no", "yes no"])
     test = side({"emotion": [0, 1, 0, 1]}, texts=["Yes", "NO", "maybe", ""])
     results = assess({"emotion": ["a", "b"]}, train, test, {"emotion": certain([1, 0, 0, 1], 2)}, {})
@@ -323,10 +321,10 @@ def test_scores_on_new_texts_leave_out_those_of_training() -> None:
     assert head.scores["accuracy"].mean == 0.5
     assert list(new.baselines) == ["majority", "tfidf", "dealt"]
     gains = [baselines["dealt"].difference["accuracy"].mean for baselines in (head.baselines, new.baselines)]
-    assert gains == [0.0, 0.5]  # half of either is right by chance
+    assert gains == [0.0, 0.5]  # half of both are right by chance
 
 
-def test_rows_that_lack_a_modality_are_scored_and_counted() -> None:
+def test_rows_without_a_modality_are_scored_and_counted() -> None:
     labels = {"emotion": [0, 1, 1]}
     test = side(labels)
     test.present.update(text=np.array([True, False, False]), video=np.array([True, True, False]))
@@ -335,31 +333,31 @@ def test_rows_that_lack_a_modality_are_scored_and_counted() -> None:
 
 
 def test_calibration_by_hand() -> None:
-    """Of two rows at 0.9 one is right, of one at 0.6 that one: (2 x |0.9 - 0.5| + |0.6 - 1|) / 3."""
-    found = calibration(np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]]), np.array([0, 1, 1]))
-    assert found.expected_error == pytest.approx((2 * 0.4 + 0.4) / 3)
-    assert sum(found.rows) == 3
-    assert found.right[13] == 0.5
-    assert found.confidence[0] is None
+    # One of two rows at 0.9 is right, and the only row at 0.6: (2 x |0.9 - 0.5| + |0.6 - 1|) / 3.
+    result = calibration(np.array([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]]), np.array([0, 1, 1]))
+    assert result.expected_error == pytest.approx((2 * 0.4 + 0.4) / 3)
+    assert sum(result.rows) == 3
+    assert result.right[13] == 0.5
+    assert result.confidence[0] is None
     assert calibration(np.eye(2), np.array([0, 1])).expected_error == 0.0
 
 
-@pytest.mark.parametrize(("given", "message"), [
-    ({"emotion": np.array([[2.0, -1.0], [0.0, 1.0]])}, "row 0 is .* give probabilities"),
-    ({"emotion": np.array([[0.5, 0.5], [np.nan, 1.0]])}, "emotion, the model: row 1 is .* adds up to nan"),
-    ({"emotion": np.array([[1.0, 0.0]])}, r"\(1, 2\) was given; it takes probabilities \(2, 2\)"),
-    ({}, "nothing was given"),
+@pytest.mark.parametrize(("probabilities", "message"), [
+    ({"emotion": np.array([[2.0, -1.0], [0.0, 1.0]])}, "emotion, the model: row 0"),
+    ({"emotion": np.array([[0.5, 0.5], [np.nan, 1.0]])}, "emotion, the model: row 1 .* nan"),
+    ({"emotion": np.array([[1.0, 0.0]])}, r"emotion, the model: shape=\(1, 2\): .*\(2, 2\)"),
+    ({}, "emotion, the model: shape=None"),
 ])  # fmt: skip
-def test_what_are_no_probabilities_is_refused(given: dict, message: str) -> None:
+def test_invalid_probabilities_are_rejected(probabilities: dict, message: str) -> None:
     labels = {"emotion": [0, 1]}
     with pytest.raises(ValueError, match=message):
-        assess({"emotion": ["a", "b"]}, side(labels), side(labels), given, {})
+        assess({"emotion": ["a", "b"]}, side(labels), side(labels), probabilities, {})
 
 
-def test_columns_of_different_length_and_no_rows_are_refused() -> None:
-    with pytest.raises(ValueError, match="2 utterances, but {'texts': 1}"):
+def test_columns_of_different_length_and_empty_splits_are_rejected() -> None:
+    with pytest.raises(ValueError, match="ids=2 rows.*{'texts': 1}"):
         side({"emotion": [0, 1]}, texts=["one"])
-    with pytest.raises(ValueError, match="0 utterances, but {}: give at least one"):
+    with pytest.raises(ValueError, match="ids=0 rows"):
         side({"emotion": []})
 
 
@@ -367,10 +365,10 @@ def test_columns_of_different_length_and_no_rows_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", OF_CLASSES)
-def test_a_loaded_module_scores_and_counts(name: str, tmp_path: Path) -> None:
+def test_a_loaded_module_scores_and_counts_rows_and_classes(name: str, tmp_path: Path) -> None:
     result = load(name, tmp_path).compute(predictions=PREDICTED.tolist(), references=TRUTH.tolist())
     assert result == {name: pytest.approx(float(scores_of(np.array(TABLE))[name])), "rows": 6, "classes": 3}
-    with pytest.raises(ValueError, match="predictions: that of row 1 is -1"):
+    with pytest.raises(ValueError, match=r"predictions\[1\]=-1"):
         load(name, tmp_path).compute(predictions=[0, -1], references=[0, 1])
 
 
@@ -384,16 +382,16 @@ def test_the_examples_of_the_card_run(name: str, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("dialogues", "answers", "unbeaten"),
     [
-        (6, [0, 1], []),  # perfect, and all dialogues alike: no resample differs
-        (5, [0, 1], ["majority", "dealt"]),  # by chance alone all five agree in one case of 32
+        (6, [0, 1], []),  # perfect, and all dialogues are alike, so all resamples agree
+        (5, [0, 1], ["majority", "dealt"]),  # by chance, all five agree in one case of 32
         (40, [0, 1], []),
         (1, [0, 1], ["majority", "dealt"]),
-        (40, [1, 0], ["majority", "dealt"]),  # the worst
+        (40, [1, 0], ["majority", "dealt"]),  # always wrong
         (40, [0, 0], ["majority", "dealt"]),  # constant
     ],
 )
 def test_verdicts_at_both_extremes(dialogues: int, answers: list[int], unbeaten: list[str]) -> None:
     test = side({"mood": [0, 1] * dialogues}, dialogues=[f"d{row // 2}" for row in range(2 * dialogues)])
-    given = {"mood": certain(answers * dialogues, 2)}
-    head = assess({"mood": ["a", "b"]}, side({"mood": [0, 0, 1]}), test, given, {}).heads["mood"]
+    probabilities = {"mood": certain(answers * dialogues, 2)}
+    head = assess({"mood": ["a", "b"]}, side({"mood": [0, 0, 1]}), test, probabilities, {}).heads["mood"]
     assert head.verdict.unbeaten == unbeaten

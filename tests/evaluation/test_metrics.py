@@ -1,4 +1,4 @@
-"""Metrics against answers by hand, textbook loops and scipy; as arrays, and as modules of `evaluate`."""
+"""Metrics of signals, compared with results by hand, textbook loops and SciPy; as functions and `evaluate` modules."""
 
 import math
 import multiprocessing
@@ -40,7 +40,7 @@ MODULES = sorted(FOLDER.glob("*/*.py"))
 
 
 def score(name: str, prediction: list, target: list, mask: list | None = None, **options: object) -> float:
-    """One metric of one trial."""
+    """Return one metric of one trial."""
     prediction, target = np.array([prediction], float), np.array([target], float)
     mask = np.ones(target.shape, bool) if mask is None else np.array([mask], bool)
     (value,) = METRICS[name](prediction, target, mask, **OPTIONS.get(name, {}) | options)
@@ -48,18 +48,18 @@ def score(name: str, prediction: list, target: list, mask: list | None = None, *
 
 
 def random_trials(trials: int = 30, frames: int = 40) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Curves that are a little alike, a tenth of whose frames do not count."""
+    """Return similar predictions and targets, and a mask that leaves out a tenth of the frames."""
     rng = np.random.default_rng(0)
     targets = rng.normal(size=(trials, frames)).cumsum(axis=1)
     return targets + rng.normal(scale=2, size=(trials, frames)), targets, rng.random((trials, frames)) < 0.9
 
 
-def test_every_metric_has_its_folder_and_card() -> None:
+def test_every_metric_has_a_folder_and_a_card() -> None:
     assert {path.stem for path in MODULES} == {*METRICS, *OF_DETECTION, *OF_CLASSES}
     assert all((path.parent / "README.md").is_file() for path in MODULES)
 
 
-def test_every_module_validates_a_task_or_scores_its_test() -> None:
+def test_every_module_is_used_for_validation_or_for_the_test() -> None:
     validated = {module_of(name) for task in TASKS for name in load_task(task).validation_metrics if name != "loss"}
     scores = {path.stem for path in MODULES if getattr(signals, path.stem, None) in vars(signals).values()}
     assert validated | scores == {path.stem for path in MODULES}
@@ -84,7 +84,7 @@ def test_every_module_validates_a_task_or_scores_its_test() -> None:
         ("dtw", [0, 0, 1, 0], [0, 1, 0, 0], 0.0),  # one frame later
         ("dtw", [1, 1, 1], [0, 0, 0], 1.0),
         ("scr_f1", [0, 0, 1, 0, 0], [0, 0, 0, 1, 0], 1.0),  # a quarter of a second apart
-        ("scr_f1", [0, 1, 0, 0, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, 0, 0, 0, 0], 2 / 3),  # one hit, one too many
+        ("scr_f1", [0, 1, 0, 0, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, 0, 0, 0, 0], 2 / 3),  # one hit, one false alarm
         ("scr_f1", [0, 0, 0, 0, 0], [0, 0, 0, 1, 0], 0.0),
     ],
 )
@@ -100,7 +100,7 @@ def test_correlations_agree_with_scipy() -> None:
         np.testing.assert_allclose(METRICS[name](predictions, targets, mask), expected)
 
 
-def test_r2_against_the_training_mean_lets_a_known_level_count() -> None:
+def test_r2_against_the_training_mean_by_hand() -> None:
     assert score("r2", [2, 2, 2], [1, 2, 3], reference="train_mean", train_mean=0.0) == pytest.approx(1 - 2 / 14)
     both = METRICS["r2"](
         np.full((2, 3), 2.0),
@@ -113,19 +113,19 @@ def test_r2_against_the_training_mean_lets_a_known_level_count() -> None:
 
 
 @pytest.mark.parametrize("options", [{"reference": "mean"}, {"reference": "train_mean"}, {"train_mean": 1.0}])
-def test_r2_refuses_a_mean_that_is_unknown_missing_or_unused(options: dict) -> None:
-    with pytest.raises(ValueError, match="reference = "):
+def test_r2_rejects_an_unknown_missing_or_unused_mean(options: dict) -> None:
+    with pytest.raises(ValueError, match="reference="):
         score("r2", [1, 2], [1, 3], **options)
 
 
 @every_metric
-def test_frames_that_do_not_count_change_nothing(name: str) -> None:
+def test_masked_frames_are_ignored(name: str) -> None:
     predictions, targets, mask = random_trials()
     expected = METRICS[name](predictions, targets, mask, **OPTIONS.get(name, {}))
     assert np.isfinite(expected).all()
     predictions, targets = np.where(mask, predictions, np.nan), np.where(mask, targets, -np.inf)
-    garbled = METRICS[name](predictions, targets, mask, **OPTIONS.get(name, {}))
-    np.testing.assert_array_equal(garbled, expected)
+    scores = METRICS[name](predictions, targets, mask, **OPTIONS.get(name, {}))
+    np.testing.assert_array_equal(scores, expected)
 
 
 @every_metric
@@ -137,12 +137,12 @@ def test_padding_changes_nothing(name: str) -> None:
 
 
 @every_metric
-def test_a_trial_without_a_frame_is_undefined(name: str) -> None:
+def test_a_fully_masked_trial_is_undefined(name: str) -> None:
     assert np.isnan(score(name, [1, 2, 3], [1, 2, 4], [False] * 3))
 
 
 @pytest.mark.parametrize("name", ["pearson", "spearman", "ccc", "r2"])
-def test_a_constant_target_is_undefined_though_it_is_written_in_float32(name: str) -> None:
+def test_a_constant_target_with_float32_rounding_noise_is_undefined(name: str) -> None:
     target = np.float32(5.1) * (1 + np.array([0, 1, 0, -1, 1, 0]) * np.finfo(np.float32).eps / 2)
     assert np.isnan(score(name, [1, 2, 3, 5, 4, 6], target))
 
@@ -166,7 +166,7 @@ def test_correlations_ignore_shift_and_scale(target: list, scale: float, shift: 
 
 
 @given(varied, st.randoms(use_true_random=False), st.data())
-def test_no_frame_that_does_not_count_is_looked_at(target: list, random: object, data: st.DataObject) -> None:
+def test_masked_frames_count_like_absent_frames(target: list, random: object, data: st.DataObject) -> None:
     prediction = random.sample(target, len(target))
     mask = data.draw(st.lists(st.booleans(), min_size=len(target), max_size=len(target)))
     for name in ("rmse", "mae", "pearson", "spearman", "ccc", "r2"):
@@ -180,7 +180,7 @@ def test_no_frame_that_does_not_count_is_looked_at(target: list, random: object,
 
 
 def textbook_dtw(prediction: np.ndarray, target: np.ndarray, times: np.ndarray, band: int) -> float:
-    """Sakoe and Chiba's symmetric form, a cell at a time."""
+    """Compute the symmetric form of Sakoe and Chiba, one cell at a time."""
     n = len(times)
     g = np.full((n + 1, n + 1), np.inf)
     g[0, 0] = 0
@@ -205,7 +205,7 @@ def test_dtw_equals_the_textbook_loop(band: int, gaps: bool) -> None:
     np.testing.assert_allclose(values, expected, rtol=1e-12)
 
 
-def test_dtw_lies_between_0_and_the_mean_absolute_error_and_falls_with_the_band() -> None:
+def test_dtw_is_at_most_the_mean_absolute_error_and_falls_with_the_band() -> None:
     arrays = random_trials()
     bands = [dtw.per_trial(*arrays, frame_rate=4.0, band_seconds=seconds) for seconds in (0, 0.25, 1, 10)]
     np.testing.assert_allclose(bands[0], mae.per_trial(*arrays))
@@ -213,7 +213,7 @@ def test_dtw_lies_between_0_and_the_mean_absolute_error_and_falls_with_the_band(
     assert (bands[-1] > 0).all()
 
 
-def test_dtw_forgives_a_lag_within_its_band_and_no_longer_one() -> None:
+def test_dtw_tolerates_only_lags_within_its_band() -> None:
     time = np.arange(120) / 4  # s
     bump = np.exp(-((time - 15) ** 2) / 4)
     later = np.exp(-((time - 16.5) ** 2) / 4)
@@ -225,7 +225,7 @@ def test_dtw_forgives_a_lag_within_its_band_and_no_longer_one() -> None:
 
 
 def responses(onsets: list[float], amplitudes: list[float], rate: float = 8.0, seconds: float = 60.0) -> np.ndarray:
-    """Responses (rise 0.75 s, decay 2 s) on a falling level, in uS."""
+    """Simulate responses (rise 0.75 s, decay 2 s) on a falling level, in uS."""
     time = np.arange(int(seconds * rate)) / rate
     signal = 5 - 0.005 * time
     for onset, amplitude in zip(onsets, amplitudes, strict=True):
@@ -235,14 +235,14 @@ def responses(onsets: list[float], amplitudes: list[float], rate: float = 8.0, s
     return signal
 
 
-def test_simulated_responses_are_found_where_they_peak() -> None:
+def test_peaks_of_simulated_responses_are_detected() -> None:
     onsets = [5.0, 20.0, 40.0]
-    found = scr_f1.peaks(responses(onsets, [0.3, 0.2, 0.5])[None], np.ones((1, 480), bool), threshold=0.05)
-    assert found[0, :3] / 8 == pytest.approx([onset + 1.2 for onset in onsets], abs=0.15)
-    assert np.isinf(found[0, 3:]).all()
+    peaks = scr_f1.peaks(responses(onsets, [0.3, 0.2, 0.5])[None], np.ones((1, 480), bool), threshold=0.05)
+    assert peaks[0, :3] / 8 == pytest.approx([onset + 1.2 for onset in onsets], abs=0.15)
+    assert np.isinf(peaks[0, 3:]).all()
 
 
-def test_small_responses_are_none_and_lag_beyond_the_tolerance_is_a_miss() -> None:
+def test_small_responses_do_not_count_and_a_lag_beyond_the_tolerance_is_a_miss() -> None:
     target = responses([5, 20, 40, 57], [0.3, 0.2, 0.5, 0.03])
     prediction = responses([5.5, 20.25, 43], [0.1, 0.9, 0.5])
     arrays = (prediction[None], target[None], np.ones((1, 480), bool))
@@ -256,7 +256,7 @@ def test_small_responses_are_none_and_lag_beyond_the_tolerance_is_a_miss() -> No
     assert low["recall"] == 3 / 4
 
 
-def test_trials_without_an_event_are_undefined_only_where_they_divide_by_none() -> None:
+def test_event_scores_are_undefined_only_if_they_would_divide_by_0() -> None:
     flat, event = np.zeros(10), np.array([0, 0, 0, 1, 0, 0, 0, 0, 0, 0.0])
     arrays = np.array([flat, flat, event]), np.array([flat, event, flat]), np.ones((3, 10), bool)
     scores = scr_f1.event_scores(*arrays, frame_rate=4.0)
@@ -275,7 +275,7 @@ event_times = st.lists(st.integers(0, 12), max_size=5, unique=True).map(sorted)
 
 @settings(max_examples=200)
 @given(event_times, event_times, st.integers(0, 4))
-def test_no_other_pairing_of_events_finds_more(a: list[int], b: list[int], tolerance: int) -> None:
+def test_no_other_pairing_of_events_has_more_hits(a: list[int], b: list[int], tolerance: int) -> None:
     def most(a: list[int], b: list[int]) -> int:
         if not a:
             return 0
@@ -290,7 +290,7 @@ def test_no_other_pairing_of_events_finds_more(a: list[int], b: list[int], toler
 
 
 def ragged() -> dict[str, list[list]]:
-    """Six trials of different lengths; the last one is constant, and the one before has no frame that counts."""
+    """Return six trials of different lengths; the last one is constant, and the one before is fully masked."""
     predictions, targets, mask = random_trials(6, 30)
     targets[5], mask[4] = 3.0, False
     predictions[5] = 3.0
@@ -300,7 +300,7 @@ def ragged() -> dict[str, list[list]]:
 
 
 @every_metric
-def test_a_loaded_module_gives_the_mean_over_trials_and_counts_the_undefined(name: str, tmp_path: Path) -> None:
+def test_a_loaded_module_returns_the_mean_over_trials_and_counts_undefined_ones(name: str, tmp_path: Path) -> None:
     columns = ragged()
     scores = [
         score(name, *trial)
@@ -313,7 +313,7 @@ def test_a_loaded_module_gives_the_mean_over_trials_and_counts_the_undefined(nam
 
 
 @every_metric
-def test_a_summary_of_nothing_is_none_and_never_nan(name: str, tmp_path: Path) -> None:
+def test_a_mean_without_defined_trials_is_none_and_not_nan(name: str, tmp_path: Path) -> None:
     result = load(name, tmp_path).compute(
         predictions=[[1.0, 2.0], []], references=[[1.0, 3.0], []], mask=[[False] * 2, []], **OPTIONS.get(name, {})
     )
@@ -327,41 +327,40 @@ def test_the_example_of_the_card_runs(name: str, monkeypatch: pytest.MonkeyPatch
     assert list(result)[:3] == [name, "trials", "undefined"]
 
 
-def test_a_module_refuses_predictions_that_are_not_finite_and_lengths_that_differ(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="predictions: not finite in frames: 1, of trials: 1"):
+def test_a_module_rejects_predictions_that_are_not_finite_and_lengths_that_differ(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="predictions: 1 frames of 1 trials"):
         load("rmse", tmp_path).compute(predictions=[[1, np.nan]], references=[[1, 2]], mask=[[1, 1]])
-    with pytest.raises(ValueError, match="references of trial 0 has 3 frames and its mask 2"):
+    with pytest.raises(ValueError, match=r"references\[0\]=3 frames, mask\[0\]=2 frames"):
         load("rmse", tmp_path).compute(predictions=[[1, 2]], references=[[1, 2, 3]], mask=[[1, 1]])
-    with pytest.raises(ValueError, match="2 predictions, 1 references and 1 masks"):
+    with pytest.raises(ValueError, match="predictions=2 rows, references=1 rows, mask=1 rows"):
         load("rmse", tmp_path).compute(predictions=[[1], [2]], references=[[1]], mask=[[1]])
 
 
 ALONE = """
 import socket, sys
 
-def refuse(*_):
-    raise OSError("the network was asked")
+def no_network(*_):
+    raise OSError("network access")
 
-socket.socket.connect = refuse
+socket.socket.connect = no_network
 from evaluation.validation import validation_scores
 print(validation_scores(["rmse", "pearson"], predictions=[[1.0, 2, 4]], references=[[1.0, 2, 3]], mask=[[1, 1, 1]]))
 """
 
 
 @pytest.mark.slow
-def test_processes_that_start_at_once_load_a_module_without_the_network(tmp_path: Path) -> None:
-    """None has a cache yet."""
+def test_processes_that_start_together_load_a_module_without_network_or_cache(tmp_path: Path) -> None:
     environment = os.environ | {"HF_HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-c", ALONE]
     started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    said = [process.communicate(timeout=600)[0] for process in started]
+    outputs = [process.communicate(timeout=600)[0] for process in started]
     assert [process.returncode for process in started] == [0] * 3
-    assert said == [f"{{'rmse': {math.sqrt(1 / 3)}, 'pearson': {score('pearson', [1, 2, 4], [1, 2, 3])}}}\n"] * 3
+    assert outputs == [f"{{'rmse': {math.sqrt(1 / 3)}, 'pearson': {score('pearson', [1, 2, 4], [1, 2, 3])}}}\n"] * 3
     assert not list(tmp_path.rglob("*.arrow*"))
 
 
-def compute_my_share(process: int, folder: str, results: multiprocessing.Queue) -> None:
-    """Every metric over half the trials in batches, as one of two processes."""
+def compute_half(process: int, folder: str, results: multiprocessing.Queue) -> None:
+    """Compute every metric over half of the trials in batches, as one of two processes."""
     for name in METRICS:
         module = load(name, folder, num_process=2, process_id=process, experiment_id="two", timeout=600)
         columns = {key: rows[process::2] for key, rows in ragged().items()}
@@ -374,7 +373,7 @@ def compute_my_share(process: int, folder: str, results: multiprocessing.Queue) 
 def test_two_processes_give_the_result_of_one(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    processes = [context.Process(target=compute_my_share, args=(rank, str(tmp_path), queue)) for rank in range(2)]
+    processes = [context.Process(target=compute_half, args=(rank, str(tmp_path), queue)) for rank in range(2)]
     for process in processes:
         process.start()
     results = {
@@ -393,7 +392,7 @@ def test_two_processes_give_the_result_of_one(tmp_path: Path) -> None:
 
 
 def trials() -> Trials:
-    """Two trials of 3 and 4 frames."""
+    """Return two trials of 3 and 4 frames."""
     return Trials.pad(
         predictions=[np.array([1, 2, 4.0]), np.array([0, 1, 0, 1.0])],
         targets=[np.array([1, 2, 3.0]), np.array([np.nan, 1, 2, 3])],
@@ -405,7 +404,7 @@ def trials() -> Trials:
     )
 
 
-def test_trials_are_padded_with_frames_that_do_not_count() -> None:
+def test_trials_are_padded_with_masked_frames() -> None:
     np.testing.assert_array_equal(trials().mask, [[True, True, True, False], [False, True, True, True]])
     np.testing.assert_array_equal(trials().prediction, [[1, 2, 4, 0], [0, 1, 0, 1]])
     assert trials().songs.tolist() == ["a", "b"]
@@ -415,36 +414,33 @@ def test_trials_are_padded_with_frames_that_do_not_count() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"prediction": np.full((2, 4), np.nan)},
-            "predicted: not finite in frames: 6, of trials: 2; training has diverged",
-        ),
-        ({"target": np.full((2, 4), np.inf)}, "target: not finite in frames: 6, of trials: 2"),
-        ({"prediction": np.zeros((2, 3))}, "must be the same"),
-        ({"mask": np.ones((2, 4))}, "must be bool"),
-        ({"songs": np.array(["a"])}, "one song and one listener"),
-        ({"frame_rate": 0.0}, "must be positive"),
+        ({"prediction": np.full((2, 4), np.nan)}, "predicted: 6 frames of 2 trials"),
+        ({"target": np.full((2, 4), np.inf)}, "target: 6 frames of 2 trials"),
+        ({"prediction": np.zeros((2, 3))}, r"'prediction': \(2, 3\), 'target': \(2, 4\)"),
+        ({"mask": np.ones((2, 4))}, "mask.dtype=float64"),
+        ({"songs": np.array(["a"])}, r"songs.shape=\(1,\), listeners.shape=\(2,\)"),
+        ({"frame_rate": 0.0}, "frame_rate=0.0"),
     ],
 )
-def test_trials_that_do_not_fit_are_refused(change: dict, message: str) -> None:
+def test_inconsistent_trials_are_rejected(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(trials(), **change)
 
 
-def test_no_trial_at_all_is_a_named_error() -> None:
-    with pytest.raises(ValueError, match="there is none to score"):
+def test_empty_trials_and_different_numbers_of_frames_are_rejected() -> None:
+    with pytest.raises(ValueError, match="trials=0"):
         Trials.pad([], [], [], [], [], 4.0, "uS")
-    with pytest.raises(ValueError, match="song a, listener x: 2 predicted frames, 3 target"):
+    with pytest.raises(ValueError, match=r"song=a, listener=x: .*\[2, 3, 3\]"):
         Trials.pad([np.zeros(2)], [np.zeros(3)], [np.ones(3, bool)], ["a"], ["x"], 4.0, "uS")
 
 
-def test_another_prediction_is_checked_too() -> None:
-    with pytest.raises(ValueError, match="predicted: not finite in frames: 1, of trials: 1"):
+def test_a_replaced_prediction_is_checked_too() -> None:
+    with pytest.raises(ValueError, match="predicted: 1 frames of 1 trials"):
         trials().with_prediction(np.array([[np.inf, 0, 0, np.nan], [np.nan, 0, 0, 0]]))
     assert (trials().with_prediction(np.ones((2, 4))).prediction == 1).all()
 
 
-def test_detrending_is_the_least_squares_line_of_the_frames_that_count() -> None:
+def test_detrending_subtracts_the_least_squares_line_of_the_frames_that_count() -> None:
     values, _, mask = random_trials()
     for row, counts, rest in zip(values, mask, detrend(np.where(mask, values, np.nan), mask), strict=True):
         time = np.flatnonzero(counts)
@@ -454,7 +450,7 @@ def test_detrending_is_the_least_squares_line_of_the_frames_that_count() -> None
 
 
 def no_dust(limit: float) -> st.SearchStrategy[float]:
-    """Numbers of which float32 has neighbours: a slope of 1e-44 is no straight line in it."""
+    """Return floats without denormals: in float32, values with a slope of 1e-44 are not on a straight line."""
     return st.floats(-limit, limit).filter(lambda value: value == 0 or abs(value) > 1e-30)
 
 
@@ -472,9 +468,9 @@ def test_a_straight_line_has_no_correlation_after_detrending() -> None:
     assert not np.isnan(pearson.per_trial(ramp.target, ramp.target, ramp.mask)).any()
 
 
-def test_a_model_that_diverged_has_no_validation_score() -> None:
+def test_the_validation_scores_of_a_diverged_model_are_nan() -> None:
     predictions = np.array([[0.1, np.nan, 0.3]])
     inputs = {"predictions": predictions, "references": np.ones((1, 3)), "mask": np.ones((1, 3), bool)}
-    found = validation_scores(("rmse", "pearson"), **inputs)
-    assert found.keys() == {"rmse", "pearson"}
-    assert np.isnan(list(found.values())).all()
+    scores = validation_scores(("rmse", "pearson"), **inputs)
+    assert scores.keys() == {"rmse", "pearson"}
+    assert np.isnan(list(scores.values())).all()

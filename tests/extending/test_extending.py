@@ -1,6 +1,6 @@
-"""A data set, a model and a task are added to a copy of this project, each by its own files and at most one line.
+"""Add a data set, a model and a task to a copy of this project, each with new files and at most one changed line.
 
-The folders next to this file hold them, laid out as in the project.
+The folders next to this file contain them, in the layout of the project.
 """
 
 import csv
@@ -24,8 +24,8 @@ from tests.helpers.hub_server import Hub, serve_hub
 from tests.helpers.run_folders import OF_EVERY_RUN, record
 
 HERE = Path(__file__).parent
-MOST_LINES = {"toy_data_set": 120, "toy_model": 100, "toy_task": 220}  # of all files together
-# Where an addition is registered: the line in front of which its own line goes. Data sets are found by their folder.
+MOST_LINES = {"toy_data_set": 120, "toy_model": 100, "toy_task": 220}  # total of all files
+# File -> (start of a line, the line to insert before it). Data sets are found by their folder and need no line.
 REGISTRATIONS = {
     "modeling/__init__.py": (
         "from .modeling_wavenet import",
@@ -35,9 +35,9 @@ REGISTRATIONS = {
 }
 TONES = 60
 
-# What a toy task does without: a file per subject, and a card with a verdict and several scores.
-RULES = "toyloudness and not files_of_all_tasks and not card and not odd_recordings"
-# The commands of a user, and tests that cover additions unasked; `{raw}` is the folder of the tones.
+# Tests of every task that a toy task cannot pass: it has fewer files, and a card without verdict and further scores.
+RULES = "toyloudness and not common_file_names and not a_card and not the_card and not damaged_recordings"
+# Commands of a user, and tests that include additions automatically; `{raw}` is the folder of the tones.
 COMMANDS = [
     "-m hf_datasets.prepare toytones --raw_dir {raw}",
     "run_train.py configs/toy.json --max_steps 4",
@@ -58,7 +58,7 @@ from tests.helpers.programs import run
 for command in json.loads(sys.argv[1]):
     print(run(sys.executable, *command).stdout)
 """
-# A process that finds nothing of this project, and only names on the Hub.
+# A program that runs without this project, and loads models from the Hub.
 ELSEWHERE = """
 import json, sys
 from pathlib import Path
@@ -66,7 +66,7 @@ import soundfile
 import torch
 from transformers import AutoFeatureExtractor, AutoModel
 
-found = {}
+predictions = {}
 for name in ("tester/toyloudness", "tester/toy"):
     model = AutoModel.from_pretrained(name, trust_remote_code=True).eval()
     extractor = AutoFeatureExtractor.from_pretrained(name, trust_remote_code=True)
@@ -74,8 +74,9 @@ for name in ("tester/toyloudness", "tester/toy"):
         sound, rate = soundfile.read(path, dtype="float32")
         features = extractor(sound, sampling_rate=rate)["input_features"]
         with torch.inference_mode():
-            found.setdefault(name, {})[Path(path).stem] = model(features.mean(1, keepdim=True)).predictions.item()
-print(json.dumps(found))
+            prediction = model(features.mean(1, keepdim=True)).predictions.item()
+            predictions.setdefault(name, {})[Path(path).stem] = prediction
+print(json.dumps(predictions))
 """
 
 
@@ -85,16 +86,16 @@ def tracked_files() -> list[str]:
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copy what git tracks, and add the three toys."""
+    """Copy all tracked files and add the three toys."""
     copy = tmp_path_factory.mktemp("extended")
     for name in tracked_files():
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(REPOSITORY / name, copy / name)
     for toy in MOST_LINES:
         shutil.copytree(HERE / toy, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for name, (place, line) in REGISTRATIONS.items():
-        head, found, tail = (copy / name).read_text(encoding="utf-8").partition(f"\n{place}")
-        (copy / name).write_text(f"{head}\n{line}{found[1:]}{tail}", encoding="utf-8")
+    for name, (before, line) in REGISTRATIONS.items():
+        head, match, tail = (copy / name).read_text(encoding="utf-8").partition(f"\n{before}")
+        (copy / name).write_text(f"{head}\n{line}{match[1:]}{tail}", encoding="utf-8")
     return copy
 
 
@@ -117,7 +118,6 @@ def test_one_line_registers_an_addition(extended: Path) -> None:
 
 @pytest.fixture(scope="module")
 def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of the raw files."""
     folder = tmp_path_factory.mktemp("raw")
     synthesize(folder, TONES)
     return folder
@@ -134,12 +134,12 @@ def hub(extended: Path, tones: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def outputs(extended: Path, hub: Hub) -> Path:
-    """Return the folder of what the commands made."""
+    """Return the output folder of the commands."""
     return extended / "outputs"
 
 
 def run_python(program: str, *arguments: str | Path, cwd: Path, **environment: str) -> str:
-    """Run a program that finds the modules of its own folder, and return what it prints."""
+    """Run a program that can import only from `cwd`, and return its output."""
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | environment
     command = [sys.executable, "-c", program, *map(str, arguments)]
     done = subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True)
@@ -163,7 +163,7 @@ def test_the_data_set_is_prepared(
 
 
 @pytest.mark.slow
-def test_the_model_is_trained_by_a_task_of_this_project(outputs: Path) -> None:
+def test_the_model_is_trained_by_an_existing_task(outputs: Path) -> None:
     folder = outputs / "toy"
     assert {path.name for path in folder.iterdir()} >= OF_EVERY_RUN | {"modeling_toy.py", "configuration_toy.py"}
     facts = record(folder)
@@ -172,7 +172,7 @@ def test_the_model_is_trained_by_a_task_of_this_project(outputs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_task_is_learnt_and_scored_again(outputs: Path) -> None:
+def test_the_task_is_learned_and_scored_again_with_equal_results(outputs: Path) -> None:
     folder = outputs / "toyloudness"
     assert {path.name for path in folder.iterdir()} >= OF_EVERY_RUN
     facts = record(folder)
@@ -194,7 +194,7 @@ def test_sounds_are_predicted_as_in_the_test(outputs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_study_takes_the_task(outputs: Path) -> None:
+def test_a_study_supports_the_task(outputs: Path) -> None:
     with open(outputs / "study/table.csv", newline="", encoding="utf-8") as file:
         (row,) = csv.DictReader(file)
     run = pq.read_table(outputs / "study/setting0-seed0/predictions.parquet")
@@ -205,7 +205,7 @@ def test_a_study_takes_the_task(outputs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_pages_are_made_again_and_the_card_is_shared(outputs: Path, hub: Hub) -> None:
+def test_pages_are_rebuilt_and_the_card_is_shared(outputs: Path, hub: Hub) -> None:
     folder, shared = outputs / "toyloudness", hub.files("models", "tester/toyloudness")
     ended = (folder / "metrics.json").stat().st_mtime_ns
     for page in ("README.md", "report.html"):
@@ -221,12 +221,13 @@ def test_shared_models_predict_the_same_elsewhere(outputs: Path, hub: Hub, tones
         "tester/toy": predictions_of(outputs / "study/setting0-seed0"),
     }
     sounds = [tones / f"{name}.wav" for name in expected["tester/toy"]]
-    found = json.loads(run_python(ELSEWHERE, *sounds, cwd=tmp_path, **hub.environment(tmp_path / "home", token=None)))
+    environment = hub.environment(tmp_path / "home", token=None)
+    predicted = json.loads(run_python(ELSEWHERE, *sounds, cwd=tmp_path, **environment))
     for name, values in expected.items():
-        assert found[name] == pytest.approx(values, abs=1e-5)
+        assert predicted[name] == pytest.approx(values, abs=1e-5)
 
 
 def predictions_of(folder: Path) -> dict[str, float]:
-    """Return what a run predicted for the tones of its test."""
+    """Return the predictions of a run for the tones of its test split."""
     table = pq.read_table(folder / "predictions.parquet")
     return dict(zip(table["tone_id"].to_pylist(), table["prediction"].to_pylist(), strict=True))

@@ -1,4 +1,4 @@
-"""The configs of this project, and how they train on a CPU, without a network, in little time."""
+"""The configs of this project, and settings to train them quickly, on a CPU and without network access."""
 
 import json
 
@@ -10,7 +10,7 @@ FUSED = (
     "--text_model", "configs/tiny_bert", "--max_text_tokens", "64", "--video_weights", "none", "--ablations", "false",
     "--feature_config.clip_frames", "4", "--feature_config.crop_size", "32", "--feature_config.frame_size", "[36, 48]",
 )  # fmt: skip
-# The keys with which configs of models from the Hub train on a CPU and without a network.
+# Settings for configs that use models from the Hub, to train on a CPU without network access.
 WITHOUT_THE_HUB = {
     "baby_cry_pretrained": ["--encoder.name", str(tiny_encoder_folder())],
     "baby_cry_finetuned": ["--encoder.name", str(tiny_encoder_folder())],
@@ -18,14 +18,14 @@ WITHOUT_THE_HUB = {
     "meld_fusion": [*FUSED],
     "meld_guide": [*FUSED],
 }
-# The first config of each task that needs nothing from the Hub.
+# Task -> its first config that needs nothing from the Hub.
 OF_TASK = {
     json.loads(path.read_text(encoding="utf-8"))["task"]: path
     for path in reversed(CONFIGS)
     if path.stem not in WITHOUT_THE_HUB
 }
-SAMPLE = ("--dataset_config", "sample")  # also where real data are prepared
-# The keys of a task that make its scoring short.
+SAMPLE = ("--dataset_config", "sample")  # even if real data are prepared
+# Task -> settings that make its scoring short.
 LITTLE_SCORED = {
     "attention": ("--ablations", "false"),
     "detection": ("--max_eval_clips", "30"),

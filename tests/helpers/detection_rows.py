@@ -16,7 +16,7 @@ ANYWHERE = (np.nan, np.nan)
 COLUMNS = Features(
     {
         "clip_id": Value("string"),
-        "start_seconds": Value("float64"),  # of the excerpt in the video, which the file does not hold
+        "start_seconds": Value("float64"),  # of the excerpt in the video; the file contains only the excerpt
         "end_seconds": Value("float64"),
         "audio": Audio(decode=False),
         "audio_seconds": Value("float32"),
@@ -25,14 +25,14 @@ COLUMNS = Features(
 
 
 def make_rows(sounds: list[Path | str | bytes | None]) -> datasets.Dataset:
-    """Return one row per sound, whose clip begins at 30 s of its video, as more than half of AudioSet's do."""
+    """Return one row per sound; clips start at 30 s of the video, as more than half of AudioSet's do."""
     structs = [
         sound if sound is None else {"bytes": sound, "path": None} if isinstance(sound, bytes)
         else {"bytes": None, "path": str(sound)}
         for sound in sounds
     ]  # fmt: skip
     columns = {
-        "clip_id": [f"-clip_{place:05d}" for place in range(len(sounds))],
+        "clip_id": [f"-clip_{number:05d}" for number in range(len(sounds))],
         "start_seconds": [30.0] * len(sounds),
         "end_seconds": [40.0] * len(sounds),
         "audio": structs,

@@ -14,15 +14,15 @@ MODALITIES = ("text", "video", "audio")
 CONFIG = "configs/meld_sample.json"
 
 
-def changed(rows: datasets.Dataset, place: int, **cells: object) -> datasets.Dataset:
-    """Return the rows, one of them with other cells."""
+def changed(rows: datasets.Dataset, index: int, **cells: object) -> datasets.Dataset:
+    """Return the rows, with other cells in the row with this index."""
     table = [dict(row) for row in rows]
-    table[place] |= cells
+    table[index] |= cells
     return datasets.Dataset.from_list(table, features=rows.features)
 
 
 def in_three(rows: datasets.Dataset) -> datasets.Dataset:
-    """Return the rows with new sides: one row for validation, one for the test, and a dialogue per side."""
+    """Return the rows with new splits: one row for validation, one for test, and one dialogue per split."""
     sides = ["train"] * (len(rows) - 2) + ["dev", "test"]
     dialogues = [f"{side}_dia0" for side in sides]
     rows = rows.remove_columns(["split", "dialogue"])
@@ -43,7 +43,7 @@ def prepare(rows: datasets.Dataset, *settings: str) -> tuple[Run, FusionProcesso
 
 def logits_of(model: FusionForEmotion, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Return the logits (B, emotions + sentiments) of a batch of items."""
-    given = {name: value for name, value in batch.items() if name not in ("labels", "undecodable")}
+    inputs = {name: value for name, value in batch.items() if name not in ("labels", "undecodable")}
     with torch.inference_mode():
-        output = model.eval()(**given)
+        output = model.eval()(**inputs)
     return torch.cat([output.emotion_logits, output.sentiment_logits], 1)

@@ -1,4 +1,4 @@
-"""The metrics of this repository as a user has them: loaded by `evaluate`, with an example in each card."""
+"""The metrics of this repository, loaded by `evaluate` as a user does, and the examples in their cards."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ OF_DETECTION = ("average_precision", "roc_auc")
 
 
 def module_of(score: str) -> str:
-    """Return the module that a score of a validation is named after: `macro_f1` of `emotion_macro_f1`."""
+    """Return the module that a validation score is named after: `macro_f1` for `emotion_macro_f1`."""
     (name,) = (path.stem for path in FOLDER.glob("*/*.py") if f"_{score}".endswith(f"_{path.stem}"))
     return name
 
@@ -24,7 +24,7 @@ def load(name: str, cache_dir: Path | str, **options: Any) -> evaluate.Evaluatio
 
 
 def result_of_card(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Run the example in a metric's card, and return the result that it computes."""
+    """Run the example in the card of a metric and return its result."""
     card = (FOLDER / name / "README.md").read_text(encoding="utf-8")
     example = card.split("```python\n")[1].split("```")[0].replace("metric.compute", "result = metric.compute")
     monkeypatch.chdir(REPOSITORY)

@@ -1,4 +1,4 @@
-"""Rows of AudioSet as a table, with a small vocabulary, and the pools that they make."""
+"""Rows of AudioSet as a table, with a small vocabulary, and pools built from them."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ DEFECT = pa.struct([("listener", pa.string()), ("what", pa.string())])
 def clip(
     name: str, labels=(), events=(), subset="unbalanced_train", strong=None, audio=True, seconds=10.0, group=None
 ) -> dict:
-    """One row; events are (label, start, end) or (label, start, end, False) for a checked absence."""
+    """Return one row; events are (label, start, end), or (label, start, end, False) for a confirmed absence."""
     return {
         "clip_id": name,
         "group": group,
@@ -44,7 +44,7 @@ def clip(
 
 
 def table_of(rows: list[dict], code: str = "int64") -> pa.Table:
-    """As `datasets` has it, in more than one chunk."""
+    """Return the rows as a table of two chunks, because tables of `datasets` can have several."""
     schema = pa.schema(
         {
             "clip_id": pa.string(),

@@ -1,4 +1,4 @@
-"""Small raw trees, and what a preparation leaves: the rows of a builder, files by name, the message of a failure."""
+"""Small raw trees, and the results of preparing them: rows, files and error messages."""
 
 import importlib
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def synthesize(name: str, folder: Path) -> None:
 
 
 def raw_options(name: str, raw: Path) -> list[str]:
-    """Where the raw files are, as arguments of the program."""
+    """Return the arguments of `prepare` that name the raw files."""
     if name == "audioset":
         root = raw / "AudioSet"
         return ["--raw_dir", str(root / "metadata"), "--audio_root", str(root / "audio")]
@@ -38,7 +38,7 @@ def raw_options(name: str, raw: Path) -> list[str]:
 
 
 def rows_of(builder: datasets.ArrowBasedBuilder) -> list[dict[str, Any]]:
-    """Run a builder in memory, and return the rows of all splits."""
+    """Run a builder in memory and return the rows of all splits."""
     return [
         row
         for split in builder._split_generators(None)
@@ -48,18 +48,18 @@ def rows_of(builder: datasets.ArrowBasedBuilder) -> list[dict[str, Any]]:
 
 
 def kinds(row: dict[str, Any]) -> set[str]:
-    """Return the kinds of a row's defects."""
+    """Return the names of a row's defects."""
     return {defect["what"] for defect in row["defects"]}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return all files by their path in a folder, without locks."""
+    """Return the contents of all files by their path in a folder, except lock files."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def complaint(main: Callable[[list[str]], None], *arguments: object) -> str:
-    """Return the one line that a failing program ends with."""
+    """Run a program that must fail, and return its error, which must be one line."""
     with pytest.raises(SystemExit) as stopped:
         main([*map(str, arguments)])
     assert isinstance(stopped.value.code, str)

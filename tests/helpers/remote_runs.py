@@ -1,8 +1,8 @@
-"""Data of every task in a store, and a program that trains on them.
+"""Data of every task in an S3 store, and a program that trains on them.
 
     python -m tests.helpers.remote_runs <start method> <folder>
 
-It trains each task for STEPS steps with two workers that start in this way, and writes the weights to
+It trains each task for STEPS steps with two workers that use this start method, and writes the weights to
 `<folder>/<task>.safetensors`.
 """
 
@@ -27,11 +27,11 @@ from training.task import Run
 
 STEPS, WORKERS = 3, 2
 SOUNDS = "s3://lab/sounds"
-# Where the rows of a task are, and what makes its model and batches small.
+# Task -> data set, config, and settings for a small model.
 RUNS = {
     "attention": ("s3://lab/tunein", "full", ("--streaming", "true", "--model_config.hidden_size", "8")),
     "detection": ("hf_datasets/audioset", "sample", ()),
-    "eda": ("hf_datasets/pmemo", "sample", ()),  # its workers read nothing remote
+    "eda": ("hf_datasets/pmemo", "sample", ()),  # its workers read nothing from the store
     "emotion": ("s3://lab/meld", "full", ("--streaming", "true")),
 }
 SHORT = (
@@ -42,7 +42,7 @@ SHORT = (
 
 
 def upload(s3: FakeS3, prefix: str, shards: dict[str, list[datasets.Dataset]], rows_a_group: int) -> None:
-    """Put rows there as `prepare` does."""
+    """Store rows in the layout of `prepare`."""
     files = [{"split": split, "path": f"data/{split}-*.parquet"} for split in shards]
     for split, parts in shards.items():
         for number, part in enumerate(parts):
@@ -55,7 +55,7 @@ def upload(s3: FakeS3, prefix: str, shards: dict[str, list[datasets.Dataset]], r
 
 
 def run_of(task: str, *more: str) -> tuple[Run, datasets.Dataset]:
-    """Return a short run and its rows; the sounds of detection are files in the store."""
+    """Return a short run and its rows; for detection, with the sounds as files in the store."""
     dataset, config, small = RUNS[task]
     run = parse_run([str(OF_TASK[task]), "--dataset", dataset, "--dataset_config", config, *SHORT, *small, *more])
     use_storage(run.arguments)
@@ -68,7 +68,6 @@ def run_of(task: str, *more: str) -> tuple[Run, datasets.Dataset]:
 
 
 def sound_url(clip: str) -> str:
-    """Return where the sound of a clip is."""
     return f"{SOUNDS}/{clip}.mp3"
 
 

@@ -1,4 +1,4 @@
-"""What runs leave in their folders: read it, compare it, and check that it is complete."""
+"""Read, compare and check the folders of runs."""
 
 import json
 import shutil
@@ -14,44 +14,43 @@ OF_EVERY_RUN = {
 
 
 def record(folder: Path) -> dict[str, Any]:
-    """Return what a run recorded about itself."""
     return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
 
 
 def numbers(record: dict[str, Any], path: str = "") -> dict[str, float]:
     """Return the numbers in a nested record by their path."""
-    found: dict[str, float] = {}
+    by_path: dict[str, float] = {}
     for key, value in record.items():
         if isinstance(value, dict):
-            found |= numbers(value, f"{path}/{key}")
+            by_path |= numbers(value, f"{path}/{key}")
         elif isinstance(value, (int, float)):
-            found[f"{path}/{key}"] = value
-    return found
+            by_path[f"{path}/{key}"] = value
+    return by_path
 
 
 def assert_same_weights(one: Path, other: Path) -> None:
-    """Compare the weights of two runs bit by bit."""
+    """Assert that the weights of two runs are identical, bit by bit."""
     weights, expected = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
     assert weights.keys() == expected.keys()
     for name, weight in weights.items():
         assert weight.tobytes() == expected[name].tobytes(), name
 
 
-def assert_complete(folder: Path, said: str, files: set[str], compared: list[str]) -> None:
-    """Check a finished run on synthetic data; `compared` are the words that stand next to its scores."""
+def assert_complete(folder: Path, stdout: str, files: set[str], baselines: list[str]) -> None:
+    """Assert that a run on synthetic data is finished and that its card and output name the baselines."""
     assert OF_EVERY_RUN | files <= {path.name for path in folder.iterdir()}
     assert record(folder)["data"]["synthetic"]
     card = (folder / "README.md").read_text(encoding="utf-8")
-    for text in (card, said):
-        for words in ("SYNTHETIC DATA", *compared):
-            assert words in text
-    assert f"report: {folder / 'report.html'}" in said
+    for text in (card, stdout):
+        for phrase in ("SYNTHETIC DATA", *baselines):
+            assert phrase in text
+    assert f"report: {folder / 'report.html'}" in stdout
     assert "nan" not in card.lower()
 
 
-def copy_as_interrupted(whole: Path, folder: Path, checkpoint: str) -> None:
-    """Make `folder` what `whole` was when it had just written a checkpoint."""
+def copy_as_interrupted(finished: Path, folder: Path, checkpoint: str) -> None:
+    """Make `folder` look like the run `finished` just after it had written a checkpoint."""
     folder.mkdir()
     for name in ("run_config.json", "data.json", "splits.json"):
-        shutil.copy(whole / name, folder)
-    shutil.copytree(whole / checkpoint, folder / checkpoint)
+        shutil.copy(finished / name, folder)
+    shutil.copytree(finished / checkpoint, folder / checkpoint)

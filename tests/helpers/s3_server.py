@@ -1,8 +1,8 @@
-"""An S3 to test against: moto's server on this machine, behind a proxy that is slow and breaks on request.
+"""A local S3 for tests: moto's server, behind a proxy that adds latency and faults on request.
 
 with serve_s3(Rule("^GET /songs/", Cut(after=1000), times=2)) as s3:
-    s3.put("s3://songs/1.mp3", content)  # past the proxy: neither counted nor broken
-    ...  # any client now talks to the proxy, by AWS_ENDPOINT_URL
+    s3.put("s3://songs/1.mp3", content)  # bypasses the proxy: not counted, no faults
+    ...  # all clients use the proxy, through AWS_ENDPOINT_URL
     assert s3.proxy.count("^GET /songs/1.mp3") == 3
 """
 
@@ -26,37 +26,37 @@ from botocore.config import Config
 from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
-HEAD_LIMIT = 1 << 20  # bytes of a head that asyncio buffers at most
+HEAD_LIMIT = 1 << 20  # bytes; largest head that asyncio buffers
 ERRORS = {403: "AccessDenied", 429: "TooManyRequests", 500: "InternalError", 503: "SlowDown"}
-# What could lead a client to somebody's real account, or around the proxy.
+# Variables that could lead a client to a real account, or around the proxy.
 FOREIGN = re.compile(r"AWS_|BOTO|FSSPEC_|(HTTP|HTTPS|ALL)_PROXY$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Delay:
-    """Answer so much later."""
+    """Delay the response."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
 class Status:
-    """Answer with an S3 error instead of asking the server."""
+    """Respond with an S3 error, without asking the server."""
 
     status: int
 
 
 @dataclass(frozen=True)
 class Reset:
-    """Reset the connection instead of answering."""
+    """Reset the connection instead of responding."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Reset the connection when this many bytes of the body are sent, and so long after."""
+    """Reset the connection after this many bytes of the body and a pause."""
 
     after: int
-    seconds: float = 0  # the client may lose what it has not read when it learns of the reset
+    seconds: float = 0  # without a pause, the reset can discard bytes that the client has not read yet
 
 
 @dataclass(frozen=True)
@@ -69,21 +69,21 @@ class Stall:
 
 @dataclass(frozen=True)
 class Corrupt:
-    """Flip one bit of the body's byte at this index; the length stays."""
+    """Flip one bit of the byte at this index of the body."""
 
     at: int = -1
 
 
 @dataclass(frozen=True)
 class Truncate:
-    """Send only so many bytes of the body, with a Content-Length to match."""
+    """Send only this many bytes of the body, with a matching Content-Length."""
 
     to: int
 
 
 @dataclass(frozen=True)
 class Call:
-    """Run something before the request goes on, in a thread: it may change the objects, or wait."""
+    """Call a function in a thread before the request is passed on, for example to change objects or to wait."""
 
     run: Callable[[], object]
 
@@ -93,10 +93,10 @@ Action = Delay | Status | Reset | Cut | Stall | Corrupt | Truncate | Call
 
 @dataclass
 class Rule:
-    """What happens to requests whose line (`GET /bucket/key?query HTTP/1.1`) `match` is found in.
+    """An action for requests whose line (`GET /bucket/key?query HTTP/1.1`) matches a regular expression.
 
-    A request gets the first rule that is due: one that has let `skip` matching requests pass, has acted fewer than
-    `times` times (None: for ever) and wins its throw with `probability`.
+    The first rule that is due applies to a request: it has let `skip` matching requests pass, has acted fewer than
+    `times` times (None: no limit), and is chosen with `probability`.
     """
 
     match: str
@@ -108,7 +108,7 @@ class Rule:
     acted: int = field(default=0, init=False)
 
     def is_due(self, line: str, dice: random.Random) -> bool:
-        """Whether it acts on this request; counts it."""
+        """Return whether the rule acts on this request, and count it."""
         if not re.search(self.match, line) or self.acted == self.times:
             return False
         if self.passed < self.skip:
@@ -122,7 +122,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it came in, with those of its headers that say which bytes are wanted; None where not sent."""
+    """A received request, with its headers about ranges; None if not sent."""
 
     line: str
     range: str | None
@@ -131,37 +131,36 @@ class Request:
 
 @dataclass
 class Message:
-    """A request or an answer, its body read whole."""
+    """A request or a response with its complete body."""
 
     first_line: str
     headers: list[tuple[str, str]]
     body: bytes = b""
 
     def get(self, name: str) -> str | None:
-        """A header's value, whatever the case of its name."""
+        """Return the value of a header; `name` is in lower case."""
         return next((value for key, value in self.headers if key.lower() == name), None)
 
     def drop(self, *names: str) -> None:
-        """Take headers out."""
         self.headers = [(key, value) for key, value in self.headers if key.lower() not in names]
 
     def head(self) -> bytes:
-        """The head as it goes over the wire."""
+        """Return the encoded head."""
         lines = [self.first_line, *(f"{name}: {value}" for name, value in self.headers)]
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
 class FaultProxy:
-    """Passes requests on to one server and spoils those that a rule names. Runs in a thread, with its own event loop.
+    """Pass requests on to one server, with faults by rules. It runs in a thread with a separate event loop.
 
-    Bodies are read whole before they go on, with a Content-Length, so that every fault finds them at hand.
+    Bodies are read completely before they are passed on, with a Content-Length, so that faults can use all of them.
 
     Attributes:
-        rules: may be changed at any time; the next request sees it.
-        latency: seconds before every answer.
-        requests: all of them, in the order in which they came.
-        connections: how many were opened.
-        most_in_flight: requests being answered at once, at most.
+        rules: can be changed at any time; changes apply to the next request.
+        latency: seconds before every response.
+        requests: all requests, in the order in which they arrived.
+        connections: number of opened connections.
+        most_in_flight: largest number of requests at the same time.
     """
 
     def __init__(self, upstream: tuple[str, int], rules: Iterable[Rule] = (), latency: float = 0, seed: int = 0):
@@ -187,15 +186,15 @@ class FaultProxy:
         self._thread.join()
         self._loop.close()
         if self._failures:
-            raise RuntimeError("the proxy failed at a request") from self._failures[0]
+            raise RuntimeError("the proxy itself failed; see the error above") from self._failures[0]
 
     def forget(self) -> None:
-        """Start counting anew."""
+        """Reset all counts."""
         self.requests: list[Request] = []
         self.connections = self.most_in_flight = 0
 
     def count(self, match: str = "") -> int:
-        """Requests whose line `match` is found in."""
+        """Return the number of requests whose line matches."""
         return sum(bool(re.search(match, request.line)) for request in list(self.requests))
 
     async def _stop(self) -> None:
@@ -206,7 +205,7 @@ class FaultProxy:
         await self._loop.shutdown_default_executor()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection of a client, until either side ends it."""
+        """Serve one connection until one end closes it."""
         self._tasks.add(task := asyncio.current_task())
         self.connections += 1
         try:
@@ -218,9 +217,9 @@ class FaultProxy:
                 finally:
                     self._in_flight -= 1
         except ConnectionError:
-            pass  # the client went away, or this was asked for
+            pass  # the client closed it, or a rule did
         except asyncio.CancelledError:
-            writer.transport.abort()  # the proxy stops; asyncio would log a cancelled connection as an error
+            writer.transport.abort()  # the proxy stops; not raised again, because asyncio would log it as an error
         except Exception as error:
             self._failures.append(error)
         finally:
@@ -243,13 +242,13 @@ class FaultProxy:
         answer = _error(action.status) if isinstance(action, Status) else await self._ask_server(request)
         await asyncio.sleep(self.latency)
         if line.startswith("HEAD ") or answer.first_line.split()[1] in ("204", "304"):
-            writer.write(answer.head())  # which may give the length of a body that does not follow
+            writer.write(answer.head())  # its Content-Length may be of a body that does not follow
             await writer.drain()
         else:
             await _send(answer, action, writer)
 
     async def _ask_server(self, request: Message) -> Message:
-        """One connection a request: moto's server closes it anyway."""
+        """Send a request to the server on a new connection; moto closes connections after each request anyway."""
         reader, writer = await asyncio.open_connection(*self.upstream, limit=HEAD_LIMIT)
         try:
             writer.write(request.head() + request.body)
@@ -270,7 +269,7 @@ async def _read_head(reader: asyncio.StreamReader) -> Message:
 
 
 async def _read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Message | None:
-    """The next request of a connection, None at its end."""
+    """Return the next request of a connection, None at its end."""
     try:
         request = await _read_head(reader)
         if request.get("expect"):
@@ -283,7 +282,7 @@ async def _read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
 
 
 async def _read_body(reader: asyncio.StreamReader, message: Message, until_close: bool = False) -> None:
-    """Read what follows a head, however it is delimited, and say in the head how long it is."""
+    """Read the body after a head, with any transfer encoding, and set its Content-Length."""
     length = message.get("content-length")
     if "chunked" in (message.get("transfer-encoding") or "").lower():
         while size := int((await reader.readuntil(b"\r\n")).split(b";")[0], 16):
@@ -306,24 +305,24 @@ def _set_length(message: Message) -> None:
 
 def _error(status: int) -> Message:
     code = ERRORS[status]
-    body = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>asked for</Message></Error>'
+    body = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>by a rule</Message></Error>'
     answer = Message(f"HTTP/1.1 {status} {ERRORS[status]}", [("Content-Type", "application/xml")], body.encode())
     _set_length(answer)
     return answer
 
 
 async def _send(answer: Message, action: Action | None, writer: asyncio.StreamWriter) -> None:
-    """Send an answer with its body, as far as the action lets it."""
+    """Send a response with its body, changed by the action."""
     match action:
         case Corrupt(at):
-            spoilt = bytearray(answer.body)
-            spoilt[at] ^= 1
-            answer.body = bytes(spoilt)
+            corrupted = bytearray(answer.body)
+            corrupted[at] ^= 1
+            answer.body = bytes(corrupted)
         case Truncate(to):
             answer.body = answer.body[:to]
             _set_length(answer)
-    whole = not isinstance(action, Cut | Stall)
-    first = len(answer.body) if whole else action.after
+    is_interrupted = isinstance(action, Cut | Stall)
+    first = action.after if is_interrupted else len(answer.body)
     writer.write(answer.head() + answer.body[:first])
     await writer.drain()
     if isinstance(action, Cut):
@@ -338,26 +337,26 @@ async def _send(answer: Message, action: Action | None, writer: asyncio.StreamWr
 
 
 async def _flush(writer: asyncio.StreamWriter) -> None:
-    """Wait until the kernel has all that was written: abort() drops what it has not."""
+    """Wait until the kernel has all written bytes, because abort() drops the others."""
     writer.transport.set_write_buffer_limits(0)
     await writer.drain()
 
 
 @dataclass(frozen=True)
 class FakeS3:
-    """A running server: `proxy` is what clients see, `boto` talks past it."""
+    """A running server: clients use `proxy`, `boto` bypasses it."""
 
     proxy: FaultProxy
     boto: Any
 
     def put(self, url: str, content: bytes) -> str:
-        """Store an object, and its bucket if need be; returns its ETag."""
+        """Store an object, create its bucket if needed, and return the ETag."""
         bucket, key = url.removeprefix("s3://").split("/", 1)
         self.boto.create_bucket(Bucket=bucket)
         return self.boto.put_object(Bucket=bucket, Key=key, Body=content)["ETag"].strip('"')
 
     def put_folder(self, folder: Path, url: str) -> int:
-        """Store all files of a folder, and return how many there are."""
+        """Store all files of a folder and return their number."""
         paths = [path for path in folder.rglob("*") if path.is_file()]
         for path in paths:
             self.put(f"{url}/{path.relative_to(folder).as_posix()}", path.read_bytes())
@@ -371,19 +370,19 @@ class FakeS3:
         return {key.removeprefix(prefix): self.boto.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
 
     def reset(self) -> None:
-        """Forget all buckets."""
+        """Delete all buckets."""
         _reset(self.boto.meta.endpoint_url)
 
 
 @contextlib.contextmanager
 def serve_s3(*rules: Rule, latency: float = 0, seed: int = 0) -> Iterator[FakeS3]:
-    """An empty S3 that every client made inside finds, and no way to any other one.
+    """Serve an empty S3 inside the block; all clients created there use it, and cannot reach any other.
 
     Args:
-        latency: seconds before every answer.
-        seed: of the rules with a probability.
+        latency: seconds before every response.
+        seed: for rules with a probability.
     """
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # it writes a line a request
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # it logs every request
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     moto.start()
     address = moto.get_host_and_port()
@@ -403,20 +402,20 @@ def _reset(direct: str) -> None:
 
 @contextlib.contextmanager
 def _only_account(endpoint: str) -> Iterator[None]:
-    """Give clients an endpoint and made-up keys, and hide what they would find of the person's own."""
-    own = {name: value for name, value in os.environ.items() if not FOREIGN.match(name)}
-    made_up = {
+    """Give clients an endpoint and fake keys, and hide the settings of the person who runs the tests."""
+    others = {name: value for name, value in os.environ.items() if not FOREIGN.match(name)}
+    fake = {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": "made-up-id",
         "AWS_SECRET_ACCESS_KEY": "made-up-secret",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
-        # Left unset, these would lead to the files in ~/.aws.
+        # If unset, clients read the files in ~/.aws.
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     }
     with (
-        mock.patch.dict(os.environ, own | made_up, clear=True),
+        mock.patch.dict(os.environ, others | fake, clear=True),
         mock.patch.dict(fsspec.config.conf, clear=True),
         mock.patch.object(boto3, "DEFAULT_SESSION", None),
     ):

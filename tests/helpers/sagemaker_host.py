@@ -1,7 +1,8 @@
-"""A SageMaker host to test against: it does with a request what AWS and the image's training toolkit do, in a folder.
+"""A local SageMaker host for tests: it handles a request in a folder, like AWS and the training toolkit of the image.
 
-It fetches the code that the request names, lays out channels and checkpoints below a base folder as `/opt/ml` has
-them, sets the toolkit's variables, starts the entry script, and puts the model where DescribeTrainingJob says it is.
+It fetches the code of the request, creates channels and checkpoints below a base folder in the layout of `/opt/ml`,
+sets the variables of the toolkit, starts the entry script, and uploads the model to the place that DescribeTrainingJob
+reports.
 """
 
 import io
@@ -20,7 +21,7 @@ from system.storage import parse_s3_url
 def start(
     request: dict[str, Any], boto: Any, base: Path, keep_checkpoints: bool = False
 ) -> subprocess.CompletedProcess:
-    """Run a job's container once; `keep_checkpoints` is what a restart after an interruption finds."""
+    """Run the container of a job once; keep the checkpoints to simulate a restart after an interruption."""
     for folder in base.iterdir() if base.exists() else ():
         if not (keep_checkpoints and folder.name == "checkpoints"):
             shutil.rmtree(folder)
@@ -46,11 +47,11 @@ def start(
         folder = base / "input/data" / channel["ChannelName"]
         fetch_prefix(boto, channel["DataSource"]["S3DataSource"]["S3Uri"], folder)
         variables[f"SM_CHANNEL_{channel['ChannelName'].upper()}"] = str(folder)
-    # The variables of this process that Python and the caches need; none that leads back into the checkout.
-    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    # Without PYTHONPATH, so that the container cannot import from the checkout.
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, settings["sagemaker_program"], "--ignored", "by our script"],
-        cwd=base / "code", env=own | variables, capture_output=True, text=True, timeout=600,
+        cwd=base / "code", env=inherited | variables, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     if done.returncode == 0:
         upload_model(boto, request, base / "model")
@@ -58,17 +59,17 @@ def start(
 
 
 def fetch_prefix(boto: Any, url: str, folder: Path) -> None:
-    """Copy all objects whose keys begin with a prefix, as File mode does."""
+    """Copy all objects with a prefix, as File mode does."""
     bucket, prefix = parse_s3_url(url)
     for page in boto.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-        for found in page["Contents"]:
-            path = folder / found["Key"].removeprefix(prefix).lstrip("/")
+        for entry in page["Contents"]:
+            path = folder / entry["Key"].removeprefix(prefix).lstrip("/")
             path.parent.mkdir(parents=True, exist_ok=True)
-            boto.download_file(bucket, found["Key"], str(path))
+            boto.download_file(bucket, entry["Key"], str(path))
 
 
 def upload_model(boto: Any, request: dict[str, Any], folder: Path) -> None:
-    """Pack what the container left for the model, and put it where the job's description says it is."""
+    """Pack the model folder of the container and upload it to the output path of the job."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
         archive.add(folder, arcname=".")

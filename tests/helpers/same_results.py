@@ -1,11 +1,11 @@
-"""Show that a restructuring changes no result: run the samples before and after it, and compare everything they leave.
+"""Check that a refactoring changes no result: run the samples before and after it, and compare all their files.
 
     python tests/helpers/same_results.py save /tmp/before                  # in a checkout of the old commit
     python tests/helpers/same_results.py save /tmp/after                   # in the new one, on the same machine
     python tests/helpers/same_results.py compare /tmp/before /tmp/after    # --allow '*/report.html' accepts changes
     python tests/helpers/same_results.py old /tmp/before                   # the new code on the old run folders
 
-`save` takes about 6 minutes on two quiet cores; `--only eda_tcn eda_null` runs a part of it.
+`save` takes about 6 minutes on two idle cores; `--only eda_tcn eda_null` runs a part of it.
 """
 
 import argparse
@@ -34,12 +34,12 @@ CONFIGS = ("eda_tcn", "baby_cry", "meld_sample", "tunein_attention")
 # These depend on the time, the machine or the installed packages. The first is for JSON, the second for pages.
 NOISY_KEYS = re.compile(r"data_wait_share|versions|transformers_version|.*_runtime|.*_per_second")
 NOISY_TEXT = re.compile(r"Versions: [^<\n]*|[\d.]+ % of the time")
-PICTURE = re.compile(r"data:image/png;base64,[^\"]*")  # compared as a file of its own
+PICTURE = re.compile(r"data:image/png;base64,[^\"]*")  # compared as a separate file
 LONG_RECORDS = ("splits.json", "tokenizer.json")
 
 
 def commands(runs: Path, results: Path) -> dict[str, list[str | Path]]:
-    """Return every command by name. It reads models and inputs from `runs` and writes to `results` / name."""
+    """Return all commands by name; each reads models and inputs from `runs` and writes to `results` / name."""
 
     def train(name: str, config: str, *keys: str) -> list[str | Path]:
         folder = results / name
@@ -71,7 +71,7 @@ def commands(runs: Path, results: Path) -> dict[str, list[str | Path]]:
 
 
 def write_inputs(folder: Path) -> None:
-    """Write recordings to predict: some of the committed samples, and a stereo sweep at another sampling rate."""
+    """Write recordings to predict: a few from the samples, and a stereo sweep with another sampling rate."""
     for name, pattern, count in (
         ("songs", "pmemo/sample/sample-train", 2),
         ("sounds", "audioset/sample/sample-eval", 8),
@@ -89,10 +89,10 @@ def write_inputs(folder: Path) -> None:
 
 
 def run(names: Sequence[str], runs: Path, results: Path) -> None:
-    """Run commands one after the other, and keep in name.stdout what they print."""
-    with tempfile.TemporaryDirectory() as cache:  # an old cache would hide that features have changed
+    """Run commands one after the other, and write their output to name.stdout."""
+    with tempfile.TemporaryDirectory() as cache:  # empty, because an old cache would hide changed features
         environment = os.environ | {"HF_HOME": cache, "HF_HUB_OFFLINE": "1"}
-        environment |= {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}  # threads that spin slow a busy machine
+        environment |= {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}  # spinning threads slow a busy machine
         for name in names:
             start, folder = time.monotonic(), results / name
             shutil.rmtree(folder, ignore_errors=True)
@@ -103,21 +103,21 @@ def run(names: Sequence[str], runs: Path, results: Path) -> None:
                 command += ["--resume_from_checkpoint", "true"]
             done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
             if done.returncode:
-                raise SystemExit(f"{name}: {' '.join(command)} failed:\n{done.stderr[-4000:]}")
+                raise SystemExit(f"{name}: {' '.join(command)}: failed\n{done.stderr[-4000:]}")
             folder.with_name(f"{name}.stdout").write_text(done.stdout, encoding="utf-8")
             print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
 
 
 def kill_after_epoch(epoch: int, folder: Path, command: Sequence[str], environment: dict[str, str]) -> None:
-    """Start a run, and kill it and its workers once the checkpoint of an epoch is whole."""
+    """Start a run, and kill it and its workers when the checkpoint of an epoch is complete."""
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, **quiet)
     saved = 0
     while saved < epoch:
         if process.poll() is not None:
-            raise SystemExit(f"{folder}: the run ended before it could be killed")
+            raise SystemExit(f"{folder}: the run ended before it could be killed. Run it again.")
         for state in folder.glob("checkpoint-*/trainer_state.json"):
-            with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):  # just removed, or half written
+            with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):  # just removed, or partly written
                 saved = max(saved, json.loads(state.read_text(encoding="utf-8"))["epoch"])
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
@@ -125,22 +125,22 @@ def kill_after_epoch(epoch: int, folder: Path, command: Sequence[str], environme
 
 
 def collect(names: Sequence[str], runs: Path, results: Path) -> dict[str, Any]:
-    """Return what each command left, without what depends on time and place."""
-    found = {}
+    """Return the results of each command, without parts that depend on time and folders."""
+    collected = {}
     for name in names:
-        found[name] = {path.name: content(path, runs, results) for path in sorted((results / name).iterdir())}
+        collected[name] = {path.name: content(path, runs, results) for path in sorted((results / name).iterdir())}
         printed = (results / f"{name}.stdout").read_text(encoding="utf-8")
-        lines = [line for line in printed.splitlines() if not line.startswith("{")]  # Trainer's log has times
-        found[name]["stdout"] = digest(without_places("\n".join(lines), runs, results))
-    if "eda_resumed" in found:
-        weights = [found[name]["model.safetensors"] for name in ("eda_resumed", "eda_resumed-whole")]
-        found["eda_resumed"]["has the weights of a run that was never stopped"] = weights[0] == weights[1]
-    return found
+        lines = [line for line in printed.splitlines() if not line.startswith("{")]  # the Trainer's log has times
+        collected[name]["stdout"] = digest(without_folders("\n".join(lines), runs, results))
+    if "eda_resumed" in collected:
+        weights = [collected[name]["model.safetensors"] for name in ("eda_resumed", "eda_resumed-whole")]
+        collected["eda_resumed"]["has the weights of a run that was never stopped"] = weights[0] == weights[1]
+    return collected
 
 
 def content(path: Path, runs: Path, results: Path) -> Any:
-    """Return a file's JSON, the digests of its columns, or its digest; code may change, and only has to be there."""
-    if path.is_dir() or path.suffix == ".py":
+    """Return the JSON of a file, the digests of its columns, or its digest."""
+    if path.is_dir() or path.suffix == ".py":  # code may change in a refactoring
         return "exists"
     if path.suffix == ".parquet":
         table = pq.read_table(path)
@@ -148,14 +148,14 @@ def content(path: Path, runs: Path, results: Path) -> Any:
         return {"schema": str(table.schema.remove_metadata()), "columns": columns}
     if path.suffix not in (".csv", ".html", ".json", ".md"):
         return digest(path.read_bytes())
-    text = without_places(path.read_text(encoding="utf-8"), runs, results)
+    text = without_folders(path.read_text(encoding="utf-8"), runs, results)
     if path.suffix == ".json":
         record = without_noise(json.loads(text))
         return digest(json.dumps(record)) if path.name in LONG_RECORDS else record
     return digest(NOISY_TEXT.sub("", PICTURE.sub("", text)))
 
 
-def without_places(text: str, *folders: Path) -> str:
+def without_folders(text: str, *folders: Path) -> str:
     for folder in folders:
         text = text.replace(str(folder), "FOLDER")
     return text.replace(str(ROOT), "ROOT")
@@ -181,15 +181,15 @@ def leaves(record: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def compare(before: dict[str, Any], after: dict[str, Any], allowed: Sequence[str] = ()) -> int:
-    """Print every difference between the runs that both sides have; return 1 if one is not allowed, else 0."""
+    """Print every difference between runs that both records have; return 1 if one is not allowed, otherwise 0."""
     if before.keys() != after.keys():
-        print(f"only on one side, not compared: {', '.join(sorted(before.keys() ^ after.keys()))}")
+        print(f"only in one record, not compared: {', '.join(sorted(before.keys() ^ after.keys()))}")
     both = [name for name in before if name in after]
-    old, new = (dict(leaves({name: side[name] for name in both})) for side in (before, after))
+    old, new = (dict(leaves({name: results[name] for name in both})) for results in (before, after))
     different = [path for path in old | new if old.get(path) != new.get(path)]
     refused = [path for path in different if not any(fnmatch(path, pattern) for pattern in allowed)]
     for path in different:
-        values = " -> ".join(side.get(path, "(missing)")[:60] for side in (old, new))
+        values = " -> ".join(results.get(path, "(missing)")[:60] for results in (old, new))
         print(f"{'different' if path in refused else 'allowed'}: {path}: {values}")
     print(
         f"{len(refused)} differences" if refused else f"same: {len(old) - len(different)} values of {len(both)} runs"

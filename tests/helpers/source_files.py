@@ -7,14 +7,14 @@ from pathlib import Path
 from tests.conftest import REPOSITORY
 
 PACKAGES = sorted(path.parent.name for path in REPOSITORY.glob("*/__init__.py"))
-FREE = {"benchmarks", "tests"}  # packages that may import every other one
+FREE = {"benchmarks", "tests"}  # packages that may import all others
 FILES = sorted(
     path.relative_to(REPOSITORY)
     for pattern in ("*.py", *(f"{name}/**/*.py" for name in PACKAGES))
     for path in REPOSITORY.glob(pattern)
 )
 PRODUCT = [path for path in FILES if path.parts[0] not in FREE]
-CHILDREN = ("entry", "unpickling")  # programs that other programs start
+CHILDREN = ("entry", "unpickling")  # started only by other programs
 PROGRAMS = sorted(
     ".".join(path.with_suffix("").parts)
     for path in PRODUCT

@@ -1,4 +1,4 @@
-"""Files in the store of a test and in the cache that it fills."""
+"""Files in the store of a test and in the cache filled from it."""
 
 import fcntl
 import subprocess
@@ -14,7 +14,7 @@ GET = "^GET /songs/a.mp3"
 
 
 def fill(s3: FakeS3, count: int, size: int = 1000, bucket: str = "many") -> dict[str, bytes]:
-    """Put objects into a bucket, and return their contents by URL."""
+    """Put objects into a bucket and return their contents by URL."""
     contents = {f"s3://{bucket}/{i:03d}.bin": i.to_bytes(2, "big") * (size // 2) for i in range(count)}
     for url, content in contents.items():
         s3.put(url, content)
@@ -22,12 +22,12 @@ def fill(s3: FakeS3, count: int, size: int = 1000, bucket: str = "many") -> dict
 
 
 def left_over(root: Path) -> list[Path]:
-    """Return every file with an object's bytes, whole or not."""
+    """Return every file with bytes of an object, complete or partial."""
     return [path for folder in ("objects", "parts") for path in (root / folder).rglob("*") if path.is_file()]
 
 
 def start(script: str, *arguments: object) -> subprocess.Popen:
-    """Start a Python script whose output can be read."""
+    """Start a Python script with pipes for input and output."""
     command = [sys.executable, "-c", script, *map(str, arguments)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -42,7 +42,7 @@ class Watch(threading.Thread):
     def run(self) -> None:
         while not self.end.is_set():
             with open(self.root / "index.lock", "a") as index:
-                fcntl.flock(index, fcntl.LOCK_EX)  # or a file that is renamed could be counted twice
+                fcntl.flock(index, fcntl.LOCK_EX)  # otherwise a file that is being renamed could count twice
                 total = sum(path.stat().st_size for path in left_over(self.root))
             self.most, self.looks = max(self.most, total), self.looks + 1
 

@@ -1,10 +1,10 @@
-"""Run by tests/test_target_trainer.py in one process or several: what each rank is served, whole and resumed.
+"""Record the items of uninterrupted and resumed runs; test_target_trainer.py starts it in one or more processes.
 
     python -m torch.distributed.run --nproc_per_node 2 -m tests.helpers.target_run <folder>
 
-Each rank writes `rank<r>.json`: for every arrangement of workers and accumulation the (item, seed) pairs of the whole
-run, and of runs resumed at several steps, with whether their final weights are those of the whole run, bit for bit;
-the loudness of the windows that are scored, and their logits by a head on log-mel.
+Each rank writes `rank<r>.json`. For every combination of workers and gradient accumulation it has the (item, seed)
+pairs of the uninterrupted run and of runs resumed at several steps, whether their final weights are identical, the
+loudness of the scored windows, and their logits by a head on log-mel.
 """
 
 import json
@@ -21,7 +21,7 @@ import torch.distributed as dist
 from modeling import EfficientAtFeatureExtractor, EncoderConfig, TcnConfig, TcnForAudioClassification
 from modeling.feature_extraction_audio import AudioFeatureExtractor
 from tasks.detection.augmentation import Augmentation
-from tasks.detection.baselines import PlainWindows, WindowDescriptors, described
+from tasks.detection.baselines import PlainWindows, WindowDescriptors, describe_windows
 from tasks.detection.collator import DetectionCollator
 from tasks.detection.log_mel_head import fit_head, log_mel_frames
 from tasks.detection.mining import MiningSettings, MiningTable
@@ -37,7 +37,7 @@ LOG_MEL = EfficientAtFeatureExtractor(sampling_rate=RATE, hop_length=40, max_fre
 
 
 class Recording(TargetSoundTrainer):
-    """Notes what was asked for, and with which seed."""
+    """Record the requested items and their seeds."""
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if model.training:
@@ -47,7 +47,7 @@ class Recording(TargetSoundTrainer):
 
 
 def make_trainer(folder: Path, workers: int, accumulation: int, **settings: Any) -> Recording:
-    """A tiny detector on toy clips, every negative mined from the first epoch on."""
+    """Return a trainer of a tiny detector on toy clips, which mines every negative from the first epoch on."""
     rows, pools = toy_clips()
     extractor = AudioFeatureExtractor(sampling_rate=RATE, n_fft=128, hop_length=64, num_mel_bins=8, frame_rate=None)
     torch.manual_seed(0)
@@ -89,59 +89,58 @@ def make_trainer(folder: Path, workers: int, accumulation: int, **settings: Any)
 
 
 def weights(trainer: Recording) -> list[torch.Tensor]:
-    """The final weights."""
     return [value.clone() for value in trainer.model.state_dict().values()]
 
 
 def logits_on_log_mel(trainer: Recording) -> list[float]:
-    """Of windows that are scored, by a head that was trained on them."""
+    """Return the logits of the scored windows, by a head that was trained on them."""
     side = toy_side()
     features = partial(log_mel_frames, extractor=LOG_MEL)
-    frames = torch.from_numpy(described(trainer, PlainWindows(side), features)).float()
+    frames = torch.from_numpy(describe_windows(trainer, PlainWindows(side), features)).float()
     predict = fit_head(frames, torch.from_numpy(side.labels), EncoderConfig(head="mlp", num_labels=1), seed=0)
-    return described(trainer, PlainWindows(side), lambda audio: predict(features(audio)))[:, 0].tolist()
+    return describe_windows(trainer, PlainWindows(side), lambda audio: predict(features(audio)))[:, 0].tolist()
 
 
 def main(folder: Path) -> None:
-    """Every arrangement, whole and resumed."""
-    found = []
+    records = []
     for workers in (0, 2):
         for accumulation in (1, 2):
             run_folder = folder / f"run-{workers}-{accumulation}"
-            whole = make_trainer(run_folder, workers, accumulation)
-            whole.train()
-            last = whole.state.global_step
+            full = make_trainer(run_folder, workers, accumulation)
+            full.train()
+            last = full.state.global_step
             record = {
                 "workers": workers,
                 "accumulation": accumulation,
                 "steps": last,
-                "served": whole.noted,
-                "hard": int(whole.served.counts["hard"]),
-                "counts": dict(whole.served.counts),
-                "history": [asdict(mined) for mined in whole.mining.history],
-                "loudness": described(whole, PlainWindows(toy_side()), WindowDescriptors(RATE))[:, 0].tolist(),
-                "logmel": logits_on_log_mel(whole),
+                "served": full.noted,
+                "hard": int(full.served.counts["hard"]),
+                "counts": dict(full.served.counts),
+                "history": [asdict(mined) for mined in full.mining.history],
+                "loudness": describe_windows(full, PlainWindows(toy_side()), WindowDescriptors(RATE))[:, 0].tolist(),
+                "logmel": logits_on_log_mel(full),
                 "resumed": [],
             }
             for step in sorted({1, last // 3, last // 2, last - 1} if not workers else {last // 2}):
-                again = make_trainer(folder / "again", workers, accumulation, save_only_model=False)
-                again.train(resume_from_checkpoint=str(run_folder / f"checkpoint-{step}"))
-                same = all(torch.equal(a, b) for a, b in zip(weights(whole), weights(again), strict=True))
+                resumed = make_trainer(folder / "resumed", workers, accumulation, save_only_model=False)
+                resumed.train(resume_from_checkpoint=str(run_folder / f"checkpoint-{step}"))
+                same = all(torch.equal(a, b) for a, b in zip(weights(full), weights(resumed), strict=True))
                 record["resumed"].append(
                     {
                         "step": step,
-                        "served": again.noted,
+                        "served": resumed.noted,
                         "same_weights": same,
-                        "counts": dict(again.served.counts),
-                        "history": [asdict(mined) for mined in again.mining.history],
+                        "counts": dict(resumed.served.counts),
+                        "history": [asdict(mined) for mined in resumed.mining.history],
                     }
                 )
-                whole.accelerator.wait_for_everyone()
-                if whole.args.process_index == 0:
-                    shutil.rmtree(folder / "again")
-                whole.accelerator.wait_for_everyone()
-            found.append(record)
-    (folder / f"rank{whole.args.process_index}.json").write_text(json.dumps(found))
+                # All ranks write into this folder, so it is removed only when all have finished.
+                full.accelerator.wait_for_everyone()
+                if full.args.process_index == 0:
+                    shutil.rmtree(folder / "resumed")
+                full.accelerator.wait_for_everyone()
+            records.append(record)
+    (folder / f"rank{full.args.process_index}.json").write_text(json.dumps(records))
     if dist.is_initialized():
         dist.destroy_process_group()
 

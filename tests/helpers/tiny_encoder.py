@@ -1,4 +1,4 @@
-"""A small EfficientAT with random weights, as a folder, and toy clips that it hears."""
+"""A small EfficientAT with random weights, as a model and as a folder."""
 
 import atexit
 import functools
@@ -16,14 +16,14 @@ LABELS = ("Speech", "Music", "Baby cry, infant cry", "Dog")
 
 
 def tiny_encoder(seed: int = 0) -> EfficientAtForAudioClassification:
-    """The same encoder for the same seed."""
+    """Return an encoder, the same for the same seed."""
     torch.manual_seed(seed)
     return small_encoder(LABELS)
 
 
 @functools.cache
 def tiny_encoder_folder() -> Path:
-    """Where `encoder.name` finds it; gone when the process ends."""
+    """Return a folder for `encoder.name`; it is removed when the process ends."""
     folder = Path(tempfile.mkdtemp(prefix="tiny-encoder-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     save_encoder(tiny_encoder(), folder)

@@ -1,4 +1,4 @@
-"""A fusion model so small that a test can train it, and what makes its inputs; the tokenizer is the sample's own."""
+"""A fusion model that is small enough to train in a test, and its processor, with the tokenizer of the sample."""
 
 import torch
 from transformers import AutoConfig, AutoTokenizer
@@ -10,7 +10,7 @@ TINY_BERT = REPOSITORY / "configs" / "tiny_bert"
 
 
 def tiny_processor() -> FusionProcessor:
-    """Four frames of 16 x 16 pixels, eight bands of sound."""
+    """Return a processor for four frames of 16 x 16 pixels and eight mel bands."""
     extractor = FusionFeatureExtractor(
         clip_frames=4, video_frame_rate=None, frame_size=[18, 24], crop_size=16, num_mel_bins=8
     )
@@ -18,7 +18,7 @@ def tiny_processor() -> FusionProcessor:
 
 
 def tiny_model(**settings: object) -> FusionForEmotion:
-    """A model in evaluation, of the inputs of `tiny_processor`; its weights are the same each time."""
+    """Return a model in evaluation mode for the inputs of `tiny_processor`, with the same weights each time."""
     torch.manual_seed(0)
     sizes = {"video_encoder": "small", "num_mel_bins": 8, "hidden_size": 16, "fusion_size": 24, "head_size": 8}
     config = FusionConfig(**{"text_config": AutoConfig.from_pretrained(TINY_BERT).to_dict()} | sizes | settings)

@@ -1,4 +1,4 @@
-"""A trainer of a tiny model on a few made-up trials."""
+"""A trainer for a tiny model on a few synthetic trials."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ FEATURES = 3
 
 
 class ToyTrials(Dataset):
-    """Sixteen trials of different lengths, the target a shifted copy of the first feature; some frames masked."""
+    """Sixteen trials of different lengths; the target is the first feature, shifted, with some frames masked."""
 
     def __init__(self) -> None:
         generator = np.random.default_rng(0)
@@ -37,7 +37,7 @@ class ToyTrials(Dataset):
 
 
 def tiny_trainer(folder: Path, model_config: dict | None = None, **settings: Any) -> SignalTrainer:
-    """Return a trainer over ToyTrials; `settings` are keys of a config."""
+    """Return a trainer on ToyTrials; `settings` are keys of a config."""
     torch.manual_seed(0)
     config = TcnConfig(input_size=FEATURES, num_blocks=2, num_channels=8, **{"dropout": 0.0} | (model_config or {}))
     defaults = {

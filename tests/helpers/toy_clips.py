@@ -1,4 +1,4 @@
-"""A few short clips as rows and pools, made in memory, for tests of what trains on them."""
+"""A few short clips as rows and pools, made in memory, for tests of detector training."""
 
 import io
 
@@ -15,11 +15,11 @@ from tasks.detection.pools import ClipCounts, ClipPools, EvalClips
 RATE = 4000  # Hz
 SECONDS = 1.0
 POSITIVES, STRONG_LABELS, STRONG_EACH, WEAK_CLIPS = 14, 3, 5, 24
-SCORED_ROWS = np.array([0, 1, 14, 15, 16, 30], np.int32)  # two positives, three strong negatives, a weak one
+SCORED_ROWS = np.array([0, 1, 14, 15, 16, 30], np.int32)  # two positives, three strong negatives, one weak negative
 
 
 def toy_clips(broken: tuple[int, ...] = (), silent: tuple[int, ...] = ()) -> tuple[datasets.Dataset, ClipPools]:
-    """Positives are a tone at 600 Hz, negatives one elsewhere; `broken` rows hold bytes that are no sound."""
+    """Return clips: positives are a tone at 600 Hz, negatives at another pitch; `broken` rows are not valid audio."""
     count = POSITIVES + STRONG_LABELS * STRONG_EACH + WEAK_CLIPS
     kinds = np.repeat([Kind.POSITIVE, Kind.STRONG, Kind.WEAK], [POSITIVES, STRONG_LABELS * STRONG_EACH, WEAK_CLIPS])
     labels = np.concatenate(
@@ -52,7 +52,7 @@ def toy_clips(broken: tuple[int, ...] = (), silent: tuple[int, ...] = ()) -> tup
         kind=kinds.astype(np.int8),
         label=labels,
     )
-    nobody = EvalClips(
+    no_clips = EvalClips(
         np.zeros(0, np.int32),
         np.zeros(0, bool),
         np.zeros(0, bool),
@@ -65,7 +65,7 @@ def toy_clips(broken: tuple[int, ...] = (), silent: tuple[int, ...] = ()) -> tup
         strong=LabelledPool(numbers[kinds == Kind.STRONG], labels[kinds == Kind.STRONG]),
         weak=LabelledPool(numbers[weak], labels[weak]),
         explicit=np.zeros(0, np.int32),
-        sides={"validation": nobody, "test": nobody},
+        sides={"validation": no_clips, "test": no_clips},
         targets=[0],
         rules=[],
         trim=[],
@@ -85,6 +85,6 @@ def toy_side(
     rows, _ = toy_clips(broken, silent)
     targets = SCORED_ROWS < POSITIVES
     edges = np.array([0, 1, 2, 2, 2, 2, 2], np.int64)
-    known = np.full(len(SCORED_ROWS), strong)
-    clips = EvalClips(SCORED_ROWS, targets, known, edges, np.array([[0.3, 0.5], [0.3, 0.5]], np.float32))
+    is_strong = np.full(len(SCORED_ROWS), strong)
+    clips = EvalClips(SCORED_ROWS, targets, is_strong, edges, np.array([[0.3, 0.5], [0.3, 0.5]], np.float32))
     return ClipWindows(rows, clips, seconds, hop, RATE)

@@ -1,4 +1,4 @@
-"""The tables of every data set are read whole, or refused with the number of the damaged line."""
+"""The tables of every data set are read completely, or the error has the number of the damaged line."""
 
 import math
 import re
@@ -22,12 +22,12 @@ from tests.helpers import prepared_data
 
 WHERE = "table.csv"
 ROWS = 6
-DAMAGED = 4  # a line of each file, after its header
+DAMAGED = 4  # number of the line that is damaged, below the header
 VOCABULARY = Labels(("/m/a", "/m/b"), ("A", "B"))
 
 
 def lines(head: str, row: str, rows: int = ROWS) -> list[bytes]:
-    """Lines of a table, each with its line end; `{}` in a row is its number, of two digits."""
+    """Return the lines of a table with their line ends; `{}` in `row` becomes the number of the row, two digits."""
     return [
         f"{line}\n".encode() for line in [*head.split("\n"), *(row.replace("{}", f"{i:02d}") for i in range(rows))]
     ]
@@ -35,7 +35,7 @@ def lines(head: str, row: str, rows: int = ROWS) -> list[bytes]:
 
 MELD = "Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime"
 ID = "aaaaaaaaa{}"
-TABLES: dict[str, tuple[list[bytes], str, Callable[[bytes], int]]] = {  # lines, separator, and how many rows are read
+TABLES: dict[str, tuple[list[bytes], str, Callable[[bytes], int]]] = {  # lines, separator, function: data -> row count
     "pmemo, hku956": (lines("id,text", "{},b"), ",", lambda data: len(read_columns(data, WHERE, ("id",))[1])),
     "folder": (lines("id,text", "{},b"), ",", lambda data: len(tables.read_rows(data)) - 1),
     "folder, tabs": (lines("id\ttext", "{}\tb"), "\t", lambda data: len(tables.read_rows(data)) - 1),
@@ -82,7 +82,7 @@ TABLES: dict[str, tuple[list[bytes], str, Callable[[bytes], int]]] = {  # lines,
 
 
 def in_last_cell(before: bytes, after: bytes = b"") -> Callable[[bytes, bytes], bytes]:
-    """Put something before and after the text of the last cell, without the quotes that it has."""
+    """Return a damage that puts bytes before and after the text of the last cell, and removes its quotes."""
 
     def damage(line: bytes, separator: bytes) -> bytes:
         first, last = line.rsplit(separator, 1)
@@ -101,51 +101,51 @@ DAMAGES: dict[str, Callable[[bytes, bytes], bytes]] = {
     "zero byte": lambda line, separator: line[:1] + b"\0" + line[1:],
     "not UTF-8": lambda line, separator: line[:1] + b"\xff" + line[1:],
 }
-ELSEWHERE = {  # what has a test of its own, and what is no damage there
+EXCEPTIONS = {  # tested elsewhere, or not a damage in this table
     ("folder", "cell too few"), ("folder", "cell too many"),
     ("folder, tabs", "cell too few"), ("folder, tabs", "cell too many"),
-    ("meld", "not UTF-8"),  # Windows-1252, which is counted
+    ("meld", "not UTF-8"),  # read as Windows-1252, with a defect
     ("audioset, names", "quote at the start"), ("audioset, names", "quote that is not closed"),  # part of the text
-    ("audioset, names", "line break"), ("audioset, names", "two rows in one cell"),  # refused in the line after it
+    ("audioset, names", "line break"), ("audioset, names", "two rows in one cell"),  # an error with the next line
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_whole_tables_are_read_with_any_line_end_and_a_byte_order_mark(name):
+def test_tables_are_read_with_any_line_end_and_a_byte_order_mark(name):
     table, _, read = TABLES[name]
     assert read(b"".join(table)) == ROWS
     assert read(b"\xef\xbb\xbf" + b"".join(table).replace(b"\n", b"\r\n")) == ROWS
 
 
 @pytest.mark.parametrize(
-    ("name", "damage"), [(name, damage) for name in TABLES for damage in DAMAGES if (name, damage) not in ELSEWHERE]
+    ("name", "damage"), [(name, damage) for name in TABLES for damage in DAMAGES if (name, damage) not in EXCEPTIONS]
 )
-def test_a_damaged_line_is_refused_by_its_number(name, damage):
+def test_the_error_for_a_damaged_line_has_its_number(name, damage):
     table, separator, read = TABLES[name]
     table = table[:]
     table[DAMAGED - 1] = DAMAGES[damage](table[DAMAGED - 1], separator.encode())
-    with pytest.raises(ValueError, match=rf"line {DAMAGED}\b") as refused:
+    with pytest.raises(ValueError, match=rf"line {DAMAGED}\b") as error:
         read(b"".join(table))
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(error.value)
 
 
-SIGNS = [
+TOKENS = [
     b'"', b'"\n"', b",", b"\t", b"\n", b"\r", b"\0", b"\x0b", b"\xff", b"\xc3", b"\xef\xbb\xbf", b"\xe2\x80\xa8",
     b" ", b"_", b"=", b"-", b"[", b"...", b"nan", b"inf", b"1e999", b"9" * 20,
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_table_with_any_damage_is_read_or_refused_in_one_line(name):
+def test_a_table_with_random_damage_is_read_or_is_an_error_in_one_line(name):
     table, _, read = TABLES[name]
     random = np.random.default_rng(0)
     refused = 0
     for _ in range(400):
         data = bytearray(b"".join(table))
         for _ in range(random.integers(1, 4)):
-            place = random.integers(len(data) + 1)
+            position = random.integers(len(data) + 1)
             cut = random.integers(0, 4) if random.random() < 0.3 else 0
-            data[place : place + cut] = SIGNS[random.integers(len(SIGNS))]
+            data[position : position + cut] = TOKENS[random.integers(len(TOKENS))]
         try:
             read(bytes(data))
         except ValueError as error:
@@ -155,29 +155,30 @@ def test_a_table_with_any_damage_is_read_or_refused_in_one_line(name):
     assert refused > 40
 
 
-WITHOUT_NAMES = ("folder", "folder, tabs", "pmemo, eda")  # of columns
+WITHOUT_NAMES = ("folder", "folder, tabs", "pmemo, eda")  # readers that do not use names of columns
 
 
 @pytest.mark.parametrize("name", [n for n in TABLES if n not in WITHOUT_NAMES and not n.startswith("audioset")])
-def test_two_columns_of_one_name_are_refused(name):
+def test_two_columns_with_one_name_are_refused(name):
     table, separator, read = TABLES[name]
-    twice = separator.encode() + table[0].rsplit(separator.encode(), 1)[1]
+    column = table[0].rstrip(b"\n").rsplit(separator.encode(), 1)[1]
     repeated = [
-        line.rstrip(b"\n") + (twice if place == 0 else separator.encode() + b"1\n") for place, line in enumerate(table)
+        line.rstrip(b"\n") + separator.encode() + (column if number == 0 else b"1") + b"\n"
+        for number, line in enumerate(table)
     ]
-    with pytest.raises(ValueError, match="more than once|columns of values"):
+    with pytest.raises(ValueError, match=f"{column.decode().lower()}|columns of values"):
         read(b"".join(repeated))
 
 
-def test_a_stray_quote_in_labels_is_refused_and_loses_no_creative(tmp_path, capsys):
+def test_a_stray_quote_in_labels_is_an_error_and_loses_no_creative(tmp_path, capsys):
     synthesize(tmp_path / "raw", num_creatives=600, seed=0)
     (labels,) = (tmp_path / "raw").rglob("labels.csv")
     text = labels.read_text()
     rows = text.split("\n")
     rows[5] = '"' + rows[5]
     labels.write_text("\n".join(rows))
-    said = prepared_data.complaint(main, "tunein", "--raw_dir", tmp_path / "raw", "--output_dir", tmp_path / "out")
-    assert "labels.csv line 6" in said
+    message = prepared_data.complaint(main, "tunein", "--raw_dir", tmp_path / "raw", "--output_dir", tmp_path / "out")
+    assert "labels.csv line 6" in message
     assert not list((tmp_path / "out").rglob("*.parquet"))
     labels.write_text(text)
     main(["tunein", "--raw_dir", str(tmp_path / "raw"), "--output_dir", str(tmp_path / "out")])
@@ -187,24 +188,24 @@ def test_a_stray_quote_in_labels_is_refused_and_loses_no_creative(tmp_path, caps
 @pytest.mark.parametrize(
     "cell", ["1_0", "1e1_0", "_1", "abc", "0x10", "1,5", "inf", "-Infinity", "1e400", "+nan", ".", "\u0661", "\uff11"]
 )
-def test_what_is_no_plain_number_is_none(cell):
-    with pytest.raises(ValueError, match=f"^{re.escape(repr(cell))} is not a number$"):
+def test_anything_but_a_plain_decimal_number_is_an_error(cell):
+    with pytest.raises(ValueError, match=f"^{re.escape(repr(cell))} "):
         parse_number(cell)
 
 
 @pytest.mark.parametrize("cell", ["inf", "1e400", "\u0661"])
-def test_a_target_that_is_not_finite_is_refused_with_its_line(cell):
+def test_the_error_for_a_target_that_is_not_finite_has_its_line(cell):
     data = f"creative_id,{TARGET}\na,1.5\nb,{cell}\n".encode()
-    with pytest.raises(ValueError, match=f"^{WHERE} line 3: {TARGET} is '{cell}', which is no number$"):
+    with pytest.raises(ValueError, match=f"^{WHERE} line 3: {TARGET}='{cell}': "):
         read_labels(data, WHERE, [])
 
 
 @pytest.mark.parametrize("cell", ["", " NaN", "n/a", None])
-def test_cells_that_say_there_is_no_number_are_nan(cell):
+def test_empty_cells_and_words_for_a_missing_number_are_nan(cell):
     assert math.isnan(parse_number(cell))
 
 
-def test_an_underscore_makes_a_sample_text():
+def test_a_sample_with_an_underscore_is_text():
     values, _, texts = hku956.read_signal(b"1.0\n1_0\n2.0\n")
     np.testing.assert_array_equal(values, [1, np.nan, 2])
     assert texts == ["1_0"]
@@ -213,12 +214,12 @@ def test_an_underscore_makes_a_sample_text():
 @pytest.mark.parametrize(
     "text", ['index\n"1,2\n3"\n4\n', 'index\n"[1 2]\n[3]"\n[4]\n', 'index\n"1 2\n3 4\n', 'index\n""[1]\n[2]"\n']
 )
-def test_rows_of_an_index_that_a_quote_joined_are_refused(text):
+def test_rows_of_an_index_that_a_quote_merges_are_refused(text):
     with pytest.raises(ValueError, match="sound_indexes.csv line 2"):
         read_index(text.encode(), "sound_indexes.csv")
 
 
-def test_a_list_that_was_printed_over_several_lines_is_one_cell():
+def test_a_list_over_several_lines_is_one_cell():
     assert read_index(b'index\n"[1 2\n 3]"\n"array([4,\n 5], dtype=object)"\n', WHERE) == {
         1: ["1", "2", "3"],
         2: ["4", "5"],

@@ -1,4 +1,4 @@
-"""HKU956: every kind of defect is found where it is, replays and skips stay as they are, missing sounds are listed."""
+"""HKU956: every kind of defect is detected, replayed and skipped songs are kept, missing sounds are listed."""
 
 import csv
 import shutil
@@ -19,7 +19,7 @@ from tests.helpers import prepared_data
 from tests.helpers.prepared_data import kinds
 
 SHORT = {"seconds": (15.0, 18.0), "num_participants": 4, "listeners_a_song": 3}
-NOT_HKU = {  # kinds that only other data sets can have, and one of all that test_odd_names.py makes
+NOT_HKU = {  # kinds that only other data sets have, and one that test_odd_names.py tests
     "missing_dynamic_annotation", "missing_annotation_file", "clip_shorter_than_annotation",
     "chorus_duration_mismatch", "irregular_time", "duplicate_listener", "duplicate_metadata_row",
     "name_not_utf8",
@@ -39,13 +39,13 @@ def clean(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def tree(clean, tmp_path) -> Path:
-    """A copy of the root of a clean tree, to be damaged."""
+    """Return a copy of the root of a clean tree, which a test may damage."""
     return Path(shutil.copytree(clean / "HKU956", tmp_path / "HKU956"))
 
 
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory) -> tuple[Path, list[dict], list[dict]]:
-    """A tree with all damage, its rows, and the defects that belong to none."""
+    """Return a tree with all damage, its rows, and the defects that belong to no row."""
     folder = tmp_path_factory.mktemp("damaged")
     synthesize(folder, num_songs=20, defects="all", **SHORT)
     builder = Hku956Builder(raw_dir=folder, cache_dir=folder / "cache")
@@ -53,7 +53,7 @@ def damaged(tmp_path_factory) -> tuple[Path, list[dict], list[dict]]:
 
 
 @pytest.mark.parametrize(
-    "place, expected",
+    "song, expected",
     [
         (0, {"replayed_song"}),
         (1, {"not_in_metadata"}),
@@ -76,38 +76,38 @@ def damaged(tmp_path_factory) -> tuple[Path, list[dict], list[dict]]:
         (19, {"missing_annotation"}),
     ],
 )
-def test_a_damaged_song_shows_its_damage(damaged, place, expected):
-    assert expected <= kinds(damaged[1][place])
+def test_the_defects_of_a_damaged_song_are_detected(damaged, song, expected):
+    assert expected <= kinds(damaged[1][song])
 
 
-def test_every_kind_of_defect_that_can_be_here_is_made_and_found(damaged):
-    _, rows, others = damaged
-    found = {defect["what"] for row in rows for defect in row["defects"]} | {defect["what"] for defect in others}
-    assert found == set(SIGNAL_DEFECTS) - NOT_HKU
+def test_every_kind_of_defect_is_synthesized_and_detected(damaged):
+    _, rows, raw_defects = damaged
+    detected = {defect["what"] for row in rows for defect in row["defects"]}
+    assert detected | {defect["what"] for defect in raw_defects} == set(SIGNAL_DEFECTS) - NOT_HKU
 
 
-def test_what_belongs_to_no_song_is_told_too(damaged):
-    found = {(defect["what"], defect["listener"] or defect["detail"]) for defect in damaged[2]}
-    assert ("unexpected_file", f"{SIGNALS_FOLDER}/participant1/EDA/notes.txt") in found
-    assert ("missing_personality", "hku1904") in found
+def test_defects_that_belong_to_no_song_are_detected(damaged):
+    detected = {(defect["what"], defect["listener"] or defect["detail"]) for defect in damaged[2]}
+    assert ("unexpected_file", f"{SIGNALS_FOLDER}/participant1/EDA/notes.txt") in detected
+    assert ("missing_personality", "hku1904") in detected
 
 
-def test_a_clean_tree_has_only_what_listeners_do(clean):
+def test_a_clean_tree_has_only_skipped_and_replayed_songs(clean):
     assert {kind for row in rows_of(clean) for kind in kinds(row)} <= {"skipped_song", "replayed_song"}
 
 
-def test_a_replay_is_a_trial_of_its_own(clean):
+def test_a_replay_is_another_trial(clean):
     first = rows_of(clean)[0]
     trials = [(trial["listener"], trial["song_no"]) for trial in first["trials"]]
     assert len(trials) == len(set(trials)) == 4
     assert len({listener for listener, _ in trials}) == 3
     assert len({trial["trial"] for trial in first["trials"]}) == 4
     listeners = [listener for listener, _ in trials]
-    (again,) = [defect for defect in first["defects"] if defect["what"] == "replayed_song"]
-    assert again["how_much"] == listeners.count(again["listener"]) == 2
+    (replay,) = [defect for defect in first["defects"] if defect["what"] == "replayed_song"]
+    assert replay["how_much"] == listeners.count(replay["listener"]) == 2
 
 
-def test_signals_are_what_the_files_say(clean):
+def test_signals_have_the_values_of_the_files(clean):
     root = find_root(clean)
     for row in rows_of(clean):
         for trial in row["trials"]:
@@ -133,13 +133,13 @@ def test_a_skipped_song_keeps_the_length_of_its_eda(clean):
         assert defect["how_much"] == pytest.approx(row["audio_seconds"] - trial["play_duration"], abs=1e-5)
 
 
-@given(rate=st.sampled_from([4.0, 1.0, 8.0, 32.0]), duration=st.floats(45, 320), beside=st.floats(-1.5, 1.5))
-def test_the_rate_is_the_one_that_lasts_as_long_as_the_person_listened(rate, duration, beside):
-    samples = round(rate * (duration + beside))
+@given(rate=st.sampled_from([4.0, 1.0, 8.0, 32.0]), duration=st.floats(45, 320), excess=st.floats(-1.5, 1.5))
+def test_the_rate_is_the_one_that_matches_the_listening_time(rate, duration, excess):
+    samples = round(rate * (duration + excess))
     assert settle_rate(samples, duration, 4.0) == (rate, True)
 
 
-def test_without_a_listening_time_or_a_rate_that_fits_the_usual_one_is_taken():
+def test_without_a_listening_time_or_a_matching_rate_the_usual_rate_is_used():
     assert settle_rate(100, None, 4.0) == (4.0, True)
     assert settle_rate(600, 100.0, 4.0) == (4.0, False)
 
@@ -162,14 +162,14 @@ def test_without_a_listening_time_or_a_rate_that_fits_the_usual_one_is_taken():
         (b"", [], None, []),
     ],
 )
-def test_a_signal_is_one_value_a_line(text, values, start, texts):
-    got, began, odd = read_signal(text)
-    np.testing.assert_array_equal(got, values)
-    assert (began, odd) == (start, texts)
+def test_a_signal_is_one_value_per_line(text, values, start, texts):
+    read_values, *rest = read_signal(text)
+    np.testing.assert_array_equal(read_values, values)
+    assert rest == [start, texts]
 
 
 @given(st.binary(max_size=200))
-def test_a_signal_of_any_bytes_is_read_or_refused(data):
+def test_a_signal_of_any_bytes_is_read_or_is_a_value_error(data):
     try:
         values, _, _ = read_signal(data)
     except ValueError:
@@ -178,7 +178,7 @@ def test_a_signal_of_any_bytes_is_read_or_refused(data):
     assert not np.isinf(values).any()
 
 
-def test_sounds_come_from_any_folder_and_what_is_missing_is_listed_with_its_link(tree, tmp_path, capsys):
+def test_sounds_are_read_from_audio_root_and_missing_ones_are_listed_with_their_link(tree, tmp_path, capsys):
     sounds = tree / "audio"
     elsewhere = tmp_path / "jamendo" / "deep"
     elsewhere.parent.mkdir()
@@ -191,33 +191,36 @@ def test_sounds_come_from_any_folder_and_what_is_missing_is_listed_with_its_link
         listed = list(csv.DictReader(file))
     assert listed == [{"song_id": missing.stem, "link": f"https://example.org/track/{missing.stem}"}]
     assert "audio_missing" in capsys.readouterr().out
-    rows = rows_of(tree)  # without the folder
+    rows = rows_of(tree)  # without audio_root
     assert all("audio_missing" in kinds(row) for row in rows)
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["hku956", "--raw_dir", "{tree}", "--audio_root", "{tree}/none"], "--audio_root .*none does not exist; give"),
-        (["pmemo", "--raw_dir", "{tree}", "--audio_root", "{tree}"], "the sounds of pmemo lie in its --raw_dir"),
-        (["hku956", "--raw_dir", "{tree}/audio"], "should hold '1. physiological_signals'"),
+        (["hku956", "--raw_dir", "{tree}", "--audio_root", "{tree}/none"], "--audio_root={tree}/none: "),
+        (["pmemo", "--raw_dir", "{tree}", "--audio_root", "{tree}"], "--audio_root={tree}: .*pmemo.* --raw_dir"),
+        (["hku956", "--raw_dir", "{tree}/audio"], "--raw_dir={tree}/audio: .*'1. physiological_signals'"),
     ],
 )
-def test_wrong_folders_are_one_line(arguments, message, tree):
-    with pytest.raises(SystemExit, match=message):
+def test_wrong_folders_are_an_error_in_one_line(arguments, message, tree):
+    with pytest.raises(SystemExit, match=message.format(tree=tree)):
         main([argument.format(tree=tree) for argument in arguments])
 
 
-def test_two_trees_or_a_missing_table_are_told(tree, tmp_path):
+def test_two_trees_are_an_error_that_names_both(tree, tmp_path):
     shutil.copytree(tree, tmp_path / "copy")
-    with pytest.raises(ValueError, match="holds several trees"):
+    with pytest.raises(ValueError, match=f"{tree}/?, {tmp_path / 'copy'}"):
         find_root(tmp_path)
+
+
+def test_a_missing_table_is_a_defect(tree, tmp_path):
     (tree / "3. AV_ratings.csv").unlink()
     builder = Hku956Builder(raw_dir=tree, cache_dir=tmp_path / "cache")
     assert [d["what"] for d in builder.raw_defects] == ["missing_annotation_file"]
 
 
-def test_temperature_is_brought_to_the_times_of_the_eda():
+def test_temperature_is_interpolated_at_the_times_of_the_eda():
     trial = {"temperature": [30.0, 31.0, 32.0], "offset_seconds": 0.0}
     np.testing.assert_allclose(skin_temperature(trial, 4.0, 2.0), [30, 30.5, 31, 31.5, 32, 32])
     later = skin_temperature(trial | {"offset_seconds": 0.5}, 4.0, 4.0)

@@ -1,4 +1,4 @@
-"""A killed prepare leaves files behind that nobody loads, and the next one removes them."""
+"""Files that a killed `prepare` leaves behind are never loaded, and the next run removes them."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ main(sys.argv[2:])
 
 
 @pytest.mark.parametrize("written", [0, 1, 2, 4])
-def test_the_next_prepare_removes_what_a_killed_one_left(written, tmp_path):
+def test_the_next_run_removes_the_files_of_a_killed_one(written, tmp_path):
     synthesize(tmp_path / "raw", num_creatives=8, defects="none")
     scratch, output = tmp_path / "scratch", tmp_path / "output"
     scratch.mkdir()
@@ -43,15 +43,15 @@ def test_the_next_prepare_removes_what_a_killed_one_left(written, tmp_path):
     def prepare(*command: str) -> int:
         return subprocess.run([sys.executable, *command], cwd=HERE.parent, env=environment, check=False).returncode
 
-    def left(folder: Path) -> list[str]:
+    def leftovers(folder: Path) -> list[str]:
         return [name for name in contents(folder) if Path(name).name != "owner.lock"]
 
     assert prepare("-c", KILLED, str(written), *arguments, str(output)) == -signal.SIGKILL
     unfinished = [name for name in contents(output) if name.endswith(".tmp")]
     assert len(unfinished) == 1
-    assert len([name for name in left(scratch) if "vectors-" in name]) == 2
-    (output / "notes.tmp").write_text("of a person")
+    assert len([name for name in leftovers(scratch) if "vectors-" in name]) == 2
+    (output / "notes.tmp").write_text("a user's file")
     assert prepare("-m", "hf_datasets.prepare", *arguments, str(output)) == 0
-    assert not left(scratch)
-    assert prepare("-m", "hf_datasets.prepare", *arguments, str(tmp_path / "whole")) == 0
-    assert contents(output) == contents(tmp_path / "whole") | {"notes.tmp": b"of a person"}
+    assert not leftovers(scratch)
+    assert prepare("-m", "hf_datasets.prepare", *arguments, str(tmp_path / "uninterrupted")) == 0
+    assert contents(output) == contents(tmp_path / "uninterrupted") | {"notes.tmp": b"a user's file"}

@@ -1,4 +1,4 @@
-"""PMEmo: the raw tree is read as it is, every defect is found, the synthetic samples are the controls they claim."""
+"""PMEmo: the raw tree is read unchanged, every defect is detected, and the synthetic samples are valid controls."""
 
 import csv
 import errno
@@ -33,7 +33,7 @@ def build(raw_dir: Path, cache: Path) -> tuple[PmemoBuilder, list[dict]]:
     return builder, rows_of(builder)
 
 
-ELSEWHERE = {  # kinds that only other data sets can have, and one of all that test_odd_names.py makes
+NOT_PMEMO = {  # kinds that only other data sets have, and one that test_odd_names.py tests
     "unusable_recording", "unclear_rate", "start_time_line", "skipped_song", "replayed_song", "empty_file",
     "signal_missing", "missing_personality", "name_not_utf8",
 }  # fmt: skip
@@ -48,7 +48,7 @@ def damaged(tmp_path_factory) -> tuple[Path, PmemoBuilder, list[dict]]:
 
 @pytest.fixture
 def tiny(tmp_path) -> Path:
-    """The root of an undamaged tree of three short songs."""
+    """Return the root of an undamaged tree of three short songs."""
     synthesize(tmp_path / "raw", num_songs=3, num_listeners=2, seconds=(5.0, 6.0), defects="none")
     return tmp_path / "raw" / "PMEmo2019"
 
@@ -56,14 +56,14 @@ def tiny(tmp_path) -> Path:
 # The raw tree
 
 
-def test_every_kind_of_defect_is_made_by_the_synthesizer_and_found_by_the_builder(damaged):
+def test_every_kind_of_defect_is_synthesized_and_detected(damaged):
     _, builder, rows = damaged
-    found = set().union(*map(kinds, rows)) | {defect["what"] for defect in builder.raw_defects}
-    assert found == set(SIGNAL_DEFECTS) - ELSEWHERE
+    detected = set().union(*map(kinds, rows)) | {defect["what"] for defect in builder.raw_defects}
+    assert detected == set(SIGNAL_DEFECTS) - NOT_PMEMO
 
 
 @pytest.mark.parametrize(
-    "place, expected",
+    "song, expected",
     [
         (2, {"clip_shorter_than_annotation", "missing_annotation", "missing_dynamic_annotation"}),
         (3, {"flat_eda", "few_levels"}),
@@ -85,16 +85,16 @@ def test_every_kind_of_defect_is_made_by_the_synthesizer_and_found_by_the_builde
         (19, {"duplicate_annotation_row"}),
     ],
 )
-def test_a_damaged_song_shows_its_damage(damaged, place, expected):
-    assert expected <= kinds(damaged[2][place])
+def test_the_defects_of_a_damaged_song_are_detected(damaged, song, expected):
+    assert expected <= kinds(damaged[2][song])
 
 
-def test_clean_songs_show_only_the_traits_of_every_upstream_song(damaged):
+def test_clean_songs_have_only_the_defects_of_all_published_songs(damaged):
     rows = damaged[2]
     assert kinds(rows[0]) == kinds(rows[1]) == {"eda_longer_than_audio", "chorus_duration_mismatch"}
 
 
-def test_defects_say_how_much(damaged):
+def test_how_much_of_a_defect_is_measured(damaged):
     rows = damaged[2]
     gap = next(defect for defect in rows[5]["defects"] if defect["what"] == "nan_run")
     assert (gap["how_much"], gap["unit"], gap["listener"]) == (2.0, "s", rows[5]["trials"][2]["listener"])
@@ -117,7 +117,7 @@ def test_an_unreadable_input_keeps_its_row_and_its_bytes(damaged):
     assert rows[7]["audio_seconds"] > 15
 
 
-def test_a_cell_of_text_becomes_nan_and_nothing_else_changes(damaged):
+def test_a_text_cell_becomes_nan_and_nothing_else_changes(damaged):
     root, _, rows = damaged
     eda = np.array(rows[8]["trials"][0]["eda"])
     assert np.flatnonzero(np.isnan(eda)).tolist() == [99]
@@ -133,7 +133,7 @@ def test_all_columns_of_a_repeated_listener_are_kept_under_different_trial_names
     assert len({trial["trial"] for trial in trials}) == 3
 
 
-def test_eda_is_what_the_file_says(tiny, tmp_path):
+def test_eda_has_the_values_of_the_file(tiny, tmp_path):
     _, rows = build(tiny, tmp_path / "cache")
     for row in rows:
         with open(tiny / "EDA" / f"{row['song_id']}_EDA.csv") as file:
@@ -146,20 +146,20 @@ def test_eda_is_what_the_file_says(tiny, tmp_path):
         assert row["eda_rate"] == (len(table) - 1) / (table[-1, 0] - table[0, 0]) == pytest.approx(50)
 
 
-def test_annotations_keep_their_times_and_join_mean_and_spread(damaged):
+def test_annotations_keep_their_times_and_have_mean_and_std(damaged):
     root, _, rows = damaged
     with open(root / "annotations" / "dynamic_annotations.csv") as file:
-        wanted = [row for row in csv.DictReader(file) if row["musicId"] == rows[0]["song_id"]]
-    came = rows[0]["dynamic"]
-    assert [(at["time_seconds"], at["arousal_mean"]) for at in came] == [
-        (float(row["frameTime"]), float(row["Arousal(mean)"])) for row in wanted
+        expected = [row for row in csv.DictReader(file) if row["musicId"] == rows[0]["song_id"]]
+    dynamic = rows[0]["dynamic"]
+    assert [(rating["time_seconds"], rating["arousal_mean"]) for rating in dynamic] == [
+        (float(row["frameTime"]), float(row["Arousal(mean)"])) for row in expected
     ]
-    assert came[0]["arousal_std"] is None  # that file is missing from this tree
+    assert dynamic[0]["arousal_std"] is None  # that file is missing from this tree
     assert rows[0]["arousal_std"] > 0
     assert rows[2]["arousal_mean"] is None
 
 
-def test_songs_come_in_order_of_their_numbers(damaged):
+def test_songs_are_in_numeric_order(damaged):
     ids = [int(row["song_id"]) for row in damaged[2]]
     assert ids == sorted(ids)
     assert len(set(ids)) == 20
@@ -172,7 +172,7 @@ def test_the_root_is_found_at_any_depth(tiny, tmp_path, nesting):
     assert find_root(tiny).location == str(tiny)
 
 
-def test_a_wav_stands_in_for_a_missing_mp3_and_annotations_may_lie_at_the_root(tiny, tmp_path):
+def test_a_wav_replaces_a_missing_mp3_and_annotations_may_be_in_the_root(tiny, tmp_path):
     mp3 = sorted(tiny.glob("chorus/*.mp3"))[0]
     audio, rate = read_audio(mp3)
     (tiny / "chorus" / "wav").mkdir()
@@ -187,7 +187,7 @@ def test_a_wav_stands_in_for_a_missing_mp3_and_annotations_may_lie_at_the_root(t
     assert builder.raw_defects == []
 
 
-def test_a_recording_that_metadata_does_not_know_gets_a_row(tiny, tmp_path):
+def test_a_recording_that_is_not_in_metadata_gets_a_row(tiny, tmp_path):
     shutil.copy(next(tiny.glob("EDA/*.csv")), tiny / "EDA" / "999_EDA.csv")
     shutil.copy(next(tiny.glob("chorus/*.mp3")), tiny / "chorus" / "998.mp3")
     _, rows = build(tiny, tmp_path / "cache")
@@ -198,7 +198,7 @@ def test_a_recording_that_metadata_does_not_know_gets_a_row(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, reason",
+    "content, expected",
     [
         (b"", "columns"),
         (b"time(s),100101\n", "no rows"),
@@ -206,24 +206,24 @@ def test_a_recording_that_metadata_does_not_know_gets_a_row(tiny, tmp_path):
         (b"time(s),100101\n0.0,1.0\nsoon,1.1\n", "not a number"),
         (b"time(s),100101\n0.0,1.0\n0.02\n", "line 3: 1 cell "),
         (b"time(s),100101\n0.02,1.0\n0.0,1.1\n", "goes from"),
-        (b"\xff\xfe\x00\x01\n1,2\n", "line 1 is not UTF-8 text"),
-        (b"time(s),100101\n0.0,1.0\n0.02,\xff\xff\n", "line 3 is not UTF-8 text"),
-        (b"time(s);100101\n0,0;1,0\n0,02;1,1\n", "separated by commas"),
-        (b"time(s),100101\r0.0,1.0\r0.02,1.1\r", "line 1 ends in a carriage return"),
-        (b",time(s),100101\n0,0.0,1.0\n1,0.02,1.1\n", "first column is ''"),
-        (b"100101,time(s)\n1.0,0.0\n1.1,0.02\n", "first column is '100101'"),
-        (b"0.0,1.0\n0.02,1.1\n0.04,1.1\n", "first column is '0.0'"),
+        (b"\xff\xfe\x00\x01\n1,2\n", "line 1 is not UTF-8"),
+        (b"time(s),100101\n0.0,1.0\n0.02,\xff\xff\n", "line 3 is not UTF-8"),
+        (b"time(s);100101\n0,0;1,0\n0,02;1,1\n", "commas"),
+        (b"time(s),100101\r0.0,1.0\r0.02,1.1\r", "line 1 "),
+        (b",time(s),100101\n0,0.0,1.0\n1,0.02,1.1\n", "column is ''"),
+        (b"100101,time(s)\n1.0,0.0\n1.1,0.02\n", "column is '100101'"),
+        (b"0.0,1.0\n0.02,1.1\n0.04,1.1\n", "column is '0.0'"),
     ],
 )
-def test_eda_that_is_no_table_is_reported_and_the_song_stays(tiny, tmp_path, content, reason):
+def test_an_unreadable_eda_file_is_a_defect_and_the_song_stays(tiny, tmp_path, content, expected):
     path = sorted(tiny.glob("EDA/*.csv"))[0]
     path.write_bytes(content)
     _, rows = build(tiny, tmp_path / "cache")
     assert len(rows) == 3
-    (found,) = [d for row in rows for d in row["defects"] if d["what"] == "unreadable_eda"]
-    assert path.name in found["detail"]
-    assert reason in found["detail"]
-    assert "\n" not in found["detail"]
+    (defect,) = [d for row in rows for d in row["defects"] if d["what"] == "unreadable_eda"]
+    assert path.name in defect["detail"]
+    assert expected in defect["detail"]
+    assert "\n" not in defect["detail"]
 
 
 def edit_metadata(root: Path, old: str, new: str) -> None:
@@ -234,7 +234,7 @@ def edit_metadata(root: Path, old: str, new: str) -> None:
 
 @pytest.mark.parametrize("title", ['"Björk, ""Jóga"""', "Don't; stop"])
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
-def test_a_quoted_title_is_read_whatever_the_line_ends(tiny, tmp_path, title, newline):
+def test_a_quoted_title_is_read_with_any_line_ends(tiny, tmp_path, title, newline):
     edit_metadata(tiny, "Synthetic song 1", title)
     edit_metadata(tiny, "\n", newline)
     _, rows = build(tiny, tmp_path / "cache")
@@ -247,28 +247,28 @@ def test_a_quoted_title_is_read_whatever_the_line_ends(tiny, tmp_path, title, ne
 
 
 @pytest.mark.parametrize("title", ["Hello, World", '"Heroes'])
-def test_a_title_that_would_move_into_another_column_is_refused(tiny, title):
+def test_a_title_that_would_shift_columns_or_merge_lines_is_an_error(tiny, title):
     edit_metadata(tiny, "Synthetic song 1", title)
     with pytest.raises(ValueError, match=r"metadata.csv line 2: ") as error:
         read_tree(tiny)
     assert "\n" not in str(error.value)
 
 
-def test_blank_rows_and_trailing_commas_are_no_songs(tiny):
+def test_blank_rows_and_trailing_commas_add_no_songs(tiny):
     edit_metadata(tiny, "\n", ",\n")
     path = tiny / "metadata.csv"
     path.write_text(path.read_text() + ",,,,,,,,\n  , \n\n")
     assert len(read_tree(tiny).songs) == 3
 
 
-def test_ids_saved_as_decimals_are_the_same_songs(tiny, tmp_path):
+def test_ids_saved_as_floats_are_the_same_songs(tiny, tmp_path):
     before = build(tiny, tmp_path / "cache")[1]
     for path in (tiny / "metadata.csv", *(tiny / "annotations").iterdir()):
         path.write_text(re.sub(r"^(\d+),", r"\1.0,", path.read_text(), flags=re.MULTILINE))
     assert build(tiny, tmp_path / "cache")[1] == before
 
 
-def test_eda_in_a_folder_below_belongs_to_its_song_and_a_second_file_to_none(tiny, tmp_path):
+def test_eda_in_a_subfolder_is_used_unless_the_song_has_a_file_already(tiny, tmp_path):
     first, second, _ = sorted(tiny.glob("EDA/*.csv"))
     (tiny / "EDA" / "0").mkdir()
     shutil.copy(second, tiny / "EDA" / "0" / second.name)
@@ -279,7 +279,7 @@ def test_eda_in_a_folder_below_belongs_to_its_song_and_a_second_file_to_none(tin
     assert [(d["what"], d["detail"]) for d in builder.raw_defects] == [("unexpected_file", f"EDA/0/{second.name}")]
 
 
-def test_a_folder_that_cannot_be_opened_is_not_taken_for_an_empty_one(tiny, monkeypatch):
+def test_a_folder_that_cannot_be_opened_is_an_error(tiny, monkeypatch):
     scandir = os.scandir
 
     def closed(path):
@@ -292,19 +292,19 @@ def test_a_folder_that_cannot_be_opened_is_not_taken_for_an_empty_one(tiny, monk
         read_tree(tiny)
 
 
-def test_files_that_cannot_be_opened_are_flagged_and_change_the_digest(tiny, tmp_path):
+def test_files_that_cannot_be_opened_are_defects_and_change_the_digest(tiny, tmp_path):
     digest = read_tree(tiny).digest
     for path in (sorted(tiny.glob("EDA/*.csv"))[0], sorted(tiny.glob("chorus/*.mp3"))[0]):
         path.unlink()
         path.symlink_to(tmp_path / "an unmounted disk")
     _, rows = build(tiny, tmp_path / "cache")
-    found = {d["what"]: d["detail"] for row in rows for d in row["defects"] if d["what"].startswith("unreadable")}
-    assert found.keys() == {"unreadable_eda", "unreadable_audio"}
-    assert all("No such file or directory" in detail for detail in found.values())
+    details = {d["what"]: d["detail"] for row in rows for d in row["defects"] if d["what"].startswith("unreadable")}
+    assert details.keys() == {"unreadable_eda", "unreadable_audio"}
+    assert all(os.strerror(errno.ENOENT) in detail for detail in details.values())
     assert read_tree(tiny).digest != digest
 
 
-def test_a_digest_covers_content_but_not_the_place_of_the_tree(tiny, tmp_path):
+def test_the_hash_depends_on_the_content_but_not_on_the_folder_of_the_tree(tiny, tmp_path):
     shutil.copytree(tiny, tmp_path / "elsewhere" / "deep")
     before = PmemoBuilder(raw_dir=tiny, cache_dir=str(tmp_path / "cache")).hash
     assert PmemoBuilder(raw_dir=tmp_path / "elsewhere", cache_dir=str(tmp_path / "cache")).hash == before
@@ -314,7 +314,7 @@ def test_a_digest_covers_content_but_not_the_place_of_the_tree(tiny, tmp_path):
     assert PmemoBuilder(raw_dir=tiny, cache_dir=str(tmp_path / "cache")).hash != before
 
 
-def test_the_builder_works_alone_and_sees_a_changed_value(tiny, tmp_path):
+def test_the_builder_works_without_prepare_and_detects_a_changed_value(tiny, tmp_path):
     def value() -> float:
         builder = PmemoBuilder(raw_dir=tiny, cache_dir=str(tmp_path / "cache"))
         builder.download_and_prepare()
@@ -345,7 +345,7 @@ def test_the_builder_works_alone_and_sees_a_changed_value(tiny, tmp_path):
     ),
     st.sampled_from(["\n", "\r\n"]),
 )
-def test_any_numbers_come_back_as_written(table, newline):
+def test_any_numbers_are_read_as_written(table, newline):
     names = [f"{100101 + i}" for i in range(len(table[0]) - 1)]
     text = newline.join([",".join(["time(s)", *names]), *(",".join(map(repr, row)) for row in table)]) + newline
     listeners, columns, defects = read_eda(text.encode())
@@ -355,7 +355,7 @@ def test_any_numbers_come_back_as_written(table, newline):
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_a_table_or_a_named_error(data):
+def test_any_bytes_are_a_table_or_an_error_in_one_line(data):
     try:
         listeners, columns, _ = read_eda(data)
     except ValueError as error:
@@ -368,17 +368,17 @@ def test_any_bytes_are_a_table_or_a_named_error(data):
 @pytest.mark.parametrize(
     "cell, seconds", [("75.5", 75.5), ("01:15.5", 75.5), ("0:01:15.5", 75.5), ("", None), ("0", 0.0)]
 )
-def test_chorus_times_are_read_as_seconds_or_clock(cell, seconds):
+def test_chorus_times_are_seconds_or_clock_times(cell, seconds):
     assert parse_clock(cell) == seconds
 
 
-def test_a_rate_counts_steps_and_not_samples():
-    rate, found = check_time(np.arange(1610) * 0.02, 50.0)
+def test_the_rate_is_computed_from_steps_not_samples():
+    rate, defects = check_time(np.arange(1610) * 0.02, 50.0)
     assert rate == pytest.approx(50.0, rel=1e-12)
-    assert not found
-    rate, found = check_time(np.arange(100) * 0.005, 50.0)
+    assert not defects
+    rate, defects = check_time(np.arange(100) * 0.005, 50.0)
     assert rate == pytest.approx(200.0)
-    assert [defect["what"] for defect in found] == ["unexpected_rate"]
+    assert [defect["what"] for defect in defects] == ["unexpected_rate"]
 
 
 @pytest.mark.parametrize(
@@ -390,9 +390,9 @@ def test_a_rate_counts_steps_and_not_samples():
         (1500, 32.2, "eda_shorter_than_audio"),
     ],
 )
-def test_ends_are_compared_to_half_a_sample(samples, audio_seconds, expected):
-    found = check_ends(0.0, samples, 50.0, audio_seconds)
-    assert [defect["what"] for defect in found] == ([expected] if expected else [])
+def test_ends_may_differ_by_half_a_sample(samples, audio_seconds, expected):
+    defects = check_ends(0.0, samples, 50.0, audio_seconds)
+    assert [defect["what"] for defect in defects] == ([expected] if expected else [])
 
 
 @pytest.mark.parametrize(
@@ -407,7 +407,7 @@ def test_ends_are_compared_to_half_a_sample(samples, audio_seconds, expected):
         (np.where(np.arange(600) == 300, 3.0, np.linspace(1, 2, 600)), {"steep_slope"}),
     ],
 )
-def test_a_trial_is_checked(eda, expected):
+def test_the_defects_of_a_trial_are_detected(eda, expected):
     assert {defect["what"] for defect in check_trial(eda, 50.0, "100101")} == expected
 
 
@@ -415,9 +415,9 @@ def test_a_trial_is_checked(eda, expected):
 
 
 def trial_correlations(rows: list[dict]) -> np.ndarray:
-    """Within-trial correlation on the last 6 songs of a ridge regression from lagged loudness, fitted on the first 14.
+    """Return the correlation per trial on the last 6 songs of a ridge regression fitted on the first 14.
 
-    Both sides on a 4 Hz grid; EDA linearly detrended and scaled by trial; 10 s of lags of RMS in amplitude and in dB.
+    Inputs are 10 s of lags of the loudness (RMS and dB), at 4 Hz; targets are EDA, detrended and scaled per trial.
     """
     train, test = [], []
     for i, row in enumerate(rows):
@@ -429,8 +429,8 @@ def trial_correlations(rows: list[dict]) -> np.ndarray:
         lagged = np.concatenate([padded[40 - lag : 40 - lag + len(features)] for lag in range(40)], axis=1)
         for trial in row["trials"]:
             eda = np.nan_to_num(np.array(trial["eda"]), nan=np.nanmean(trial["eda"]))
-            places = (np.arange(len(features)) * row["eda_rate"] / 4).astype(int)
-            target = detrend(eda[places[places < len(eda)]])
+            samples = (np.arange(len(features)) * row["eda_rate"] / 4).astype(int)
+            target = detrend(eda[samples[samples < len(eda)]])
             (train if i < 14 else test).append((lagged[: len(target)], target / target.std()))
     inputs, targets = (np.concatenate(parts) for parts in zip(*train, strict=True))
     mean, std = inputs.mean(0), inputs.std(0)
@@ -444,20 +444,20 @@ def sample_rows(config: str) -> list[dict]:
     return pq.read_table(path).to_pylist()
 
 
-def test_the_coupled_sample_can_be_learned_from_its_sound():
+def test_eda_of_the_coupled_sample_can_be_predicted_from_the_sound():
     correlations = trial_correlations(sample_rows("sample"))
     assert correlations.mean() > 0.6
     assert np.median(correlations) > 0.6
 
 
-def test_the_null_sample_cannot():
+def test_eda_of_the_null_sample_cannot_be_predicted_from_the_sound():
     correlations = trial_correlations(sample_rows("sample_null"))
     by_song = correlations.reshape(6, 6).mean(1)
     assert abs(correlations.mean()) < 0.12
     assert abs(by_song.mean()) < 2.5 * by_song.std(ddof=1) / math.sqrt(6)
 
 
-def test_both_samples_have_the_same_sound_and_eda_of_the_same_kind():
+def test_both_samples_have_the_same_sound_and_a_similar_spread_of_eda():
     coupled, null = sample_rows("sample"), sample_rows("sample_null")
     assert [row["audio"] for row in coupled] == [row["audio"] for row in null]
 
@@ -467,15 +467,15 @@ def test_both_samples_have_the_same_sound_and_eda_of_the_same_kind():
     assert np.median(spread(coupled)) == pytest.approx(np.median(spread(null)), rel=0.2)
 
 
-def test_the_bateman_kernel_peaks_where_its_formula_says():
+def test_the_bateman_kernel_peaks_where_its_derivative_is_zero():
     kernel = bateman_kernel(1000.0)
-    peak = math.log(2.0 / 0.75) / (1 / 0.75 - 1 / 2.0)  # s, where its derivative is zero
+    peak = math.log(2.0 / 0.75) / (1 / 0.75 - 1 / 2.0)  # s
     assert kernel.max() == 1
     assert np.argmax(kernel) / 1000 == pytest.approx(peak, abs=1e-3)
     assert kernel[0] == 0
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path):
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path):
     def content(folder: str, seed: int) -> dict[str, bytes]:
         synthesize(tmp_path / folder, num_songs=2, num_listeners=1, seconds=(5.0, 5.0), defects="none", seed=seed)
         root = tmp_path / folder / "PMEmo2019"
@@ -489,13 +489,13 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path):
 @pytest.mark.parametrize(
     "options", [{"coupling": 1.5}, {"num_songs": 0}, {"seconds": (30.0, 20.0)}, {"num_songs": 5, "defects": "all"}]
 )
-def test_impossible_trees_are_refused_by_name(tmp_path, options):
-    with pytest.raises(ValueError, match=next(iter(options))):
+def test_the_error_for_an_impossible_option_names_it(tmp_path, options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))}="):
         synthesize(tmp_path, **options)
 
 
 @pytest.mark.parametrize("cell", ["inf", "-Infinity", "1e400", "\u0661"])
-def test_a_number_that_is_not_finite_ascii_is_a_counted_defect(cell):
+def test_infinity_and_digits_of_other_scripts_are_a_defect(cell):
     _, columns, defects = read_eda(f"time(s),100101\n0.0,{cell}\n0.02,1.5\n".encode())
     np.testing.assert_array_equal(columns, [[0, np.nan], [0.02, 1.5]])
     assert [(defect["what"], defect["how_much"]) for defect in defects] == [("non_numeric_cell", 1)]

@@ -1,4 +1,4 @@
-"""prepare: nothing half is loadable, the same bytes whatever the processes, every bad input is one line that helps."""
+"""prepare: partial data never load, the number of processes changes no byte, and bad input is an error in one line."""
 
 import csv
 import errno
@@ -34,14 +34,14 @@ from hf_datasets.prepare import main
 from hf_datasets.shards import cut_inputs, one_ahead, write_parquet
 from tests.helpers import prepared_data
 from tests.helpers.prepared_data import contents
-from tests.helpers.programs import TIMEOUT, held
+from tests.helpers.programs import TIMEOUT, paused_after
 
 REPOSITORY = HERE.parent
 
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory) -> Path:
-    """A clean raw tree of 40 short songs: three shards."""
+    """Return a clean raw tree of 40 short songs, which gives three shards."""
     folder = tmp_path_factory.mktemp("raw")
     synthesize(folder, num_songs=40, num_listeners=2, seconds=(5.0, 5.5), defects="none")
     return folder
@@ -49,7 +49,7 @@ def raw(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def small(tmp_path) -> Path:
-    """A raw tree of three songs, to be damaged."""
+    """Return a raw tree of three songs, which a test may damage."""
     synthesize(tmp_path / "raw", num_songs=3, num_listeners=2, seconds=(5.0, 5.5), defects="none")
     return tmp_path / "raw"
 
@@ -61,7 +61,7 @@ def output(tmp_path) -> Path:
 
 @pytest.fixture
 def load(tmp_path):
-    """`load_dataset(...)["train"]` with one cache for the whole test: the point is what a warm cache serves."""
+    """Return `load_dataset(...)["train"]` with one cache per test, to see that a warm cache serves no stale rows."""
     return lambda *arguments: datasets.load_dataset(*map(str, arguments), cache_dir=str(tmp_path / "cache"))["train"]
 
 
@@ -84,10 +84,10 @@ def edit_first_value(raw_dir: Path, value: float) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-# What can be loaded when
+# Loading before, during and after a run
 
 
-def test_the_same_call_gives_the_sample_then_the_new_rows_then_the_changed_value(small, tmp_path, load):
+def test_the_same_call_loads_the_sample_then_the_prepared_rows_then_a_changed_value(small, tmp_path, load):
     folder = tmp_path / "pmemo"
     shutil.copytree(HERE / "pmemo", folder, ignore=shutil.ignore_patterns("data", ".huggingface.yaml", "__pycache__"))
     sample = load(folder)
@@ -102,7 +102,7 @@ def test_the_same_call_gives_the_sample_then_the_new_rows_then_the_changed_value
     assert full[0]["trials"][0]["eda"][0] != 1.25
     run("--raw_dir", small, "--output_dir", folder)
     assert load(folder)[0]["trials"][0]["eda"][0] == 1.25
-    assert len(list((folder / "data").glob("*.parquet"))) == 1  # the older digest is gone
+    assert len(list((folder / "data").glob("*.parquet"))) == 1  # the shard with the old digest was deleted
     assert len(load(folder, "sample")) == 20
 
 
@@ -119,14 +119,14 @@ def test_another_output_folder_gets_a_card_and_loads_with_the_builders_features(
     assert len(load(output)) == 3
 
 
-def test_a_readme_that_is_no_card_is_left_alone(small, output):
+def test_a_readme_that_is_not_a_card_is_not_overwritten(small, output):
     output.mkdir()
     (output / "README.md").write_text("# My own notes")
-    assert "README.md is no data set's card" in complaint("--raw_dir", small, "--output_dir", output)
+    assert f"{output / 'README.md'}: " in complaint("--raw_dir", small, "--output_dir", output)
     assert contents(output) == {"README.md": b"# My own notes"}
 
 
-def test_a_defect_of_an_odd_id_is_a_line_that_no_spreadsheet_runs():
+def test_formulas_in_defects_csv_are_escaped():
     defect = make_defect("unexpected_file", detail='=HYPERLINK("http://x")', listener="@SUM(1)")
     steep = make_defect("steep_slope", how_much=-1.5, listener="-7")
     lines = list(csv.reader(defects_csv([("+cmd", defect), ("caf\udce9", steep)]).splitlines()))
@@ -135,7 +135,7 @@ def test_a_defect_of_an_odd_id_is_a_line_that_no_spreadsheet_runs():
     assert lines[2][:4] == ["caf\\udce9", "-7", "steep_slope", "-1.5"]
 
 
-def test_defects_csv_has_a_line_for_every_defect_of_every_row(small, output, load):
+def test_defects_csv_has_one_line_per_defect(small, output, load):
     edit_first_value(small, -2.0)
     (small / "PMEmo2019" / "EDA" / "notes.txt").write_text("mine")
     run("--raw_dir", small, "--output_dir", output)
@@ -146,7 +146,7 @@ def test_defects_csv_has_a_line_for_every_defect_of_every_row(small, output, loa
     assert sum(",negative_eda,-2.0,uS," in line for line in lines) == 1
 
 
-def test_nothing_of_an_unfinished_run_can_be_loaded_and_the_next_run_finishes_it(raw, output, load, monkeypatch):
+def test_an_unfinished_run_cannot_be_loaded_and_the_next_run_finishes_it(raw, output, load, monkeypatch):
     written = []
 
     def full_disk(file, tables, schema, *_):
@@ -159,17 +159,18 @@ def test_nothing_of_an_unfinished_run_can_be_loaded_and_the_next_run_finishes_it
     with monkeypatch.context() as patched:
         patched.setattr(shards, "write_parquet", full_disk)
         message = complaint("--raw_dir", raw, "--output_dir", output)
-    assert re.search(r"No space left on device; 1 of 3 shards finished and kept, up to \d+ MB more", message)
-    (kept,) = (output / "data").glob("[!.]*")
+    assert os.strerror(errno.ENOSPC) in message
+    assert re.search(r"1 of 3 shards .* \d+ MB", message)
+    (finished,) = (output / "data").glob("[!.]*")
     with pytest.raises(Exception, match="run-prepare-again"):
         load(output)
-    before = kept.stat()
+    before = finished.stat()
     run("--raw_dir", raw, "--output_dir", output)
-    assert (kept.stat().st_mtime_ns, kept.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+    assert (finished.stat().st_mtime_ns, finished.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
     assert len(load(output)) == 40
 
 
-def test_an_unfinished_run_leaves_the_published_rows_as_they_were(small, raw, output, load, monkeypatch):
+def test_an_unfinished_run_does_not_change_published_rows(small, raw, output, load, monkeypatch):
     run("--raw_dir", small, "--output_dir", output)
     published = contents(output)
 
@@ -183,20 +184,20 @@ def test_an_unfinished_run_leaves_the_published_rows_as_they_were(small, raw, ou
     assert len(load(output)) == 3
 
 
-def test_a_real_limit_on_file_size_is_explained_and_leaves_no_temporary(small, output):
+def test_a_limit_on_file_size_is_reported_and_leaves_no_temporary_file(small, output):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # bytes; the shard needs some 60,000
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # bytes; the shard needs about 60,000
     try:
         message = complaint("--raw_dir", small, "--output_dir", output)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "File too large" in message
-    assert "0 of 1 shard finished" in message
+    assert os.strerror(errno.EFBIG) in message
+    assert "0 of 1 shard " in message
     assert [path.name for path in (output / "data").iterdir()] == [".prepare.lock"]
     run("--raw_dir", small, "--output_dir", output)
 
 
-def test_a_run_waits_for_another_one_on_the_same_folder(small, output):
+def test_a_run_waits_for_another_run_on_the_same_folder(small, output):
     (output / "data").mkdir(parents=True)
     with FileLock(output / "data" / ".prepare.lock"):
         thread = threading.Thread(target=run, args=("--raw_dir", small, "--output_dir", output))
@@ -208,18 +209,18 @@ def test_a_run_waits_for_another_one_on_the_same_folder(small, output):
     assert (output / ".huggingface.yaml").exists()
 
 
-def test_an_interrupted_run_says_how_to_go_on(small, output, monkeypatch, capsys):
+def test_an_interrupted_run_ends_with_one_line(small, output, monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(prepare_module, "write_shard", interrupt)
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as stopped:
         run("--raw_dir", small, "--output_dir", output)
-    assert ended.value.code == 130
-    assert "prepare: stopped. Finished work is kept" in capsys.readouterr().err
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("prepare: stopped")
 
 
-def test_preparing_again_writes_nothing_new(small, output):
+def test_a_second_run_writes_nothing_new(small, output):
     run("--raw_dir", small, "--output_dir", output)
     first = contents(output)
     (shard,) = (output / "data").glob("*.parquet")
@@ -233,8 +234,8 @@ def test_preparing_again_writes_nothing_new(small, output):
 
 
 @pytest.mark.parametrize("name", data_set_names())
-def test_the_program_says_how_many_rows_it_wrote_and_where(name, output, tmp_path, capsys):
-    """Also where all of them were written before."""
+def test_the_number_of_rows_per_split_and_the_folder_are_printed(name, output, tmp_path, capsys):
+    """Also in a second run, which writes no row."""
     prepared_data.synthesize(name, tmp_path / "raw")
     for _ in range(2):
         main([name, *prepared_data.raw_options(name, tmp_path / "raw"), "--output_dir", str(output)])
@@ -242,12 +243,12 @@ def test_the_program_says_how_many_rows_it_wrote_and_where(name, output, tmp_pat
         splits = {path.name.split("-")[0] for path in files}
         counts = {s: sum(rows for path, rows in files.items() if path.name.startswith(f"{s}-")) for s in splits}
         (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("written: ")]
-        said = re.fullmatch(rf"written: (\d+) rows \((.*)\) in {re.escape(str(output))}", line)
-        assert int(said[1]) == sum(counts.values()) > 1
-        assert dict(part.split(" ") for part in said[2].split(", ")) == {s: str(count) for s, count in counts.items()}
+        printed = re.fullmatch(rf"written: (\d+) rows \((.*)\) in {re.escape(str(output))}", line)
+        assert int(printed[1]) == sum(counts.values()) > 1
+        assert dict(part.split(" ") for part in printed[2].split(", ")) == {s: str(n) for s, n in counts.items()}
 
 
-def test_unreadable_input_stops_publishing_until_it_is_kept_flagged(small, output, load):
+def test_unreadable_input_is_published_only_with_keep_unreadable(small, output, load):
     mp3 = sorted((small / "PMEmo2019" / "chorus").iterdir())[0]
     mp3.write_bytes(b"no sound at all" * 50)
     message = complaint("--raw_dir", small, "--output_dir", output)
@@ -256,14 +257,14 @@ def test_unreadable_input_stops_publishing_until_it_is_kept_flagged(small, outpu
     (shard,) = (output / "data").glob("*.parquet")
     inode = shard.stat().st_ino
     run("--raw_dir", small, "--output_dir", output, "--keep_unreadable")
-    assert shard.stat().st_ino == inode  # published at once
+    assert shard.stat().st_ino == inode  # not written again
     rows = load(output)
-    flagged = [row for row in rows if any(defect["what"] == "unreadable_audio" for defect in row["defects"])]
+    unreadable = [row for row in rows if any(defect["what"] == "unreadable_audio" for defect in row["defects"])]
     assert len(rows) == 3
-    assert [row["audio"]["path"] for row in flagged] == [mp3.name]
+    assert [row["audio"]["path"] for row in unreadable] == [mp3.name]
 
 
-def test_text_in_a_number_column_is_named(small, output):
+def test_the_error_quotes_text_in_a_number_column(small, output):
     path = next(small.rglob("*_EDA.csv"))
     path.write_text(path.read_text() + "5.9,high,1.0\n")
     message = complaint("--raw_dir", small, "--output_dir", output)
@@ -271,7 +272,7 @@ def test_text_in_a_number_column_is_named(small, output):
     assert "'high'" in message
 
 
-def test_check_only_counts_by_kind_writes_nothing_and_fails_on_unreadable_input(small, output, capsys):
+def test_check_only_counts_defects_writes_nothing_and_fails_for_unreadable_input(small, output, capsys):
     before = contents(small)
     with pytest.raises(SystemExit) as stopped:
         run("--raw_dir", small, "--output_dir", output, "--check_only")
@@ -322,47 +323,50 @@ def twice(root: Path) -> None:
 @pytest.mark.parametrize(
     "damage, expected",
     [
-        (shutil.rmtree, "is empty; give the folder"),
-        (without_eda, "without files in EDA/ beside it"),
-        (with_eda_file, "EDA is a file; it should be the folder"),
-        (with_chorus_file, "chorus is a file; it should be a folder"),
-        (without_column, r"metadata.csv lacks the columns \['fileName'\]; it has \['musicId', 'title'\]"),
-        (in_another_encoding, "metadata.csv line 2 is not UTF-8 text"),
-        (twice, "holds several trees .*; give one of them"),
+        (shutil.rmtree, "--raw_dir={raw}: .*empty"),
+        (without_eda, "--raw_dir={raw}: metadata.csv is in {raw}/PMEmo2019 "),
+        (with_eda_file, "{raw}/PMEmo2019/EDA: "),
+        (with_chorus_file, "{raw}/PMEmo2019/chorus: "),
+        (without_column, r"metadata.csv lacks .*\['fileName'\].*\['musicId', 'title'\]"),
+        (in_another_encoding, "metadata.csv line 2 .*UTF-8"),
+        (twice, r"--raw_dir={raw}: .*\({raw}/PMEmo2019, {raw}/copy\)"),
     ],
 )
-def test_a_raw_folder_that_is_not_understood_is_one_line_and_writes_nothing(small, output, damage, expected):
+def test_a_damaged_raw_folder_is_an_error_in_one_line_and_nothing_is_written(small, output, damage, expected):
     damage(small / "PMEmo2019")
-    assert re.search(expected, complaint("--raw_dir", small, "--output_dir", output))
+    message = complaint("--raw_dir", small, "--output_dir", output)
+    assert re.search(expected.replace("{raw}", re.escape(str(small))), message)
     assert not output.exists()
 
 
-def test_wrong_folders_and_names_are_one_line(small, tmp_path):
+def test_wrong_options_are_an_error_in_one_line(small, tmp_path):
     file = make_file(tmp_path / "file")
-    assert "does not exist" in complaint("--raw_dir", tmp_path / "nowhere")
-    assert "is a file; unpack it" in complaint("--raw_dir", file)
-    assert "is a file, where the output folder" in complaint("--raw_dir", small, "--output_dir", file)
-    make_file(tmp_path / "there" / "data")
-    assert "data is a file, where the output" in complaint("--raw_dir", small, "--output_dir", tmp_path / "there")
-    assert "give an --output_dir to write to" in complaint("--raw_dir", small, "--output_dir", file / "below")
-    assert "--num_proc 0" in complaint("--raw_dir", small, "--num_proc", 0)
-    with pytest.raises(SystemExit, match=r"there is no data set 'pnemo'; there are \['.*pmemo"):
+    assert f"--raw_dir={tmp_path / 'nowhere'}: " in complaint("--raw_dir", tmp_path / "nowhere")
+    assert f"--raw_dir={file}: " in complaint("--raw_dir", file)
+    assert f"{file}: " in complaint("--raw_dir", small, "--output_dir", file)
+    data = make_file(tmp_path / "folder" / "data")
+    assert f"{data}: " in complaint("--raw_dir", small, "--output_dir", tmp_path / "folder")
+    message = complaint("--raw_dir", small, "--output_dir", file / "below")
+    assert f"{file / 'below' / 'data'}: " in message
+    assert os.strerror(errno.ENOTDIR) in message
+    assert "--num_proc=0: " in complaint("--raw_dir", small, "--num_proc", 0)
+    with pytest.raises(SystemExit, match="'pnemo': .*pmemo"):
         main(["pnemo", "--raw_dir", str(small)])
 
 
-def test_help_lists_every_key_with_its_meaning_and_default(capsys):
+def test_help_lists_every_option_with_its_meaning_and_default(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
     for key in ("raw_dir", "output_dir", "num_proc", "check_only", "keep_unreadable", "rebuild_samples"):
-        assert re.search(rf"--{key} .*?\(default: \w+\)", text.split("options:")[1])
+        assert re.search(rf"--{key} .*?\(default: \w+\)", text.split("options:", 1)[1])
 
 
 # Writing
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), ValueError("bad"), KeyboardInterrupt()])
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, error):
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, error):
     path = tmp_path / "file"
     Folder(path.parent).write(path.name, lambda file: file.write(b"old"))
 
@@ -377,14 +381,14 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, error):
 
 
 @given(st.integers(1, 50), st.integers(1, 20))
-def test_cutting_inputs_loses_and_repeats_none(count, size):
+def test_cutting_inputs_keeps_each_input_once(count, size):
     cuts = cut_inputs({"songs": list(range(count)), "root": "x"}, size)
     assert [song for cut in cuts for song in cut["songs"]] == list(range(count))
     assert all(len(cut["songs"]) <= size and cut["root"] == "x" for cut in cuts)
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=6))
-def test_the_bytes_of_a_shard_depend_on_the_rows_and_not_on_how_they_come(sizes):
+def test_the_bytes_of_a_shard_do_not_depend_on_the_sizes_of_the_tables(sizes):
     rows = pa.table({"a": list(range(sum(sizes)))})
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     files = [pa.BufferOutputStream(), pa.BufferOutputStream()]
@@ -394,25 +398,25 @@ def test_the_bytes_of_a_shard_depend_on_the_rows_and_not_on_how_they_come(sizes)
     assert pq.read_table(pa.BufferReader(files[0].getvalue())).equals(rows)
 
 
-def test_items_that_are_made_ahead_come_in_order_with_their_error():
+def test_one_ahead_yields_the_items_in_order_and_raises_their_error():
     def items():
         yield from range(5)
         raise ValueError("the sixth")
 
-    made = one_ahead(items())
-    assert [next(made) for _ in range(5)] == list(range(5))
+    ahead = one_ahead(items())
+    assert [next(ahead) for _ in range(5)] == list(range(5))
     with pytest.raises(ValueError, match="the sixth"):
-        next(made)
+        next(ahead)
     assert list(one_ahead(iter([]))) == []
     assert list(one_ahead(iter([None, 0]))) == [None, 0]
 
 
-def test_one_item_is_made_ahead_and_no_more_when_nobody_goes_on():
-    begun = []
-    made = one_ahead(begun.append(i) or i for i in range(9))
-    assert next(made) == 0
-    made.close()
-    assert begun in ([0], [0, 1])
+def test_one_ahead_makes_at_most_one_item_more_than_it_yields():
+    started = []
+    ahead = one_ahead(started.append(i) or i for i in range(9))
+    assert next(ahead) == 0
+    ahead.close()
+    assert started in ([0], [0, 1])
 
 
 # Processes
@@ -429,7 +433,7 @@ def command(*arguments: object, **options) -> subprocess.Popen:
 
 
 def session_members(leader: int) -> list[int]:
-    """Processes that were started under `leader`, which leads its own session."""
+    """Return the live processes in the session of `leader`."""
     members = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -449,10 +453,10 @@ def test_two_processes_write_the_same_bytes_as_one(raw, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_run_shows_nothing_leaves_no_process_and_is_finished_by_the_next(tmp_path, load):
+def test_a_killed_run_leaves_no_process_and_no_loadable_data_and_the_next_run_finishes_it(tmp_path, load):
     raw_dir, output = tmp_path / "raw", tmp_path / "output"
     synthesize(raw_dir, num_songs=48, num_listeners=2, seconds=(6.0, 6.0), defects="none")
-    environment = os.environ | held("train-*.parquet", 1)
+    environment = os.environ | paused_after("train-*.parquet", 1)
     killed = command("--raw_dir", raw_dir, "--output_dir", output, "--num_proc", 2, cwd=REPOSITORY, env=environment)
     while not list(output.glob("data/train-*.parquet")):
         assert killed.poll() is None
@@ -464,20 +468,19 @@ def test_a_killed_run_shows_nothing_leaves_no_process_and_is_finished_by_the_nex
         time.sleep(0.05)
     assert session_members(killed.pid) == []
     finished = {path: path.stat().st_ino for path in output.glob("data/train-*.parquet")}
-    assert 0 < len(finished) <= 2  # of 3: each worker stopped after one
+    assert 0 < len(finished) <= 2  # of 3: each of the two workers stopped after one shard
     with pytest.raises(Exception, match="run-prepare-again"):
         load(output)
     again = command("--raw_dir", raw_dir, "--output_dir", output, "--num_proc", 2, cwd=REPOSITORY)
     assert again.wait(TIMEOUT) == 0, again.stderr.read()
     assert all(path.stat().st_ino == inode for path, inode in finished.items())
-    run("--raw_dir", raw_dir, "--output_dir", tmp_path / "whole")
-    assert contents(output) == contents(tmp_path / "whole")
+    run("--raw_dir", raw_dir, "--output_dir", tmp_path / "uninterrupted")
+    assert contents(output) == contents(tmp_path / "uninterrupted")
     assert len(load(output)) == 48
 
 
 @pytest.mark.slow
-def test_a_fresh_clone_offline_with_an_empty_cache_loads_and_prepares_in_place(small, tmp_path):
-    """As users do it: the sample, `prepare` into the clone, then the new rows and still the sample."""
+def test_a_fresh_offline_clone_loads_the_sample_and_after_prepare_also_the_new_rows(small, tmp_path):
     clone = tmp_path / "clone"
     ignored = shutil.ignore_patterns("data", ".huggingface.yaml", "__pycache__", "defects.csv")
     for package in ("hf_datasets", "media", "system"):

@@ -1,4 +1,4 @@
-"""Every synthesizer: a first try that is too small names the option that makes it work, and a bar is shown."""
+"""All synthesizers: an error about too few items names the option that helps, and a progress bar is shown."""
 
 import importlib
 import re
@@ -8,7 +8,7 @@ import pytest
 
 from hf_datasets.names import data_set_names
 
-SMALL = {  # data set -> fewer than all kinds of damage need
+SMALL = {  # options with too few items for all kinds of damage, by data set
     "audioset": ["--num_train", "10", "--num_eval", "5"],
     "folder": ["--num_songs", "1", "--num_listeners", "1"],
     "hku956": ["--num_songs", "6", "--seconds", "15", "16"],
@@ -17,29 +17,29 @@ SMALL = {  # data set -> fewer than all kinds of damage need
     "pmemo": ["--num_songs", "1", "--num_listeners", "1"],
     "tunein": ["--num_creatives", "3"],
 }
-DAMAGED = [name for name in SMALL if name != "folder"]  # those that can make damaged trees
+DAMAGED = [name for name in SMALL if name != "folder"]  # the synthesizers with damage
 
 
 def synthesize(name: str, *arguments: str | Path) -> None:
     importlib.import_module(f"hf_datasets.{name.partition(',')[0]}.synthesize").main([*map(str, arguments)])
 
 
-def test_all_synthesizers_are_here() -> None:
+def test_the_list_has_every_synthesizer() -> None:
     assert {name.partition(",")[0] for name in SMALL} == set(data_set_names())
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_too_few_for_all_damage_names_the_option_that_works(
+def test_the_error_for_too_few_items_names_an_option_that_works(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as error:
         synthesize(name, "--output_dir", tmp_path, *SMALL[name])
-    (advised,) = re.findall(r"add (--defects \w+)\.", str(ended.value))
-    synthesize(name, "--output_dir", tmp_path, *SMALL[name], *advised.split())
+    (option,) = re.findall(r"add (--defects \w+)\.", str(error.value))
+    synthesize(name, "--output_dir", tmp_path, *SMALL[name], *option.split())
     assert "synthesizing" in capsys.readouterr().err
     assert any(tmp_path.rglob("*"))
 
 
-def test_a_folder_of_ones_own_shows_its_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_synthesizer_of_folders_shows_a_progress_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     synthesize("folder", "--output_dir", tmp_path, *SMALL["folder"])
     assert "synthesizing" in capsys.readouterr().err

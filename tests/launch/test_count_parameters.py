@@ -1,4 +1,4 @@
-"""The sizes of a config's model, printed without data or weights."""
+"""Printing the sizes of an emotion model without data or weights."""
 
 import json
 
@@ -12,20 +12,20 @@ from training.build import build_model
 GUIDE = {"Text": 98_432, "Video": 65_664, "Audio": 16_512, "Fusion": 99_072, "Emotion": 16_903, "Sentiment": 16_643}
 
 
-def sizes(said: str) -> dict[str, tuple[int, int]]:
-    """The trainable and the frozen numbers of each part."""
-    lines = [line.replace(",", "").split() for line in said.splitlines() if line.startswith("- ")]
+def sizes(output: str) -> dict[str, tuple[int, int]]:
+    """Return the trainable and frozen parameters of each part."""
+    lines = [line.replace(",", "").split() for line in output.splitlines() if line.startswith("- ")]
     return {line[1]: (int(line[-2]), int(line[-1])) for line in lines}
 
 
-def test_the_guides_model_has_the_guides_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_model_of_the_guide_has_the_published_sizes(capsys: pytest.CaptureFixture[str]) -> None:
     main(["configs/meld_guide.json"])
     printed = sizes(capsys.readouterr().out)
     assert {name: trainable for name, (trainable, _) in printed.items()} == GUIDE
     assert sum(frozen for _, frozen in printed.values()) == 142_999_178 - 313_226
 
 
-def test_other_encoders_and_settings_count_as_they_are_built(capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_sizes_equal_those_of_the_built_model(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["configs/meld_sample.json", "--model_config.freeze_text", "true"]
     main(command)
     printed = sizes(capsys.readouterr().out)
@@ -35,7 +35,7 @@ def test_other_encoders_and_settings_count_as_they_are_built(capsys: pytest.Capt
     assert printed["Text"][1] == sum(p.numel() for p in model.fusion.branches["text"].encoder.parameters())
 
 
-def test_the_guides_config_trains_as_the_guide_says() -> None:
+def test_the_config_of_the_guide_has_the_published_training_settings() -> None:
     run = parse_run(["configs/meld_guide.json"])
     training, config = run.training, run.arguments.model_config
     assert (training.optim, training.learning_rate, training.weight_decay) == ("adam", 1e-4, 0)

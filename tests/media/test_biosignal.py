@@ -1,6 +1,7 @@
-"""Skin conductance: known answers, the frame grid, masks and rejections, causality, and scaling that can be undone."""
+"""Skin conductance: known results, frame grid, masks and rejections, causality, reversible scaling."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -36,7 +37,7 @@ def times(rate: float, seconds: float) -> np.ndarray:
 
 
 def wander(rate: float, seconds: float, seed: int = 0) -> np.ndarray:
-    """A believable trial of any rate: slow swings of about 1 uS on 8 uS."""
+    """A plausible trial at any rate: slow oscillations of about 1 uS around 8 uS."""
     t = times(rate, seconds)
     phases = np.random.default_rng(seed).uniform(0, 2 * np.pi, 3)
     return (
@@ -64,12 +65,12 @@ def test_a_resampled_sine_keeps_its_phase(rate: float) -> None:
     sine = lambda t: 5 + np.sin(2 * np.pi * 0.2 * t + 0.3)  # noqa: E731
     values = process_eda(sine(times(rate, 61.3)), rate, EdaSettings(low_pass_hz=None)).values[:, 0]
     error = np.abs(values - sine(np.arange(len(values)) / 4))
-    assert error.max() < 0.003, "1 uS of sine, to its very edges"
-    assert error[40:-40].max() < (1e-4 if rate == round(rate) else 2e-3), "a snapped rate may be off by 0.0025 s"
+    assert error.max() < 0.003, "of 1 uS amplitude, including the edges"
+    assert error[40:-40].max() < (1e-4 if rate == round(rate) else 2e-3), "a rounded rate may be off by 0.0025 s"
 
 
 @pytest.mark.parametrize(("rate", "frame_rate"), [(10000, 4), (2048, 1), (1000, 0.3), (8001.7, 4)])
-def test_a_rate_thousands_of_times_the_frame_rate_is_resampled_too(rate: float, frame_rate: float) -> None:
+def test_a_rate_thousands_of_times_the_frame_rate_is_resampled(rate: float, frame_rate: float) -> None:
     ramp = 3 + 0.05 * times(rate, 30)
     trial = process_eda(ramp, rate, EdaSettings(frame_rate=frame_rate))
     expected = 3 + 0.05 * np.arange(len(trial.values)) / frame_rate
@@ -88,19 +89,19 @@ def test_a_ramp_has_no_ringing_at_its_edges(rate: float, low_pass_hz: float | No
     ("samples", "rate", "frames"),
     [(0, 50, 0), (1, 50, 1), (1610, 50, 129), (1601, 50, 129), (1600, 50, 128), (40, 4, 40), (9, 2, 17), (13, 50, 1)],
 )
-def test_frames_lie_within_the_samples(samples: int, rate: float, frames: int) -> None:
+def test_frames_are_within_the_samples(samples: int, rate: float, frames: int) -> None:
     assert filters.count_frames(samples, rate, 4.0) == frames
     assert len(process_eda(np.full(samples, 2.0), rate, EdaSettings()).mask) == frames
 
 
-def test_zero_phase_filters_leave_a_peak_where_it_is() -> None:
+def test_zero_phase_filters_do_not_move_a_peak() -> None:
     t = times(50, 40)
     bump = 5 + np.exp(-0.5 * ((t - 20) / 1.5) ** 2)
     for low_pass_hz in (None, 0.6, 1.0, 3.0):
         assert process_eda(bump, 50, EdaSettings(low_pass_hz=low_pass_hz)).values[:, 0].argmax() == 80
 
 
-def test_a_lag_moves_conductance_towards_its_cause_and_a_discard_does_not() -> None:
+def test_a_lag_shifts_conductance_and_a_discard_does_not() -> None:
     x = wander(50, 40)
     plain = process_eda(x, 50, EdaSettings())
     lagged = process_eda(x, 50, EdaSettings(lag_seconds=2.0, discard_seconds=3.0))
@@ -108,13 +109,14 @@ def test_a_lag_moves_conductance_towards_its_cause_and_a_discard_does_not() -> N
     assert lagged.mask.tolist() == [12 <= frame < len(plain.mask) - 8 for frame in range(len(plain.mask))]
 
 
-def test_a_low_pass_near_nyquist_is_clamped_and_said() -> None:
+def test_a_low_pass_near_nyquist_is_clamped_and_noted() -> None:
     trial = process_eda(wander(4, 60), 4, EdaSettings(low_pass_hz=5.0))
     assert trial.rejected is None
-    assert trial.notes == ("low-pass clamped from 5 Hz to 1.8 Hz: Nyquist of 4 Hz",)
+    (note,) = trial.notes
+    assert re.findall(r"[\d.]+ Hz", note) == ["5 Hz", "1.8 Hz", "4 Hz"]  # requested, clamped, sampling rate
 
 
-def test_causal_sampling_is_guarded_against_aliasing() -> None:
+def test_causal_sampling_prevents_aliasing() -> None:
     hum = 8 + np.sin(2 * np.pi * 0.1 * times(50, 60)) + np.sin(2 * np.pi * 8.1 * times(50, 60))  # aliases to 0.1 Hz
     for low_pass_hz in (None, 5.0):
         trial = process_eda(hum, 50, EdaSettings(causal=True, low_pass_hz=low_pass_hz))
@@ -122,8 +124,9 @@ def test_causal_sampling_is_guarded_against_aliasing() -> None:
         assert trial.values.max() < 9.05
 
 
-def test_upsampling_is_said() -> None:
-    assert "nothing above 1 Hz was recorded" in process_eda(wander(2, 60), 2, EdaSettings(low_pass_hz=None)).notes[0]
+def test_upsampling_is_noted() -> None:
+    (note,) = process_eda(wander(2, 60), 2, EdaSettings(low_pass_hz=None)).notes
+    assert re.findall(r"[\d.]+ Hz", note) == ["2 Hz", "4 Hz", "1 Hz"]  # from, to, highest recorded frequency
 
 
 # Masks and rejections
@@ -135,16 +138,16 @@ def test_upsampling_is_said() -> None:
 def test_any_trial_gets_a_mask_or_a_named_rejection(option: EdaSettings, data: st.DataObject) -> None:
     rate = data.draw(st.sampled_from(RATES) | st.floats(1, 1000), "rate")
     length = data.draw(st.integers(0, 400) | st.integers(0, 40).map(lambda seconds: round(seconds * rate)), "length")
-    kind = data.draw(st.sampled_from(["constant", "wander", "noise", "anything"]), "kind")
+    shape = data.draw(st.sampled_from(["constant", "wander", "noise", "anything"]), "shape")
     seed = data.draw(st.integers(0, 99), "seed")
     rng = np.random.default_rng(seed)
-    if kind == "constant":
+    if shape == "constant":
         x = np.full(length, data.draw(st.floats(allow_nan=True)))
-    elif kind == "anything":
-        some = data.draw(st.lists(st.floats(), min_size=1, max_size=20))
-        x = np.resize(np.array(some), length)
+    elif shape == "anything":
+        values = data.draw(st.lists(st.floats(), min_size=1, max_size=20))
+        x = np.resize(np.array(values), length)
     else:
-        x = wander(rate, 1 + length / rate, seed)[:length] + (rng.normal(size=length) if kind == "noise" else 0)
+        x = wander(rate, 1 + length / rate, seed)[:length] + (rng.normal(size=length) if shape == "noise" else 0)
         x = x - data.draw(st.sampled_from([0, 5, 8.5]))
     for start, stop in data.draw(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 4000)), max_size=4), "gaps"):
         x[start:stop] = data.draw(st.sampled_from([np.nan, np.inf, 0, 70, -1e300]))
@@ -172,14 +175,14 @@ def test_short_gaps_are_interpolated_and_long_ones_masked() -> None:
     assert process_eda(holes, 50, EdaSettings(max_gap_seconds=1.0)).mask.mean() < trial.mask.mean()
 
 
-def test_gaps_at_the_ends_are_masked_however_short() -> None:
+def test_gaps_at_the_ends_are_always_masked() -> None:
     x = wander(4, 30)
     x[0] = x[-1] = np.nan
     assert np.flatnonzero(~process_eda(x, 4, EdaSettings()).mask).tolist() == [0, 119]
 
 
 @pytest.mark.parametrize("rate", [4, 50, 1000])
-def test_a_jump_is_masked_five_seconds_to_either_side(rate: float) -> None:
+def test_a_jump_is_masked_five_seconds_before_and_after(rate: float) -> None:
     x = wander(rate, 60)
     x[round(30 * rate) :] += 20
     masked = np.flatnonzero(~process_eda(x, rate, EdaSettings()).mask) / 4
@@ -188,20 +191,19 @@ def test_a_jump_is_masked_five_seconds_to_either_side(rate: float) -> None:
     assert len(masked) == (masked.max() - masked.min()) * 4 + 1
 
 
-def test_a_steep_change_is_masked_for_as_long_as_slopes_are_taken() -> None:
+def test_a_steep_change_is_masked_for_the_length_of_a_slope() -> None:
     x = wander(50, 40)
     x[1000:] += 20  # slopes over 12 samples: 988 to 1011, in the frames around samples 987.5, 1000 and 1012.5
     masked = ~process_eda(x, 50, EdaSettings(spread_seconds=0.0, max_gap_seconds=0.0)).mask
     assert np.flatnonzero(masked).tolist() == [79, 80, 81]
 
 
-def test_a_frame_is_valid_when_its_whole_interval_is() -> None:
+def test_a_frame_is_valid_if_its_whole_interval_is() -> None:
     valid = np.arange(13) != 4  # 12 Hz, frames of 3 samples
     assert filters.frames_within(valid, 12, 4, causal=False).tolist() == [True, False, True, True, True]  # 1.5 to 4.5
     assert filters.frames_within(valid, 12, 4, causal=True).tolist() == [True, True, False, True, True]  # 3 to 6
-    assert filters.frames_within(np.array([True, False, True]), 2, 4, causal=False).tolist() == [True] + 3 * [
-        False
-    ] + [True], "upsampled: frames between samples rest on both"
+    upsampled = filters.frames_within(np.array([True, False, True]), 2, 4, causal=False)
+    assert upsampled.tolist() == [True] + 3 * [False] + [True], "frames between samples depend on both"
 
 
 def test_values_out_of_range_never_reach_the_filters() -> None:
@@ -211,7 +213,7 @@ def test_values_out_of_range_never_reach_the_filters() -> None:
         assert np.abs(process_eda(x, 50, option).values - 8).max() < 2
 
 
-def test_a_cold_sensor_is_masked_and_an_unknown_temperature_is_not() -> None:
+def test_a_cold_sensor_is_masked_and_a_missing_temperature_is_not() -> None:
     x = wander(4, 60)
     temperature = np.full(200, 33.0)  # ends 10 s early
     temperature[:40] = 24.0
@@ -220,7 +222,7 @@ def test_a_cold_sensor_is_masked_and_an_unknown_temperature_is_not() -> None:
     assert np.flatnonzero(~trial.mask).tolist() == list(range(60)), "10 s cold, and 5 s around"
 
 
-def test_the_published_quality_rules_can_be_had() -> None:
+def test_the_published_quality_rules_can_be_configured() -> None:
     x = wander(4, 60) - 6
     x[100:120] = 0.04
     ours, published = EdaSettings(max_slope_us=100.0), EdaSettings(max_slope_us=100.0, min_us=0.05)
@@ -238,16 +240,16 @@ def test_a_negative_offset_is_kept_masked_or_rejected(negative: str, rejected: s
         assert trial.notes[0].startswith("100.0% of samples below 0 uS")
 
 
-def test_quantisation_noise_is_flat() -> None:
-    steps = 0.0015 * np.random.default_rng(0).integers(0, 30, 1900)  # ranges over 0.045 uS, as PMEmo's flattest
+def test_quantization_noise_is_flat() -> None:
+    steps = 0.0015 * np.random.default_rng(0).integers(0, 30, 1900)  # spans 0.045 uS, like PMEmo's flattest trial
     assert process_eda(5 + steps, 50, EdaSettings()).rejected == "flat"
-    steps[0] = 3.0  # a start-up jump does not hide it
+    steps[0] = 3.0  # a start-up jump must not hide it
     assert process_eda(5 + steps, 50, EdaSettings()).rejected == "flat"
 
 
-def test_the_steps_of_a_drifting_line_are_not_scaled_up_to_a_target() -> None:
+def test_quantization_of_a_drifting_line_is_not_amplified_to_a_target() -> None:
     x = np.round((5 + 0.05 * times(50, 38)) / 0.0015) * 0.0015
-    assert process_eda(x, 50, PHASIC).rejected is None, "no response is an answer, in uS"
+    assert process_eda(x, 50, PHASIC).rejected is None, "in uS, no response is a valid result"
     assert process_eda(x, 50, replace(PHASIC, normalisation_scope="trial")).rejected == "flat_phasic"
 
 
@@ -264,26 +266,26 @@ def test_the_steps_of_a_drifting_line_are_not_scaled_up_to_a_target() -> None:
         (1000 * wander(50, 40), "not_microsiemens"),
     ],
 )
-def test_rejections_have_names_and_figures(x: np.ndarray, reason: str) -> None:
+def test_rejections_have_a_name_and_figures(x: np.ndarray, reason: str) -> None:
     trial = process_eda(x, 50, EdaSettings())
     assert trial.rejected == reason
     assert trial.notes[-1].startswith(f"rejected, {reason}: ")
 
 
-def test_a_logarithm_without_argument_is_rejected_and_says_what_would_do() -> None:
+def test_an_undefined_logarithm_is_rejected() -> None:
     x = wander(50, 40) - 11
     assert process_eda(x, 50, EdaSettings(log_offset_us=0.0)).rejected == "log_domain"
     logged = process_eda(x, 50, EdaSettings(log_offset_us=5.0)).values
     np.testing.assert_allclose(np.expm1(logged) - 5, process_eda(x, 50, EdaSettings()).values)
-    x[1000:1005] = -30  # an artefact, masked, that a causal filter lets through
+    x[1000:1005] = -30  # an artifact that is masked, but passes a causal filter
     assert np.isfinite(process_eda(x, 50, EdaSettings(log_offset_us=5.0, causal=True)).values).all()
 
 
-def test_one_trial_at_one_rate_is_asked_for() -> None:
-    with pytest.raises(ValueError, match=r"eda.shape = \(2, 3\)"):
+def test_anything_but_one_trial_with_a_rate_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"eda.shape=\(2, 3\)"):
         process_eda(np.zeros((2, 3)), 50, EdaSettings())
     for rate in (0.0, -4.0, np.nan, np.inf):
-        with pytest.raises(ValueError, match="rate = "):
+        with pytest.raises(ValueError, match=f"rate={rate}"):
             process_eda(np.zeros(3), rate, EdaSettings())
 
 
@@ -300,11 +302,11 @@ def test_a_wrist_recording_near_the_floor_is_flat(real_data) -> None:
     assert np.isfinite(loud.values).all()
 
 
-def test_adc_counts_are_told_from_microsiemens(real_data) -> None:
+def test_adc_counts_are_recognized(real_data) -> None:
     counts = np.loadtxt(real_data / "eda" / "biosppy_eda_1000hz_adc.txt")
     trial = process_eda(counts, 1000.0, EdaSettings())
     assert trial.rejected == "not_microsiemens"
-    assert "ADC counts: convert" in trial.notes[-1]
+    assert "ADC" in trial.notes[-1]
     converted = process_eda(counts / 2**12 * 3.3 / 0.132, 1000.0, EdaSettings())
     assert converted.rejected is None
     assert converted.values.shape == (600, 1)
@@ -331,9 +333,9 @@ def test_response_rate_counts_responses_per_minute() -> None:
     option = EdaSettings(eda_target="scr_rate", decomposition="smoothmedian", scr_window_seconds=20.0)
     trial = process_eda(responses(50, 60, [8.0, 20.0, 31.0, 42.0, 51.0]), 50, option)
     assert option.unit == "SCR/min"
-    assert trial.values[120, 0] == pytest.approx(60 * 2 / 20.25), "peaks at 21 and 32 s in 20 to 40 s"
+    assert trial.values[120, 0] == pytest.approx(60 * 2 / 20.25), "two peaks, at 21 and 32 s, in 20 to 40 s"
     late = process_eda(responses(50, 60, [8.0, 20.0]), 50, replace(option, discard_seconds=12.0))
-    assert late.values[60, 0] == pytest.approx(60 * 1 / 13.25), "of 5 to 25 s only 12 to 25 count"
+    assert late.values[60, 0] == pytest.approx(60 * 1 / 13.25), "of 5 to 25 s only 12 to 25 s count"
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -345,25 +347,25 @@ def test_tonic_and_phasic_add_up_to_the_input(decomposition: str, causal: bool) 
     np.testing.assert_allclose(both.values.sum(axis=1), process_eda(x, 50, EdaSettings(causal=causal)).values[:, 0])
 
 
-def test_the_median_window_is_centred_or_trails() -> None:
+def test_the_median_window_is_centered_or_trails() -> None:
     x = np.array([0, 0, 9, 9, 9, 0, 0], dtype=float)
     assert filters.running_median(x, 3, causal=False).tolist() == [0, 0, 9, 9, 9, 0, 0]
     assert filters.running_median(x, 3, causal=True).tolist() == [0, 0, 0, 9, 9, 9, 0]
 
 
 @pytest.mark.parametrize("decomposition", ["smoothmedian", "highpass"])
-def test_a_straight_line_is_all_tonic(decomposition: str) -> None:
+def test_a_straight_line_is_entirely_tonic(decomposition: str) -> None:
     _, phasic = decompose(3 + 0.02 * np.arange(160), EdaSettings(eda_target="both", decomposition=decomposition))
     assert np.abs(phasic[8:-8]).max() < 0.01
 
 
-def test_cvxeda_finds_the_responses_or_names_its_extra() -> None:
+def test_cvxeda_detects_the_responses_or_names_its_extra() -> None:
     option = EdaSettings(eda_target="both", decomposition="cvxeda")
     x = responses(50, 60, [8.0, 20.0, 31.0, 42.0, 51.0])
     try:
         import cvxeda  # noqa: F401
     except ImportError:
-        with pytest.raises(ImportError, match=r"pip install -e '\.\[eda\]'"):
+        with pytest.raises(ImportError, match=r"decomposition='cvxeda': .*'\.\[eda\]'"):
             process_eda(x, 50, option)
         return
     trial = process_eda(x, 50, option)
@@ -392,7 +394,7 @@ def test_detrending_uses_valid_frames_only() -> None:
 
 @pytest.mark.parametrize("option", [s for s in SETTINGS if s.causal], ids=lambda s: f"{s.eda_target}-{s.low_pass_hz}")
 @pytest.mark.parametrize("rate", [4, 32, 49.999, 50, 1000])
-def test_causal_values_do_not_depend_on_what_comes_later(option: EdaSettings, rate: float) -> None:
+def test_causal_values_do_not_depend_on_later_samples(option: EdaSettings, rate: float) -> None:
     x = wander(rate, 40)
     for frame, gap in ((79, 0), (80, 0), (80, round(rate))):
         first_changed = int(frame * rate / option.frame_rate + 1e-6) + 1  # the first sample after the frame's time
@@ -407,17 +409,18 @@ def test_causal_values_do_not_depend_on_what_comes_later(option: EdaSettings, ra
             assert not np.array_equal(after.values, before.values)
 
 
-def test_zero_phase_values_do_depend_on_what_comes_later() -> None:
+def test_zero_phase_values_depend_on_later_samples() -> None:
     x = wander(50, 40)
     other = x + 2.0 * (times(50, 40) > 20)
     difference = process_eda(x, 50, EdaSettings()).values - process_eda(other, 50, EdaSettings()).values
     assert np.abs(difference[:80]).max() > 1e-3
 
 
-def test_a_causal_target_is_late_by_what_its_note_says() -> None:
+def test_a_causal_target_is_delayed_as_noted() -> None:
     slow = lambda t: 5 + np.sin(2 * np.pi * 0.05 * t)  # noqa: E731
     trial = process_eda(slow(times(50, 80)), 50, EdaSettings(causal=True))
-    assert trial.notes == ("causal low-pass delays the target by 0.42 s",)
+    (note,) = trial.notes
+    assert re.findall(r"[\d.]+ s", note) == ["0.42 s"]
     at = np.arange(len(trial.values)) / 4
     np.testing.assert_allclose(trial.values[80:, 0], slow(at - 0.416)[80:], atol=0.01)
 
@@ -426,34 +429,37 @@ def test_a_causal_target_is_late_by_what_its_note_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("changes", "message"),
     [
-        ({"eda_target": "sweat"}, "eda_target = 'sweat'; it takes one of"),
-        ({"frame_rate": 0.0}, "frame_rate = 0.0; it takes a number above 0"),
-        ({"frame_rate": float("nan")}, "frame_rate = nan; it takes a finite number"),
-        ({"max_us": "60"}, "max_us = '60'; it takes a finite number"),
-        ({"low_pass_order": 2.5}, "low_pass_order = 2.5; it takes a whole number"),
-        ({"low_pass_hz": -1.0}, "low_pass_hz = -1.0; it takes a number above 0"),
-        ({"min_us": 70.0}, "min_us = 70.0 is not below max_us = 60.0"),
-        ({"max_invalid_fraction": 1.5}, "a share from 0 to 1"),
-        ({"lag_seconds": 0.3}, "no whole number of frames"),
-        ({"eda_target": "phasic"}, "needs a decomposition"),
-        ({"causal": True, "detrend": "linear"}, "its future too; causal takes 'none'"),
-        ({"causal": True, "normalisation_scope": "trial"}, "causal takes 'global' or 'listener'"),
-        ({"causal": True, "eda_target": "tonic", "decomposition": "cvxeda"}, "causal takes 'highpass'"),
-        ({"causal": True, "eda_target": "scr_rate", "decomposition": "highpass"}, "causal takes another target"),
+        ({"eda_target": "sweat"}, "eda_target='sweat': .*raw, tonic"),
+        ({"frame_rate": 0.0}, "frame_rate=0.0"),
+        ({"frame_rate": float("nan")}, "frame_rate=nan"),
+        ({"max_us": "60"}, "max_us='60'"),
+        ({"low_pass_order": 2.5}, "low_pass_order=2.5"),
+        ({"low_pass_hz": -1.0}, "low_pass_hz=-1.0"),
+        ({"min_us": 70.0}, "min_us=70.0: .*max_us=60.0"),
+        ({"max_invalid_fraction": 1.5}, "max_invalid_fraction=1.5"),
+        ({"lag_seconds": 0.3}, "lag_seconds=0.3: .*4.0 Hz"),
+        ({"eda_target": "phasic"}, "decomposition='none': eda_target='phasic'"),
+        ({"causal": True, "detrend": "linear"}, "detrend='linear': .*causal=True"),
+        ({"causal": True, "normalisation_scope": "trial"}, "normalisation_scope='trial': .*causal=True"),
+        ({"causal": True, "eda_target": "tonic", "decomposition": "cvxeda"}, "decomposition='cvxeda': .*causal=True"),
+        (
+            {"causal": True, "eda_target": "scr_rate", "decomposition": "highpass"},
+            "eda_target='scr_rate': .*causal=True",
+        ),
     ],
 )
-def test_wrong_settings_are_named(wrong: dict, message: str) -> None:
+def test_invalid_settings_are_refused_by_name(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        EdaSettings(**wrong)
+        EdaSettings(**changes)
 
 
 def test_every_setting_has_help_for_the_command_line() -> None:
     assert all(setting.metadata["help"].endswith(".") for setting in EdaSettings.__dataclass_fields__.values())
 
 
-def test_the_command_line_takes_the_settings() -> None:
+def test_the_settings_can_be_given_on_the_command_line() -> None:
     from transformers import HfArgumentParser
 
     line = ["--eda_target", "phasic", "--decomposition", "highpass", "--low_pass_hz", "0.6", "--causal"]
@@ -464,19 +470,19 @@ def test_the_command_line_takes_the_settings() -> None:
 # Scaling
 
 
-def some_trials() -> tuple[list[tuple[np.ndarray, np.ndarray]], list[str]]:
-    """Listener a: 1, 3 and (masked) 99; listener b: 10, 30. By hand: a 2 +- 1, b 20 +- 10, all 11 +- 11.5."""
+def trials_and_listeners() -> tuple[list[tuple[np.ndarray, np.ndarray]], list[str]]:
+    """Listener a: 1, 3 and (masked) 99. Listener b: 10, 30. By hand: a 2 +- 1, b 20 +- 10, all 11 +- 11.5."""
     a = np.array([[1.0], [3.0], [99.0]]), np.array([True, True, False])
-    b, again = (np.array([[10.0]]), np.array([True])), (np.array([[30.0]]), np.array([True]))
-    return [a, b, again], ["a", "b", "b"]
+    b1, b2 = (np.array([[10.0]]), np.array([True])), (np.array([[30.0]]), np.array([True]))
+    return [a, b1, b2], ["a", "b", "b"]
 
 
 @pytest.mark.parametrize(
     ("method", "offset", "scale"),
     [("none", 0, 1), ("z", 2, 1), ("minmax", 1, 2), ("robust", 2, 1 / 1.349), ("range", 0, 2)],
 )
-def test_scalings_known_by_hand(method: str, offset: float, scale: float) -> None:
-    trials, listeners = some_trials()
+def test_scalings_by_hand(method: str, offset: float, scale: float) -> None:
+    trials, listeners = trials_and_listeners()
     scaling = fit_scaling(trials, listeners, method, "listener", ["raw"])
     expected = (np.array([[1.0], [3.0], [99.0]]) - offset) / scale
     np.testing.assert_allclose(scaling.apply(*trials[0], "a"), expected)
@@ -484,8 +490,8 @@ def test_scalings_known_by_hand(method: str, offset: float, scale: float) -> Non
         assert scaling.listeners["b"] == {"offset": (20.0,), "scale": (10.0,)}
 
 
-def test_global_statistics_serve_listeners_not_seen() -> None:
-    trials, listeners = some_trials()
+def test_unseen_listeners_use_global_statistics() -> None:
+    trials, listeners = trials_and_listeners()
     scaling = fit_scaling(trials, listeners, "z", "listener", ["raw"])
     assert scaling.offset == (11.0,)
     assert scaling.scale == pytest.approx((11.4673,), abs=1e-4)
@@ -501,7 +507,7 @@ def test_global_statistics_serve_listeners_not_seen() -> None:
     st.sampled_from(["global", "listener"]),
     st.integers(0, 1000),
 )
-def test_scaling_is_undone_even_from_its_json(method: str, scope: str, seed: int) -> None:
+def test_scaling_can_be_undone_from_its_json(method: str, scope: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     trials = [(rng.normal(3 * k, 1 + k, (20, 2)), rng.random(20) < 0.9) for k in range(4)]
     fitted = fit_scaling(trials, ["a", "b", "a", "c"], method, scope, ["tonic", "phasic"])
@@ -512,45 +518,45 @@ def test_scaling_is_undone_even_from_its_json(method: str, scope: str, seed: int
     for listener in ("a", "c", "unseen"):
         scaled = scaling.apply(*trials[0], listener)
         np.testing.assert_allclose(scaling.invert(scaled, listener), trials[0][0], atol=1e-9)
-        own = saved["listeners"].get(listener, saved)
-        np.testing.assert_allclose(scaled * own["scale"] + own["offset"], trials[0][0], atol=1e-9)
+        statistics = saved["listeners"].get(listener, saved)
+        np.testing.assert_allclose(scaled * statistics["scale"] + statistics["offset"], trials[0][0], atol=1e-9)
 
 
-def test_scaling_by_trial_says_so_and_cannot_be_undone() -> None:
-    trials, listeners = some_trials()
+def test_scaling_by_trial_has_its_own_unit_and_cannot_be_undone() -> None:
+    trials, listeners = trials_and_listeners()
     scaling = fit_scaling(trials, listeners, "z", "trial", ["raw"])
     assert scaling.unit == "z (per trial)"
     np.testing.assert_allclose(scaling.apply(*trials[0], "a"), [[-1], [1], [97]])
-    with pytest.raises(ValueError, match="own statistics"):
+    with pytest.raises(ValueError, match="^scope='trial'"):
         scaling.invert(np.zeros((2, 1)))
 
 
-def test_nothing_is_divided_by_a_spread_of_nothing() -> None:
+def test_a_spread_of_zero_is_never_a_divisor() -> None:
     flat = np.full((5, 1), 3.0), np.full(5, True)
     lively = np.arange(5.0)[:, None], np.full(5, True)
-    with pytest.raises(ValueError, match="nothing to learn"):
+    with pytest.raises(ValueError, match=r"^channels=\['raw'\]: .*\[0.0\]"):
         fit_scaling([flat], ["a"], "z", "global", ["raw"])
-    with pytest.raises(ValueError, match="no valid frame"):
+    with pytest.raises(ValueError, match="^trials: .* 1 training trials"):
         fit_scaling([(flat[0], ~flat[1])], ["a"], "z", "global", ["raw"])
     scaling = fit_scaling([flat, lively], ["a", "b"], "z", "listener", ["raw"])
     assert scaling.falls_back("a")
     assert np.abs(scaling.apply(*flat, "a")).max() < 1
     assert min(scaling.scale) >= MIN_SPREAD
     by_trial = fit_scaling([flat], ["a"], "z", "trial", ["raw"])
-    with pytest.raises(ValueError, match="raw has a z spread under"):
+    with pytest.raises(ValueError, match="^listener='a': .* raw .* 0.001"):
         by_trial.apply(*flat, "a")
 
 
-def test_a_scaling_refuses_what_does_not_fit_it() -> None:
-    trials, listeners = some_trials()
+def test_invalid_arguments_of_a_scaling_are_refused() -> None:
+    trials, listeners = trials_and_listeners()
     scaling = fit_scaling(trials, listeners, "z", "global", ["raw"])
-    with pytest.raises(ValueError, match=r"values.shape = \(4, 2\)"):
+    with pytest.raises(ValueError, match=r"values.shape=\(4, 2\): .*\(frames, 1\)"):
         scaling.apply(np.zeros((4, 2)), np.ones(4, dtype=bool))
-    with pytest.raises(ValueError, match="takes exactly"):
+    with pytest.raises(ValueError, match=r"scaling: .*\['method'\]"):
         Scaling.from_dict({"method": "z"})
-    with pytest.raises(ValueError, match="takes one of"):
+    with pytest.raises(ValueError, match="normalisation='zscore'"):
         fit_scaling(trials, listeners, "zscore", "global", ["raw"])
-    with pytest.raises(ValueError, match="3 trials but 1 listeners"):
+    with pytest.raises(ValueError, match="listeners: 1 for 3 trials"):
         fit_scaling(trials, ["a"], "z", "global", ["raw"])
 
 
@@ -563,6 +569,6 @@ def test_a_scaling_refuses_what_does_not_fit_it() -> None:
         (EdaSettings(detrend="linear"), "uS (trial line removed)"),
     ],
 )
-def test_units_say_what_was_done(option: EdaSettings, unit: str) -> None:
+def test_the_unit_reflects_the_processing(option: EdaSettings, unit: str) -> None:
     assert option.unit == unit
-    assert fit_scaling(*some_trials(), "z", "global", option.channels, option.unit).unit == unit
+    assert fit_scaling(*trials_and_listeners(), "z", "global", option.channels, option.unit).unit == unit

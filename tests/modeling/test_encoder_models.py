@@ -1,6 +1,7 @@
-"""A head on a pretrained encoder: what a new one says, what is trained, and what is saved."""
+"""A head on a pretrained encoder: outputs of a new model, trained parameters, saving."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,8 +36,8 @@ with torch.no_grad():
 
 def make_model(**settings: object) -> EncoderForAudioClassification:
     encoder = tiny_encoder()
-    of_encoder = encoder.config.to_diff_dict() | {"window_seconds": 1.0}  # as `features` are
-    config = EncoderConfig(encoder_config=of_encoder, num_labels=1, **settings)
+    encoder_settings = encoder.config.to_diff_dict() | {"window_seconds": 1.0}  # the length of `features`
+    config = EncoderConfig(encoder_config=encoder_settings, num_labels=1, **settings)
     model = AutoModelForAudioClassification.from_config(config)
     model.encoder.load_state_dict(encoder.state_dict())
     return model.eval()
@@ -58,7 +59,7 @@ def features() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_a_new_model_scores_as_its_encoder_or_says_nothing(head: str, features: torch.Tensor) -> None:
+def test_a_new_model_scores_like_its_encoder_or_outputs_zero(head: str, features: torch.Tensor) -> None:
     with torch.no_grad():
         output = make_model(head=head, encoder_labels=[TARGET], finetune="full")(features)
         expected = tiny_encoder()(features)
@@ -70,7 +71,7 @@ def test_a_new_model_scores_as_its_encoder_or_says_nothing(head: str, features: 
     assert not silent.frame_logits.any()
 
 
-def test_of_several_labels_the_highest_counts(features: torch.Tensor) -> None:
+def test_the_highest_of_several_encoder_labels_counts(features: torch.Tensor) -> None:
     with torch.no_grad():
         logits = make_model(encoder_labels=[0, TARGET], finetune="full")(features).logits[:, 0]
         torch.testing.assert_close(logits, tiny_encoder()(features).logits[:, [0, TARGET]].amax(1))
@@ -78,33 +79,31 @@ def test_of_several_labels_the_highest_counts(features: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("finetune", FINETUNE)
 @pytest.mark.parametrize("head", HEADS)
-def test_the_head_on_embeddings_is_the_whole_model_on_features(
-    head: str, finetune: str, features: torch.Tensor
-) -> None:
-    """Those of a frozen encoder are in half precision, as they are stored."""
+def test_the_head_on_embeddings_equals_the_model_on_features(head: str, finetune: str, features: torch.Tensor) -> None:
+    # With a frozen encoder, embeddings are rounded to half precision, like stored ones.
     model = make_head_random(make_model(head=head, finetune=finetune, encoder_labels=[TARGET]))
     with torch.no_grad():
-        whole, embeddings = model(features), model.embed(features)
-        exact, stored = model(embeddings=embeddings), model(embeddings=embeddings.half())
+        expected, embeddings = model(features), model.embed(features)
+        exact, rounded = model(embeddings=embeddings), model(embeddings=embeddings.half())
     assert embeddings.shape == (3, 5, model.config.encoder_config.hidden_size)
-    same, other = (stored, exact) if finetune == "none" else (exact, stored)
-    assert torch.equal(whole.logits, same.logits)
-    assert torch.equal(whole.frame_logits, same.frame_logits)
-    assert not torch.equal(whole.logits, other.logits)
-    torch.testing.assert_close(other.logits, whole.logits, rtol=0, atol=2e-2)
-    assert len(whole.logits.unique()) == 3
+    same, other = (rounded, exact) if finetune == "none" else (exact, rounded)
+    assert torch.equal(expected.logits, same.logits)
+    assert torch.equal(expected.frame_logits, same.frame_logits)
+    assert not torch.equal(expected.logits, other.logits)
+    torch.testing.assert_close(other.logits, expected.logits, rtol=0, atol=2e-2)
+    assert len(expected.logits.unique()) == 3
 
 
-def test_one_kind_of_input_is_taken(features: torch.Tensor) -> None:
+def test_features_or_embeddings_must_be_given_not_both(features: torch.Tensor) -> None:
     model = make_model()
-    for given in ({}, {"input_features": features, "embeddings": model.embed(features)}):
-        with pytest.raises(ValueError, match="embeddings"):
-            model(**given)
+    for inputs in ({}, {"input_features": features, "embeddings": model.embed(features)}):
+        with pytest.raises(ValueError, match="input_features, embeddings"):
+            model(**inputs)
 
 
 @pytest.mark.parametrize("finetune", FINETUNE)
-def test_only_what_is_to_be_trained_changes(finetune: str, features: torch.Tensor) -> None:
-    """Frozen layers also keep the running statistics of their norms."""
+def test_only_trained_parts_change(finetune: str, features: torch.Tensor) -> None:
+    # Frozen layers also keep the running statistics of their norms.
     model = make_head_random(make_model(finetune=finetune, finetune_layers=2, encoder_labels=[TARGET]))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.train()
@@ -123,13 +122,13 @@ def test_only_what_is_to_be_trained_changes(finetune: str, features: torch.Tenso
     assert any("running_mean" in name for name in changed) == (trained > 0)
 
 
-def test_positives_weigh_as_asked(features: torch.Tensor) -> None:
+def test_positive_weight_scales_the_loss_of_positives(features: torch.Tensor) -> None:
     labels = torch.tensor([[1.0], [0.0], [0.0]])
     with torch.no_grad():
         logits = make_model(encoder_labels=[TARGET])(features).logits
         loss = make_model(encoder_labels=[TARGET], positive_weight=3.0)(features, labels=labels).loss
-    each = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-    torch.testing.assert_close(loss, (3 * each[0] + each[1] + each[2]).squeeze() / 3)
+    losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    torch.testing.assert_close(loss, (3 * losses[0] + losses[1] + losses[2]).squeeze() / 3)
 
 
 @pytest.mark.parametrize(
@@ -137,18 +136,18 @@ def test_positives_weigh_as_asked(features: torch.Tensor) -> None:
     [("head", "rnn"), ("finetune", "some"), ("head_size", 0), ("head_dropout", 1.0), ("positive_weight", 0.0),
      ("encoder_labels", [4]), ("finetune_layers", 0), ("heads", "mlp")],
 )  # fmt: skip
-def test_settings_that_cannot_be_are_refused_by_name(key: str, value: object) -> None:
-    with pytest.raises(ValueError, match=key):
+def test_invalid_settings_are_refused_by_name(key: str, value: object) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"EncoderConfig: {key}={value!r}")):
         EncoderConfig(encoder_config=tiny_encoder().config.to_diff_dict(), num_labels=1, **{key: value})
 
 
-def test_more_layers_than_the_encoder_has_are_refused() -> None:
+def test_more_finetuned_layers_than_the_encoder_has_are_refused() -> None:
     with pytest.raises(ValueError, match=f"finetune_layers={LAYERS + 1}"):
         make_model(finetune="last_n", finetune_layers=LAYERS + 1)
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_a_saved_model_is_the_same_bits(head: str, features: torch.Tensor, tmp_path: Path) -> None:
+def test_a_loaded_model_has_the_same_bits(head: str, features: torch.Tensor, tmp_path: Path) -> None:
     model = make_head_random(make_model(head=head, finetune="last_n", encoder_labels=[TARGET]))
     model.save_pretrained(tmp_path)
     other = AutoModelForAudioClassification.from_pretrained(tmp_path)
@@ -160,7 +159,7 @@ def test_a_saved_model_is_the_same_bits(head: str, features: torch.Tensor, tmp_p
 
 
 @pytest.mark.slow
-def test_a_process_elsewhere_needs_the_folder_alone(tmp_path: Path) -> None:
+def test_a_process_without_the_repository_loads_the_folder(tmp_path: Path) -> None:
     folder, elsewhere = tmp_path / "model", tmp_path / "elsewhere"
     elsewhere.mkdir()
     model = make_head_random(make_model(head="tcn", encoder_labels=[TARGET]))

@@ -1,4 +1,4 @@
-"""FusionForEmotion: the known sizes, every subset of modalities, padding, frozen encoders, saving, and one step."""
+"""FusionForEmotion: sizes, subsets of modalities, padding, frozen encoders, saving, training."""
 
 import itertools
 import json
@@ -19,12 +19,12 @@ TINY_TEXT = {
 }  # fmt: skip
 TINY = {"text_config": TINY_TEXT, "video_encoder": "small", "num_mel_bins": 8, "hidden_size": 16, "fusion_size": 24,
         "head_size": 8}  # fmt: skip
-SUBSETS = [list(some) for count in (1, 2, 3) for some in itertools.combinations(MODALITIES, count)]
-NAMES = ["-".join(some) for some in SUBSETS]
+SUBSETS = [list(names) for count in (1, 2, 3) for names in itertools.combinations(MODALITIES, count)]
+NAMES = ["-".join(names) for names in SUBSETS]
 
 
 def model_of(**settings: object) -> FusionForEmotion:
-    """A tiny model in evaluation, whose BatchNorms have seen something."""
+    """A tiny model in evaluation mode, with random BatchNorm statistics."""
     model = FusionForEmotion(FusionConfig(**TINY | settings))
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm3d):
@@ -34,7 +34,7 @@ def model_of(**settings: object) -> FusionForEmotion:
 
 
 def inputs_of(modalities: list[str], items: int = 4) -> dict[str, torch.Tensor]:
-    """A batch in which all is there."""
+    """A batch without missing modalities."""
     inputs = {}
     if "text" in modalities:
         inputs |= {"input_ids": torch.randint(5, 50, (items, 6)), "attention_mask": torch.ones(items, 6).long()}
@@ -55,7 +55,7 @@ def full_size() -> FusionForEmotion:
     return FusionForEmotion(FusionConfig(freeze_audio_conv=True))
 
 
-def test_the_full_size_learns_as_many_numbers_as_the_guide_says(full_size):
+def test_the_full_size_trains_313_226_weights(full_size):
     counts = full_size.part_sizes()
     assert counts == {
         "text": 98_432, "video": 65_664, "audio": 16_512, "fusion": 99_072, "emotion": 16_903, "sentiment": 16_643,
@@ -64,7 +64,7 @@ def test_the_full_size_learns_as_many_numbers_as_the_guide_says(full_size):
     assert sum(p.numel() for p in full_size.parameters()) == 142_999_178
 
 
-def test_with_the_audio_convolutions_trained_there_are_37_440_more():
+def test_training_the_audio_convolutions_adds_37_440_weights():
     small_text = {"text_config": TINY_TEXT}
     model = FusionForEmotion(FusionConfig(**small_text))
     counts = model.part_sizes()
@@ -79,41 +79,42 @@ def test_random_3d_convolutions_keep_the_variance_of_torchvision(full_size):
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("modalities", SUBSETS, ids=NAMES)
-def test_any_subset_can_be_trained_and_tested_on_with_any_of_it_missing(modalities, fusion):
+def test_any_subset_trains_and_predicts_with_any_modality_missing(modalities, fusion):
     model = model_of(modalities=modalities, fusion=fusion, learned_absent=True, modality_dropout=0.3)
     labels = torch.tensor([[0, 1], [6, 2], [3, 0], [2, 0]])
-    for kept in [[], *SUBSETS]:
-        if not set(kept) <= set(modalities):
+    for present in [[], *SUBSETS]:
+        if not set(present) <= set(modalities):
             continue
         inputs = inputs_of(modalities)
-        for name in set(modalities) - set(kept):
+        for name in set(modalities) - set(present):
             inputs[INPUTS[name][1]].zero_()
-            if name == "text":  # what stands in a missing input is of no influence
+            if name == "text":  # token ids cannot be NaN
                 continue
             inputs[INPUTS[name][0]].fill_(float("nan"))
         model.eval()
         output = model(**inputs, labels=labels)
         assert output.loss.isfinite()
         assert logits_of(model, inputs).isfinite().all()
-        assert output.present.tolist() == [[name in kept for name in modalities]] * 4
+        assert output.present.tolist() == [[name in present for name in modalities]] * 4
         model.train().zero_grad()
         model(**inputs, labels=labels).loss.backward()
-        learnt = [p for p in model.parameters() if p.requires_grad]
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in learnt)  # DDP waits for each
+        trained = [p for p in model.parameters() if p.requires_grad]
+        # DistributedDataParallel waits for each gradient.
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in trained)
 
 
 @pytest.mark.parametrize("modalities", SUBSETS, ids=NAMES)
-def test_an_input_left_out_is_the_same_as_a_mask_of_zeros(modalities):
+def test_an_omitted_input_equals_a_mask_of_zeros(modalities):
     model = model_of(modalities=list(MODALITIES), learned_absent=True)
     model.fusion.absent.data.normal_()
-    left_out = inputs_of(modalities)
-    masked = inputs_of(list(MODALITIES)) | left_out
+    omitted = inputs_of(modalities)
+    masked = inputs_of(list(MODALITIES)) | omitted
     for name in set(MODALITIES) - set(modalities):
         masked[INPUTS[name][1]].zero_()
-    torch.testing.assert_close(logits_of(model, left_out), logits_of(model, masked))
+    torch.testing.assert_close(logits_of(model, omitted), logits_of(model, masked))
 
 
-def test_each_modality_moves_the_answer_and_only_while_it_is_there():
+def test_each_modality_affects_the_output_only_while_it_is_present():
     model = model_of()
     inputs = inputs_of(list(MODALITIES))
     for name, (value, mask) in INPUTS.items():
@@ -135,7 +136,7 @@ def test_padding_changes_nothing():
     torch.testing.assert_close(logits_of(model, short), logits_of(model, short | padded), atol=1e-5, rtol=1e-5)
 
 
-def test_padding_and_missing_sound_do_not_move_the_statistics_of_a_training_batch():
+def test_padding_and_missing_audio_do_not_change_the_batch_statistics():
     alone, padded = model_of(modalities=["audio"]).train(), model_of(modalities=["audio"]).train()
     padded.load_state_dict(alone.state_dict())
     inputs = inputs_of(["audio"])
@@ -149,7 +150,7 @@ def test_padding_and_missing_sound_do_not_move_the_statistics_of_a_training_batc
         torch.testing.assert_close(one.running_var, other.running_var)
 
 
-def test_frozen_encoders_do_not_drift_whatever_is_trained():
+def test_frozen_encoders_do_not_change_in_training():
     model = model_of(freeze_text=True, freeze_video=True, freeze_audio_conv=True).train()
     before = {
         f"{name}.{key}": value.clone()
@@ -167,23 +168,23 @@ def test_frozen_encoders_do_not_drift_whatever_is_trained():
     assert model.train().fusion.layer.training
 
 
-def test_trained_encoders_do_learn():
+def test_trained_encoders_get_gradients():
     model = model_of(freeze_text=False, freeze_video=False).train()
     model(**inputs_of(list(MODALITIES)), labels=torch.zeros(4, 2, dtype=torch.long)).loss.backward()
     for branch in model.fusion.branches.values():
         assert any(p.grad is not None and p.grad.abs().max() > 0 for p in branch.encoder.parameters())
 
 
-def test_one_utterance_is_answered_but_not_trained_on():
+def test_a_batch_of_one_can_be_predicted_but_not_trained_on():
     model = model_of()
     inputs = inputs_of(list(MODALITIES), items=1)
     assert logits_of(model, inputs).isfinite().all()
-    with pytest.raises(ValueError, match="batch of one item cannot be trained on"):
+    with pytest.raises(ValueError, match="batch_size=1"):
         model.train()(**inputs)
 
 
-def test_the_loss_is_the_two_cross_entropies_with_weights_shares_and_smoothing():
-    """By hand: two items, two emotions, two sentiments, logits given."""
+def test_the_loss_combines_both_cross_entropies_with_weights_shares_and_smoothing():
+    # By hand: two items, two emotions, two sentiments, fixed logits.
     model = model_of(
         emotion_names=["a", "b"], sentiment_names=["c", "d"], emotion_weights=[1.0, 3.0], sentiment_share=0.5
     )
@@ -201,7 +202,7 @@ def test_the_loss_is_the_two_cross_entropies_with_weights_shares_and_smoothing()
     assert model.loss(logits, torch.full((2, 2), -100)) == 0
 
 
-def test_parts_of_a_split_batch_add_up_to_the_whole():
+def test_losses_of_a_split_batch_add_up_to_the_whole():
     model = model_of()
     inputs, labels = inputs_of(list(MODALITIES)), torch.tensor([[0, 1], [6, 2], [3, 0], [2, 0]])
     whole = model(**inputs, labels=labels).loss
@@ -212,64 +213,64 @@ def test_parts_of_a_split_batch_add_up_to_the_whole():
     torch.testing.assert_close(whole, sum(halves))
 
 
-def test_hidden_modalities_are_as_many_as_asked_and_one_always_stays():
+def test_modalities_are_hidden_with_the_given_probability_and_one_is_kept():
     present = torch.tensor([[True, True, True], [True, False, False], [False, False, False]]).repeat(4000, 1)
     kept = hide_modalities(present, 0.4)
     assert not (kept & ~present).any()
     assert kept[1::3].sum(1).eq(1).all()
     assert kept[2::3].sum() == 0
     assert kept[0::3].any(1).all()
-    # of three, each is hidden with 0.4, except where all would be: 0.4^3 brings one of three back
+    # Each of three is hidden with probability 0.4. If all three would be (0.4^3), one is kept.
     assert kept[0::3].float().mean().item() == pytest.approx(0.6 + 0.4**3 / 3, abs=0.015)
 
 
 @pytest.mark.parametrize("modalities", SUBSETS, ids=NAMES)
-def test_a_saved_model_says_the_same(modalities, tmp_path):
+def test_a_loaded_model_predicts_the_same(modalities, tmp_path):
     model = model_of(modalities=modalities, fusion="gated", learned_absent=True)
     model.save_pretrained(tmp_path)
-    again = AutoModelForVideoClassification.from_pretrained(tmp_path).eval()
+    loaded = AutoModelForVideoClassification.from_pretrained(tmp_path).eval()
     inputs = inputs_of(modalities)
-    assert isinstance(again, FusionForEmotion)
-    assert torch.equal(logits_of(model, inputs), logits_of(again, inputs))
-    assert (again.config.modalities, again.config.fusion) == (modalities, "gated")
-    assert {name: len(part) for name, part in again.parts().items()} == {
+    assert isinstance(loaded, FusionForEmotion)
+    assert torch.equal(logits_of(model, inputs), logits_of(loaded, inputs))
+    assert (loaded.config.modalities, loaded.config.fusion) == (modalities, "gated")
+    assert {name: len(part) for name, part in loaded.parts().items()} == {
         name: len(part) for name, part in model.parts().items()
     }
-    assert not any(branch.encoder.training for branch in again.train().fusion.branches.values() if branch.frozen)
+    assert not any(branch.encoder.training for branch in loaded.train().fusion.branches.values() if branch.frozen)
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "key_and_value"),
     [
-        ({"modalities": ["smell"]}, "must name one or more of"),
-        ({"modalities": []}, "must name one or more of"),
-        ({"modalities": ["text", "text"]}, "must name one or more of"),
-        ({"fusion": "sum"}, "take one of"),
-        ({"text_pooling": "max"}, "take one of"),
-        ({"video_encoder": "vivit"}, "take one of"),
-        ({"hidden_size": 0}, "whole number of 1 or more"),
-        ({"modality_dropout": 1.0}, r"a number in \[0, 1\)"),
-        ({"emotion_weights": [1.0]}, "must be 7 numbers"),
-        ({"sentiment_names": ["good"]}, "two or more different names"),
-        ({"emotion_share": 0.0, "sentiment_share": 0.0}, "nothing would be learnt"),
-        ({"text_config": {"model_type": "nobert"}}, "not known to transformers"),
+        ({"modalities": ["smell"]}, r"modalities=\['smell'\]"),
+        ({"modalities": []}, r"modalities=\[\]"),
+        ({"modalities": ["text", "text"]}, r"modalities=\['text', 'text'\]"),
+        ({"fusion": "sum"}, "fusion='sum'"),
+        ({"text_pooling": "max"}, "text_pooling='max'"),
+        ({"video_encoder": "vivit"}, "video_encoder='vivit'"),
+        ({"hidden_size": 0}, "hidden_size=0"),
+        ({"modality_dropout": 1.0}, "modality_dropout=1.0"),
+        ({"emotion_weights": [1.0]}, r"emotion_weights=\[1.0\]: .* 7 numbers"),
+        ({"sentiment_names": ["good"]}, r"sentiment_names=\['good'\]"),
+        ({"emotion_share": 0.0, "sentiment_share": 0.0}, "emotion_share=0 and sentiment_share=0"),
+        ({"text_config": {"model_type": "nobert"}}, "text_config.model_type='nobert'"),
     ],
 )
-def test_settings_that_cannot_be_are_refused_by_name(settings, says):
-    with pytest.raises(ValueError, match=says):
+def test_invalid_settings_are_refused_by_name(settings, key_and_value):
+    with pytest.raises(ValueError, match=f"^FusionConfig: {key_and_value}"):
         FusionConfig(**settings)
 
 
-def test_video_weights_come_from_a_state_dict_of_torchvision(full_size):
+def test_video_weights_are_loaded_from_a_torchvision_state_dict(full_size):
     from torchvision.models.video import r3d_18
 
     source = r3d_18(weights=None)
     full_size.load_video_weights(source.state_dict())
-    mine = full_size.fusion.branches["video"].encoder.state_dict()
-    assert all(torch.equal(mine[key], value) for key, value in source.state_dict().items() if key[:3] != "fc.")
-    with pytest.raises(ValueError, match="not those of torchvision's r3d_18"):
+    loaded = full_size.fusion.branches["video"].encoder.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in source.state_dict().items() if key[:3] != "fc.")
+    with pytest.raises(ValueError, match="^video weights: .*r3d_18"):
         full_size.load_video_weights({"stem.0.weight": torch.zeros(1)})
-    with pytest.raises(ValueError, match="video_encoder='r3d_18'"):
+    with pytest.raises(ValueError, match="^video_encoder='small'"):
         model_of().load_video_weights(source.state_dict())
 
 
@@ -281,33 +282,33 @@ def processor() -> FusionProcessor:
     return FusionProcessor(extractor, AutoTokenizer.from_pretrained(REPOSITORY / "configs" / "tiny_bert"))
 
 
-def test_the_processor_survives_saving_with_all_of_its_settings(processor, tmp_path):
+def test_the_processor_is_saved_with_all_settings(processor, tmp_path):
     processor.save_pretrained(tmp_path)
-    again = AutoProcessor.from_pretrained(tmp_path)
-    assert isinstance(again, FusionProcessor)
+    loaded = AutoProcessor.from_pretrained(tmp_path)
+    assert isinstance(loaded, FusionProcessor)
     frames = np.random.default_rng(0).integers(0, 256, (4, 20, 24, 3), dtype=np.uint8)
     sound = np.random.default_rng(1).standard_normal(8000).astype(np.float32)
     given = {"text": ["what a day"], "videos": [frames], "audio": [sound], "sampling_rate": 16000}
-    one, other = processor(**given), again(**given)
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    before, after = processor(**given), loaded(**given)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
     saved = json.loads((tmp_path / "processor_config.json").read_text())["feature_extractor"]
     assert saved["clip_frames"] == 4
     assert saved["crop_size"] == 16
 
 
-def test_frames_are_cropped_in_the_middle_scaled_and_in_rgb(processor):
+def test_frames_are_center_cropped_scaled_and_in_rgb(processor):
     frames = np.zeros((4, 20, 24, 3), np.uint8)
-    frames[:, 2:18, 4:20, 0] = 255  # red in the middle that is kept
+    frames[:, 2:18, 4:20, 0] = 255  # red in the center crop
     pixels = processor(videos=[frames])["pixel_values"][0]  # (3, N, crop, crop)
     assert pixels.shape == (3, 4, 16, 16)
-    for colour, level in enumerate((1.0, 0.0, 0.0)):
+    for color, level in enumerate((1.0, 0.0, 0.0)):
         extractor = processor.feature_extractor
-        expected = (level - extractor.image_mean[colour]) / extractor.image_std[colour]
-        torch.testing.assert_close(pixels[colour], torch.full((4, 16, 16), expected))
+        expected = (level - extractor.image_mean[color]) / extractor.image_std[color]
+        torch.testing.assert_close(pixels[color], torch.full((4, 16, 16), expected))
 
 
-def test_the_default_for_frames_is_that_of_kinetics():
+def test_the_defaults_for_frames_are_those_of_torchvision():
     from torchvision.models.video import R3D_18_Weights
 
     theirs, ours = R3D_18_Weights.KINETICS400_V1.transforms(), FusionFeatureExtractor()
@@ -316,7 +317,7 @@ def test_the_default_for_frames_is_that_of_kinetics():
     assert ours.image_mean == theirs.mean
     assert ours.image_std == theirs.std
     frames = np.random.default_rng(0).integers(0, 256, (16, 128, 171, 3), dtype=np.uint8)
-    expected = theirs(torch.from_numpy(frames).permute(0, 3, 1, 2))  # (3, N, crop, crop); already of the size
+    expected = theirs(torch.from_numpy(frames).permute(0, 3, 1, 2))  # (3, N, crop, crop); the size is right already
     torch.testing.assert_close(ours(videos=[frames])["pixel_values"][0], expected, atol=1e-5, rtol=1e-5)
 
 
@@ -330,36 +331,36 @@ def test_spectrograms_have_mean_0_and_deviation_1_and_silence_is_zeros(processor
     assert mask.sum(1).tolist() == [32, 10, 0]
 
 
-def test_a_text_that_is_not_there_or_empty_has_a_mask_of_zeros(processor):
+def test_a_missing_or_blank_text_has_a_mask_of_zeros(processor):
     batch = processor(text=["so what", None, "", "  \n"])
     assert batch["attention_mask"].any(1).tolist() == [True, False, False, False]
 
 
-def test_5000_words_are_cut_to_what_the_encoder_takes(processor):
+def test_long_texts_are_truncated_to_the_encoders_limit(processor):
     assert processor(text=["what " * 5000])["input_ids"].shape == (1, 64)
     assert processor(text=["what " * 5000], max_length=10)["input_ids"].shape == (1, 10)
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("inputs", "message"),
     [
-        ({}, "neither text nor videos nor audio"),
-        ({"videos": [np.zeros((3, 20, 24, 3), np.uint8)]}, "give uint8 RGB of shape"),
-        ({"videos": [np.zeros((4, 20, 24, 3), np.float32)]}, "give uint8 RGB of shape"),
-        ({"videos": [np.zeros((4, 12, 24, 3), np.uint8)]}, "smaller than the crop"),
-        ({"audio": [np.zeros(100, np.float32)], "sampling_rate": 8000}, "this extractor takes 16000 Hz"),
-        ({"audio": [np.full(100, np.nan, np.float32)], "sampling_rate": 16000}, "NaN or infinite"),
+        ({}, "text=None, videos=None, audio=None"),
+        ({"videos": [np.zeros((3, 20, 24, 3), np.uint8)]}, r"clip 0: .*uint8.*\(3, 20, 24, 3\)"),
+        ({"videos": [np.zeros((4, 20, 24, 3), np.float32)]}, r"clip 0: .*float32.*\(4, 20, 24, 3\)"),
+        ({"videos": [np.zeros((4, 12, 24, 3), np.uint8)]}, "clip 0: .*12 x 24.*crop_size=16"),
+        ({"audio": [np.zeros(100, np.float32)], "sampling_rate": 8000}, "sampling_rate=8000: .*16000"),
+        ({"audio": [np.full(100, np.nan, np.float32)], "sampling_rate": 16000}, "clip 0: 100 of 100 samples"),
     ],
 )
-def test_inputs_that_cannot_be_are_refused(processor, given, says):
-    with pytest.raises(ValueError, match=says):
-        processor(**given)
+def test_invalid_inputs_are_refused(processor, inputs, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        processor(**inputs)
 
 
 @pytest.mark.parametrize(
     "settings",
     [{"clip_frames": 0}, {"crop_size": 200}, {"image_std": [1.0]}, {"video_frame_rate": 0}, {"clip_frame": 3}],
 )
-def test_settings_of_features_that_cannot_be_are_refused(settings):
-    with pytest.raises(ValueError, match=next(iter(settings)) if "crop_size" not in settings else "frame_size"):
+def test_invalid_feature_settings_are_refused_by_name(settings):
+    with pytest.raises(ValueError, match=next(iter(settings)) if "crop_size" not in settings else "crop_size=200"):
         FusionFeatureExtractor(**settings)

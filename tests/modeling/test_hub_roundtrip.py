@@ -1,4 +1,4 @@
-"""What `save_pretrained` writes is enough for somebody who has nothing of ours installed."""
+"""A saved model can be loaded without this repository."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ assert config.receptive_field == model.config.receptive_field
 def same_bits_elsewhere(
     model: torch.nn.Module, labels: torch.Tensor, auto_class: str, outputs: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """Save the model, load it in a process that finds nothing of ours, and compare some of its outputs."""
+    """Save the model, load it in a process without this repository, and compare outputs."""
     folder, elsewhere = tmp_path / "model", tmp_path / "elsewhere"
     elsewhere.mkdir()
     model.eval().set_input_scaling(torch.randn(7), torch.rand(7) + 0.5)
@@ -55,7 +55,7 @@ def same_bits_elsewhere(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("config_class", "model_class"), SIGNAL_MODELS, ids=[c.model_type for c, _ in SIGNAL_MODELS])
-def test_a_process_elsewhere_loads_the_model_and_predicts_the_same_bits(config_class, model_class, tmp_path) -> None:
+def test_a_process_without_the_repository_predicts_the_same_bits(config_class, model_class, tmp_path) -> None:
     model = model_class(config_class(input_size=7, gaussian_head=True))
     same_bits_elsewhere(model, torch.randn(2, 50), "AutoModel", ("predictions", "log_variance"), tmp_path)
 
@@ -64,7 +64,7 @@ def test_a_process_elsewhere_loads_the_model_and_predicts_the_same_bits(config_c
 @pytest.mark.parametrize(
     ("config_class", "model_class"), CLASSIFICATION_MODELS, ids=[c.model_type for c, _ in CLASSIFICATION_MODELS]
 )
-def test_a_process_elsewhere_names_the_same_sounds(config_class, model_class, tmp_path) -> None:
+def test_a_process_without_the_repository_classifies_the_same(config_class, model_class, tmp_path) -> None:
     config = config_class(input_size=7, num_labels=3, problem_type="multi_label_classification")
     model = model_class(config)
     torch.nn.init.normal_(model.head.attention.weight)

@@ -15,7 +15,7 @@ def server():
 
 @pytest.fixture
 def s3(server):
-    """An empty store behind a proxy that breaks nothing yet."""
+    """An empty store behind a proxy without faults."""
     server.proxy.rules.clear()
     server.proxy.latency = 0
     server.reset()
@@ -25,15 +25,15 @@ def s3(server):
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    """Makes managers in one folder for temporary ones, with short pauses, and closes them."""
+    """Create managers with short pauses and temporary folders in one place, and close them at the end."""
     monkeypatch.setattr(storage_downloads, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(storage.tempfile, "gettempdir", lambda: str(tmp_path))
-    made = []
+    managers = []
 
     def make(**settings) -> S3FileManager:
-        made.append(S3FileManager(**{"min_free_bytes": 0, "max_workers": 4, **settings}))
-        return made[-1]
+        managers.append(S3FileManager(**{"min_free_bytes": 0, "max_workers": 4, **settings}))
+        return managers[-1]
 
     yield make
-    for manager in made:
+    for manager in managers:
         manager.close()

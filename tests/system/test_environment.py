@@ -1,4 +1,4 @@
-"""What a run finds on its machine."""
+"""Threads and package versions on the machine of a run."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_coun
         ({}, CORES),
         ({"OMP_NUM_THREADS": "3"}, None),  # the user's
         ({"OMP_NUM_THREADS": "1"}, None),  # the user's, without accelerate
-        ({"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no"}, CORES),  # accelerate's, nobody's choice
+        ({"OMP_NUM_THREADS": "1", "ACCELERATE_MIXED_PRECISION": "no"}, CORES),  # set by accelerate, not by the user
         ({"OMP_NUM_THREADS": "4", "ACCELERATE_MIXED_PRECISION": "no"}, None),
         ({"LOCAL_WORLD_SIZE": "2"}, max(1, CORES // 2)),
         ({"LOCAL_WORLD_SIZE": "1000"}, 1),
@@ -41,22 +41,22 @@ def test_the_installed_torch_fits_its_companions() -> None:
     assert versions()["torch"].startswith("2.")
 
 
-def test_the_project_takes_each_known_triple_and_nothing_newer() -> None:
-    asked = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
-    takes = {requirement.name: requirement.specifier for requirement in map(Requirement, asked)}
+def test_the_project_supports_each_known_triple_and_nothing_newer() -> None:
+    dependencies = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
+    supported = {requirement.name: requirement.specifier for requirement in map(Requirement, dependencies)}
     for triple in TRIPLES:
         for name, number in triple.items():
-            assert number in takes[name]
-            assert f"{number}+cpu" in takes[name]
-    for name, number in TRIPLES[0].items():  # pip takes the newest that it may
-        assert {bound.version for bound in takes[name] if bound.operator == "<="} == {number}
+            assert number in supported[name]
+            assert f"{number}+cpu" in supported[name]
+    for name, number in TRIPLES[0].items():  # pip installs the newest supported version
+        assert {bound.version for bound in supported[name] if bound.operator == "<="} == {number}
 
 
 @pytest.mark.parametrize("triple", TRIPLES, ids=lambda triple: triple["torch"])
 @pytest.mark.parametrize("build", ["", "cpu", "cu130"])
-def test_the_partners_of_the_installed_torch_are_named(monkeypatch, triple: dict[str, str], build: str) -> None:
-    found = triple["torch"] + (f"+{build}" if build else "")
-    monkeypatch.setattr(environment, "version", {"torch": found}.get)
+def test_the_remedy_names_packages_that_match_torch(monkeypatch, triple: dict[str, str], build: str) -> None:
+    installed = triple["torch"] + (f"+{build}" if build else "")
+    monkeypatch.setattr(environment, "version", {"torch": installed}.get)
     words = remedy("torchvision").split()
     assert {word for word in words if "==" in word} == {f"{n}=={v}" for n, v in triple.items() if n != "torch"}
     assert words[-1].endswith(f"/whl/{build}") if build else "--index-url" not in words
@@ -66,23 +66,23 @@ def test_the_partners_of_the_installed_torch_are_named(monkeypatch, triple: dict
     ("torch", "failed", "expected"),
     [
         ("missing", "torch", TRIPLES[0]),
-        ("2.9.1", "torchvision", TRIPLES[0]),  # no known triple has it
+        ("2.9.1", "torchvision", TRIPLES[0]),  # in no known triple
         ("2.9.1+cu128", "torchvision", TRIPLES[0]),
         ("2.9.1+cpu", "torchvision", TRIPLES[0]),
-        *((triple["torch"], "torch", triple) for triple in TRIPLES),  # it lacks some library
+        *((triple["torch"], "torch", triple) for triple in TRIPLES),  # torch itself does not load
     ],
 )
-def test_a_whole_triple_is_named_where_torch_is_the_problem(
+def test_the_remedy_names_all_three_packages_if_torch_is_the_problem(
     monkeypatch: pytest.MonkeyPatch, torch: str, failed: str, expected: dict[str, str]
 ) -> None:
     monkeypatch.setattr(environment, "version", {"torch": torch}.get)
     index = ["--index-url", "https://download.pytorch.org/whl/cpu"] if torch.endswith("+cpu") else []
-    whole = [f"{name}=={number}" for name, number in expected.items()]
-    assert remedy(failed).split() == ["pip", "install", *whole, *index]
+    packages = [f"{name}=={number}" for name, number in expected.items()]
+    assert remedy(failed).split() == ["pip", "install", *packages, *index]
 
 
-def test_a_torchvision_that_does_not_load_is_named_with_what_to_install(tmp_path: Path) -> None:
-    """What a torchvision built for another torch does at import, without one: a module that raises the same."""
+def test_a_torchvision_that_does_not_load_is_reported_with_the_remedy(tmp_path: Path) -> None:
+    # A stand-in module raises the same error as a torchvision built for another torch.
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
     run = subprocess.run(
         [sys.executable, REPOSITORY / "run_train.py", REPOSITORY / "configs" / "eda_tcn.json", "--dataset", "x"],

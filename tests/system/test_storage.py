@@ -1,6 +1,7 @@
 """Files in object storage: uploads, names, and the settings of a manager."""
 
 import hashlib
+import re
 
 import pytest
 from hypothesis import given
@@ -15,19 +16,19 @@ from tests.helpers.stored_files import CONTENT, URL
 
 
 @pytest.mark.parametrize("size", [0, 10, storage_remote.BLOCK, 2 * storage_remote.BLOCK + 5])
-def test_a_file_is_uploaded_in_one_piece_whose_etag_is_its_md5(s3, make, tmp_path, size):
+def test_a_file_is_uploaded_in_one_part_so_that_its_etag_is_its_md5(s3, make, tmp_path, size):
     content = CONTENT * (size // len(CONTENT) + 1)
     (tmp_path / "file").write_bytes(content[:size])
     s3.put("s3://songs/other", b"")
     make().upload_file(tmp_path / "file", "s3://songs/new +#ä.bin")
-    (found,) = (entry for entry in list_objects("s3://songs") if "new" in entry.url)
-    assert found.url == "s3://songs/new +#ä.bin"
-    assert found.etag == hashlib.md5(content[:size]).hexdigest()
+    (uploaded,) = (entry for entry in list_objects("s3://songs") if "new" in entry.url)
+    assert uploaded.url == "s3://songs/new +#ä.bin"
+    assert uploaded.etag == hashlib.md5(content[:size]).hexdigest()
     assert s3.proxy.count("^PUT ") == 1
 
 
 @pytest.mark.parametrize("action", [Status(500), Status(503), Reset()])
-def test_an_upload_that_breaks_begins_anew(s3, make, tmp_path, action):
+def test_an_interrupted_upload_is_repeated(s3, make, tmp_path, action):
     (tmp_path / "file").write_bytes(CONTENT * 300)
     s3.put(URL, b"old")
     s3.proxy.rules.append(Rule("^PUT", action, times=2))
@@ -37,11 +38,11 @@ def test_an_upload_that_breaks_begins_anew(s3, make, tmp_path, action):
     assert files.stats().retries >= 1
 
 
-def test_an_upload_that_stays_broken_says_so_and_leaves_the_old_object(s3, make, tmp_path):
+def test_a_failed_upload_raises_and_keeps_the_old_object(s3, make, tmp_path):
     (tmp_path / "file").write_bytes(CONTENT)
     s3.put(URL, b"old")
     s3.proxy.rules.append(Rule("^PUT", Status(503)))
-    with pytest.raises(OSError, match="cannot be written .SlowDown") as raised:
+    with pytest.raises(OSError, match="SlowDown") as raised:
         make(tries=3).upload_file(tmp_path / "file", URL)
     assert raised.value.filename == URL
     assert s3.proxy.count("^PUT") == 3
@@ -51,7 +52,7 @@ def test_an_upload_that_stays_broken_says_so_and_leaves_the_old_object(s3, make,
     assert make().read_bytes(URL) == b"old"
 
 
-def test_all_clients_of_a_process_share_the_sdks_session(s3, make):
+def test_all_clients_of_a_process_share_the_session_of_the_sdk(s3, make):
     s3.put(URL, CONTENT)
     files = make()
     assert files.list_objects("s3://songs")
@@ -77,22 +78,22 @@ def test_odd_keys_and_empty_objects_work(s3, make, key):
 
 
 @given(st.text(min_size=1).filter(lambda key: not key.startswith("/")))
-def test_an_address_is_cut_into_bucket_and_key_and_nothing_else(key):
+def test_an_s3_url_is_split_into_bucket_and_key(key):
     assert parse_s3_url(f"s3://bucket/{key}") == ("bucket", key)
 
 
 @pytest.mark.parametrize("url", ["", "s3://", "s3://b", "s3://b/", "s3:///key", "http://b/k", "b/k"])
-def test_what_is_no_address_is_refused(url):
-    with pytest.raises(ValueError, match="it takes s3://bucket/key"):
+def test_a_url_without_bucket_or_key_is_refused(url):
+    with pytest.raises(ValueError, match=f"^{re.escape(repr(url))}: .*s3://bucket/key"):
         parse_s3_url(url)
 
 
-def test_files_keep_the_ending_that_decoders_look_at(s3, make):
+def test_local_copies_keep_the_suffix_for_decoders(s3, make):
     s3.put(URL, CONTENT)
     assert make().download_file(URL).suffix == ".mp3"
 
 
-def test_plain_paths_are_given_back_and_other_urls_work(make, tmp_path):
+def test_local_paths_are_returned_unchanged_and_other_urls_work(make, tmp_path):
     import fsspec
 
     path = tmp_path / "a.wav"
@@ -114,48 +115,48 @@ def test_plain_paths_are_given_back_and_other_urls_work(make, tmp_path):
 # Settings
 
 
-def test_there_is_one_shared_manager_a_process(s3, monkeypatch, tmp_path):
+def test_a_process_has_one_shared_manager(s3, monkeypatch, tmp_path):
     monkeypatch.setattr(S3FileManager, "_shared", None)
     s3.put(URL, CONTENT)
     files = S3FileManager.shared(max_workers=3, cache_dir=tmp_path / "kept")
     assert files is S3FileManager.shared() is S3FileManager.shared(max_workers=3)
     assert s3_download(URL).read_bytes() == CONTENT
     assert s3_download(URL).is_relative_to(tmp_path / "kept")
-    with pytest.raises(ValueError, match="max_workers = 5"):
+    with pytest.raises(ValueError, match="max_workers=5: .* 3"):
         S3FileManager.shared(max_workers=5)
     files.close()
     assert (tmp_path / "kept").exists()
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "name", "message"),
     [
-        ({"key": "x"}, "looks like a secret"),
-        ({"aws_secret_access_key": "x"}, "looks like a secret"),
-        ({"profile": "AKIAABCDEFGHIJKLMNOP"}, "looks like a secret"),
-        ({"session_token": "x"}, "looks like a secret"),
-        ({"endpoint_url": "http://me:word@host"}, "user or password"),
-        ({"endpoint": "http://host"}, "it takes profile, endpoint_url, region, anon"),
+        ({"key": "x"}, "key", "secret"),
+        ({"aws_secret_access_key": "x"}, "aws_secret_access_key", "secret"),
+        ({"profile": "AKIAABCDEFGHIJKLMNOP"}, "profile", "secret"),
+        ({"session_token": "x"}, "session_token", "secret"),
+        ({"endpoint_url": "http://me:word@host"}, "endpoint_url", "password"),
+        ({"endpoint": "http://host"}, "endpoint", "profile, endpoint_url, region, anon"),
     ],
 )
-def test_options_take_no_secret_and_nothing_unknown(options, message):
-    with pytest.raises(ValueError, match=message) as caught:
+def test_secrets_and_unknown_options_are_refused_by_name(options, name, message):
+    with pytest.raises(ValueError, match=f"'{name}' .*{message}") as caught:
         S3FileManager(storage_options=options)
     assert "AKIA" not in str(caught.value)
     assert "word@" not in str(caught.value)
 
 
-def test_no_secret_reaches_the_cache_an_error_or_a_log(s3, make, caplog, tmp_path):
+def test_no_secret_is_in_the_cache_an_error_or_a_log(s3, make, caplog, tmp_path):
     caplog.set_level("DEBUG", "system")
     s3.put(URL, CONTENT)
     files = make(tries=2)
     files.download_file(URL)
     s3.proxy.rules.append(Rule("^GET", Status(403), times=1))
-    said = []
+    errors = []
     for url in ("s3://songs/x", "s3://songs/y"):
         with pytest.raises(OSError) as caught:
             files.download_file(url)
-        said.append(repr(caught.value))
-    text = " ".join([*said, caplog.text, *map(str, tmp_path.rglob("*"))])
+        errors.append(repr(caught.value))
+    text = " ".join([*errors, caplog.text, *map(str, tmp_path.rglob("*"))])
     assert "made-up-secret" not in text
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"made-up-secret" in path.read_bytes()]

@@ -1,4 +1,4 @@
-"""A download is the right content or an error, whatever breaks and whatever changes on the way."""
+"""A download returns the right content or raises an error, for any fault and any change on the way."""
 
 import re
 import time
@@ -11,7 +11,7 @@ from tests.helpers import s3_server
 from tests.helpers.s3_server import Call, Corrupt, Cut, Delay, Reset, Rule, Stall, Status, Truncate
 from tests.helpers.stored_files import CONTENT, GET, URL, left_over
 
-# What comes is right, or an error
+# Faults
 
 
 @pytest.mark.parametrize(
@@ -29,18 +29,18 @@ from tests.helpers.stored_files import CONTENT, GET, URL, left_over
         (Delay(3), 1, 2),
     ],
 )
-def test_what_breaks_for_a_while_is_asked_for_again(s3, make, action, times, requests):
+def test_transient_faults_are_retried(s3, make, action, times, requests):
     s3.put(URL, CONTENT)
     s3.proxy.rules.append(Rule(GET, action, times=times))
     files = make(storage_options={"read_timeout": 1})
     assert files.read_bytes(URL) == CONTENT
     assert s3.proxy.count() == requests
-    if not isinstance(action, Reset):  # the HTTP client asks once more when a connection that it kept is gone
+    if not isinstance(action, Reset):  # the HTTP client itself retries when a kept connection is gone
         assert files.stats().retries == requests - 1
 
 
 @pytest.mark.parametrize("action", [Status(500), Status(503), Reset(), Cut(after=5000), Corrupt(), Truncate(to=5000)])
-def test_what_stays_broken_is_an_error_after_so_many_tries_and_leaves_nothing(s3, make, action):
+def test_permanent_faults_raise_after_all_tries_and_leave_no_file(s3, make, action):
     s3.put(URL, CONTENT)
     s3.proxy.rules.append(Rule(GET, action))
     files = make(tries=3)
@@ -54,7 +54,7 @@ def test_what_stays_broken_is_an_error_after_so_many_tries_and_leaves_nothing(s3
 @pytest.mark.parametrize(
     ("status", "code"), [(403, "AccessDenied"), (403, "ExpiredToken"), (403, "RequestTimeTooSkewed")]
 )
-def test_a_refusal_is_one_request_and_says_the_services_word(s3, make, monkeypatch, status, code):
+def test_a_refusal_costs_one_request_and_has_the_code_of_the_service(s3, make, monkeypatch, status, code):
     monkeypatch.setitem(s3_server.ERRORS, status, code)
     s3.put(URL, CONTENT)
     s3.proxy.rules.append(Rule(GET, Status(status)))
@@ -63,7 +63,7 @@ def test_a_refusal_is_one_request_and_says_the_services_word(s3, make, monkeypat
     assert s3.proxy.count() == 1
 
 
-def test_what_is_missing_is_one_request_and_found_once_it_is_there(s3, make):
+def test_a_missing_object_costs_one_request_and_is_read_once_it_exists(s3, make):
     files = make()
     for url in ("s3://songs/none.mp3", "s3://no-such-bucket/a"):
         with pytest.raises(FileNotFoundError, match=re.escape(url)):
@@ -73,7 +73,7 @@ def test_what_is_missing_is_one_request_and_found_once_it_is_there(s3, make):
     assert files.read_bytes("s3://songs/none.mp3") == CONTENT
 
 
-def test_a_failed_prefetch_is_reported_once_and_raised_when_the_file_is_asked_for(s3, make, caplog):
+def test_a_failed_prefetch_is_logged_once_and_raised_when_the_file_is_requested(s3, make, caplog):
     files = make()
     urls = [f"s3://songs/{i}" for i in range(3)]
     files.prefetch_files(urls)
@@ -87,25 +87,26 @@ def test_a_failed_prefetch_is_reported_once_and_raised_when_the_file_is_asked_fo
         files.download_file(urls[1])
 
 
-def test_without_credentials_the_error_says_what_to_do_and_open_buckets_need_none(s3, make, monkeypatch):
+def test_missing_credentials_are_reported_and_public_buckets_need_none(s3, make, monkeypatch):
     s3.put(URL, CONTENT)
     s3.boto.put_object_acl(Bucket="songs", Key="a.mp3", ACL="public-read")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
-    with pytest.raises(PermissionError, match="no AWS credentials"):
+    with pytest.raises(PermissionError, match="NoCredentialsError.*`profile`.*`anon`") as caught:
         make().download_file(URL)
+    assert caught.value.filename == URL
     assert make(storage_options={"anon": True}).read_bytes(URL) == CONTENT
 
 
 # Objects that change
 
 
-def test_an_object_that_changed_since_it_was_listed_is_refused(s3, make):
+def test_an_object_that_changed_after_the_listing_is_refused(s3, make):
     s3.put(URL, CONTENT)
     (listed,) = list_objects("s3://songs")
     s3.put(URL, b"other" * 100)
     files = make()
-    with pytest.raises(S3ObjectChanged, match="list it again"):
+    with pytest.raises(S3ObjectChanged, match=re.escape(URL)):
         files.download_file(listed)
     assert s3.proxy.count(GET) == 1
     assert not left_over(files.root)
@@ -113,7 +114,7 @@ def test_an_object_that_changed_since_it_was_listed_is_refused(s3, make):
 
 
 @pytest.mark.parametrize("resumed", [False, True])
-def test_an_object_replaced_while_it_is_read_never_gives_a_mixed_file(s3, make, monkeypatch, resumed):
+def test_an_object_that_is_replaced_during_the_download_is_never_mixed(s3, make, monkeypatch, resumed):
     monkeypatch.setattr(storage_remote, "BLOCK", 1000)
     monkeypatch.setattr(storage_downloads, "RESUME_FROM", 1 if resumed else 1 << 30)
     other = CONTENT[::-1]
@@ -128,10 +129,10 @@ def test_an_object_replaced_while_it_is_read_never_gives_a_mixed_file(s3, make, 
             files.read_bytes(URL)
         assert not left_over(files.root)
     else:
-        assert files.read_bytes(URL) == other  # the whole new object
+        assert files.read_bytes(URL) == other
 
 
-def test_a_long_object_goes_on_where_it_was_cut_if_it_is_still_the_same(s3, make, monkeypatch):
+def test_a_long_object_is_resumed_after_an_interruption_if_unchanged(s3, make, monkeypatch):
     monkeypatch.setattr(storage_remote, "BLOCK", 1000)
     monkeypatch.setattr(storage_downloads, "RESUME_FROM", 2000)
     etag = s3.put(URL, CONTENT)
@@ -143,7 +144,7 @@ def test_a_long_object_goes_on_where_it_was_cut_if_it_is_still_the_same(s3, make
     assert 2000 <= int(re.fullmatch(r"bytes=(\d+)-", second.range)[1]) <= 5500
 
 
-def test_a_copy_is_valid_for_the_run_unless_it_is_to_be_checked(s3, make):
+def test_a_copy_is_valid_for_the_run_unless_revalidated(s3, make):
     s3.put(URL, CONTENT)
     files = make()
     files.download_file(URL)
@@ -156,7 +157,7 @@ def test_a_copy_is_valid_for_the_run_unless_it_is_to_be_checked(s3, make):
     assert len(left_over(files.root)) == 1
 
 
-def test_a_copy_that_was_cut_or_deleted_behind_our_back_is_fetched_again(s3, make):
+def test_a_truncated_or_deleted_copy_is_downloaded_again(s3, make):
     s3.put(URL, CONTENT)
     files = make()
     files.download_file(URL).write_bytes(CONTENT[:100])

@@ -1,4 +1,4 @@
-"""One request for each object, however many ask for it."""
+"""Each object costs one request, with any number of readers."""
 
 import os
 import threading
@@ -13,7 +13,7 @@ from tests.helpers.s3_server import Delay, Rule, Status
 from tests.helpers.stored_files import CONTENT, URL, fill, start
 
 
-def test_a_cold_pass_is_one_get_an_object_and_a_warm_one_is_no_request(s3, make):
+def test_the_first_pass_costs_one_get_per_object_and_the_second_none(s3, make):
     contents = fill(s3, 30)
     files = make()
     files.prefetch_files(contents)
@@ -25,30 +25,30 @@ def test_a_cold_pass_is_one_get_an_object_and_a_warm_one_is_no_request(s3, make)
     assert files.stats().downloads == 30
 
 
-def test_a_listing_gives_size_and_etag_and_then_a_file_is_one_get(s3, make):
+def test_a_file_from_a_listing_costs_one_get(s3, make):
     contents = fill(s3, 3)
-    found = list_objects("s3://many")
-    assert [(f.url, f.size) for f in found] == [(url, len(content)) for url, content in contents.items()]
+    listed = list_objects("s3://many")
+    assert [(f.url, f.size) for f in listed] == [(url, len(content)) for url, content in contents.items()]
     files = make()
-    assert [files.read_bytes(file) for file in found] == list(contents.values())
+    assert [files.read_bytes(file) for file in listed] == list(contents.values())
     assert (s3.proxy.count("list-type=2"), s3.proxy.count("^GET /many/"), s3.proxy.count("^HEAD")) == (1, 3, 0)
 
 
-def test_a_listing_turns_pages(s3, monkeypatch):
-    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "10")  # in place of a thousand
+def test_a_listing_reads_all_pages(s3, monkeypatch):
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "10")  # instead of a thousand
     contents = fill(s3, 25)
     assert [file.url for file in list_objects("s3://many")] == list(contents)
     assert s3.proxy.count("list-type=2") == 3
 
 
 @pytest.mark.parametrize(
-    ("wanted", "requests"),
+    ("numbers", "requests"),
     [(range(0, 100, 2), 10), ([0, 50, 99], 3), ([0, 1, 2, 3], 1), ([50, 200], 2), ([200, 300], 1)],
 )
-def test_files_are_described_by_the_pages_that_they_are_on(s3, make, monkeypatch, wanted, requests):
-    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "10")  # in place of a thousand
+def test_describing_files_costs_one_request_per_page(s3, make, monkeypatch, numbers, requests):
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "10")  # instead of a thousand
     contents, files = fill(s3, 100), make()
-    urls = [f"s3://many/{i:03d}.bin" for i in wanted]
+    urls = [f"s3://many/{i:03d}.bin" for i in numbers]
     expected = {file.url: file for file in list_objects("s3://many") if file.url in urls}
     assert expected.keys() == contents.keys() & set(urls)
     s3.proxy.forget()
@@ -57,17 +57,17 @@ def test_files_are_described_by_the_pages_that_they_are_on(s3, make, monkeypatch
     assert s3.proxy.count() == s3.proxy.count("list-type=2") == requests
 
 
-def test_files_are_described_one_by_one_where_listing_is_not_allowed(s3, make):
+def test_files_are_described_one_by_one_if_listing_is_not_allowed(s3, make):
     contents = fill(s3, 5)
     s3.proxy.rules.append(Rule("list-type=2", Status(403)))
     s3.proxy.rules.append(Rule("^HEAD /many/003", Status(503), times=1))
     s3.proxy.rules.append(Rule("^HEAD /many/004", Status(403)))
-    found = make().describe_files([*contents, "s3://many/none.bin"])
-    assert [(url, file.size) for url, file in sorted(found.items())] == [(url, 1000) for url in [*contents][:4]]
+    described = make().describe_files([*contents, "s3://many/none.bin"])
+    assert [(url, file.size) for url, file in sorted(described.items())] == [(url, 1000) for url in [*contents][:4]]
     assert (s3.proxy.count("^HEAD /many/"), s3.proxy.count("list-type=2")) == (7, 1)
 
 
-def test_a_listing_that_fails_once_is_asked_again_where_it_was(s3, make, monkeypatch):
+def test_a_failed_page_of_a_listing_is_requested_again(s3, make, monkeypatch):
     monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "10")
     contents = fill(s3, 30)
     s3.proxy.rules.append(Rule("list-type=2", Status(503), times=1, skip=1))
@@ -75,9 +75,9 @@ def test_a_listing_that_fails_once_is_asked_again_where_it_was(s3, make, monkeyp
     assert s3.proxy.count() == 4
 
 
-def test_a_file_of_the_web_is_described_by_what_its_server_says(make, tmp_path):
+def test_files_on_a_web_server_are_described_from_its_headers(make, tmp_path):
     (tmp_path / "a.wav").write_bytes(b"1234")
-    with served(tmp_path) as (address, asked):
+    with served(tmp_path) as (address, requested):
         first = make().describe_files([f"{address}/a.wav", f"{address}/b.wav"])
         os.utime(tmp_path / "a.wav", (0, 0))
         second = make().describe_files([f"{address}/a.wav"])
@@ -85,17 +85,17 @@ def test_a_file_of_the_web_is_described_by_what_its_server_says(make, tmp_path):
     (before,), (after,) = first.values(), second.values()
     assert (before.size, after.size) == (4, 4)
     assert before.etag != after.etag
-    assert asked.count("/a.wav") == 2
+    assert requested.count("/a.wav") == 2
 
 
-def test_a_listing_leaves_out_folder_marks_and_neighbours(s3):
+def test_a_listing_leaves_out_folder_markers_and_folders_with_the_same_prefix(s3):
     for key in ("songs/", "songs/1.mp3", "songs/x/2.mp3", "songs_old/3.mp3"):
         s3.put(f"s3://corpus/{key}", b"x")
     for prefix in ("s3://corpus/songs", "s3://corpus/songs/"):
         assert [file.url for file in list_objects(prefix)] == ["s3://corpus/songs/1.mp3", "s3://corpus/songs/x/2.mp3"]
 
 
-def test_eight_threads_that_ask_for_one_object_share_one_get(s3, make):
+def test_eight_threads_that_request_one_object_share_one_get(s3, make):
     s3.put(URL, CONTENT)
     s3.proxy.latency = 0.1
     files = make()
@@ -114,7 +114,7 @@ assert [files.read_bytes(url) for url in urls] == [i.to_bytes(2, "big") * 500 fo
 """
 
 
-def test_four_processes_with_one_folder_get_each_object_once(s3, tmp_path):
+def test_four_processes_with_one_folder_download_each_object_once(s3, tmp_path):
     fill(s3, 20)
     s3.proxy.latency = 0.05
     children = [start(ONE_OF_FOUR, tmp_path / "cache") for _ in range(4)]
@@ -122,7 +122,7 @@ def test_four_processes_with_one_folder_get_each_object_once(s3, tmp_path):
     assert s3.proxy.count() == 20
 
 
-def test_no_more_requests_are_in_flight_than_there_are_workers(s3, make):
+def test_max_workers_limits_the_parallel_requests(s3, make):
     s3.proxy.latency = 0.02
     contents = fill(s3, 40)
     files = make(max_workers=3)
@@ -131,7 +131,7 @@ def test_no_more_requests_are_in_flight_than_there_are_workers(s3, make):
     assert s3.proxy.most_in_flight == 3
 
 
-def test_a_blocking_download_overtakes_what_is_only_prefetched(s3, make):
+def test_a_blocking_download_goes_before_prefetched_files(s3, make):
     contents = fill(s3, 30)
     s3.proxy.latency = 0.03
     files = make(max_workers=1)
@@ -139,24 +139,24 @@ def test_a_blocking_download_overtakes_what_is_only_prefetched(s3, make):
     last = list(contents)[-1]
     assert files.read_bytes(last) == contents[last]
     lines = [request.line for request in s3.proxy.requests]
-    (place,) = [i for i, line in enumerate(lines) if "/many/029.bin" in line]
-    assert place <= 2  # one was running
+    (position,) = [i for i, line in enumerate(lines) if "/many/029.bin" in line]
+    assert position <= 2  # one was running
     for url in contents:
         files.download_file(url)
     assert s3.proxy.count() == 30
 
 
-def test_a_long_prefetch_starts_no_thread_a_path_and_asks_once_a_path(s3, make):
+def test_a_long_prefetch_starts_few_threads_and_one_job_per_path(s3, make):
     s3.proxy.rules.append(Rule("^GET", Delay(1)))
     files = make(max_workers=2)
     before = threading.active_count()
     files.prefetch_files(f"s3://many/{i % 50_000}" for i in range(100_000))
-    assert threading.active_count() <= before + 2 + 1  # and the loop of s3fs
+    assert threading.active_count() <= before + 2 + 1  # workers, and the loop of s3fs
     assert len(files._downloads._jobs) == 50_000
     assert files.get_file("s3://many/1") is None
 
 
-def test_a_bulk_prefetch_shows_a_bar_that_ends_with_it(s3, make, capsys):
+def test_a_prefetch_shows_a_progress_bar_that_is_closed_at_the_end(s3, make, capsys):
     contents = fill(s3, 5)
     files = make(show_progress=True)
     files.prefetch_files(contents)
@@ -166,5 +166,6 @@ def test_a_bulk_prefetch_shows_a_bar_that_ends_with_it(s3, make, capsys):
     while files._downloads._bar is not None:
         assert time.monotonic() < end
         time.sleep(0.01)
-    assert "fetching" in (shown := capsys.readouterr().err)
-    assert "5/5" in shown
+    output = capsys.readouterr().err
+    assert "fetching" in output
+    assert "5/5" in output

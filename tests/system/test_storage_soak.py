@@ -1,4 +1,4 @@
-"""Four processes, a cache a tenth of the data, faults and a kill: everything right, never too much, nothing left."""
+"""Four processes, a small cache, faults and a kill: content is right, the limit holds, and nothing is left over."""
 
 import random
 import signal
@@ -23,13 +23,13 @@ files = storage.S3FileManager(cache_dir=cache, max_bytes=limit, min_free_bytes=0
 order = list(range(count))
 random.Random(seed).shuffle(order)
 urls = [f"s3://soak/{i:04d}.bin" for i in order]
-for place, (i, url) in enumerate(zip(order, urls)):
-    if place % 20 == 0:
-        files.prefetch_files(urls[place : place + 40])
+for position, (i, url) in enumerate(zip(order, urls)):
+    if position % 20 == 0:
+        files.prefetch_files(urls[position : position + 40])
     assert files.read_bytes(url) == random.Random(i).randbytes(1000 + i)
-    if place == 100:
+    if position == 100:
         print("under way", flush=True)
-    while place == 110 and seed == "0":  # until it is killed
+    while position == 110 and seed == "0":  # until it is killed
         files.read_bytes(random.choice(urls))
 print("all right")
 """
@@ -50,11 +50,11 @@ def test_a_small_cache_serves_four_processes_through_faults_and_a_kill(tmp_path)
             ]
             assert readers[0].stdout.readline() == "under way\n"
             readers[0].send_signal(signal.SIGKILL)
-            said = [reader.communicate(timeout=500)[0] for reader in readers]
+            outputs = [reader.communicate(timeout=500)[0] for reader in readers]
         assert [reader.returncode for reader in readers] == [-signal.SIGKILL, 0, 0, 0]
-        assert all(text.endswith("all right\n") for text in said[1:])
+        assert all(text.endswith("all right\n") for text in outputs[1:])
         assert LIMIT / 2 < watch.most <= LIMIT
         assert watch.looks > 100
         files.read_bytes("s3://soak/0000.bin")
-        files.cache.evict(LIMIT)  # looks at every file, those of the dead too
+        files.cache.evict(LIMIT)  # visits every file, including those of the killed process
         assert not left_over(files.root)

@@ -1,4 +1,4 @@
-"""Text for people: no secret, no formula, always encodable."""
+"""Text for people: no secrets, no formulas, always encodable."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from system.text import holds_secret, mask_secrets, masked, plural, printable, safe_cell
+from system.text import contains_secret, mask_secrets, masked, plural, printable, safe_cell
 
 SECRET = "Zx9qSECRETq9xZ"
 NAMES = (
@@ -27,11 +27,11 @@ def test_a_signature_in_a_url_is_masked_and_the_rest_stays(name: str, times_enco
     url = f"https://host/data.parquet?versionId=7&{name}={SECRET}&part=2"
     for _ in range(times_encoded):
         url = quote(url, safe="")
-    text = mask_secrets(f"dataset = '{url}': not there")
+    text = mask_secrets(f"dataset = '{url}': not found")
     assert SECRET not in text
     assert "host" in text
     assert "part=2" in text
-    assert text.endswith("': not there")
+    assert text.endswith("': not found")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_signature_in_a_url_is_masked_and_the_rest_stays(name: str, times_enco
 @pytest.mark.parametrize("value", [SECRET, "hf_X", "abc1", "wJalrXUtnFEMI/K7MDENG+bPx=", "a-b_c.d~e.f~g"])
 def test_the_value_of_a_secret_entry_option_or_header_is_masked_and_the_rest_stays(text: str, value: str) -> None:
     assert mask_secrets(text.format(value)) == text.format("***")
-    assert holds_secret(text.format(value))
+    assert contains_secret(text.format(value))
     assert mask_secrets(text.format("***")) == text.format("***")
 
 
@@ -69,18 +69,18 @@ PASSWORD = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_ch
 
 
 @given(PASSWORD, st.integers(0, 3))
-def test_a_password_in_a_url_is_masked_whatever_it_holds(text: str, times_encoded: int) -> None:
+def test_any_password_in_a_url_is_masked(text: str, times_encoded: int) -> None:
     password = quote(f"{SECRET}{text}", safe="") if set(text) & set("?#") else f"{SECRET}{text}"
     url = f"s3://user:{password}@host/key"
     for _ in range(times_encoded):
         url = quote(url, safe="")
-    assert SECRET not in mask_secrets(f"{url}: no such object")
-    assert SECRET not in mask_secrets(f"{Path(url)}: no such folder")
+    assert SECRET not in mask_secrets(f"{url}: missing object")
+    assert SECRET not in mask_secrets(f"{Path(url)}: missing folder")
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_an_access_key_is_a_secret_wherever_it_stands(key: str) -> None:
-    assert holds_secret(key)
+def test_an_access_key_is_masked_anywhere(key: str) -> None:
+    assert contains_secret(key)
     assert key not in mask_secrets(f"run_name={key}: too long")
     assert masked({"a": [{"b": key}], "n": 1}) == {"a": [{"b": "***"}], "n": 1}
 
@@ -88,7 +88,7 @@ def test_an_access_key_is_a_secret_wherever_it_stands(key: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "s3://bucket/songs/100%25 of a@b.wav?x=1", "hf_datasets/pmemo: no such folder", "--s3 a: it takes key=value",
+        "s3://bucket/songs/100%25 of a@b.wav?x=1", "hf_datasets/pmemo: missing folder", "--s3 a: give key=value",
         "learning_rate=nan: not a number", "num_threads=3 design=5", "HFA", "https://host:8080/path?design=4",
         "user@host.org: unknown", "argument --hub_token: expected one argument", "--hub_token --seed 3",
         "tokens: 512", "--max_tokens 512", "the token is missing: give one", "a bearer of news", "secretary: me",
@@ -96,24 +96,24 @@ def test_an_access_key_is_a_secret_wherever_it_stands(key: str) -> None:
         "--hub_token is a secret", "Authorization: required by", "secret: str | None", "hub_token: None",
     ],
 )  # fmt: skip
-def test_a_text_without_a_secret_stays_as_it_is(text: str) -> None:
+def test_a_text_without_a_secret_is_unchanged(text: str) -> None:
     assert mask_secrets(text) == text
-    assert not holds_secret(text)
+    assert not contains_secret(text)
 
 
 @pytest.mark.parametrize("begin", "=+-@\t\r\n")
-def test_text_that_a_spreadsheet_would_run_does_not_begin_a_cell(begin: str) -> None:
+def test_a_cell_does_not_start_like_a_formula(begin: str) -> None:
     assert safe_cell(f"{begin}cmd|' /C calc'!A0") == f"'{begin}cmd|' /C calc'!A0"
 
 
 @given(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False)))
 def test_a_number_stays_a_number(value: float) -> None:
     assert safe_cell(value) is value
-    assert type(value)(safe_cell(repr(value))) == value  # as an integer: no float holds 2**53 + 1
+    assert type(value)(safe_cell(repr(value))) == value  # parsed as an integer: no float represents 2**53 + 1
 
 
 @given(st.text(st.characters(codec=None), max_size=12))
-def test_every_cell_can_be_written_and_none_is_run(text: str) -> None:
+def test_any_cell_can_be_written_and_none_is_a_formula(text: str) -> None:
     file = io.StringIO(newline="")
     csv.writer(file).writerow([safe_cell(text), "end"])
     read, end = next(csv.reader(io.StringIO(file.getvalue().encode().decode(), newline="")))
@@ -121,7 +121,7 @@ def test_every_cell_can_be_written_and_none_is_run(text: str) -> None:
     assert read in (printable(text), f"'{printable(text)}")
     assert not read.startswith(("=", "@", "\t", "\r", "\n"))
     if read.startswith(("+", "-")):
-        float(read)  # an error if it is no number
+        float(read)  # raises if it is not a number
 
 
 def test_a_name_that_is_not_utf8_is_escaped() -> None:
@@ -130,7 +130,7 @@ def test_a_name_that_is_not_utf8_is_escaped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "nouns", "said"),
+    ("count", "nouns", "expected"),
     [
         (0, "", "0 rows"),
         (1, "", "1 row"),
@@ -139,5 +139,5 @@ def test_a_name_that_is_not_utf8_is_escaped() -> None:
         (2, "entries", "2 entries"),
     ],
 )
-def test_a_noun_agrees_with_its_count(count: int, nouns: str, said: str) -> None:
-    assert plural(count, "row", nouns) == said
+def test_a_noun_agrees_with_its_count(count: int, nouns: str, expected: str) -> None:
+    assert plural(count, "row", nouns) == expected

@@ -1,4 +1,4 @@
-"""Jobs in processes that a signal stops."""
+"""Signals while worker processes start."""
 
 import os
 import signal
@@ -6,14 +6,14 @@ import threading
 
 import pytest
 
-from system.worker_pool import _stops_later
+from system.worker_pool import _delay_signals
 
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
-def test_a_signal_that_another_thread_takes_waits_for_the_end_of_the_block(
+def test_a_signal_received_by_another_thread_waits_for_the_end_of_the_block(
     number: int, error: type[BaseException]
 ) -> None:
-    """A thread that was there before the block does not have the signal blocked, as one of a library."""
+    # A thread that existed before the block does not block the signal, for example a thread of a library.
     done = threading.Event()
     other = threading.Thread(target=done.wait)
     other.start()
@@ -24,9 +24,9 @@ def test_a_signal_that_another_thread_takes_waits_for_the_end_of_the_block(
     before = signal.signal(number, leave)
     started = []
     try:
-        with pytest.raises(error), _stops_later():
+        with pytest.raises(error), _delay_signals():
             os.kill(os.getpid(), number)
-            started = [sum(range(100)) for _ in range(10_000)]  # Python runs handlers between instructions
+            started = [sum(range(100)) for _ in range(10_000)]  # Python runs signal handlers between instructions
         assert len(started) == 10_000
         assert signal.getsignal(number) is leave
     finally:

@@ -1,4 +1,4 @@
-"""Fixtures of all tasks' tests."""
+"""Fixtures shared by the tests of all tasks."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from matplotlib.figure import Figure
 
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Collect every figure that is written, so that a test can compare what it shows with the numbers."""
-    written: list[Figure] = []
-    write = Figure.savefig
+    """Collect every figure that is saved, so that a test can compare it with the numbers."""
+    saved: list[Figure] = []
+    save = Figure.savefig
 
     def collect(figure: Figure, *args: Any, **kwargs: Any) -> None:
-        written.append(figure)
-        write(figure, *args, **kwargs)
+        saved.append(figure)
+        save(figure, *args, **kwargs)
 
     monkeypatch.setattr(Figure, "savefig", collect)
-    return written
+    return saved

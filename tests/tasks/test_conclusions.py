@@ -1,4 +1,4 @@
-"""The last lines of a run: the main score and the verdict of each target."""
+"""Test the last lines of a run: the main score and verdict of each target, and the next command."""
 
 import json
 import re
@@ -19,26 +19,26 @@ FACTS = {"attention": attention, "detection": detection, "eda": eda, "emotion": 
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_each_line_of_a_conclusion_has_a_score_of_the_model_and_a_verdict(name: str) -> None:
+def test_each_conclusion_line_has_a_score_and_a_verdict(name: str) -> None:
     task, results = load_task(name), json.loads(json.dumps(FACTS[name].make_facts()["test"]))
     means = {f"{value:z.3f}" for path, value in numbers(results).items() if path.endswith("/mean")}
     for line in task.conclusion(results).splitlines():
         score, verdict = re.fullmatch(r".*? (-?\d\.\d{3}) \[.*; verdict: (.+)", line).groups()
         assert score in means
-        assert "*" not in verdict  # Markdown is for pages
+        assert "*" not in verdict  # no Markdown on the terminal
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_the_next_command_predicts_or_scores_the_data_that_were_trained_on(name: str, tmp_path: Path) -> None:
+def test_the_next_command_predicts_or_scores_with_the_new_model(name: str, tmp_path: Path) -> None:
     task, results = load_task(name), FACTS[name].make_facts()["test"]
     run = parse_run([str(OF_TASK[name]), "--output_dir", str(tmp_path)])
     facts = {"test": results, "training": {}, "model": {"modalities": ["text", "audio"]}}
-    last = last_lines(run, facts, tmp_path).splitlines()[-1]
+    last_line = last_lines(run, facts, tmp_path).splitlines()[-1]
     program, rest = ("run_predict", f"recording{task.suffixes[0]}") if task.suffixes else ("run_eval", "--side all")
-    assert last == f"next: python {program}.py {tmp_path} {rest}"
+    assert last_line == f"next: python {program}.py {tmp_path} {rest}"
 
 
-def test_the_next_command_of_a_model_of_text_gives_it_a_text(tmp_path: Path) -> None:
+def test_the_next_command_of_a_text_model_passes_text(tmp_path: Path) -> None:
     run = parse_run([str(OF_TASK["emotion"]), "--output_dir", str(tmp_path)])
     facts = {"test": FACTS["emotion"].make_facts()["test"], "training": {}, "model": {"modalities": ["text"]}}
     command = shlex.split(

@@ -1,7 +1,8 @@
-"""Encoders by name: published files are converted exactly, downloads are checked, an error leaves no file."""
+"""Loading encoders: published files are converted exactly, downloads are verified, errors leave no files."""
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from tests.conftest import REPOSITORY
 from tests.helpers.efficientat import LABELS, WEIGHTS, published, served, small_encoder, write_labels
 from tests.helpers.hub_server import Repository, Stored, serve_hub
 from training import encoders
-from training.encoders import ADDRESS, KNOWN, LABELS_SHA256, Published, is_encoder, load_encoder
+from training.encoders import KNOWN, LABELS_SHA256, MIRROR_VARIABLE, Published, is_encoder, load_encoder
 from training.official_efficientat import LABELS_FILE, build_official, digest, save_encoder
 
 SHORT = "efficientat_mn04_as"
@@ -27,13 +28,13 @@ SHORT = "efficientat_mn04_as"
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # a server of this machine is asked
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # the tests use a server on this machine
     return tmp_path / "home"
 
 
 @pytest.fixture
 def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, EfficientAtForAudioClassification]:
-    """A folder that is a mirror's, with a small model in mn04's place, and the model."""
+    """The folder of a mirror with a small model in place of mn04, and that model."""
     model, folder = small_encoder(labels=7), tmp_path / "release"
     folder.mkdir()
     torch.save(published(model), folder / KNOWN[SHORT].file)
@@ -46,7 +47,7 @@ def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Effi
 
 
 def same(model: torch.nn.Module, other: torch.nn.Module) -> bool:
-    """Whether two models have the same labels and say the same bits."""
+    """Return whether two models have the same labels and bit-identical outputs."""
     features = torch.randn(2, 101, 128)
     with torch.inference_mode():
         outputs = model(features).logits, other(features).logits
@@ -55,24 +56,24 @@ def same(model: torch.nn.Module, other: torch.nn.Module) -> bool:
 
 @pytest.mark.parametrize("width", [0.1, 0.4, 1.0])
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_a_published_file_is_converted_to_the_same_bits(width: float, suffix: str, tmp_path: Path) -> None:
+def test_conversion_of_a_published_file_is_exact(width: float, suffix: str, tmp_path: Path) -> None:
     model, file = small_encoder(width=width), tmp_path / f"mn{suffix}"
     (torch.save if suffix == ".pt" else save_file)(published(model), file)
     write_labels(tmp_path / LABELS_FILE, [*model.config.id2label.values()])
     folder = tmp_path / "converted"
     convert_efficientat.main([str(file), str(folder), "--labels", str(tmp_path / LABELS_FILE)])
-    converted, straight = load_encoder(str(folder)), load_encoder(str(file))
+    converted, direct = load_encoder(str(folder)), load_encoder(str(file))
     assert same(converted.model, model)
     assert converted.model.config.width == width
-    assert converted.identity == straight.identity
+    assert converted.identity == direct.identity
     assert not converted.model.training
     assert converted.extractor.to_dict() | EfficientAtFeatureExtractor().to_dict() == converted.extractor.to_dict()
-    with pytest.raises(ValueError, match="Name a new folder"):
+    with pytest.raises(ValueError, match=re.escape(f"{folder}: ")):
         convert_efficientat.main([str(file), str(folder), "--labels", str(tmp_path / LABELS_FILE)])
 
 
 @pytest.mark.slow
-def test_weights_as_wide_as_the_largest_published_ones_are_converted() -> None:
+def test_weights_of_the_largest_published_width_are_converted() -> None:
     model = small_encoder(width=4.0)
     converted = build_official(published(model), [*model.config.id2label.values()], "mn40")
     assert same(converted, model)
@@ -80,24 +81,24 @@ def test_weights_as_wide_as_the_largest_published_ones_are_converted() -> None:
     assert sum(weight.numel() for weight in converted.base_model.parameters()) > 40e6
 
 
-def test_pins_are_those_of_the_real_files(real_data: Path) -> None:
+def test_pinned_digests_match_the_real_files(real_data: Path) -> None:
     assert digest(load_file(real_data / WEIGHTS)) == KNOWN[SHORT].tensors_sha256
     assert hashlib.sha256((real_data / LABELS).read_bytes()).hexdigest() == LABELS_SHA256
 
 
 def test_a_short_name_is_downloaded_once(home: Path, release, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, model = release
-    with served(folder) as (address, asked):
-        monkeypatch.setenv(ADDRESS, address)
+    with served(folder) as (address, requests):
+        monkeypatch.setenv(MIRROR_VARIABLE, address)
         first, again = load_encoder(SHORT), load_encoder(SHORT)
-    assert sorted(asked) == [f"/{LABELS_FILE}", f"/{KNOWN[SHORT].file}"]
+    assert sorted(requests) == [f"/{LABELS_FILE}", f"/{KNOWN[SHORT].file}"]
     assert same(first.model, model)
     assert first.identity == again.identity
     assert [path.name for path in (home / "feltsound").iterdir()] == [SHORT]
 
 
 @pytest.mark.parametrize("damage", ["weights", "labels", "cut", "missing", "code"])
-def test_a_download_that_is_not_the_file_leaves_nothing(
+def test_a_wrong_download_is_rejected_and_leaves_no_files(
     damage: str, home: Path, release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, _ = release
@@ -115,7 +116,7 @@ def test_a_download_that_is_not_the_file_leaves_nothing(
     else:
         torch.save({"classifier.5.bias": tmp_path.joinpath}, weights)
     with served(folder) as (address, _):
-        monkeypatch.setenv(ADDRESS, address)
+        monkeypatch.setenv(MIRROR_VARIABLE, address)
         with pytest.raises(ValueError, match=SHORT) as caught:
             load_encoder(SHORT)
     assert [*(home / "feltsound").iterdir()] == []
@@ -123,11 +124,11 @@ def test_a_download_that_is_not_the_file_leaves_nothing(
     assert f"{address}/{bad.name}" in str(caught.value)
 
 
-def test_offline_one_line_names_addresses_and_a_command_that_works(
+def test_the_offline_error_names_both_urls_and_a_working_command(
     home: Path, release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, model = release
-    monkeypatch.setenv(ADDRESS, "http://127.0.0.1:9")
+    monkeypatch.setenv(MIRROR_VARIABLE, "http://127.0.0.1:9")
     with pytest.raises(ValueError, match=SHORT) as caught:
         load_encoder(SHORT)
     message = str(caught.value)
@@ -136,7 +137,7 @@ def test_offline_one_line_names_addresses_and_a_command_that_works(
     assert f"http://127.0.0.1:9/{LABELS_FILE}" in message
     monkeypatch.chdir(folder)
     convert_efficientat.main(message.partition("python -m launch.convert_efficientat ")[2].split())
-    assert same(load_encoder(SHORT).model, model)  # the folder of that name
+    assert same(load_encoder(SHORT).model, model)  # the command has made a folder of this name
 
 
 FROM_HUB = """
@@ -153,7 +154,7 @@ for name, revision in (("tester/mn", "v2"), ("tester/none", None)):
 
 
 @pytest.mark.slow
-def test_a_name_on_the_hub_has_its_commit_and_runs_no_code_from_there(tmp_path: Path) -> None:
+def test_a_hub_model_is_identified_by_its_commit_and_its_code_is_not_run(tmp_path: Path) -> None:
     save_encoder(small_encoder(), tmp_path / "model")
     stored = {file.name: Stored(file.read_bytes()) for file in (tmp_path / "model").iterdir()}
     stored |= {name: Stored(b"raise SystemExit('run')") for name in stored if name.endswith(".py")}
@@ -171,23 +172,27 @@ def test_a_name_on_the_hub_has_its_commit_and_runs_no_code_from_there(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("labels", "line"),
-    [("index,mid,name\n", "columns"), ("index,mid,display_name\n1,/m/1,a\n", "line 2"), ("\xff", "not a csv")],
+    ("labels", "detail"),
+    [
+        ("index,mid,name\n", "index,mid,name"),
+        ("index,mid,display_name\n1,/m/1,a\n", "line 2: .*1,/m/1,a"),
+        ("\xff", "0xff"),
+    ],
 )
-def test_labels_that_are_not_audiosets_are_refused(labels: str, line: str, tmp_path: Path) -> None:
+def test_files_other_than_audiosets_labels_are_rejected(labels: str, detail: str, tmp_path: Path) -> None:
     save_file(published(small_encoder(labels=1)), tmp_path / "mn.safetensors")
     (tmp_path / LABELS_FILE).write_bytes(labels.encode("latin-1"))
-    with pytest.raises(ValueError, match=line):
+    with pytest.raises(ValueError, match=f"{LABELS_FILE}: .*{detail}"):
         load_encoder(str(tmp_path / "mn.safetensors"))
 
 
-def test_weights_of_another_model_or_of_other_labels_are_refused(tmp_path: Path) -> None:
+def test_weights_of_another_model_or_of_other_labels_are_rejected(tmp_path: Path) -> None:
     model, file = small_encoder(), tmp_path / "mn.pt"
     write_labels(tmp_path / LABELS_FILE, [*model.config.id2label.values()])
     tensors = published(model)
     cases = {
-        "another shape|missing": {"a": torch.zeros(2)},
-        "not the weights": {name: tensor for name, tensor in tensors.items() if "features.3" not in name},
+        "features.16.0.weight": {"a": torch.zeros(2)},
+        "features.3": {name: tensor for name, tensor in tensors.items() if "features.3" not in name},
         "5 labels": tensors | {"classifier.5.weight": torch.zeros(4, 16), "classifier.5.bias": torch.zeros(4)},
         "dictionary": [1, 2],
     }
@@ -199,8 +204,8 @@ def test_weights_of_another_model_or_of_other_labels_are_refused(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["mn10_as_hop_15_mAP_463.pt", "mn10_as_mels_40_mAP_453.safetensors"])
-def test_a_file_for_other_features_is_refused_by_its_name(name: str, tmp_path: Path) -> None:
-    """Its shapes are those of a file for ours."""
+def test_weights_for_other_features_are_rejected_by_file_name(name: str, tmp_path: Path) -> None:
+    # Only the name differs: the shapes are those of weights for our features.
     model, file, labels = small_encoder(), tmp_path / name, tmp_path / LABELS_FILE
     (torch.save if file.suffix == ".pt" else save_file)(published(model), file)
     write_labels(labels, [*model.config.id2label.values()])
@@ -213,11 +218,11 @@ def test_a_file_for_other_features_is_refused_by_its_name(name: str, tmp_path: P
         with pytest.raises(ValueError, match=f"{key}={file}: .*mn10_as_mAP_471"):
             program()
     assert not (tmp_path / "new").exists()
-    save_encoder(model, tmp_path / "mn10_hop_15")  # of a folder, the extractor tells
+    save_encoder(model, tmp_path / "mn10_hop_15")  # a folder contains its own extractor, so its name does not matter
     assert same(load_encoder(str(tmp_path / "mn10_hop_15")).model, model)
 
 
-def test_an_encoder_is_told_from_a_run(tmp_path: Path) -> None:
+def test_encoders_are_distinguished_from_runs(tmp_path: Path) -> None:
     model = small_encoder()
     save_encoder(model, tmp_path / "encoder")
     save_encoder(model, tmp_path / "run")
@@ -233,8 +238,8 @@ def test_an_encoder_is_told_from_a_run(tmp_path: Path) -> None:
     plain = load_encoder(str(tmp_path / "plain"))
     assert isinstance(plain.model, EfficientAtModel)
     assert plain.base is plain.model
-    for name, match in (("no/where/at/all", "not a folder"), ("nothing", f"Give one, or {SHORT}")):
-        with pytest.raises(ValueError, match=match):
+    for name in ("no/where/at/all", "nothing"):
+        with pytest.raises(ValueError, match=f"encoder={name}: .*{SHORT}"):
             load_encoder(name)
     with pytest.raises(ValueError, match="revision=main"):
         load_encoder(str(tmp_path / "plain"), "main")

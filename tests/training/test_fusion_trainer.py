@@ -1,4 +1,4 @@
-"""The trainer of models of several parts: learning rates, sizes, unreadable clips, and the order of streamed rows."""
+"""`FusionTrainer`: learning rates and sizes of parts, unreadable clips, and the order of streamed rows."""
 
 import logging
 import re
@@ -22,7 +22,7 @@ PARTS = ("text", "video", "audio", "fusion", "emotion", "sentiment")
 
 
 def items() -> list[dict[str, torch.Tensor]]:
-    """Utterances of random inputs; every third could not be decoded."""
+    """Return utterances with random inputs, every third of which is marked as undecodable."""
     torch.manual_seed(1)
     return [
         {
@@ -36,7 +36,7 @@ def items() -> list[dict[str, torch.Tensor]]:
 
 
 class Utterances(torch.utils.data.Dataset):
-    """Such items by (index, seed)."""
+    """These items, by index or by (index, seed)."""
 
     def __init__(self) -> None:
         self.items = items()
@@ -51,7 +51,7 @@ class Utterances(torch.utils.data.Dataset):
 def make_trainer(
     folder: Path, learning_rates: dict[str, float], model: dict[str, Any] | None = None, **settings: Any
 ) -> FusionTrainer:
-    """Two epochs of three steps."""
+    """Return a trainer for two epochs of three steps."""
     defaults = {
         "metric_for_best_model": "loss", "greater_is_better": False, "report_to": "none", "use_cpu": True,
         "num_train_epochs": 2, "per_device_train_batch_size": 4, "logging_steps": 1, "disable_tqdm": True,
@@ -71,7 +71,7 @@ def make_trainer(
     )
 
 
-def test_each_part_has_its_rate_and_each_weight_is_in_one_group(tmp_path: Path) -> None:
+def test_each_part_has_its_own_rate_and_each_weight_is_in_one_group(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, {"text": 8e-6, "video": 8e-5}, optim="adam")
     groups = trainer.create_optimizer().param_groups
     assert isinstance(trainer.optimizer, torch.optim.Adam)
@@ -79,12 +79,12 @@ def test_each_part_has_its_rate_and_each_weight_is_in_one_group(tmp_path: Path) 
     for group in groups:
         assert group["lr"] == {"text": 8e-6, "video": 8e-5}.get(group["name"], 1e-3)
         assert {parameter.ndim > 1 for parameter in group["params"]} == {group["weight_decay"] == 0.1}
-    learnt = [id(parameter) for parameter in trainer.model.parameters() if parameter.requires_grad]
-    given = [id(parameter) for group in groups for parameter in group["params"]]
-    assert sorted(given) == sorted(learnt)
+    trainable = [id(parameter) for parameter in trainer.model.parameters() if parameter.requires_grad]
+    in_groups = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(in_groups) == sorted(trainable)
 
 
-def test_what_is_frozen_is_in_no_group_and_stays(tmp_path: Path) -> None:
+def test_frozen_weights_do_not_change(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, {}, {"freeze_text": True, "freeze_video": True})
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     trainer.train()
@@ -94,7 +94,7 @@ def test_what_is_frozen_is_in_no_group_and_stays(tmp_path: Path) -> None:
     assert any(".audio.encoder." in name for name in changed)
 
 
-def test_a_schedule_lowers_all_rates_alike(tmp_path: Path) -> None:
+def test_a_schedule_scales_all_rates_by_the_same_factor(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, {"text": 1e-5, "audio": 1e-4}, lr_scheduler_type="exponential",
                            lr_scheduler_kwargs={"gamma": 0.5})  # fmt: skip
     trainer.train()
@@ -103,7 +103,7 @@ def test_a_schedule_lowers_all_rates_alike(tmp_path: Path) -> None:
         assert group["lr"] == pytest.approx(first * 0.5**6), group["name"]
 
 
-def test_steps_are_taken_with_the_rates_of_the_parts(tmp_path: Path) -> None:
+def test_each_part_is_trained_with_its_own_rate(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, {"text": 1e-9}, lr_scheduler_type="constant", weight_decay=0.0)
     before = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
     trainer.train()
@@ -116,30 +116,30 @@ def test_steps_are_taken_with_the_rates_of_the_parts(tmp_path: Path) -> None:
     assert max(head) > 1e-3
 
 
-def test_a_part_that_the_model_does_not_have_is_named(tmp_path: Path) -> None:
+def test_a_rate_for_an_unknown_part_is_rejected(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, {"head": 0.1, "txt": 0.1})
-    with pytest.raises(ValueError, match="learning_rates=head, txt: .* Name text, video, audio"):
+    with pytest.raises(ValueError, match="learning_rates=head, txt: .*text, video, audio"):
         trainer.train()
 
 
-def test_what_could_not_be_decoded_is_counted_and_does_not_reach_the_model(tmp_path: Path) -> None:
+def test_undecodable_items_are_counted_and_the_count_does_not_reach_the_model(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, {})
     trainer.train()
     assert trainer.undecodable == 2 * ITEMS // 3  # in two epochs
     output = trainer.predict(Utterances())
     assert trainer.undecodable == 3 * ITEMS // 3
-    assert [len(part) for part in output.predictions] == [ITEMS] * 3  # emotion, sentiment, what was present
+    assert [len(part) for part in output.predictions] == [ITEMS] * 3  # emotion, sentiment, present modalities
     assert output.label_ids.shape == (ITEMS, 2)
 
 
-def test_training_logs_the_trainable_and_the_frozen_numbers_of_each_part(
+def test_training_logs_the_trainable_and_frozen_parameters_of_each_part(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     trainer = make_trainer(tmp_path, {}, {"freeze_text": True}, max_steps=1)
     with caplog.at_level(logging.INFO, logger="training.trainer"):
         trainer.train()
-    found = re.findall(r"(\w+) ([\d,]+) trainable, ([\d,]+) frozen", caplog.text)
-    logged = {name: tuple(int(count.replace(",", "")) for count in counts) for name, *counts in found}
+    matches = re.findall(r"(\w+) ([\d,]+) trainable, ([\d,]+) frozen", caplog.text)
+    logged = {name: tuple(int(count.replace(",", "")) for count in counts) for name, *counts in matches}
     frozen = sum(parameter.numel() for parameter in trainer.model.fusion.branches["text"].encoder.parameters())
     assert {name: counts[0] for name, counts in logged.items()} == trainer.model.part_sizes()
     assert {name: counts[1] for name, counts in logged.items()} == {name: 0 for name in PARTS} | {"text": frozen}
@@ -147,9 +147,9 @@ def test_training_logs_the_trainable_and_the_frozen_numbers_of_each_part(
 
 
 def test_streamed_rows_are_scored_once_and_in_their_own_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows are read shard by shard and rank by rank, and some of them twice."""
     trainer = make_trainer(tmp_path, {})
     local, validation = trainer.predict(Utterances()), trainer.evaluate()
+    # Another order, with some rows twice, as if they were read shard by shard on several ranks.
     order = [7, 3, 3, 0, 11, 1, 2, 4, 5, 11, 6, 10, 9, 8]
     monkeypatch.setattr(trainer, "by_ranks", lambda dataset: Subset(dataset, order))
     streamed = trainer.predict(Utterances())
@@ -159,7 +159,7 @@ def test_streamed_rows_are_scored_once_and_in_their_own_order(tmp_path: Path, mo
     assert trainer.evaluate()["eval_labels"] == validation["eval_labels"] == local.label_ids.tolist()
 
 
-def test_rates_come_from_the_config_and_from_the_command_line() -> None:
+def test_rates_in_the_config_and_on_the_command_line_are_merged() -> None:
     run = parse_run(["configs/meld_fusion.json", "--learning_rates.text", "1e-6", "--learning_rates.emotion=0.01"])
     rates = run.settings.emotion.learning_rates
     assert rates == {"text": 1e-6, "video": 8e-5, "audio": 8e-5, "emotion": 0.01}

@@ -1,4 +1,4 @@
-"""The table of predictions: whole or not there, for all names and contents of recordings."""
+"""The CSV file of predictions is complete or absent, for all names and contents of recordings."""
 
 import csv
 import os
@@ -14,7 +14,7 @@ from training.prediction import find_sounds, write_predictions
 
 @dataclass(frozen=True)
 class Level:
-    """A part that a model could have said."""
+    """A prediction of one number for a recording."""
 
     file: Path
     value: float
@@ -34,7 +34,7 @@ def read(path: Path) -> list[list[str]]:
         return list(csv.reader(file))
 
 
-def test_names_of_all_kinds_have_their_rows_and_no_formula(tmp_path: Path) -> None:
+def test_file_names_are_escaped_and_never_become_formulas(tmp_path: Path) -> None:
     names = ["a.wav", os.fsdecode(b"caf\xe9.wav"), "=1+1.wav", "-a,b.wav", '@"x".wav', "line\nbreak.wav"]
     written, unreadable = write_predictions(
         lambda sound: iter([Level(sound, -0.5)]),
@@ -44,12 +44,12 @@ def test_names_of_all_kinds_have_their_rows_and_no_formula(tmp_path: Path) -> No
         synthetic=False,
     )
     assert (len(written), unreadable) == (len(names), [])
-    shown = ["a.wav", "caf\\udce9.wav", "'=1+1.wav", "'-a,b.wav", '\'@"x".wav', "line\nbreak.wav"]
-    assert read(tmp_path / "out.csv") == [["file", "value"], *([name, "-0.500"] for name in shown)]
+    escaped = ["a.wav", "caf\\udce9.wav", "'=1+1.wav", "'-a,b.wav", '\'@"x".wav', "line\nbreak.wav"]
+    assert read(tmp_path / "out.csv") == [["file", "value"], *([name, "-0.500"] for name in escaped)]
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
 
 
-def test_a_sound_that_fails_at_its_end_has_no_rows_and_costs_no_other_its_own(tmp_path: Path) -> None:
+def test_a_sound_that_fails_at_its_end_has_no_rows_and_the_others_keep_theirs(tmp_path: Path) -> None:
     def predict(sound: Path) -> Iterator[Level]:
         yield Level(sound, 1.0)
         if "damaged" in sound.name:
@@ -63,20 +63,20 @@ def test_a_sound_that_fails_at_its_end_has_no_rows_and_costs_no_other_its_own(tm
 
 
 @pytest.mark.parametrize("error", [ValueError("listener"), KeyboardInterrupt(), MemoryError()])
-def test_an_error_leaves_the_table_of_before_and_nothing_half(tmp_path: Path, error: BaseException) -> None:
+def test_an_error_leaves_the_old_table_and_no_partial_file(tmp_path: Path, error: BaseException) -> None:
     def predict(sound: Path) -> Iterator[Level]:
         yield Level(sound, 1.0)
         if sound.name == "b.wav":
             raise error
 
-    (tmp_path / "out.csv").write_text("of before")
+    (tmp_path / "out.csv").write_text("old")
     with pytest.raises(type(error)):
         write_predictions(predict, [Path("a.wav"), Path("b.wav")], tmp_path / "out.csv", keep=False, synthetic=False)
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
-    assert (tmp_path / "out.csv").read_text() == "of before"
+    assert (tmp_path / "out.csv").read_text() == "old"
 
 
-def test_a_folder_that_is_named_like_a_sound_is_none(tmp_path: Path) -> None:
+def test_a_folder_with_the_suffix_of_a_sound_is_not_a_recording(tmp_path: Path) -> None:
     (tmp_path / "album.wav").mkdir()
     (tmp_path / "album.wav" / "song.wav").touch()
     assert find_sounds([tmp_path]) == [tmp_path / "album.wav" / "song.wav"]

@@ -1,4 +1,4 @@
-"""The lines and bars of a training on a terminal."""
+"""The progress bar and the log lines of training in a terminal."""
 
 import logging
 import re
@@ -11,7 +11,7 @@ from tests.helpers.tiny_trainer import ToyTrials, tiny_trainer
 from training.progress import HandlerAroundBars, ProgressBar, log_line
 
 
-def test_training_shows_one_bar_and_a_line_for_each_loss_and_validation(
+def test_training_shows_one_bar_and_one_line_per_loss_and_validation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainer = tiny_trainer(tmp_path, disable_tqdm=False, per_device_train_batch_size=8)
@@ -20,32 +20,32 @@ def test_training_shows_one_bar_and_a_line_for_each_loss_and_validation(
     assert not any(isinstance(callback, ProgressCallback) for callback in trainer.callback_handler.callbacks)
     trainer.train()
     trainer.predict(ToyTrials())
-    said = capsys.readouterr()
-    lines = [line for line in said.out.splitlines() if line]
+    output = capsys.readouterr()
+    lines = [line for line in output.out.splitlines() if line]
     assert [line.split(",")[0] for line in lines if line.startswith("step")] == [
         "step 1", "step 2", "step 2", "step 3", "step 4", "step 4",
     ]  # fmt: skip
-    told = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
-    assert [float(value) for value in re.findall(r"validation: loss ([\d.]+)", said.out)] == pytest.approx(
-        told, rel=1e-2
+    logged = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert [float(value) for value in re.findall(r"validation: loss ([\d.]+)", output.out)] == pytest.approx(
+        logged, rel=1e-2
     )
     assert len([line for line in lines if line.startswith("trained in ")]) == 1
     assert max(map(len, lines)) <= 100  # columns of a terminal
-    assert "\x1b[A" not in said.err  # a second bar would move the cursor up
-    assert {line.split(":")[0].strip() for line in re.split(r"[\r\n]", said.err)} <= {"training", "scoring", ""}
+    assert "\x1b[A" not in output.err  # a second bar would move the cursor up
+    assert {line.split(":")[0].strip() for line in re.split(r"[\r\n]", output.err)} <= {"training", "scoring", ""}
 
 
-def test_plain_lines_stay_those_of_transformers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Programs read them: SageMaker takes its metrics from there."""
+def test_without_bars_the_lines_are_those_of_transformers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """SageMaker reads its metrics from these lines."""
     trainer = tiny_trainer(tmp_path, disable_tqdm=True, per_device_train_batch_size=8)
     trainer.train()
-    said = capsys.readouterr()
-    assert said.out.count("{'loss':") == 4
-    assert said.out.count("{'eval_loss':") == 2
-    assert said.err == ""
+    output = capsys.readouterr()
+    assert output.out.count("{'loss':") == 4
+    assert output.out.count("{'eval_loss':") == 2
+    assert output.err == ""
 
 
-def test_a_message_does_not_continue_the_line_of_a_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_message_starts_on_its_own_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     logger = logging.getLogger("tests.progress")
     handler = HandlerAroundBars()
     logger.addHandler(handler)
@@ -73,5 +73,5 @@ def test_a_message_does_not_continue_the_line_of_a_bar(tmp_path: Path, capsys: p
         ({"train_runtime": 61.2, "train_loss": 0.45678, "epoch": 2}, "trained in 61 s, mean loss 0.457"),
     ],
 )
-def test_a_line_says_what_was_logged(logs: dict[str, float], line: str) -> None:
+def test_log_lines_show_the_logged_values(logs: dict[str, float], line: str) -> None:
     assert log_line(logs, step=7) == line

@@ -1,4 +1,4 @@
-"""Rows and the digests of their files: of S3 objects that change, of copies that are damaged, of the Hub offline."""
+"""Loading rows and file digests: changed S3 objects, damaged local copies, and the Hub offline."""
 
 import io
 import json
@@ -36,7 +36,7 @@ print(json.dumps([rows["song"][:], record.files]))
 
 
 def parquet(*songs: str) -> bytes:
-    """A file of rows; its size depends on the lengths of the songs alone."""
+    """Return a Parquet file whose size depends only on the lengths of the song names."""
     file = io.BytesIO()
     table = pa.table({"song": list(songs), "synthetic": [False] * len(songs)})
     pq.write_table(table, file, compression="none", use_dictionary=False)
@@ -45,7 +45,7 @@ def parquet(*songs: str) -> bytes:
 
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeS3]:
-    """A store with a prepared data set, and an empty cache."""
+    """An S3 server with a prepared data set, and an empty local cache."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     files = [{"split": "train", "path": "data/train-*.parquet"}]
     configs = [{"config_name": "full", "default": True, "data_files": files}]
@@ -57,34 +57,34 @@ def s3(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeS3]:
 
 
 def restart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget what this process has fetched, as a new program has."""
+    """Close the file manager, as if the program was started again."""
     if live := S3FileManager.live():
         live.close()
     monkeypatch.setattr(S3FileManager, "_shared", None)
 
 
 def songs_and_digest() -> tuple[list[str], str]:
-    """What a run trains on, and records."""
+    """Return the rows that a run trains on, and the digest that it records."""
     rows, record = load_rows(RunArguments(dataset=PREFIX), ("song",))
     (digest,) = record.files.values()
     return rows["song"][:], digest
 
 
-def test_an_object_replaced_by_one_of_its_size_is_read_again(s3: FakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_replaced_by_one_of_the_same_size_is_read_again(s3: FakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
     for song in ("aaaa", "bbbb", "aaaa"):
         content = parquet(song)
         assert len(content) == len(parquet("aaaa"))
         etag = s3.put(OBJECT, content)
         restart(monkeypatch)
         assert songs_and_digest() == ([song], etag)
-    assert s3.proxy.count("^GET .*parquet") == 2  # the first content is here already
+    assert s3.proxy.count("^GET .*parquet") == 2  # the first content is still in the cache
 
 
 @pytest.mark.parametrize("later", [False, True])
-def test_a_copy_damaged_at_its_size_is_fetched_again(
+def test_a_damaged_copy_of_unchanged_size_is_downloaded_again(
     later: bool, s3: FakeS3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One whose time stamp tells of it, and one that changed on the disk before `datasets` read it."""
+    """Both if the modification time shows the damage, and if it happened unnoticed before `datasets` read the copy."""
     etag = s3.put(OBJECT, parquet("aaaa"))
     assert songs_and_digest() == (["aaaa"], etag)
     (copy,) = (tmp_path / "cache" / "s3").rglob("*.parquet")
@@ -94,8 +94,8 @@ def test_a_copy_damaged_at_its_size_is_fetched_again(
         os.utime(copy, ns=(before.st_atime_ns, before.st_mtime_ns + 10**9))
     else:
         os.utime(copy, ns=(before.st_atime_ns, before.st_mtime_ns))
-        for made in (tmp_path / "cache" / "parquet").iterdir():
-            made.rename(tmp_path / f"forgotten-{made.name}")
+        for cached in (tmp_path / "cache" / "parquet").iterdir():
+            cached.rename(tmp_path / f"forgotten-{cached.name}")
     restart(monkeypatch)
     with caplog.at_level(logging.WARNING, "training.rows"):
         assert songs_and_digest() == (["aaaa"], etag)
@@ -104,7 +104,7 @@ def test_a_copy_damaged_at_its_size_is_fetched_again(
     assert s3.proxy.count("^GET .*parquet") == 2
 
 
-def test_files_are_read_for_their_digests_only_where_these_are_written(
+def test_file_digests_are_computed_only_where_they_are_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
@@ -120,13 +120,13 @@ def test_files_are_read_for_their_digests_only_where_these_are_written(
 
 
 @pytest.mark.slow
-def test_a_hub_data_set_that_is_here_loads_offline(tmp_path: Path) -> None:
+def test_a_downloaded_hub_data_set_loads_offline(tmp_path: Path) -> None:
     card = yaml.safe_dump({"configs": [{"config_name": "default", "data_files": "data/train-*.parquet"}]})
     files = {
         "README.md": Stored(f"---\n{card}---\n".encode()),
         "data/train-00000-of-00001.parquet": Stored(parquet("aaaa", "bbbb")),
     }
-    found = []
+    results = []
     with serve_hub() as hub:
         repository = hub.repositories["datasets", "tester/songs"] = Repository()
         repository.add(files)
@@ -137,10 +137,10 @@ def test_a_hub_data_set_that_is_here_loads_offline(tmp_path: Path) -> None:
                 command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600
             )
             assert done.returncode == 0, done.stderr[-3000:]
-            found.append(json.loads(done.stdout))
-    online, offline = found
+            results.append(json.loads(done.stdout))
+    online, offline = results
     parquet_file = "train-00000-of-00001.parquet"
     assert online == [["aaaa", "bbbb"], {parquet_file: files[f"data/{parquet_file}"].oid}]
     assert offline[0] == ["aaaa", "bbbb"]
-    (made,) = tmp_path.rglob("*.arrow")
-    assert offline[1] == {made.name: sha256_of(made)}
+    (cached,) = tmp_path.rglob("*.arrow")
+    assert offline[1] == {cached.name: sha256_of(cached)}

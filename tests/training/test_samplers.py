@@ -1,4 +1,4 @@
-"""The order of training: a plan, not a stream of luck."""
+"""Samplers: the order is a function of seed and epoch, and the files of the next batches are downloaded ahead."""
 
 import threading
 from unittest import mock
@@ -31,7 +31,7 @@ def test_every_item_comes_once(lengths: list[int], batch_size: int, seed: int, e
 @given(lengths, st.integers(1, 16), st.integers(0, 2**31), st.integers(0, 50))
 def test_the_plan_is_a_function_of_seed_and_epoch(lengths: list[int], batch: int, seed: int, epoch: int) -> None:
     one, other = LengthGroupedSampler(lengths, batch, seed), LengthGroupedSampler(lengths, batch, seed)
-    list(one)  # another epoch before it changes nothing
+    list(one)  # iterating another epoch first makes no difference
     one.set_epoch(epoch)
     other.set_epoch(epoch)
     assert list(one) == list(other) == list(one)
@@ -58,29 +58,27 @@ def test_batches_hold_similar_lengths() -> None:
     assert padding(grouped) < padding(shuffled) / 10
 
 
-def test_batches_do_not_come_in_order_of_length() -> None:
+def test_batches_are_not_sorted_by_length() -> None:
     order = [index for index, _ in LengthGroupedSampler(range(1, 161), batch_size=8, seed=0)]
     means = np.array(order).reshape(-1, 8).mean(axis=1)
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.6
 
 
 @given(st.integers(2, 200), st.integers(2, 17), st.integers(0, 5))
-def test_no_batch_has_fewer_items_than_asked_and_others_are_left_out_each_epoch(
-    count: int, size: int, epoch: int
-) -> None:
+def test_no_batch_is_smaller_than_the_smallest_batch_size(count: int, size: int, epoch: int) -> None:
     sampler = LengthGroupedSampler(np.arange(count) % 7, size, 0, smallest_batch=2)
     sampler.set_epoch(epoch)
     drawn = [index for index, _ in sampler]
     batches = [drawn[start : start + size] for start in range(0, len(drawn), size)]
     assert all(len(batch) >= 2 for batch in batches)
     assert len(drawn) == len(set(drawn)) == len(sampler) == count - (count % size == 1)
-    unasked = LengthGroupedSampler(np.arange(count) % 7, size, 0)
-    unasked.set_epoch(epoch)
-    assert [index for index, _ in unasked][: len(drawn)] == drawn
-    assert len(unasked) == count
+    unlimited = LengthGroupedSampler(np.arange(count) % 7, size, 0)
+    unlimited.set_epoch(epoch)
+    assert [index for index, _ in unlimited][: len(drawn)] == drawn
+    assert len(unlimited) == count
 
 
-def test_which_item_is_left_out_changes() -> None:
+def test_the_dropped_item_differs_between_epochs() -> None:
     sampler = LengthGroupedSampler(np.ones(33), 16, 0, smallest_batch=2)
     left_out = set()
     for epoch in range(40):
@@ -90,22 +88,22 @@ def test_which_item_is_left_out_changes() -> None:
 
 
 @given(st.integers(2, 120), st.integers(2, 9), st.integers(2, 3))
-def test_several_processes_are_served_each_item_once_a_step(count: int, size: int, world: int) -> None:
-    """As Accelerate divides the batches; the last of an epoch are filled up, from its beginning."""
+def test_processes_get_different_items_in_each_step(count: int, size: int, world: int) -> None:
+    """With the batches divided by Accelerate, which fills the last ones of an epoch from its beginning."""
     sampler = LengthGroupedSampler(np.arange(count) % 7, size, 0, smallest_batch=2)
     batches = BatchSampler(sampler, size, drop_last=False)
     ranks = [list(BatchSamplerShard(batches, num_processes=world, process_index=rank)) for rank in range(world)]
     assert len({len(rank) for rank in ranks}) == 1
     for step in zip(*ranks, strict=True):
-        served = [index for batch in step for index, _ in batch]
+        drawn = [index for batch in step for index, _ in batch]
         assert all(len(batch) == len(step[0]) >= 2 for batch in step)
-        assert len(set(served)) == len(served) or count < world * size
-    everything = {index for rank in ranks for batch in rank for index, _ in batch}
-    assert len(everything) == len(sampler)
+        assert len(set(drawn)) == len(drawn) or count < world * size
+    all_drawn = {index for rank in ranks for batch in rank for index, _ in batch}
+    assert len(all_drawn) == len(sampler)
 
 
 class RawSounds(torch.utils.data.Dataset):
-    """Items that read a raw object each."""
+    """Items that each read one S3 object."""
 
     def __init__(self, urls: list[str]) -> None:
         self.urls = urls
@@ -118,7 +116,7 @@ class RawSounds(torch.utils.data.Dataset):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_files_of_coming_batches_are_fetched_ahead_once_and_items_are_unchanged(workers, monkeypatch):
+def test_files_of_the_next_batches_are_downloaded_once_and_items_are_unchanged(workers, monkeypatch):
     monkeypatch.setattr(S3FileManager, "_shared", None)
     with serve_s3() as s3:
         sounds = RawSounds([f"s3://songs/{i:02d}" for i in range(40)])
@@ -134,43 +132,43 @@ def test_files_of_coming_batches_are_fetched_ahead_once_and_items_are_unchanged(
         for place, batch in enumerate(loader, 1):
             seen += batch
             if workers == 0:
-                asked = {*files._downloads._jobs, *files._downloads._known}
-                assert asked == {sounds.urls[i] for i in order[: min(4 * (place + 3), 40)]}
+                requested = {*files._downloads._jobs, *files._downloads._known}
+                assert requested == {sounds.urls[i] for i in order[: min(4 * (place + 3), 40)]}
         assert seen == [(i, sounds.urls[i].encode()) for i in order]
         assert s3.proxy.count() == 40
         files.close()
 
 
-def test_each_rank_asks_for_the_files_of_its_own_batches(monkeypatch):
-    asked: list[list[str]] = []
+def test_each_rank_downloads_the_files_of_its_own_batches(monkeypatch):
+    requested: list[list[str]] = []
     for rank in range(2):
         monkeypatch.setattr(S3FileManager, "_shared", mock.Mock(_downloads=mock.Mock(closing=threading.Event())))
         sampler = PrefetchingSampler(range(12), lambda item: [f"s3://b/{item}"], 2, 1, rank, 2)
         assert list(sampler) == list(range(12))
         assert len(sampler) == 12
         calls = S3FileManager._shared.prefetch_files.call_args_list
-        asked.append([path for call in calls for path in call.args[0]])
-    assert asked == [[f"s3://b/{i}" for i in (0, 1, 4, 5, 8, 9)], [f"s3://b/{i}" for i in (2, 3, 6, 7, 10, 11)]]
+        requested.append([path for call in calls for path in call.args[0]])
+    assert requested == [[f"s3://b/{i}" for i in (0, 1, 4, 5, 8, 9)], [f"s3://b/{i}" for i in (2, 3, 6, 7, 10, 11)]]
 
 
-def test_what_a_resumed_run_skips_is_not_fetched_and_local_files_start_no_manager(monkeypatch):
+def test_skipped_batches_are_not_downloaded_and_local_files_need_no_manager(monkeypatch):
     manager = mock.Mock(_downloads=mock.Mock(closing=threading.Event()))
     monkeypatch.setattr(S3FileManager, "_shared", manager)
     sampler = PrefetchingSampler(range(12), lambda item: [f"s3://b/{item}", f"/sounds/{item}"], 2, 1, 1, 2)
     sampler.skip(1 / 3)  # of the three batches of each rank
     assert list(sampler) == list(range(12))
-    asked = [path for call in manager.prefetch_files.call_args_list for path in call.args[0]]
-    assert asked == [f"s3://b/{i}" for i in (6, 7, 10, 11)]
+    requested = [path for call in manager.prefetch_files.call_args_list for path in call.args[0]]
+    assert requested == [f"s3://b/{i}" for i in (6, 7, 10, 11)]
     manager.prefetch_files.reset_mock()
-    list(sampler)  # the next epoch is whole
+    list(sampler)  # nothing is skipped in the next epoch
     assert manager.prefetch_files.call_count == 6
     monkeypatch.setattr(S3FileManager, "shared", mock.Mock(side_effect=AssertionError))
     assert list(PrefetchingSampler(range(4), lambda item: [f"/sounds/{item}"], 2, 1)) == list(range(4))
 
 
-def test_a_run_that_resumes_within_an_epoch_says_what_it_skips() -> None:
+def test_a_run_resumed_within_an_epoch_skips_the_finished_batches() -> None:
     sampler = PrefetchingSampler(LengthGroupedSampler(range(1, 9), 2, seed=0), lambda item: [], 2, 1)
-    at_epoch = EpochOfSampler(sampler)
+    callback = EpochOfSampler(sampler)
     for epoch, skipped in ((1.5, 2), (2.0, 0)):
-        at_epoch.on_epoch_begin(mock.Mock(ignore_data_skip=False), mock.Mock(epoch=epoch), mock.Mock())
+        callback.on_epoch_begin(mock.Mock(ignore_data_skip=False), mock.Mock(epoch=epoch), mock.Mock())
         assert (sampler.sampler.epoch, sampler.skipped) == (int(epoch), skipped)

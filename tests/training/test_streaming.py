@@ -1,4 +1,4 @@
-"""Data sets that stay on S3: the items, scores and weights of local ones, and who fetches what, and how often."""
+"""Streaming from S3 gives the same items, scores and weights as local data, and downloads each shard once."""
 
 import re
 from collections import Counter
@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from launch.run import parse_run
 from system.storage import S3FileManager
 from tasks.attention.evaluate import baselines
-from tasks.attention.items import SCALED_ON
+from tasks.attention.items import SCALING_SHARDS
 from tasks.attention.task import TASK as attention
 from tasks.emotion.task import TASK as emotion
 from tests.helpers.attention_rows import SIZES, make_rows, without
@@ -33,7 +33,7 @@ from training.task import Run
 from training.trainer import SignalTrainer
 
 CONFIG, PREFIX = "configs/tunein_attention.json", "s3://lab/tunein"
-SHARDS, ROWS, ROWS_A_GROUP = 6, 40, 16  # of a shard
+SHARDS, ROWS, ROWS_PER_GROUP = 6, 40, 16  # number of shards, rows per shard, rows per row group
 SMALL = (
     "--model_config.hidden_size", "8", "--per_device_train_batch_size", "8", "--eval_strategy", "no",
     "--load_best_model_at_end", "false", "--report_to", "none", "--disable_tqdm", "true", "--use_cpu", "true",
@@ -48,7 +48,7 @@ def server() -> Iterator[FakeS3]:
 
 @pytest.fixture
 def s3(server: FakeS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeS3]:
-    """An empty store, a shared file manager that ends with the test, and nothing decoded."""
+    """An empty S3 server, and a new file manager and cache of decoded row groups for each test."""
     server.reset()
     server.proxy.forget()
     monkeypatch.setattr(S3FileManager, "_shared", None)
@@ -60,33 +60,33 @@ def s3(server: FakeS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeS3]:
 
 @pytest.fixture(scope="module")
 def creatives() -> datasets.Dataset:
-    """As many as SHARDS hold, some of which lack something."""
+    """Rows for all shards, a few of them without sound or text."""
     return without(without(make_rows(SHARDS * ROWS), "audio", [0, 1, 50]), "text", [3, 200])
 
 
 @pytest.fixture
 def lab(s3: FakeS3, creatives: datasets.Dataset) -> FakeS3:
-    """The store with these."""
-    upload(s3, PREFIX, {"train": [creatives.shard(SHARDS, i, contiguous=True) for i in range(SHARDS)]}, ROWS_A_GROUP)
+    """The S3 server with these rows."""
+    upload(s3, PREFIX, {"train": [creatives.shard(SHARDS, i, contiguous=True) for i in range(SHARDS)]}, ROWS_PER_GROUP)
     s3.proxy.forget()
     return s3
 
 
 def whole_shards(s3: FakeS3) -> Counter[int]:
-    """How often each shard was fetched whole, by its number."""
+    """Count how often each shard was downloaded completely, by shard number."""
     lines = [request.line for request in s3.proxy.requests if request.range is None]
-    return Counter(int(found[1]) for line in lines if (found := re.match(r"GET \S+-(\d{5})-of-\d+\.parquet", line)))
+    return Counter(int(match[1]) for line in lines if (match := re.match(r"GET \S+-(\d{5})-of-\d+\.parquet", line)))
 
 
 def streamed_run(*more: str) -> tuple[Run, datasets.Dataset]:
-    """The settings of a run that streams, and its rows."""
+    """Return a run that streams, and its rows."""
     run = parse_run([CONFIG, "--dataset", PREFIX, "--streaming", "true", *SMALL, *more])
     use_storage(run.arguments)
     return run, load_rows(run.arguments, run.task.columns, run.task.streamed)[0]
 
 
 def trainer_of(run: Run, rows: datasets.Dataset, resumed: bool = False) -> tuple[SignalTrainer, Any]:
-    """As run_train.py makes it."""
+    """Return the trainer as run_train.py builds it, and its data."""
     torch.manual_seed(0)
     data = attention.prepare(rows, None, run)
     model = build_model(run, attention.model_settings(data, None, run))
@@ -94,14 +94,16 @@ def trainer_of(run: Run, rows: datasets.Dataset, resumed: bool = False) -> tuple
     return build_trainer(run, model, None, data), data
 
 
-# Where the data lie
+# Names of prefixes
 
 
 @pytest.mark.parametrize("prefix", ["s3://lab/odd out+%20[x]", "s3://lab/what?/*"])
 @pytest.mark.parametrize("streaming", ["false", "true"])
-def test_a_prefix_with_signs_of_patterns_is_read_as_it_is(lab, creatives, prefix, streaming, monkeypatch, tmp_path):
+def test_a_prefix_with_wildcard_characters_is_taken_literally(
+    lab, creatives, prefix, streaming, monkeypatch, tmp_path
+):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    upload(lab, prefix, {"train": [creatives.select(range(40, 80)), creatives.select(range(40))]}, ROWS_A_GROUP)
+    upload(lab, prefix, {"train": [creatives.select(range(40, 80)), creatives.select(range(40))]}, ROWS_PER_GROUP)
     run = parse_run([CONFIG, "--dataset", prefix, "--streaming", streaming, *SMALL])
     use_storage(run.arguments)
     rows, record = load_rows(run.arguments, run.task.columns, run.task.streamed)
@@ -109,7 +111,7 @@ def test_a_prefix_with_signs_of_patterns_is_read_as_it_is(lab, creatives, prefix
     assert sorted(record.files) == [f"train-0000{number}-of-00002.parquet" for number in range(2)]
 
 
-# The plan
+# The order of training
 
 
 @settings(max_examples=60)
@@ -119,12 +121,12 @@ def test_a_prefix_with_signs_of_patterns_is_read_as_it_is(lab, creatives, prefix
     world=st.integers(1, 4),
     seed=st.integers(0, 99),
 )
-def test_a_plan_has_every_item_and_gives_ranks_their_own_shards(
+def test_a_plan_contains_every_item_and_each_rank_reads_its_own_shards(
     sizes: list[int], batch_size: int, world: int, seed: int
 ) -> None:
     shards = np.repeat(np.arange(len(sizes)), sizes)
     if len(sizes) < world:
-        with pytest.raises(ValueError, match=f"in {len(sizes)} shards?, .* of {world} processes has one; start fewer"):
+        with pytest.raises(ValueError, match=f"streaming: .*{len(sizes)} shards?.*{world} processes"):
             ShardedSampler(shards, batch_size, seed, world)
         return
     sampler, again = (ShardedSampler(shards, batch_size, seed, world) for _ in range(2))
@@ -143,10 +145,10 @@ def test_a_plan_has_every_item_and_gives_ranks_their_own_shards(
         assert (own % world == rank).all()
         first = [np.flatnonzero(own == shard)[[0, -1]] for shard in np.unique(own)]
         open_at_once = [sum(start <= place <= end for start, end in first) for place in range(len(own))]
-        assert max(open_at_once) <= SHARDS_TOGETHER  # a shard that was left does not come again
+        assert max(open_at_once) <= SHARDS_TOGETHER  # no shard is read again after it is finished
 
 
-def test_epochs_differ_in_their_order_and_not_in_whose_shards_are_whose() -> None:
+def test_epochs_change_the_order_but_not_the_shards_of_a_rank() -> None:
     sampler = ShardedSampler(np.repeat(np.arange(8), 10), 5, seed=0, world_size=2)
     first = sampler.plan()[0].reshape(-1, 2, 5)
     sampler.set_epoch(1)
@@ -158,7 +160,7 @@ def test_epochs_differ_in_their_order_and_not_in_whose_shards_are_whose() -> Non
 # Rows
 
 
-def test_small_columns_come_by_ranges_and_items_are_those_of_local_rows(
+def test_small_columns_need_no_complete_shard_and_items_equal_those_of_local_rows(
     lab: FakeS3, creatives: datasets.Dataset
 ) -> None:
     run, rows = streamed_run()
@@ -166,27 +168,29 @@ def test_small_columns_come_by_ranges_and_items_are_those_of_local_rows(
     assert set(rows.column_names) == set(creatives.column_names) - set(SIZES) | {streaming.STORED_IN}
     assert rows["creative_id"][:] == creatives["creative_id"][:]
     assert len(rows) == SHARDS * ROWS
-    local, far = attention.prepare(creatives, None, run), attention.prepare(rows, None, run)
-    assert not whole_shards(lab)  # the widths of embeddings were looked up by ranges too
-    assert far.record() == local.record()
-    assert far.split.sha256 == local.split.sha256
-    for place in range(0, len(far.train), 7):
-        one, other = far.train[place, 5], local.train[place]
+    local, streamed = attention.prepare(creatives, None, run), attention.prepare(rows, None, run)
+    assert not whole_shards(lab)  # the sizes of the embeddings were read with range requests too
+    assert streamed.record() == local.record()
+    assert streamed.split.sha256 == local.split.sha256
+    for place in range(0, len(streamed.train), 7):
+        one, other = streamed.train[place, 5], local.train[place]
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
     assert all(count == 1 for count in whole_shards(lab).values())
-    for name, (mean, deviation) in far.train.moments().items():
+    for name, (mean, deviation) in streamed.train.moments().items():
         first = [
-            item for shard, item in zip(far.train.read_rows.shards, local.train, strict=True) if shard < SCALED_ON
+            item
+            for shard, item in zip(streamed.train.read_rows.shards, local.train, strict=True)
+            if shard < SCALING_SHARDS
         ]
         frames = np.concatenate([item[f"{name}_embeddings"][item[f"{name}_mask"].bool()] for item in first])
         np.testing.assert_allclose(mean, frames.astype(np.float64).mean(0), rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(deviation, frames.astype(np.float64).std(0), rtol=1e-9)
-    ridge, other = (baselines(data, data.sides["test"])["ridge on all"] for data in (far, local))
+    ridge, other = (baselines(data, data.sides["test"])["ridge on all"] for data in (streamed, local))
     np.testing.assert_allclose(ridge, other)
 
 
-def test_copies_never_take_more_than_they_may(lab: FakeS3) -> None:
+def test_local_copies_stay_within_the_cache_limit(lab: FakeS3) -> None:
     largest = max(file.size for file in S3FileManager.shared().list_objects(PREFIX))
     S3FileManager.shared().close()
     run, rows = streamed_run("--streaming_cache_gb", str(2 * SHARDS_TOGETHER * largest / 1e9 + 1e-9))
@@ -202,30 +206,30 @@ def test_copies_never_take_more_than_they_may(lab: FakeS3) -> None:
     assert len(whole_shards(lab)) == SHARDS
 
 
-def test_row_groups_that_are_decoded_are_bounded(lab: FakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoded_row_groups_stay_within_their_limit(lab: FakeS3, monkeypatch: pytest.MonkeyPatch) -> None:
     groups = streaming.DecodedGroups(max_bytes=20_000)
     monkeypatch.setattr(streaming, "_groups", groups)
     run, rows = streamed_run()
-    everyone = attention.prepare(rows, None, run).sides["all"]
-    for place in range(0, len(everyone), 5):
-        everyone[place]
+    items = attention.prepare(rows, None, run).sides["all"]
+    for place in range(0, len(items), 5):
+        items[place]
         assert len(groups.tables) == 1 or sum(table.nbytes for table in groups.tables.values()) <= 20_000
-    assert len(groups.tables) < SHARDS * -(-ROWS // ROWS_A_GROUP)
+    assert len(groups.tables) < SHARDS * -(-ROWS // ROWS_PER_GROUP)
 
 
 # Runs
 
 
-def test_the_same_weights_say_the_same_of_streamed_rows_each_of_which_is_scored_once(
+def test_predictions_for_streamed_rows_equal_those_for_local_rows(
     lab: FakeS3, creatives: datasets.Dataset, tmp_path: Path
 ) -> None:
-    run, rows = streamed_run("--output_dir", str(tmp_path / "far"))
-    far, data = trainer_of(run, rows)
-    near = trainer_of(parse_run([CONFIG, *SMALL, "--output_dir", str(tmp_path / "near")]), creatives)[0]
-    near.model.load_state_dict(far.model.state_dict())
+    run, rows = streamed_run("--output_dir", str(tmp_path / "streamed"))
+    streamed, data = trainer_of(run, rows)
+    local = trainer_of(parse_run([CONFIG, *SMALL, "--output_dir", str(tmp_path / "local")]), creatives)[0]
+    local.model.load_state_dict(streamed.model.state_dict())
     for side in ("test", "all"):
-        one = far.predict(data.sides[side])
-        other = near.predict(attention.prepare(creatives, None, run).sides[side])
+        one = streamed.predict(data.sides[side])
+        other = local.predict(attention.prepare(creatives, None, run).sides[side])
         assert np.array_equal(one.predictions[0], other.predictions[0])
         assert len(one.label_ids) == len(data.sides[side])
         assert np.array_equal(one.label_ids, other.label_ids)
@@ -233,7 +237,7 @@ def test_the_same_weights_say_the_same_of_streamed_rows_each_of_which_is_scored_
 
 
 @pytest.mark.slow
-def test_a_resumed_run_ends_with_the_same_weights_and_fetches_no_shard_that_lies_before(
+def test_a_resumed_run_has_the_same_weights_and_downloads_no_finished_shard(
     lab: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     saving = ("--num_train_epochs", "1", "--save_strategy", "steps", "--save_steps", "1", "--prefetch_batches", "2")
@@ -255,101 +259,94 @@ def test_a_resumed_run_ends_with_the_same_weights_and_fetches_no_shard_that_lies
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-# Other tasks, and what is refused
+# Other tasks and errors
 
 
 def emotion_run(*more: str) -> tuple[Run, datasets.Dataset]:
-    """Settings of a run on MELD that streams, and its rows."""
-    far = ("--dataset", "s3://lab/meld", "--dataset_config", "full", "--streaming", "true", "--use_cpu", "true")
-    run = parse_run(["configs/meld_sample.json", *far, *more])
+    """Return a run that streams MELD, and its rows."""
+    streamed = ("--dataset", "s3://lab/meld", "--dataset_config", "full", "--streaming", "true", "--use_cpu", "true")
+    run = parse_run(["configs/meld_sample.json", *streamed, *more])
     use_storage(run.arguments)
     return run, load_rows(run.arguments, run.task.columns, run.task.streamed)[0]
 
 
 @pytest.fixture(scope="module")
 def utterances() -> dict[str, datasets.Dataset]:
-    """Some of each split of the sample of MELD's shape."""
+    """At most 24 rows of each split of the sample."""
     splits = datasets.load_dataset("hf_datasets/meld", "sample")
     return {name: split.select(range(min(24, len(split)))) for name, split in splits.items()}
 
 
-def test_utterances_are_those_of_local_rows_and_only_shards_with_training_rows_are_dealt(
+def test_streamed_utterances_equal_local_ones_and_training_reads_only_its_own_shards(
     s3: FakeS3, utterances: dict[str, datasets.Dataset]
 ) -> None:
     parts = {name: [rows.shard(2, i, contiguous=True) for i in range(2)] for name, rows in utterances.items()}
-    upload(s3, "s3://lab/meld", parts, ROWS_A_GROUP)
+    upload(s3, "s3://lab/meld", parts, ROWS_PER_GROUP)
     s3.proxy.forget()
     run, rows = emotion_run()
     processor = emotion.features(run)
-    far = emotion.prepare(rows, processor, run)
+    streamed = emotion.prepare(rows, processor, run)
     assert not whole_shards(s3)
     local_run = parse_run(["configs/meld_sample.json"])
     local = emotion.prepare(datasets.concatenate_datasets(list(utterances.values())), processor, local_run)
-    assert far.record() == local.record()
-    assert np.array_equal(far.lengths, local.lengths)
+    assert streamed.record() == local.record()
+    assert np.array_equal(streamed.lengths, local.lengths)
     for place in (0, 13):
-        one, other = far.train[place, 1], local.train[place]
+        one, other = streamed.train[place, 1], local.train[place]
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
-    assert set(emotion.sampler(far, run)(4).shards) == {0, 1}
-    assert far.train.files_of((13, 1))[0].endswith("00001-of-00002.parquet")
+    assert set(emotion.sampler(streamed, run)(4).shards) == {0, 1}
+    assert streamed.train.files_of((13, 1))[0].endswith("00001-of-00002.parquet")
 
 
-def test_clips_that_lie_beside_the_rows_and_cached_features_are_refused(
+def test_streaming_rejects_clips_outside_the_rows_and_cached_features(
     s3: FakeS3, utterances: dict[str, datasets.Dataset]
 ) -> None:
     outside = {
         name: rows.map(lambda row: {"clip": {"bytes": None, "path": row["clip"] and "s3://lab/clip.mp4"}})
         for name, rows in utterances.items()
     }
-    upload(s3, "s3://lab/meld", {name: [rows] for name, rows in outside.items()}, ROWS_A_GROUP)
+    upload(s3, "s3://lab/meld", {name: [rows] for name, rows in outside.items()}, ROWS_PER_GROUP)
     run, rows = emotion_run()
-    with pytest.raises(
-        ValueError, match="streaming: the rows do not hold their clips.* prepare the data with --embed"
-    ):
+    with pytest.raises(ValueError, match=r"streaming.*--embed"):
         emotion.prepare(rows, emotion.features(run), run)
     run, rows = emotion_run("--cache_features", "true")
-    with pytest.raises(ValueError, match="cache_features reads every clip once.* leave streaming out"):
+    with pytest.raises(ValueError, match=r"cache_features.*streaming"):
         emotion.prepare(rows, emotion.features(run), run)
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "key"),
     [
-        (("configs/eda_tcn.json", "--dataset", "s3://a/b"), "task 'eda' takes none: each sound is read once"),
-        (("configs/baby_cry.json", "--dataset", "s3://a/b"), "task 'detection' takes none: its clips are files"),
-        (
-            (CONFIG, "--dataset", "hf_datasets/tunein"),
-            "dataset = 'hf_datasets/tunein' is none.* memory-mapped already",
-        ),
-        ((CONFIG, "--dataset", "you/tunein"), "dataset = 'you/tunein' is none.* a Hub name is downloaded"),
+        (("configs/eda_tcn.json", "--dataset", "s3://a/b"), "task 'eda'"),
+        (("configs/baby_cry.json", "--dataset", "s3://a/b"), "task 'detection'"),
+        ((CONFIG, "--dataset", "hf_datasets/tunein"), "dataset='hf_datasets/tunein'"),
+        ((CONFIG, "--dataset", "you/tunein"), "dataset='you/tunein'"),
     ],
 )
-def test_what_cannot_or_need_not_be_streamed_is_refused(more: tuple[str, ...], said: str) -> None:
-    with pytest.raises(SystemExit, match=f"streaming.*{said}.*leave.* out"):
+def test_streaming_is_rejected_for_unsupported_tasks_and_data_sets(more: tuple[str, ...], key: str) -> None:
+    with pytest.raises(SystemExit, match=f"streaming=true: {key}"):
         parse_run([*more, "--streaming", "true"])
 
 
-def test_a_cache_that_shards_would_push_each_other_out_of_is_refused(lab: FakeS3) -> None:
-    with pytest.raises(
-        ValueError, match=r"streaming_cache_gb = 1e-05 is too small: 4 shards of .* give 0.001 or more"
-    ):
+def test_a_cache_smaller_than_the_shards_in_use_is_rejected(lab: FakeS3) -> None:
+    with pytest.raises(ValueError, match=r"streaming_cache_gb=1e-05: .*\b4 shards.*\b0\.001\b"):
         streamed_run("--streaming_cache_gb", "1e-5")
     lab.reset()
     S3FileManager.shared().close()
-    with pytest.raises(ValueError, match="python -m hf_datasets.prepare"):
+    with pytest.raises(ValueError, match=f"dataset='{PREFIX}': .*python -m hf_datasets.prepare"):
         streamed_run()
 
 
 @pytest.mark.slow
-def test_two_processes_fetch_each_shard_once_between_them_and_score_each_row_once(lab: FakeS3, tmp_path: Path) -> None:
-    """In setting up, training, validating, testing and for baselines; the workers of a process share its cache."""
+def test_two_processes_together_download_each_shard_once_and_score_each_row_once(lab: FakeS3, tmp_path: Path) -> None:
+    """In preparation, training, validation, test and baselines. The workers of a process share its cache."""
     command = [CONFIG, "--dataset", PREFIX, "--streaming", "true", *SMALL, "--num_train_epochs", "2"]
     command += ["--eval_strategy", "epoch", "--load_best_model_at_end", "true", "--ablations", "false"]
     command += ["--per_device_eval_batch_size", "8", "--dataloader_num_workers", "2"]
     command += ["--report_to", "none", "--disable_tqdm", "true", "--output_dir", str(tmp_path / "run")]
-    said = end_ranks(start_ranks(2, tmp_path / "said", "run_train.py", *command), tmp_path / "said")
-    assert whole_shards(lab) == Counter(range(SHARDS)), said[-3000:]
+    output = end_ranks(start_ranks(2, tmp_path / "output", "run_train.py", *command), tmp_path / "output")
+    assert whole_shards(lab) == Counter(range(SHARDS)), output[-3000:]
     table = pq.read_table(tmp_path / "run" / "predictions.parquet")
     run, rows = streamed_run()
     test = attention.prepare(rows, None, run).sides["test"]
@@ -357,5 +354,5 @@ def test_two_processes_fetch_each_shard_once_between_them_and_score_each_row_onc
     assert np.array_equal(table["target"].to_numpy(), test.targets())
     trainer, _ = trainer_of(run, rows)
     trainer.model.load_state_dict(load_file(tmp_path / "run" / "model.safetensors"))
-    made = trainer.predict(test).predictions[0]
-    np.testing.assert_allclose(made, table["prediction"].to_numpy(), rtol=1e-4, atol=1e-5)
+    predictions = trainer.predict(test).predictions[0]
+    np.testing.assert_allclose(predictions, table["prediction"].to_numpy(), rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The Trainer: schedules, accumulation and resuming, on a model small enough to train in a test."""
+"""`SignalTrainer`: schedules, accumulation, checkpoints and resuming, on a tiny model."""
 
 import os
 from pathlib import Path
@@ -15,17 +15,17 @@ from training.trainer import SignalTrainer
 
 
 def losses(trainer: SignalTrainer) -> np.ndarray:
-    """The training loss of every logged step."""
+    """Return the training loss of each logged step."""
     return np.array([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
 
 
 def rates(trainer: SignalTrainer) -> list[float]:
-    """The learning rate of every logged step."""
+    """Return the learning rate of each logged step."""
     return [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
 
 
-def test_the_sampler_is_asked_for_through_the_name_that_trainer_calls(tmp_path: Path) -> None:
-    """`_get_train_sampler` is private to transformers: if it moves, this fails rather than the order silently."""
+def test_trainer_uses_our_sampler(tmp_path: Path) -> None:
+    # `_get_train_sampler` is private to transformers. If it is renamed, training would silently use another order.
     trainer = tiny_trainer(tmp_path, per_device_train_batch_size=4)
     assert trainer.get_train_dataloader().batch_sampler.sampler is trainer.sampler
     assert trainer.sampler.batch_size == 4
@@ -33,9 +33,9 @@ def test_the_sampler_is_asked_for_through_the_name_that_trainer_calls(tmp_path: 
 
 @pytest.mark.parametrize(
     ("above_cores", "threads", "key"),
-    [(0, 2, "dataloader_num_workers"), (1, 2, "num_threads to 1 (it is 2)"), (1, 1, "Other programs")],
+    [(0, 2, "dataloader_num_workers"), (1, 2, "num_threads"), (1, 1, "load ")],
 )
-def test_waiting_on_a_busy_machine_is_not_answered_with_more_processes(
+def test_more_workers_are_not_suggested_on_a_busy_machine(
     above_cores: float, threads: int, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cores = available_cores()
@@ -45,7 +45,8 @@ def test_waiting_on_a_busy_machine_is_not_answered_with_more_processes(
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     trainer = tiny_trainer(tmp_path)
     assert key in trainer.waiting_remedy
-    trainer.args.dataloader_num_workers = cores + 2  # the load may be that of our own workers
+    assert ("dataloader_num_workers" in trainer.waiting_remedy) is (above_cores == 0)
+    trainer.args.dataloader_num_workers = cores + 2  # now our own workers may cause the load
     assert "dataloader_num_workers" in trainer.waiting_remedy
 
 
@@ -63,12 +64,12 @@ def test_each_epoch_has_its_own_order(tmp_path: Path) -> None:
     assert seen == [0, 1]
 
 
-def test_gradient_accumulation_is_equivalent(tmp_path: Path) -> None:
-    """Batch 8 x 1 and 1 x 8 accumulated take the same steps, though trials differ in length and in masked frames."""
+def test_gradient_accumulation_is_equivalent_to_a_larger_batch(tmp_path: Path) -> None:
+    """Also if trials differ in length and in masked frames."""
     same = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "num_train_epochs": 4}
     whole = tiny_trainer(tmp_path, per_device_train_batch_size=8, **same)
     parts = tiny_trainer(tmp_path, per_device_train_batch_size=1, gradient_accumulation_steps=8, **same)
-    # The order that both shall have: grouping depends on the batch size.
+    # Grouping by length depends on the batch size, so give both the same order.
     parts.sampler = whole.sampler
     whole.train()
     parts.train()
@@ -83,7 +84,7 @@ def test_gradient_accumulation_is_equivalent(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        # 2 epochs of 4 steps; the rate logged at a step is the one that it took
+        # 2 epochs of 4 steps. The logged rate of a step is the one that the step used.
         ({"lr_scheduler_type": "constant"}, [1.0] * 8),
         ({"lr_scheduler_type": "linear"}, [1 - step / 8 for step in range(8)]),
         ({"lr_scheduler_type": "cosine"}, [0.5 + 0.5 * np.cos(np.pi * step / 8) for step in range(8)]),
@@ -114,7 +115,7 @@ def test_gradient_accumulation_is_equivalent(tmp_path: Path) -> None:
         ),
     ],
 )  # fmt: skip
-def test_schedules_of_the_seed(tmp_path: Path, settings: dict, expected: list[float]) -> None:
+def test_schedules_give_the_expected_learning_rates(tmp_path: Path, settings: dict, expected: list[float]) -> None:
     quiet = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
     trainer = tiny_trainer(
         tmp_path, per_device_train_batch_size=4, learning_rate=1.0, max_grad_norm=1e-9, **quiet, **settings
@@ -123,11 +124,11 @@ def test_schedules_of_the_seed(tmp_path: Path, settings: dict, expected: list[fl
     assert rates(trainer) == pytest.approx(expected, abs=1e-6)
 
 
-def test_reduce_on_plateau_lowers_the_rate_when_validation_stands_still(tmp_path: Path) -> None:
+def test_reduce_on_plateau_lowers_the_rate_when_validation_does_not_improve(tmp_path: Path) -> None:
     trainer = tiny_trainer(
         tmp_path,
         lr_scheduler_type="reduce_lr_on_plateau",
-        lr_scheduler_kwargs={"patience": 0, "factor": 0.1, "threshold": 0.9},  # only a tenth of the loss is better
+        lr_scheduler_kwargs={"patience": 0, "factor": 0.1, "threshold": 0.9},  # the loss must fall to a tenth
         learning_rate=1e-4,
         num_train_epochs=4,
     )
@@ -145,7 +146,7 @@ def test_reduce_on_plateau_lowers_the_rate_when_validation_stands_still(tmp_path
         (False, [0.1, 0.3, 0.5, 0.7], 1e-7),
     ],
 )
-def test_reduce_on_plateau_knows_which_way_is_better(
+def test_reduce_on_plateau_follows_the_direction_of_the_metric(
     tmp_path: Path, more_is_better: bool, scores: list[float], last_rate: float
 ) -> None:
     trainer = tiny_trainer(
@@ -163,7 +164,7 @@ def test_reduce_on_plateau_knows_which_way_is_better(
     assert trainer.state.best_metric == (max if more_is_better else min)(scores)
 
 
-def test_a_cycle_goes_up_to_the_rate_that_is_given_and_turns_the_momentum(tmp_path: Path) -> None:
+def test_one_cycle_reaches_max_lr_and_cycles_the_momentum(tmp_path: Path) -> None:
     trainer = tiny_trainer(
         tmp_path, lr_scheduler_type="OneCycleLR", lr_scheduler_kwargs={"max_lr": 0.02}, per_device_train_batch_size=1
     )
@@ -172,12 +173,12 @@ def test_a_cycle_goes_up_to_the_rate_that_is_given_and_turns_the_momentum(tmp_pa
     assert trainer.optimizer.param_groups[0]["betas"][0] == pytest.approx(0.95, abs=1e-3)
 
 
-def test_a_value_that_only_torch_can_judge_is_refused_with_its_key(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"lr_scheduler_kwargs=.*anneal_strategy must be one of"):
+def test_a_scheduler_argument_that_torch_rejects_is_reported_with_its_key(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"lr_scheduler_kwargs=.*'anneal_strategy': 'x'"):
         tiny_trainer(tmp_path, lr_scheduler_type="OneCycleLR", lr_scheduler_kwargs={"anneal_strategy": "x"}).train()
 
 
-def test_the_best_checkpoint_on_validation_is_what_remains(tmp_path: Path) -> None:
+def test_the_best_checkpoint_on_validation_is_loaded_at_the_end(tmp_path: Path) -> None:
     trainer = tiny_trainer(tmp_path, learning_rate=0.3, num_train_epochs=5)
     trainer.train()
     validations = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
@@ -206,18 +207,18 @@ def test_every_loss_and_norm_learns(tmp_path: Path, model_config: dict) -> None:
     assert np.isfinite(losses(trainer)).all()
 
 
-def test_training_stops_early_when_validation_no_longer_improves(tmp_path: Path) -> None:
+def test_training_stops_early_when_validation_does_not_improve(tmp_path: Path) -> None:
     trainer = tiny_trainer(tmp_path, learning_rate=0.0, num_train_epochs=50, weight_decay=0.0)
     trainer.add_callback(StopWithoutProgress(2))
     trainer.train()
-    assert trainer.state.epoch == 3  # the first is the best, two more are not better
+    assert trainer.state.epoch == 3  # the first is the best, and the next two are not better
 
 
 @pytest.mark.parametrize(
     ("scores", "losses", "stops_after"),
     [
         ([1.0] * 8, [0.9, 0.8, 0.7, 0.6, 0.5, 0.5, 0.5, 0.4], 7),  # the score is saturated, the loss is not
-        ([0.1, 0.2, 0.3, 0.4, 0.4, 0.3, 0.5], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], 6),  # and the other way round
+        ([0.1, 0.2, 0.3, 0.4, 0.4, 0.3, 0.5], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], 6),  # only the score improves
         ([0.5] * 4, [0.5] * 4, 3),
         ([0.5] * 4, [np.nan] * 4, 3),
         ([0.5, 0.6, 0.5, 0.5, 0.5], [0.5, 0.6, 0.4, 0.5, 0.5], 5),
@@ -225,7 +226,7 @@ def test_training_stops_early_when_validation_no_longer_improves(tmp_path: Path)
     ],
 )
 @pytest.mark.parametrize("more_is_better", [True, False])
-def test_patience_ends_when_neither_score_nor_loss_is_at_its_best(
+def test_patience_counts_validations_without_a_better_score_or_loss(
     tmp_path: Path, scores: list[float], losses: list[float], stops_after: int | None, more_is_better: bool
 ) -> None:
     args = tiny_trainer(tmp_path, metric_for_best_model="goodness", greater_is_better=more_is_better).args
@@ -247,7 +248,7 @@ def test_patience_ends_when_neither_score_nor_loss_is_at_its_best(
 def test_of_equally_good_checkpoints_the_latest_is_kept(
     tmp_path: Path, scores: list[float], best: int, more_is_better: bool
 ) -> None:
-    """One optimizer step per epoch; the weights at the end are those of the step that is recorded."""
+    """The final weights are those of the recorded step. Each epoch has one optimizer step."""
     trainer = tiny_trainer(
         tmp_path,
         num_train_epochs=len(scores),
@@ -258,11 +259,11 @@ def test_of_equally_good_checkpoints_the_latest_is_kept(
     sign = 1 if more_is_better else -1
     weights = []
 
-    def note(_: object) -> dict[str, float]:
+    def record_weights(_: object) -> dict[str, float]:
         weights.append({name: value.clone() for name, value in trainer.model.state_dict().items()})
         return {"goodness": sign * scores[len(weights) - 1]}
 
-    trainer.validation_metrics = note
+    trainer.validation_metrics = record_weights
     trainer.train()
     assert trainer.loaded_step == trainer.state.best_global_step == best
     assert trainer.state.best_metric == sign * scores[best - 1]
@@ -279,7 +280,7 @@ def test_of_equally_good_checkpoints_the_latest_is_kept(
         ({"save_steps": 2, "load_best_model_at_end": False}, None),
     ],
 )
-def test_the_step_that_is_recorded_is_that_of_the_checkpoint_that_was_loaded(
+def test_the_recorded_step_is_that_of_the_loaded_checkpoint(
     tmp_path: Path, settings: dict, loaded: int | None
 ) -> None:
     scores = [0.1, 0.2, 0.9, 0.8, 0.4, 0.3]
@@ -308,21 +309,21 @@ def test_the_step_that_is_recorded_is_that_of_the_checkpoint_that_was_loaded(
     ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, dropout: float, schedule: dict) -> None:
-    """Stopped in the middle of the second epoch; the weights at the end are equal bit by bit."""
+    """Resume in the middle of the second epoch. The final weights are equal bit by bit."""
     settings = {"num_train_epochs": 3, "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 5}
     settings |= schedule
     settings |= {"eval_strategy": "steps", "eval_steps": 5, "load_best_model_at_end": False, "save_total_limit": None}
     whole = tiny_trainer(tmp_path / "whole", {"dropout": dropout}, **settings)
     whole.train()
     resumed = tiny_trainer(tmp_path / "resumed", {"dropout": dropout}, **settings)
-    torch.manual_seed(99)  # nothing may depend on the state that a fresh process happens to have
+    torch.manual_seed(99)  # the result must not depend on the random state of the new process
     resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-10"))
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], weight), name
-    assert rates(resumed) == rates(whole)  # a checkpoint holds the log of the steps before it
+    assert rates(resumed) == rates(whole)  # a checkpoint contains the log of the steps before it
 
 
-def test_a_run_that_was_killed_after_its_last_step_takes_no_other(tmp_path: Path) -> None:
+def test_a_run_killed_after_its_last_step_takes_no_extra_step(tmp_path: Path) -> None:
     settings = {"max_steps": 10, "per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 5}
     settings |= {"eval_strategy": "no", "load_best_model_at_end": False, "save_total_limit": None}
     whole = tiny_trainer(tmp_path / "whole", **settings)

@@ -1,4 +1,4 @@
-"""Workers that read items use the remote files of the main process, however they start."""
+"""Loader workers use the files that the main process has downloaded, under all start methods."""
 
 import re
 import sys
@@ -22,7 +22,7 @@ METHODS = ("fork", "forkserver", "spawn")
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[FakeS3]:
-    """The data of every task."""
+    """An S3 server with data for every task."""
     creatives = make_rows(96)
     sample = {name: datasets.load_dataset(f"hf_datasets/{name}", "sample") for name in ("audioset", "meld")}
     utterances = {split: rows.select(range(24)) for split, rows in sample["meld"].items()}
@@ -37,7 +37,7 @@ def store() -> Iterator[FakeS3]:
 
 
 @pytest.mark.slow
-def test_every_task_trains_alike_under_all_start_methods_and_fetches_each_object_once(
+def test_every_task_trains_the_same_under_all_start_methods_and_downloads_each_object_once(
     store: FakeS3, tmp_path: Path
 ) -> None:
     assert RUNS.keys() == TASKS.keys()
@@ -46,10 +46,11 @@ def test_every_task_trains_alike_under_all_start_methods_and_fetches_each_object
         store.proxy.forget()
         folder = tmp_path / method
         run(sys.executable, "-m", "tests.helpers.remote_runs", method, folder)
-        whole = [request.line for request in store.proxy.requests if request.range is None]
-        fetched = Counter(found[1] for line in whole if (found := re.match(r"GET (/lab/\S+\.(?:parquet|mp3)) ", line)))
-        assert {name.split("/")[2] for name in fetched} == {"tunein", "sounds", "meld"}
-        assert set(fetched.values()) == {1}, method
+        lines = [request.line for request in store.proxy.requests if request.range is None]
+        pattern = r"GET (/lab/\S+\.(?:parquet|mp3)) "
+        downloads = Counter(match[1] for line in lines if (match := re.match(pattern, line)))
+        assert {name.split("/")[2] for name in downloads} == {"tunein", "sounds", "meld"}
+        assert set(downloads.values()) == {1}, method
         weights[method] = {task: load_file(folder / f"{task}.safetensors") for task in RUNS}
     for task, expected in weights["fork"].items():
         for method in METHODS:

@@ -1,4 +1,4 @@
-"""Whole runs of a model of attention, as a user starts them: train, resume, score, load elsewhere, refuse."""
+"""Whole runs of the attention task, as a user starts them: train, resume, score, load elsewhere, reject."""
 
 import json
 import re
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 CONFIG = "configs/tunein_attention.json"
 MODALITIES = ("text", "video", "audio", "back_audio")
 QUIET = ("--disable_tqdm", "true", "--report_to", "none")
-# The config's own epochs, with a checkpoint in the middle of one; the last weights are kept, not the best.
+# The epochs of the config, with a checkpoint in the middle of one. The last weights are kept, not the best.
 STEPS = (
     "--save_strategy", "steps", "--save_steps", "250", "--eval_strategy", "steps", "--eval_steps", "250",
     "--load_best_model_at_end", "false", "--save_total_limit", "9",
@@ -37,17 +37,17 @@ SHORT = ("--max_steps", "4", "--ablations", "false", *QUIET)
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run on the sample, and what it said."""
+    """Return the folder and the output of a run on the sample."""
     folder = tmp_path_factory.mktemp("runs") / "tunein_attention"
     done = run(sys.executable, "run_train.py", CONFIG, "--output_dir", folder, *STEPS, *QUIET)
     return folder, done.stdout + done.stderr
 
 
-def test_a_run_leaves_all_that_its_reader_needs(finished: tuple[Path, str]) -> None:
-    folder, said = finished
+def test_a_finished_run_is_complete(finished: tuple[Path, str]) -> None:
+    folder, output = finished
     files = {"modeling_fusion.py", "layers_fusion.py"}
     files |= {f"figure_{name}.png" for name in ("compared", "removals", "residuals")}
-    assert_complete(folder, said, files, ["| mean |", "| ridge on all |", "| without audio |"])
+    assert_complete(folder, output, files, ["| mean |", "| ridge on all |", "| without audio |"])
     metrics = record(folder)
     assert metrics["training"]["trainable"].keys() == {*MODALITIES, "fusion", "regression"}
     assert metrics["data"]["left_out"] == {"no target": 2}
@@ -55,20 +55,18 @@ def test_a_run_leaves_all_that_its_reader_needs(finished: tuple[Path, str]) -> N
 
 
 def test_the_modalities_that_matter_are_named_and_ridge_is_beaten(finished: tuple[Path, str]) -> None:
-    """The sample's target is 0.5 t + 0.5 s + 0.8 t s and noise, of a text's t and a sound's s."""
-    folder, said = finished
+    # The target of the sample is 0.5 t + 0.5 s + 0.8 t s and noise, with t from the text and s from the sound.
+    folder, output = finished
     test = record(folder)["test"]
     assert set(test["modalities"]["matter"]) == {"text", "audio"}
     assert set(test["modalities"]["not_shown"]) == {"video", "back_audio"}
     assert test["verdict"]["unbeaten"] == []
-    assert "**Verdict: better than mean, ridge on text" in said
+    assert "**Verdict: " in output
     assert test["baselines"]["ridge on all"]["difference"]["r2"]["low"] > 0
-    assert "**Modalities that matter: " in said
-    assert "Not shown to matter: " in said
     assert abs(test["baselines"]["ridge on video"]["scores"]["r2"]["mean"]) < 0.1
 
 
-def test_the_test_side_is_scored_with_every_row(finished: tuple[Path, str]) -> None:
+def test_every_row_of_the_test_split_is_scored(finished: tuple[Path, str]) -> None:
     folder, _ = finished
     test, predictions = record(folder)["test"], pq.read_table(folder / "predictions.parquet")
     members = json.loads((folder / "splits.json").read_text())["trials"]["test"]
@@ -78,10 +76,10 @@ def test_the_test_side_is_scored_with_every_row(finished: tuple[Path, str]) -> N
     rows = load_dataset(str(REPOSITORY / "hf_datasets/tunein"), "sample", split="train")
     targets = dict(zip(rows["creative_id"][:], rows["target"][:], strict=True))
     assert predictions["target"].to_pylist() == [targets[name] for name in predictions["creative_id"].to_pylist()]
-    target, said = (predictions[name].to_numpy() for name in ("target", "prediction"))
-    assert test["scores"]["mae"]["mean"] == pytest.approx(np.abs(said - target).mean())
-    assert test["scores"]["r2"]["mean"] == pytest.approx(1 - ((said - target) ** 2).mean() / target.var())
-    assert sum(test["lacking"].values()) > 0  # rows without a modality are among them
+    target, predicted = (predictions[name].to_numpy() for name in ("target", "prediction"))
+    assert test["scores"]["mae"]["mean"] == pytest.approx(np.abs(predicted - target).mean())
+    assert test["scores"]["r2"]["mean"] == pytest.approx(1 - ((predicted - target) ** 2).mean() / target.var())
+    assert sum(test["lacking"].values()) > 0  # also rows without a modality
     assert len(test["ablations"]) == 8
 
 
@@ -93,20 +91,20 @@ def test_eval_repeats_the_scores_of_the_run(finished: tuple[Path, str], tmp_path
     assert record(tmp_path)["split"]["sha256"] == record(folder)["split"]["sha256"]
 
 
-def test_a_resumed_run_has_the_weights_that_it_would_have_had(finished: tuple[Path, str], tmp_path: Path) -> None:
-    whole, _ = finished
+def test_a_resumed_run_has_the_weights_of_an_uninterrupted_run(finished: tuple[Path, str], tmp_path: Path) -> None:
+    uninterrupted, _ = finished
     folder = tmp_path / "tunein_attention"
     middle = f"checkpoint-{STEPS[3]}"
-    epoch = json.loads((whole / middle / "trainer_state.json").read_text())["epoch"]
+    epoch = json.loads((uninterrupted / middle / "trainer_state.json").read_text())["epoch"]
     assert epoch != int(epoch)
-    copy_as_interrupted(whole, folder, middle)
+    copy_as_interrupted(uninterrupted, folder, middle)
     command = [sys.executable, "run_train.py", CONFIG, "--output_dir", folder, *STEPS, *QUIET]
     run(*command, "--resume_from_checkpoint", "true", "--dataloader_num_workers", "1")
-    assert_same_weights(folder, whole)
-    assert pq.read_table(folder / "predictions.parquet").equals(pq.read_table(whole / "predictions.parquet"))
+    assert_same_weights(folder, uninterrupted)
+    assert pq.read_table(folder / "predictions.parquet").equals(pq.read_table(uninterrupted / "predictions.parquet"))
 
 
-def test_the_code_of_the_card_runs_and_says_the_same_where_nothing_of_ours_is(
+def test_the_code_of_the_card_runs_without_this_project_and_predicts_the_same(
     finished: tuple[Path, str], tmp_path: Path
 ) -> None:
     folder, _ = finished
@@ -125,46 +123,47 @@ def test_the_code_of_the_card_runs_and_says_the_same_where_nothing_of_ours_is(
     rows = load_dataset(str(REPOSITORY / "hf_datasets/tunein"), "sample", split="train").select(range(12))
     sizes = record(folder)["model"]["embedding_sizes"]
     items = CreativeDataset(rows.map(lambda row: {"target": row["target"] or 0.0}), sizes)
-    batch = PaddingCollator()([items[place] for place in range(12)])
+    batch = PaddingCollator()([items[row] for row in range(12)])
     del batch["labels"]
     save_file(batch, tmp_path / "batch.safetensors")
-    places = [tmp_path / "batch.safetensors", tmp_path / "there.safetensors", str(torch.get_num_threads())]
-    done = run(sys.executable, "-I", script, *places, cwd=folder.parent)  # beside the model's folder
+    arguments = [tmp_path / "batch.safetensors", tmp_path / "there.safetensors", str(torch.get_num_threads())]
+    done = run(sys.executable, "-I", script, *arguments, cwd=folder.parent)  # the card names the folder without path
     assert re.fullmatch(r"\[-?\d+\.\d+(e-\d+)?\]", done.stdout.splitlines()[-1])
     with torch.no_grad():
         here = AutoModel.from_pretrained(folder).eval()(**batch).predictions
     assert torch.equal(load_file(tmp_path / "there.safetensors")["predictions"], here)
 
 
-def test_one_modality_alone_is_trained_scored_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_single_modality_is_trained_and_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = ["--model_config.modalities", '["back_audio"]', *SHORT[:2], *QUIET]
     run_train.main([CONFIG, "--output_dir", str(tmp_path), *settings])
-    found = record(tmp_path)
-    assert found["model"]["modalities"] == ["back_audio"]
-    assert not found["test"]["ablations"]
-    assert found["training"]["trainable"].keys() == {"back_audio", "fusion", "regression"}
-    assert list(found["test"]["baselines"]) == ["mean", "ridge on all"]
-    assert "not shown to be better" in capsys.readouterr().out
+    metrics = record(tmp_path)
+    assert metrics["model"]["modalities"] == ["back_audio"]
+    assert not metrics["test"]["ablations"]
+    assert metrics["training"]["trainable"].keys() == {"back_audio", "fusion", "regression"}
+    assert list(metrics["test"]["baselines"]) == ["mean", "ridge on all"]
+    assert "mean" in metrics["test"]["verdict"]["unbeaten"]  # this modality is noise in the sample
+    assert "| mean |" in capsys.readouterr().out
 
 
-def test_what_cannot_be_asked_of_it_is_refused_in_one_line(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_unsupported_requests_are_rejected_in_one_line(finished: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = finished
     train = [CONFIG, "--output_dir", tmp_path / "x"]
     wider = ["--model_name_or_path", folder, "--model_config.hidden_size", "7"]
     refused = {
-        "task=attention: a model of stored embeddings reads no recordings": (
+        "task=attention: ": (
             run_predict.main,
             [folder, tmp_path, "--output", tmp_path / "x.csv"],
         ),
-        "the data set has no 'smell'; it has ": (
+        "modalities.*'smell'": (
             run_train.main,
             [*train, "--model_config.modalities", '["smell"]'],
         ),
-        "hidden_size = 256, but the run asks for 7": (run_train.main, [*train, *wider]),
+        "hidden_size=7: .*hidden_size=256": (run_train.main, [*train, *wider]),
     }
-    for said, (main, arguments) in refused.items():
-        with pytest.raises((ValueError, SystemExit), match=said) as caught:
+    for message, (main, arguments) in refused.items():
+        with pytest.raises((ValueError, SystemExit), match=message) as error:
             main([*map(str, arguments)])
-        assert "\n" not in str(caught.value)
+        assert "\n" not in str(error.value)
     assert [path.name for path in (tmp_path / "x").iterdir()] == [".training.lock"]
     assert not (tmp_path / "x.csv").exists()

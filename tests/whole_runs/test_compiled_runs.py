@@ -1,4 +1,4 @@
-"""Runs of all tasks through torch.compile, and that what they save is what an uncompiled run saves."""
+"""Runs of all tasks with torch.compile save models that load without it."""
 
 import json
 import shlex
@@ -15,7 +15,7 @@ from tests.conftest import REPOSITORY
 from tests.helpers.configs import LITTLE_SCORED, OF_TASK
 from tests.helpers.run_folders import record
 
-# aot_eager traces and differentiates as inductor does, and leaves out the C++ compiler, which takes a minute a config.
+# aot_eager traces and differentiates like inductor, but without the C++ compiler, which takes a minute per config.
 COMMON = (
     "--torch_compile_backend", "aot_eager", "--max_steps", "2", "--report_to", "none", "--disable_tqdm", "true",
     "--use_cpu", "true", "--eval_strategy", "no", "--load_best_model_at_end", "false",
@@ -25,7 +25,7 @@ PROGRAM = "import shlex, sys, run_train\nfor command in sys.argv[1:]: run_train.
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return the folder of one run per task, all made by one process: most of a launch is imports."""
+    """Return the folder of one run per task; one process does all runs, because most of a start is imports."""
     folders = {task: tmp_path_factory.mktemp("compiled") / task for task in TASKS}
     commands = [
         shlex.join([str(OF_TASK[task]), *LITTLE_SCORED.get(task, ()), *COMMON, "--output_dir", str(folder)])

@@ -1,4 +1,4 @@
-"""Whole runs of a detector, as a user starts them: train, kill, resume, score, detect, load elsewhere."""
+"""Whole runs of the detection task, as a user starts them: train, kill, resume, score, detect, load elsewhere."""
 
 import csv
 import json
@@ -18,13 +18,14 @@ from media.audio import read_audio
 from reporting.plots import DPI, WIDTH
 from system.text import plural
 from tests.conftest import REPOSITORY
-from tests.helpers.programs import CPU, LAUNCH, kill_at, last_line, run
+from tests.helpers.programs import CPU, LAUNCH, kill_after_checkpoint, last_line, run
 from tests.helpers.run_folders import assert_complete, assert_same_weights, numbers, record
 
 pytestmark = pytest.mark.slow
 
 CONFIG = "configs/baby_cry.json"
-# Launchers give a run other numbers of threads, whose sums differ in the last bit.
+TARGET = "Baby cry, infant cry"
+# One thread: launchers set different numbers of threads, and sums by several threads differ in the last bit.
 SHORT = ("--num_train_epochs", "2", "--disable_tqdm", "true", "--report_to", "none", "--num_threads", "1")
 STEPS = ("--save_strategy", "steps", "--save_steps", "5", "--load_best_model_at_end", "false")
 RATE = 16000  # Hz
@@ -32,7 +33,7 @@ RATE = 16000  # Hz
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A short run on the sample, and what it said; nobody stopped it."""
+    """Return the folder and the output of a short, uninterrupted run on the sample."""
     folder = tmp_path_factory.mktemp("runs") / "baby_cry"
     done = run(*LAUNCH, *CPU, "run_train.py", CONFIG, "--output_dir", folder, *SHORT, *STEPS)
     return folder, done.stdout + done.stderr
@@ -40,7 +41,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first readable clips of the sample's eval side, one after the other."""
+    """Write a recording that joins the first readable clips of the sample's test split."""
     rows = load_dataset(str(REPOSITORY / "hf_datasets/audioset"), "sample", split="eval")
     sounds = [row["audio"]["bytes"] for row in rows.select(range(12)) if row["audio"] and not row["defects"]]
     path = tmp_path_factory.mktemp("recording") / "recording.wav"
@@ -48,11 +49,11 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_run_leaves_all_that_its_reader_needs(finished: tuple[Path, str]) -> None:
-    folder, said = finished
+def test_a_finished_run_is_complete(finished: tuple[Path, str]) -> None:
+    folder, output = finished
     files = {"preprocessor_config.json", "modeling_classification.py", "review.csv"}
     files |= {"figure_precision_recall.png", "figure_timelines.png"}
-    assert_complete(folder, said, files, ["| chance | loudness |", "**Verdict: "])
+    assert_complete(folder, output, files, ["| chance | loudness |", "**Verdict: "])
     metrics = record(folder)
     scores = metrics["test"]["scores"]
     assert scores["average_precision"]["mean"] > metrics["test"]["baselines"]["chance"]["average_precision"]["mean"]
@@ -64,8 +65,8 @@ def test_a_run_leaves_all_that_its_reader_needs(finished: tuple[Path, str]) -> N
     assert metrics["model"]["detection"]["threshold"] == metrics["test"]["threshold"]["value"]
 
 
-def test_a_run_that_reads_its_windows_by_seeking_is_quiet(tmp_path: Path) -> None:
-    """The decoder wrote 10,321 lines to stderr in a run of 30 epochs."""
+def test_a_run_that_reads_windows_by_seeking_is_quiet(tmp_path: Path) -> None:
+    # Unless it is silenced, the decoder writes thousands of lines to stderr.
     short = ("--max_steps", "4", "--memory_gb", "0", "--num_threads", "1", "--report_to", "none")
     done = run(sys.executable, "run_train.py", CONFIG, "--output_dir", tmp_path / "run", *short)
     lines = [line for line in re.split(r"[\r\n]+", done.stderr) if line.strip()]
@@ -76,7 +77,7 @@ def test_a_run_that_reads_its_windows_by_seeking_is_quiet(tmp_path: Path) -> Non
     assert done.stdout.splitlines()[-1] == f"next: python run_predict.py {tmp_path / 'run'} recording.wav"
 
 
-def test_no_clip_is_on_two_sides_and_no_negative_has_the_target(finished: tuple[Path, str]) -> None:
+def test_no_clip_is_in_two_splits(finished: tuple[Path, str]) -> None:
     folder, _ = finished
     members = json.loads((folder / "splits.json").read_text())["trials"]
     sides = [set(members[side]) for side in ("train", "validation", "test")]
@@ -97,9 +98,7 @@ def test_eval_repeats_the_scores_of_the_run(finished: tuple[Path, str], tmp_path
     assert (tmp_path / "report.html").is_file()
 
 
-def test_detect_writes_events_and_a_picture_and_says_what_windows_said(
-    finished: tuple[Path, str], recording: Path, tmp_path: Path
-) -> None:
+def test_prediction_writes_events_and_a_picture(finished: tuple[Path, str], recording: Path, tmp_path: Path) -> None:
     folder, _ = finished
     output, plot = tmp_path / "events.csv", tmp_path / "events.png"
     done = run(sys.executable, "run_predict.py", folder, recording, "--output", output, "--plot", plot)
@@ -114,12 +113,12 @@ def test_detect_writes_events_and_a_picture_and_says_what_windows_said(
     threshold = json.loads((folder / "config.json").read_text())["detection"]["threshold"]
     assert all(float(event["score"]) >= threshold - 1e-4 for event in events)
     assert imread(plot).shape[1] == WIDTH * DPI
-    assert f"{plural(len(events), 'event')} of Baby cry, infant cry" in done.stdout
+    assert f"{plural(len(events), 'event')} of {TARGET}" in done.stdout
     run(sys.executable, "run_predict.py", folder, recording, "--output", output, "--threshold", "1.0")
     assert output.read_text().splitlines() == ["file,start_seconds,end_seconds,score,label,model_of_synthetic_data"]
 
 
-def test_a_model_loads_and_detects_where_nothing_of_ours_is(
+def test_a_model_loads_without_this_project_and_predicts_the_same(
     finished: tuple[Path, str], recording: Path, tmp_path: Path
 ) -> None:
     folder, _ = finished
@@ -148,18 +147,18 @@ def test_a_model_loads_and_detects_where_nothing_of_ours_is(
     np.testing.assert_allclose(np.load(tmp_path / "there.npy"), here, atol=1e-6)
 
 
-def test_a_killed_run_goes_on_to_the_weights_that_it_would_have_had(
+def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_run(
     finished: tuple[Path, str], tmp_path: Path
 ) -> None:
     uninterrupted, _ = finished
     folder = tmp_path / "killed"
     command = [sys.executable, "run_train.py", CONFIG, "--output_dir", folder, *SHORT, *STEPS]
-    kill_at(folder / "checkpoint-10", *command[1:])
+    kill_after_checkpoint(folder / "checkpoint-10", *command[1:])
     run(*command, "--resume_from_checkpoint", "true")
     assert_same_weights(folder, uninterrupted)
-    ours, theirs = (record(path)["training"] for path in (folder, uninterrupted))
-    assert ours["mining"] == theirs["mining"]
-    assert ours["composition"] == theirs["composition"]
+    resumed, expected = (record(path)["training"] for path in (folder, uninterrupted))
+    assert resumed["mining"] == expected["mining"]
+    assert resumed["composition"] == expected["composition"]
 
 
 def test_the_spectrogram_transformer_trains_by_its_name(tmp_path: Path) -> None:
@@ -173,7 +172,7 @@ def test_the_spectrogram_transformer_trains_by_its_name(tmp_path: Path) -> None:
     }
     (tmp_path / "ast.json").write_text(json.dumps(config))
     folder = tmp_path / "run"
-    # transformers' extractor makes features window by window, so few are scored, and once
+    # The extractor of transformers computes features one window at a time, so few clips are scored, and only once.
     few = ("--hop_seconds", "1", "--max_eval_clips", "30", "--eval_strategy", "no", *STEPS)
     run(
         sys.executable, "run_train.py", tmp_path / "ast.json", "--output_dir", folder, *SHORT, *few, "--max_steps", "6"
@@ -181,47 +180,47 @@ def test_the_spectrogram_transformer_trains_by_its_name(tmp_path: Path) -> None:
     metrics = record(folder)
     assert metrics["model"]["model_type"] == "audio-spectrogram-transformer"
     assert metrics["test"]["scores"]["average_precision"]["mean"] > 0
-    composition = metrics["training"]["composition"]  # of a run that ended within an epoch
+    composition = metrics["training"]["composition"]  # of a run that ended in the middle of an epoch
     assert composition["served"] == composition["planned"]
     assert sum(composition["planned"].values()) == 6 * 32
-    again = ("--model_name_or_path", folder, "--output_dir", tmp_path / "tuned", "--max_steps", "2")
-    run(sys.executable, "run_train.py", tmp_path / "ast.json", *SHORT, *few, *again)
+    fine_tuning = ("--model_name_or_path", folder, "--output_dir", tmp_path / "tuned", "--max_steps", "2")
+    run(sys.executable, "run_train.py", tmp_path / "ast.json", *SHORT, *few, *fine_tuning)
     assert record(tmp_path / "tuned")["base"]["model"] == str(folder)
 
 
 BAD_SETTINGS = {
-    ("--target", "Baby crying"): "there is no label 'Baby crying'",
-    ("--positive_share", "0.001"): "less than one item of 32",
-    ("--strong_share", "-1"): "shares [0.25, -1.0, 0.5] of",
-    ("--hop_seconds", "2"): "hop_seconds = 2.0 is more than clip_seconds = 1.0",
-    ("--threshold_rule", "best"): "threshold rule 'best' is not known",
-    ("--model_type", "resnet"): "model_type = 'resnet' is not known; it takes one of tcn, wavenet",
-    ("--dataset", "hf_datasets/pmemo"): "has no column clip_id",
-    ("--validation_fraction", "0"): "the validation side has no clip with the target",
+    ("--target", "Baby crying"): "label='Baby crying'",
+    ("--positive_share", "0.001"): "share=0.001: ",
+    ("--strong_share", "-1"): "shares=[0.25, -1.0, 0.5]: ",
+    ("--hop_seconds", "2"): "hop_seconds=2.0: ",
+    ("--threshold_rule", "best"): "rule='best': ",
+    ("--model_type", "resnet"): "model_type='resnet': ",
+    ("--dataset", "hf_datasets/pmemo"): "missing column clip_id",
+    ("--validation_fraction", "0"): "validation_fraction=0: ",
 }
 
 
-@pytest.mark.parametrize(("settings", "said"), BAD_SETTINGS.items(), ids=[key for key, _ in BAD_SETTINGS])
-def test_a_bad_setting_is_answered_in_one_line(settings: tuple[str, str], said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("settings", "message"), BAD_SETTINGS.items(), ids=[key for key, _ in BAD_SETTINGS])
+def test_the_error_for_a_bad_setting_is_one_line(settings: tuple[str, str], message: str, tmp_path: Path) -> None:
     done = run(sys.executable, "run_train.py", CONFIG, "--output_dir", tmp_path / "x", *settings, fails=True)
-    assert said in last_line(done)
+    assert message in last_line(done)
     assert "Traceback" not in done.stderr
-    assert not list(tmp_path.rglob("*.json"))  # nothing has begun
+    assert not list(tmp_path.rglob("*.json"))  # the run has not started
 
 
-def test_a_batch_is_explained_by_the_command_that_the_readme_names() -> None:
+def test_explain_plan_prints_the_items_of_a_batch() -> None:
     done = run(sys.executable, "-m", "launch.explain_plan", CONFIG, "--epoch", "3", "--batch", "9")
     title, *lines = done.stdout.splitlines()
     assert title.startswith("epoch 3, batch 9 of ")
     assert len(lines) == 2 * 32
-    assert sum("positive: Baby cry, infant cry" in line for line in lines) == 8
+    assert sum(f"positive: {TARGET}" in line for line in lines) == 8
     assert "by label" in lines[-1]
     assert "seed" in lines[-1]
     fails = run(sys.executable, "-m", "launch.explain_plan", "configs/eda_tcn.json", fails=True)
-    assert "task 'eda' has no plan of tiers; give one of detection" in last_line(fails)
+    assert "configs/eda_tcn.json: task='eda': " in last_line(fails)
 
 
-def test_bad_recordings_are_named_and_the_others_detected_in(
+def test_unreadable_recordings_are_named_and_the_others_are_predicted(
     finished: tuple[Path, str], recording: Path, tmp_path: Path
 ) -> None:
     folder, _ = finished
@@ -233,6 +232,6 @@ def test_bad_recordings_are_named_and_the_others_detected_in(
     soundfile.write(sounds / "short.wav", np.zeros(100, np.float32), RATE)
     shutil.copyfile(recording, sounds / "good.wav")
     done = run(sys.executable, "run_predict.py", folder, sounds, "--output", tmp_path / "out.csv", fails=True)
-    assert "no prediction for 3 of 5 recordings" in last_line(done)
+    assert "3 of 5 recordings" in last_line(done)
     with open(tmp_path / "out.csv", newline="") as file:
         assert {row["file"] for row in csv.DictReader(file)} <= {str(sounds / "good.wav"), str(sounds / "short.wav")}

@@ -1,4 +1,4 @@
-"""The benchmark for GPUs, small and on the CPU: every model trains, every figure is there, the page is whole."""
+"""The GPU benchmark, with small models on the CPU: every model trains, and the page has every figure."""
 
 import os
 import re
@@ -16,12 +16,12 @@ from tests.conftest import REPOSITORY
 
 SUBJECTS = ("tcn", "wavenet", "detection", "fusion_embeddings", "fusion_clips")
 CASES = (("float32", "eager"), ("float32", "compiled"), ("bfloat16", "eager"))
-# What a machine with torch and transformers alone lacks.
-LACKING = ("datasets", "librosa", "soundfile", "soxr", "av", "evaluate")
+# Missing on a machine that has only torch and transformers.
+MISSING = ("datasets", "librosa", "soundfile", "soxr", "av", "evaluate")
 
 
 class OneLayer(nn.Module):
-    """A linear map and the mean of its squares."""
+    """A linear map, and the mean of its squared outputs as the loss."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,17 +31,17 @@ class OneLayer(nn.Module):
         return self.map(x).square().mean()
 
 
-def test_operations_and_bytes_of_a_step_are_those_that_a_hand_counts() -> None:
-    model, batch, found = OneLayer(), {"x": torch.randn(16, 8)}, {}
-    with counted(model, batch, found, "float32"):
+def test_operations_and_bytes_of_a_step_by_hand() -> None:
+    model, batch, work = OneLayer(), {"x": torch.randn(16, 8)}, {}
+    with counted(model, batch, work, "float32"):
         training_step(model)(batch)
-    product = 2 * 16 * 8 * 4  # of the forward pass and of the weights' gradient; the input needs none
-    kept = 16 * 4 * 4  # the map's output, squared; the input is the batch's, and the weights are counted below
-    assert found["float32"] == Work(2 * product, 16 * 8 * 4 + 2 * kept + NUMBERS_A_WEIGHT * 4 * 32)
+    product = 2 * 16 * 8 * 4  # operations of the forward pass, and of the gradient of the weights
+    saved = 16 * 4 * 4  # bytes of the map's output, which the square saves; the input and the weights count separately
+    assert work["float32"] == Work(2 * product, 16 * 8 * 4 + 2 * saved + NUMBERS_A_WEIGHT * 4 * 32)
 
 
 @pytest.mark.slow
-def test_every_model_trains_in_all_ways_and_the_page_is_whole(tmp_path: Path) -> None:
+def test_every_model_trains_in_all_modes_and_the_page_has_all_figures(tmp_path: Path) -> None:
     page = tmp_path / "results" / "cpu.md"
     command = ["--small", "--device", "cpu", "--compiler", "aot_eager", "--output", str(page)]
     done = subprocess.run(
@@ -66,14 +66,13 @@ def test_every_model_trains_in_all_ways_and_the_page_is_whole(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_models_are_measured_where_nothing_reads_sound(tmp_path: Path) -> None:
-    """With what the Trainer needs hidden, the program gets as far as saying so."""
+def test_models_are_measured_without_the_packages_of_the_trainer(tmp_path: Path) -> None:
     program = "import sys\nfor name in sys.argv[1:]: sys.modules[name] = None\n"
     program += "from benchmarks.gpu import subjects, train_eda\nprint([s.name for s in subjects(True, 'cpu')])\n"
     program += "train_eda('cpu', steps=1)"
     done = subprocess.run(
-        [sys.executable, "-c", program, *LACKING], cwd=REPOSITORY, capture_output=True, text=True, timeout=120,
+        [sys.executable, "-c", program, *MISSING], cwd=REPOSITORY, capture_output=True, text=True, timeout=120,
         env=os.environ | {"PYTHONPATH": "."},
     )  # fmt: skip
     assert done.stdout.strip() == str(list(SUBJECTS)), done.stderr[-2000:]
-    assert f"the Trainer's run needs {', '.join(LACKING)}, not installed here" in done.stderr
+    assert f"ModuleNotFoundError: missing packages: {', '.join(MISSING)}" in done.stderr

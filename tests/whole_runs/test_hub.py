@@ -1,4 +1,4 @@
-"""A model that was pushed to a Hub is what another machine gets: weights, code, features, card, and no secret."""
+"""Models that are pushed to a Hub work on other machines: weights, code, features and card, without secrets."""
 
 import ast
 import json
@@ -39,7 +39,7 @@ OUTPUTS = {
     "attention": ["predictions"],
 }
 TEXT = "You came!"
-# What a stranger does: nothing of ours on the path, no token, names instead of folders.
+# The code of another user: without this project, without a token, with names instead of folders.
 ELSEWHERE = """
 import json, sys
 import numpy as np
@@ -48,40 +48,39 @@ import transformers
 
 auto, song, clip, text = json.loads(sys.argv[1]), *sys.argv[2:5]
 torch.set_num_threads(int(sys.argv[5]))
-said = {}
-for task, kind in auto.items():
+results = {}
+for task, auto_class in auto.items():
     name = f"tester/{task}"
-    model = getattr(transformers, kind).from_pretrained(name, trust_remote_code=True).eval()
+    model = getattr(transformers, auto_class).from_pretrained(name, trust_remote_code=True).eval()
     inputs = {key: torch.from_numpy(value) for key, value in np.load(f"{task}.npz").items()}
     with torch.no_grad():
         output = model(**inputs)
     np.savez(f"{task}_there.npz", **{key: value.numpy() for key, value in output.items() if torch.is_tensor(value)})
 predict = transformers.pipeline(model="tester/eda", trust_remote_code=True)
-found = predict(song)
-said["signal"] = [found["channels"], found["unit"]]
+predicted = predict(song)
+results["signal"] = [predicted["channels"], predicted["unit"]]
 sounds = dict(np.load("sounds.npz"))
 array = predict({"array": sounds["b"], "sampling_rate": 16000})
-np.savez("signal.npz", times=found["times"], values=found["values"], array=array["values"])
-listen = transformers.pipeline("audio-classification", model="tester/detection", trust_remote_code=True)
-given = [{"array": sounds[key], "sampling_rate": listen.feature_extractor.sampling_rate} for key in sorted(sounds)]
-said["alone"], said["batch"] = [listen(dict(each)) for each in given], listen(given, batch_size=2)
-judge = transformers.pipeline(model="tester/emotion", trust_remote_code=True)
-said["emotion"] = judge(clip, text=text)
+np.savez("signal.npz", times=predicted["times"], values=predicted["values"], array=array["values"])
+detect = transformers.pipeline("audio-classification", model="tester/detection", trust_remote_code=True)
+inputs = [{"array": sounds[key], "sampling_rate": detect.feature_extractor.sampling_rate} for key in sorted(sounds)]
+results["alone"], results["batch"] = [detect(dict(each)) for each in inputs], detect(inputs, batch_size=2)
+classify = transformers.pipeline(model="tester/emotion", trust_remote_code=True)
+results["emotion"] = classify(clip, text=text)
 ours = ("modeling", "training", "media", "evaluation", "reporting", "hf_datasets")
 assert not [name for name in sys.modules if name.split(".")[0] in ours]
-with open("said.json", "w") as file:
-    json.dump(said, file)
+with open("results.json", "w") as file:
+    json.dump(results, file)
 """
 
 
 def run(*command: str | Path, cwd: Path = REPOSITORY, **environment: str) -> subprocess.CompletedProcess:
-    """Run a program to its end."""
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | environment
     return subprocess.run([*map(str, command)], cwd=cwd, env=variables, capture_output=True, text=True, timeout=900)
 
 
 def train(task: str, folder: Path, *options: str, **environment: str) -> subprocess.CompletedProcess:
-    """A run of two steps on a sample that is to be shared as `tester/<task>`."""
+    """Train for two steps on a sample and share the model as `tester/<task>`."""
     config = ["run_train.py", f"configs/{CONFIGS[task]}.json", "--dataset_config", "sample", "--max_steps", "2"]
     shared = ["--push_to_hub", "--hub_model_id", f"tester/{task}", "--output_dir", str(folder)]
     return run(sys.executable, *config, *shared, *options, **environment)
@@ -89,33 +88,33 @@ def train(task: str, folder: Path, *options: str, **environment: str) -> subproc
 
 @pytest.fixture(scope="module")
 def pushed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, Path, str]]:
-    """A Hub with a model of each task, the folder of the runs, and all that these said."""
-    folder, said = tmp_path_factory.mktemp("pushed"), ""
+    """Yield a Hub with a model of each task, the folder of the runs, and their output."""
+    folder, output = tmp_path_factory.mktemp("pushed"), ""
     with serve_hub() as hub:
         for task in CONFIGS:
             done = train(task, folder / task, **hub.environment(folder / "home"))
             assert done.returncode == 0, done.stderr[-3000:]
             assert f"shared: {hub.url}/tester/{task}" in done.stdout
-            said += done.stdout + done.stderr
-        yield hub, folder, said
+            output += done.stdout + done.stderr
+        yield hub, folder, output
 
 
 def first_bytes(file: str, column: str) -> bytes:
-    """The bytes of the first recording in a sample."""
+    """Return the bytes of the first recording in a sample."""
     (path,) = (REPOSITORY / "hf_datasets").glob(file)
     cells = pq.read_table(path, columns=[column]).to_pylist()
     return next(cell[column]["bytes"] for cell in cells if cell[column])
 
 
 def inputs_of(task: str, model: torch.nn.Module, folder: Path) -> dict[str, torch.Tensor]:
-    """Some inputs of a model."""
+    """Return inputs for the model of a task."""
     generator = np.random.default_rng(0)
     sound = generator.normal(0, 0.1, 40_000).astype(np.float32)
     if task == "attention":
         return {
-            f"{name}_{kind}": torch.randn(2, 5, size) if kind == "embeddings" else torch.ones(2, 5, dtype=torch.bool)
+            f"{name}_{part}": torch.randn(2, 5, size) if part == "embeddings" else torch.ones(2, 5, dtype=torch.bool)
             for name, size in model.config.embedding_sizes.items()
-            for kind in ("embeddings", "mask")
+            for part in ("embeddings", "mask")
         }
     if task == "emotion":
         processor = transformers.AutoProcessor.from_pretrained(folder)
@@ -127,9 +126,9 @@ def inputs_of(task: str, model: torch.nn.Module, folder: Path) -> dict[str, torc
     return dict(extractor([sound, sound[:30_000]], sampling_rate=extractor.sampling_rate))
 
 
-def test_elsewhere_names_give_the_same_bits_and_pipelines_the_same_answers(pushed, tmp_path: Path) -> None:
+def test_models_and_pipelines_loaded_by_name_predict_the_same_elsewhere(pushed, tmp_path: Path) -> None:
     hub, folder, _ = pushed
-    models = {task: getattr(transformers, kind).from_pretrained(folder / task).eval() for task, kind in AUTO.items()}
+    models = {task: getattr(transformers, name).from_pretrained(folder / task).eval() for task, name in AUTO.items()}
     expected = {}
     for task, model in models.items():
         inputs = inputs_of(task, model, folder / task)
@@ -144,8 +143,8 @@ def test_elsewhere_names_give_the_same_bits_and_pipelines_the_same_answers(pushe
 
     start = len(hub.requests)
     home = hub.environment(tmp_path / "home", token=None)
-    given = [json.dumps(AUTO), song, clip, TEXT, str(torch.get_num_threads())]
-    done = run(sys.executable, "-I", "-c", ELSEWHERE, *given, cwd=tmp_path, **home)
+    arguments = [json.dumps(AUTO), song, clip, TEXT, str(torch.get_num_threads())]
+    done = run(sys.executable, "-I", "-c", ELSEWHERE, *arguments, cwd=tmp_path, **home)
 
     assert done.returncode == 0, done.stderr[-3000:]
     assert not any(with_token for _, _, with_token in hub.requests[start:])
@@ -153,47 +152,46 @@ def test_elsewhere_names_give_the_same_bits_and_pipelines_the_same_answers(pushe
         there = np.load(tmp_path / f"{task}_there.npz")
         for name in names:
             assert np.array_equal(there[name], expected[task][name].numpy()), (task, name)
-    said = json.loads((tmp_path / "said.json").read_text())
+    results = json.loads((tmp_path / "results.json").read_text())
     extractor = transformers.AutoFeatureExtractor.from_pretrained(folder / "eda")
     config, rate = models["eda"].config, extractor.sampling_rate
     signal, scaling = np.load(tmp_path / "signal.npz"), config.target_scaling
-    assert said["signal"] == [config.target_channels, "uS"]
+    assert results["signal"] == [config.target_channels, "uS"]
     assert np.array_equal(signal["times"], np.arange(len(signal["values"])) / config.frame_rate)
-    # Two decoders of mp3 differ by 1e-6 of full scale, which the logarithm of near silence makes much of.
-    heard = {"values": (read_audio(song, rate)[0], 2e-3), "array": (soxr.resample(sounds["b"], 16000, rate), 1e-6)}
-    for name, (sound, tolerance) in heard.items():
+    # Two mp3 decoders differ by 1e-6 of full scale, which the logarithm amplifies near silence.
+    inputs = {"values": (read_audio(song, rate)[0], 2e-3), "array": (soxr.resample(sounds["b"], 16000, rate), 1e-6)}
+    for name, (sound, tolerance) in inputs.items():
         predicted = models["eda"].predict(**extractor(sound, sampling_rate=rate)).predictions[0].double().numpy()
         expected = predicted * scaling["scale"] + scaling["offset"]
         np.testing.assert_allclose(signal[name], expected, rtol=0, atol=tolerance)
 
     names = models["detection"].config.id2label
-    listener = transformers.AutoFeatureExtractor.from_pretrained(folder / "detection")
-    for place, sound in enumerate(sounds.values()):
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(folder / "detection")
+    for number, sound in enumerate(sounds.values()):
         with torch.no_grad():
-            score = models["detection"](**listener(sound, sampling_rate=listener.sampling_rate)).logits.sigmoid()
-        for found in (said["alone"][place], said["batch"][place]):
-            assert [each["label"] for each in found] == [names[0]]
-            assert found[0]["score"] == pytest.approx(score.item(), abs=1e-6)
+            score = models["detection"](**extractor(sound, sampling_rate=extractor.sampling_rate)).logits.sigmoid()
+        for labels in (results["alone"][number], results["batch"][number]):
+            assert [each["label"] for each in labels] == [names[0]]
+            assert labels[0]["score"] == pytest.approx(score.item(), abs=1e-6)
 
     processor = transformers.AutoProcessor.from_pretrained(folder / "emotion")
-    judged = predict_utterance(models["emotion"], processor, clip, Utterance(0.0, None, TEXT))
-    assert judged.missing == said["emotion"]["missing"] == []
-    for head, ours in (("emotion", judged.emotions), ("sentiment", judged.sentiments)):
-        found = said["emotion"][head]
-        assert sum(each["score"] for each in found) == pytest.approx(1)
-        scores = {each["label"]: each["score"] for each in found}
-        # The pipeline reads clips by itself: a frame on the border between two, or where sound begins, may differ.
+    expected = predict_utterance(models["emotion"], processor, clip, Utterance(0.0, None, TEXT))
+    assert expected.missing == results["emotion"]["missing"] == []
+    for head, ours in (("emotion", expected.emotions), ("sentiment", expected.sentiments)):
+        scores = {each["label"]: each["score"] for each in results["emotion"][head]}
+        assert sum(scores.values()) == pytest.approx(1)
+        # The pipeline has its own reader of clips: a frame between two times, or the start of the sound, can differ.
         assert [scores[one.label] for one in ours] == pytest.approx([one.confidence for one in ours], abs=0.02)
 
 
-def test_what_is_shared_is_the_model_and_no_recording(pushed) -> None:
+def test_the_model_is_shared_without_recordings(pushed) -> None:
     hub, folder, _ = pushed
     for task in CONFIGS:
         files = set(hub.files("models", f"tester/{task}"))
         assert {"README.md", "config.json", "model.safetensors", "metrics.json", "splits.json"} <= files
-        left = {"predictions.parquet", "report.html"}
-        assert left <= {path.name for path in (folder / task).iterdir()}
-        assert not left & files
+        private = {"predictions.parquet", "report.html"}
+        assert private <= {path.name for path in (folder / task).iterdir()}
+        assert not private & files
         assert not [name for name in files if name.startswith(("checkpoint", "runs", "figure_t", "review"))]
     assert {"preprocessor_config.json", "pipeline_signal.py", "recordings.py"} <= set(
         hub.files("models", "tester/eda")
@@ -203,9 +201,9 @@ def test_what_is_shared_is_the_model_and_no_recording(pushed) -> None:
     )
 
 
-def test_the_token_stands_nowhere_and_goes_to_no_other_host(pushed) -> None:
-    hub, folder, said = pushed
-    assert TOKEN not in said
+def test_the_token_is_not_printed_stored_or_sent_to_another_host(pushed) -> None:
+    hub, folder, output = pushed
+    assert TOKEN not in output
     assert not [path for path in folder.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
     for task in CONFIGS:
         contents = hub.files("models", f"tester/{task}")
@@ -223,21 +221,20 @@ def test_the_pictures_of_the_card_are_shared(task: str, pushed) -> None:
     assert set(pictures) <= set(files)
 
 
-def test_what_is_no_run_has_no_card(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no metrics.json; give the folder of a run"):
+def test_only_the_folder_of_a_run_has_a_card(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"{tmp_path}: .*metrics.json"):
         pages.main([str(tmp_path)])
     (tmp_path / "metrics.json").write_text('{"task": "eda", "test": {}}')
-    with pytest.raises(ValueError, match="scores by run_eval.py"):
+    with pytest.raises(ValueError, match="run_eval.py"):
         pages.main([str(tmp_path)])
 
 
-# Ways to fail, by the name of the repository.
 PUSH = """
 import sys, time
 from pathlib import Path
 from launch.sharing import push_run
 
-time.sleep = lambda seconds: None  # the client waits before it tries again
+time.sleep = lambda seconds: None  # the client waits between retries
 for name in sys.argv[2:]:
     try:
         push_run(Path(sys.argv[1]), name)
@@ -247,65 +244,65 @@ for name in sys.argv[2:]:
 """
 
 
-def refuse(method: str, path: str, body: bytes) -> int | None:
-    """Answer with an error where the name says so: `create-500` when it is made, `commit-403` at the end."""
+def fail_by_name(method: str, path: str, body: bytes) -> int | None:
+    """Return the error status in a repository's name: `create-500` when it is created, `commit-403` at the end."""
     if path == "/api/repos/create":
         stage, _, status = json.loads(body)["name"].partition("-")
         return int(status) if stage == "create" else None
-    found = re.search(r"/(preupload|commit)-(\d+)/(preupload|commit)/main$", path)
-    return int(found[2]) if found and found[1] == found[3] else None
+    match = re.search(r"/(preupload|commit)-(\d+)/(preupload|commit)/main$", path)
+    return int(match[2]) if match and match[1] == match[3] else None
 
 
-def test_an_upload_that_fails_says_so_in_a_line_and_how_to_go_on(tmp_path: Path) -> None:
+def test_the_error_of_a_failed_upload_is_one_line_with_the_next_command(tmp_path: Path) -> None:
     run_folder = tmp_path / "run"
     run_folder.mkdir()
     (run_folder / "metrics.json").write_text("{}")
     (run_folder / "model.safetensors").write_bytes(bytes(1000))
     failing = ["create-401", "create-403", "create-500", "preupload-500", "commit-403", "commit-500"]
     names = [*(f"tester/{name}" for name in failing), "somebody/else"]
-    with serve_hub(refuse) as hub:
-        command = [sys.executable, "-c", PUSH, run_folder, *names, "tester/whole"]
+    with serve_hub(fail_by_name) as hub:
+        command = [sys.executable, "-c", PUSH, run_folder, *names, "tester/complete"]
         done = run(*command, **hub.environment(tmp_path / "home"))
-        assert set(hub.files("models", "tester/whole")) >= {"metrics.json", "model.safetensors"}
+        assert set(hub.files("models", "tester/complete")) >= {"metrics.json", "model.safetensors"}
     assert done.returncode == 0, done.stderr
     assert TOKEN not in done.stdout + done.stderr
-    *lines, whole = done.stdout.splitlines()
-    assert whole == "shared"
+    *lines, last = done.stdout.splitlines()
+    assert last == "shared"
     assert len(lines) == len(names)
     for name, line in zip(names, lines, strict=True):
         message = ast.literal_eval(line)
         assert "\n" not in message
-        assert f"try again with `python -m launch.sharing {run_folder} {name}`" in message
+        assert f"`python -m launch.sharing {run_folder} {name}`" in message
         status = name.rpartition("-")[2] if "-" in name else "403"
-        advice = {"401": "hf auth login", "403": "a write token of the owner", "500": "try again later"}[status]
+        advice = {"401": "hf auth login", "403": "token", "500": "later"}[status]
         assert status in message
         assert advice in message
 
 
-def test_a_hub_that_is_away_or_does_not_know_us_stops_a_run_before_it_trains(tmp_path: Path) -> None:
+def test_an_unreachable_hub_or_a_wrong_token_stops_a_run_before_training(tmp_path: Path) -> None:
     with serve_hub() as hub:
         unknown = train("eda", tmp_path / "run", **hub.environment(tmp_path / "home", token=f"{TOKEN}x"))
     away = hub.environment(tmp_path / "home")  # the port is closed now
     down = train("eda", tmp_path / "run", **away)
     predict = run(sys.executable, "run_predict.py", "tester/eda", REPOSITORY / "README.md", **away)
-    for done, said in (
+    for done, message in (
         (unknown, "hf auth login"),
         (down, "--push_to_hub to tester/eda: "),
         (predict, "run_predict.py: "),
     ):
         assert done.returncode == 1, done.stderr
         assert "Traceback" not in done.stderr, done.stderr
-        assert said in done.stderr.splitlines()[-1]
+        assert message in done.stderr.splitlines()[-1]
         assert "SYNTHETIC" not in done.stderr
         assert TOKEN not in done.stdout + done.stderr
     assert [path.name for path in (tmp_path / "run").iterdir()] == [".training.lock"]
 
 
-def test_the_commands_of_the_readme_work_as_printed(pushed, tmp_path: Path) -> None:
-    """Under this Hub's names, and with a run of two steps; the first command is how all runs here were made."""
+def test_the_documented_commands_for_sharing_work(pushed, tmp_path: Path) -> None:
+    # With the names of this Hub, and a run of two steps. The first command is the one that made the runs here.
     hub, folder, _ = pushed
-    section = (REPOSITORY / "README.md").read_text().split("## Share\n")[1].split("\n## ")[0]
-    commands, code = (section.split(f"```{kind}\n")[1].split("```")[0] for kind in ("bash", "python"))
+    page = (REPOSITORY / "docs/share.md").read_text(encoding="utf-8")
+    commands, code = (page.split(f"```{language}\n")[1].split("```")[0] for language in ("bash", "python"))
     first, *others = commands.strip().splitlines()
     assert first.endswith("run_train.py configs/eda_tcn.json --push_to_hub --hub_model_id you/eda-tcn")
     home = hub.environment(folder / "home")
@@ -317,10 +314,10 @@ def test_the_commands_of_the_readme_work_as_printed(pushed, tmp_path: Path) -> N
 
     (tmp_path / "song.mp3").write_bytes(first_bytes("pmemo/sample/sample-train-*", "audio"))
     (tmp_path / "clip.mp4").write_bytes(first_bytes("meld/sample/sample-test-*", "clip"))
-    for ours, theirs in (("you/meld", "tester/emotion"), ("you/baby-cry", "tester/detection")):
-        code = code.replace(ours, theirs)
-    given = "import numpy\nsound, rate = numpy.zeros(16000, numpy.float32), 16000\n"
-    script = given + code.replace("you/eda-tcn", "tester/eda-tcn")
+    for printed, name in (("you/meld", "tester/emotion"), ("you/baby-cry", "tester/detection")):
+        code = code.replace(printed, name)
+    inputs = "import numpy\nsound, rate = numpy.zeros(16000, numpy.float32), 16000\n"
+    script = inputs + code.replace("you/eda-tcn", "tester/eda-tcn")
     home = hub.environment(tmp_path / "home", token=None)
     done = run(sys.executable, "-I", "-c", script, cwd=tmp_path, **home)
     assert done.returncode == 0, done.stderr[-3000:]

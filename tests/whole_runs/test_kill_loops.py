@@ -1,4 +1,4 @@
-"""Training and prepare, killed at random moments: `python -m benchmarks.kill_loops` with few kills."""
+"""Training and prepare, killed at random times: `python -m benchmarks.kill_loops` with few kills."""
 
 import random
 import sys
@@ -13,13 +13,13 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module", autouse=True)
-def imports_are_made() -> None:
-    """Programs start fast from here on, so that a moment is one of their work."""
+def preload_imports() -> None:
+    """Start one program, so that the others start fast and are killed during their work, not during imports."""
     run(sys.executable, "run_train.py", "--help")
 
 
 @pytest.mark.parametrize("task", TRAINING)
-def test_a_training_that_is_killed_twice_ends_with_the_same_bytes(task: str, tmp_path: Path) -> None:
+def test_a_training_run_that_is_killed_twice_ends_with_the_same_bytes(task: str, tmp_path: Path) -> None:
     assert kill_loop(training(task), 2, random.Random(0), tmp_path / "runs") >= 1
 
 

@@ -1,4 +1,4 @@
-"""Pools and plans of AudioSet's real size: two million weak rows, and strong tables as large as the real ones."""
+"""Pools and plans at AudioSet's real size: two million weak rows, and strong tables as large as the real ones."""
 
 from collections import Counter
 from pathlib import Path
@@ -27,10 +27,10 @@ def raw(real_data: Path, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def table(raw: Path) -> tuple[pa.Table, tuple]:
-    """All clips, nine in ten with a sound; labels and ontology."""
+    """Return all clips, nine of ten with audio, and labels and ontology."""
     tree = read_tree(str(raw), None, [], {})
-    lost = id_uniforms(tree.table["clip_id"], 1) >= HAS_AUDIO
-    rows = tree.table.append_column("audio", pa.array(np.ones(len(lost), bool), mask=lost))
+    missing = id_uniforms(tree.table["clip_id"], 1) >= HAS_AUDIO
+    rows = tree.table.append_column("audio", pa.array(np.ones(len(missing), bool), mask=missing))
     return rows.append_column("audio_seconds", pa.nulls(len(rows), pa.float32())), (tree.labels, tree.ontology)
 
 
@@ -51,7 +51,7 @@ def test_the_synthetic_strong_table_has_the_size_of_the_real_one(raw):
 
 
 @pytest.mark.parametrize("world", [1, 8])
-def test_every_label_comes_within_the_stated_epochs(pools, world):
+def test_every_label_occurs_within_the_stated_number_of_epochs(pools, world):
     sampler = TwoTierBatchSampler.from_pools(pools, SamplerSettings(min_epoch_steps=1), 32, seed=0, world_size=world)
     tiers = np.array(sampler.tier_names)
     for tier, pool in (("tier_a", sampler.strong), ("weak", sampler.weak)):
@@ -77,13 +77,13 @@ def test_every_label_comes_within_the_stated_epochs(pools, world):
     }
 
 
-def test_no_negative_is_in_any_table_with_the_target(raw, table, pools):
-    """Told another way than pools are made: by sets of ids."""
+def test_no_negative_has_the_target_in_any_table(raw, table, pools):
+    # Checked with sets of ids, independently of the code that builds pools.
     labels = read_labels((raw / "class_labels_indices.csv").read_bytes(), "labels")
     names = ("unbalanced_train", "balanced_train", "eval")
     weak = [read_weak((raw / f"{name}_segments.csv").read_bytes(), labels, name) for name in names]
     strong = [read_strong((raw / f"audioset_{side}_strong.tsv").read_bytes(), side) for side in ("train", "eval")]
-    heard = clips_with([BABY_CRY, CRYING], [(rows, labels.mids) for rows in weak], strong)
+    with_target = clips_with([BABY_CRY, CRYING], [(rows, labels.mids) for rows in weak], strong)
     ids, items = table[0]["clip_id"], pools.items
 
     def names_of(rows: np.ndarray) -> set[str]:
@@ -91,10 +91,10 @@ def test_no_negative_is_in_any_table_with_the_target(raw, table, pools):
 
     negatives = names_of(items.clip[items.kind != Kind.POSITIVE])
     assert len(negatives) > 1_000_000
-    assert not negatives & heard
+    assert not negatives & with_target
     eval_ids = set(weak[2]["ytid"].to_pylist())
     assert not (negatives | names_of(items.clip)) & eval_ids
     assert not names_of(items.clip) & names_of(pools.sides["validation"].rows)
     assert names_of(pools.sides["test"].rows) <= eval_ids
-    by_events = next(rule for rule in pools.rules if "but an event" in rule.rule)
+    by_events = next(rule for rule in pools.rules if "target event only" in rule.rule)
     assert by_events.clips == pytest.approx(246 * HAS_AUDIO * 0.9, rel=0.2)  # half of the 492 clips that cry

@@ -1,8 +1,7 @@
-"""Whole runs, as a user starts them: train, kill, resume, predict, score, fine-tune, load elsewhere."""
+"""Whole runs of the eda task, as a user starts them: train, kill, resume, predict, score, tune, load elsewhere."""
 
 import csv
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from matplotlib.image import imread
 from reporting.plots import DPI, WIDTH
 from tests.conftest import REPOSITORY
 from tests.helpers.configs import WITHOUT_THE_HUB
-from tests.helpers.programs import CPU, LAUNCH, kill_at, last_line, run
+from tests.helpers.pages import embedded_images
+from tests.helpers.programs import CPU, LAUNCH, kill_after_checkpoint, last_line, run
 from tests.helpers.run_folders import assert_complete, assert_same_weights, numbers, record
 
 pytestmark = pytest.mark.slow
@@ -25,7 +25,7 @@ CONFIG = "configs/eda_tcn.json"
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A finished run on the sample, and what it said; launched without an accelerate config, short."""
+    """Return the folder and the output of a short run on the sample, launched without an accelerate config."""
     folder = tmp_path_factory.mktemp("runs") / "eda_tcn"
     done = run(*LAUNCH, "run_train.py", CONFIG, "--output_dir", folder, "--num_train_epochs", "4")
     return folder, done.stdout + done.stderr
@@ -33,7 +33,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 @pytest.fixture(scope="module")
 def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two songs of the sample as files."""
+    """Write two songs of the sample as files."""
     folder = tmp_path_factory.mktemp("songs")
     rows = load_dataset(str(REPOSITORY / "hf_datasets/pmemo"), "sample", split="train")
     for row in rows.select(range(2)):
@@ -41,27 +41,26 @@ def songs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_leaves_all_that_its_reader_needs(finished: tuple[Path, str]) -> None:
-    folder, said = finished
+def test_a_finished_run_is_complete(finished: tuple[Path, str]) -> None:
+    folder, output = finished
     files = {"preprocessor_config.json", "modeling_tcn.py", "layers.py", "runs"}
     files |= {f"figure_{name}.png" for name in ("scores_phasic", "trials_phasic", "learning")}
-    compared = ["| training mean |", "| ridge |", "With the wrong song", "**Verdict: "]
-    assert_complete(folder, said, files, compared)
-    assert f"card: {folder / 'README.md'}" in said
+    assert_complete(folder, output, files, ["| training mean |", "| ridge |", "**Verdict"])
+    assert f"card: {folder / 'README.md'}" in output
     assert [path.name for path in folder.glob(".*")] == [".training.lock"]
     metrics = record(folder)
     splits = json.loads((folder / "splits.json").read_text())
     assert metrics["split"]["sha256"] == splits["sha256"]
     assert metrics["versions"]["torch"].startswith("2.")
-    assert metrics["threads"] == 1  # of the config, on every machine
+    assert metrics["threads"] == 1  # set by the config, so it is the same on every machine
     assert metrics["data"]["files"]
     channel = metrics["test"]["channels"]["phasic"]
     assert {"model", "baselines", "gain", "null", "ceiling", "verdict"} <= channel.keys()
     assert channel["model"]["rmse"]["low"] < channel["model"]["rmse"]["mean"] < channel["model"]["rmse"]["high"]
 
 
-def test_the_controls_get_the_verdicts_that_they_were_made_for(tmp_path: Path) -> None:
-    """The sound drives the skin in `sample`, and in `sample_null` it does not."""
+def test_the_sample_has_an_effect_and_its_control_has_none(tmp_path: Path) -> None:
+    # The sound drives the skin conductance in `sample`, but not in `sample_null`.
     for config, verdict in (("sample", "effect"), ("sample_null", "no effect")):
         folder = tmp_path / config
         run(sys.executable, "run_train.py", CONFIG, "--dataset_config", config, "--output_dir", folder)
@@ -69,7 +68,7 @@ def test_the_controls_get_the_verdicts_that_they_were_made_for(tmp_path: Path) -
         assert channel["verdict"]["verdict"] == verdict, channel["verdict"]
 
 
-def test_the_config_for_the_cpu_works_too_and_the_table_is_reproducible(
+def test_a_run_with_the_cpu_config_gives_the_same_weights_and_scores(
     finished: tuple[Path, str], tmp_path: Path
 ) -> None:
     folder, _ = finished
@@ -79,7 +78,7 @@ def test_the_config_for_the_cpu_works_too_and_the_table_is_reproducible(
     assert numbers(first) == pytest.approx(numbers(second), rel=1e-9, abs=1e-9)
 
 
-def test_a_model_loads_and_predicts_where_nothing_of_ours_is(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_model_loads_without_this_project_and_predicts_the_same(finished: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = finished
     script = tmp_path / "elsewhere.py"
     script.write_text(
@@ -92,7 +91,7 @@ def test_a_model_loads_and_predicts_where_nothing_of_ours_is(finished: tuple[Pat
         "batch = extractor(sound, sampling_rate=extractor.sampling_rate, return_tensors='pt')\n"
         "numpy.save(sys.argv[2], model(**batch).predictions.detach().numpy())\n"
     )
-    # -I: neither this folder nor PYTHONPATH is on the path.
+    # -I removes this folder and PYTHONPATH from the import path.
     run(sys.executable, "-I", script, folder, tmp_path / "there.npy", cwd=tmp_path)
 
     from modeling import TcnForSignalRegression
@@ -106,7 +105,7 @@ def test_a_model_loads_and_predicts_where_nothing_of_ours_is(finished: tuple[Pat
     np.testing.assert_allclose(np.load(tmp_path / "there.npy"), here, atol=1e-6)
 
 
-def test_predict_writes_a_value_for_every_frame_and_a_picture(
+def test_prediction_writes_one_value_per_frame_and_a_picture(
     finished: tuple[Path, str], songs: Path, tmp_path: Path
 ) -> None:
     folder, _ = finished
@@ -124,7 +123,7 @@ def test_predict_writes_a_value_for_every_frame_and_a_picture(
     assert imread(plot).shape[1] == WIDTH * DPI
 
 
-# The others are trained by the commands of the README, in test_readme.py.
+# test_readme.py trains the other configs, by the commands of the README.
 @pytest.mark.parametrize("name", ["eda_wavenet", "hku956_tcn", *WITHOUT_THE_HUB])
 def test_every_config_trains_and_predicts(name: str, songs: Path, tmp_path: Path) -> None:
     path = Path(f"configs/{name}.json")
@@ -142,15 +141,15 @@ def test_every_config_trains_and_predicts(name: str, songs: Path, tmp_path: Path
         gained = test["baselines"]["encoder_regression"]["average_precision"]["mean"]
         gained -= test["baselines"]["mfcc_regression"]["average_precision"]["mean"]
         assert test["encoder_gain"]["mean"] == pytest.approx(gained)
-    elif json.loads(path.read_text())["task"] == "emotion":  # a song is a clip of sound alone
-        said = ["--text", "Sing it again!", "--output", tmp_path / "out.json"]
-        run(sys.executable, "run_predict.py", tmp_path / "run", min(songs.iterdir()), *said)
+    elif json.loads(path.read_text())["task"] == "emotion":  # a song is a clip without video
+        options = ["--text", "Sing it again!", "--output", tmp_path / "out.json"]
+        run(sys.executable, "run_predict.py", tmp_path / "run", min(songs.iterdir()), *options)
         assert len(json.loads((tmp_path / "out.json").read_text())[0]["utterances"][0]["emotions"]) == 3
 
 
 def test_eval_repeats_the_scores_of_the_run(finished: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = finished
-    # Launched as the run was: numpy's number of threads moves the last bits of the baselines' descriptors.
+    # Launched like the run, because the number of numpy threads changes the last bits of the baselines' descriptors.
     run(*LAUNCH, "run_eval.py", folder, "hf_datasets/pmemo", "--output_dir", tmp_path)
     scores = record(tmp_path)["test"]
     expected = record(folder)["test"]
@@ -159,56 +158,60 @@ def test_eval_repeats_the_scores_of_the_run(finished: tuple[Path, str], tmp_path
     assert pq.read_table(tmp_path / "predictions.parquet").equals(pq.read_table(folder / "predictions.parquet"))
 
 
-def test_a_report_says_what_the_model_listens_to_when_asked(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_report_explains_the_model_on_request(finished: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = finished
     run(sys.executable, "run_eval.py", folder, "hf_datasets/pmemo", "--explain", "--output_dir", tmp_path)
-    assert "What it listens to" in (tmp_path / "report.html").read_text()
-    assert "What it listens to" not in (folder / "report.html").read_text()
-    assert {f"figure_{kind}_phasic.png" for kind in ("response", "bands", "absence")} <= set(os.listdir(tmp_path))
-    found = record(tmp_path)["test"]["channels"]["phasic"]["explanations"]
-    assert len(found["bands"]) == 8
-    assert found["bands"][0]["name"].endswith(" Hz")
+    names = [f"figure_{name}_phasic.png" for name in ("response", "bands", "absence")]
+    assert {(tmp_path / name).read_bytes() for name in names} <= embedded_images(
+        (tmp_path / "report.html").read_text()
+    )
+    assert not any((folder / name).exists() for name in names)
+    explanations = record(tmp_path)["test"]["channels"]["phasic"]["explanations"]
+    assert len(explanations["bands"]) == 8
+    assert explanations["bands"][0]["name"].endswith(" Hz")
 
 
-def test_fine_tuning_goes_on_from_a_saved_model(finished: tuple[Path, str], tmp_path: Path) -> None:
+def test_fine_tuning_starts_from_a_saved_model(finished: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = finished
     still = ["--learning_rate", "0", "--weight_decay", "0", "--num_train_epochs", "1", "--report_to", "none"]
     tuned = tmp_path / "tuned"
     train = [sys.executable, "run_train.py", CONFIG, "--model_name_or_path", folder, *still, "--output_dir"]
     run(*train, tuned)
-    assert_same_weights(tuned, folder)  # nothing was learnt at rate 0, so all that was loaded is still there
+    assert_same_weights(tuned, folder)  # a learning rate of 0 changes nothing
     assert record(tuned)["base"]["test_trials_it_was_trained_on"] == 0
     other = tmp_path / "other"
-    assert "output_size = 1, but the run asks for 2" in last_line(
-        run(*train, other, "--eda_target", "both", fails=True)
-    )
-    assert "pooling = 'centered', but" in last_line(run(*train, other, "--causal", "true", fails=True))
+    line = last_line(run(*train, other, "--eda_target", "both", fails=True))
+    assert "output_size=2: " in line
+    assert "output_size=1" in line
+    assert "pooling='centered'" in last_line(run(*train, other, "--causal", "true", fails=True))
     run(*train, other, "--split_seed", "5")
-    assert record(other)["base"]["test_trials_it_was_trained_on"] > 0
-    assert "of the test trials were in its training data" in (other / "README.md").read_text()
+    leaked = record(other)["base"]["test_trials_it_was_trained_on"]
+    assert leaked > 0
+    assert f"{leaked} of the test" in (other / "README.md").read_text()
 
 
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
-    """kill -9 in the middle of an epoch, with dropout and random windows; workers change nothing."""
+    # Killed in the middle of an epoch, with dropout and random windows, without and with data loader workers.
     steps = ["--max_steps", "100", "--save_steps", "7", "--eval_steps", "7"]
     steps += ["--save_strategy", "steps", "--eval_strategy", "steps", "--report_to", "none"]
     command = [sys.executable, "run_train.py", CONFIG, *steps, "--output_dir"]
-    run(*command, tmp_path / "whole")
+    run(*command, tmp_path / "uninterrupted")
     for workers in ("0", "2"):
         folder = tmp_path / f"killed-{workers}"
         with_workers = [*map(str, command), str(folder), "--dataloader_num_workers", workers]
-        kill_at(folder / "checkpoint-14", *with_workers[1:])
+        kill_after_checkpoint(folder / "checkpoint-14", *with_workers[1:])
         assert not (folder / "metrics.json").exists()
         done = run(*with_workers, fails=True)
-        assert "holds an unfinished run" in last_line(done)
+        assert f"output_dir={folder}: " in last_line(done)
         assert "--resume_from_checkpoint true" in last_line(done)
         resume = [*with_workers, "--resume_from_checkpoint", "true"]
         if workers == "0":
             done = run(*resume, "--split_seed", "5", fails=True)
-            assert "split_seed was 0 and is 5 now" in last_line(done)
+            assert "split_seed=5: " in last_line(done)
+            assert "split_seed=0" in last_line(done)
         run(*resume)
-        assert_same_weights(folder, tmp_path / "whole")
-        assert "holds a finished run" in last_line(run(*resume, fails=True))
+        assert_same_weights(folder, tmp_path / "uninterrupted")
+        assert f"output_dir={folder}: " in last_line(run(*resume, fails=True))
 
 
 @pytest.mark.parametrize(
@@ -221,18 +224,20 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
         (["run_train.py", CONFIG, "--model_config.num_chanels", "8"], ["num_chanels", "num_channels"]),
         (["run_train.py", CONFIG, "--model_config.kernel_size", "4"], ["kernel_size", "even"]),
         (["run_train.py", CONFIG, "--min_seconds", "1000"], ["no usable trial", "too_short"]),
-        (["run_train.py", CONFIG, "--test_fraction", "0"], ["test without a trial"]),
+        (["run_train.py", CONFIG, "--test_fraction", "0"], ["split_by=song: ", "no trial in test"]),
         (["run_train.py", CONFIG, "--metric_for_best_model", "ccc"], ["'ccc'", "rmse, pearson, loss"]),
         (["run_train.py", CONFIG, "--train_sampling_strategy", "group_by_length"], ["train_sampling_strategy"]),
-        (["run_predict.py", "nowhere", "song.mp3"], ["nowhere", "no such folder"]),
+        (["run_predict.py", "nowhere", "song.mp3"], ["nowhere: ", "user/model"]),
         (["run_predict.py", "nowhere", "README.md", "--output", "no/such/x.csv"], ["no/such/x.csv", "folder"]),
-        (["run_eval.py", "nowhere", "hf_datasets/pmemo"], ["nowhere", "no such folder"]),
+        (["run_eval.py", "nowhere", "hf_datasets/pmemo"], ["nowhere: ", "user/model"]),
     ],
     ids=lambda value: " ".join(value[1:4]) if "run_" in value[0] else None,
 )
-def test_a_mistake_is_one_line_that_says_what_to_do(command: list[str], parts: list[str], tmp_path: Path) -> None:
-    where = ["--output_dir", str(tmp_path)] if command[0] == "run_train.py" else []
-    done = run(sys.executable, *command, *where, fails=True)
+def test_the_error_for_a_mistake_is_one_line_with_the_value(
+    command: list[str], parts: list[str], tmp_path: Path
+) -> None:
+    output = ["--output_dir", str(tmp_path)] if command[0] == "run_train.py" else []
+    done = run(sys.executable, *command, *output, fails=True)
     assert "Traceback" not in done.stderr
     assert all(part in last_line(done) for part in parts), done.stderr[-1000:]
 
@@ -243,16 +248,16 @@ def test_the_launcher_adds_nothing_to_a_mistake() -> None:
     assert line.startswith("configs/nowhere.json: ")
 
 
-def test_a_sound_that_does_not_decode_is_named(finished: tuple[Path, str], songs: Path, tmp_path: Path) -> None:
+def test_an_unreadable_sound_is_named(finished: tuple[Path, str], songs: Path, tmp_path: Path) -> None:
     (tmp_path / "noise.mp3").write_bytes(b"this is no sound" * 100)
     done = run(sys.executable, "run_predict.py", finished[0], tmp_path, "--output", tmp_path / "o.csv", fails=True)
     assert "noise.mp3" in last_line(done)
-    assert "for 1 of 1 recording: " in last_line(done)
+    assert "1 of 1 recording" in last_line(done)
     assert not list(tmp_path.glob("o.csv*"))
     (song, _) = sorted(songs.iterdir())
     done = run(
         sys.executable, "run_predict.py", finished[0], song, tmp_path, "--output", tmp_path / "o.csv", fails=True
     )
     assert "noise.mp3" in last_line(done)
-    assert "for 1 of 2 recordings: " in last_line(done)
-    assert song.name in (tmp_path / "o.csv").read_text()  # what could be read is not lost
+    assert "1 of 2 recordings" in last_line(done)
+    assert song.name in (tmp_path / "o.csv").read_text()  # predictions of readable songs are kept

@@ -1,4 +1,4 @@
-"""Average precision: how pure is the top of the ranking, down to the last clip that holds the sound?"""
+"""Average precision of clips ranked by score."""
 
 import evaluate
 
@@ -8,10 +8,8 @@ from evaluation.labels import LABELS, over_labels
 
 
 class AveragePrecision(ArrayMetric):
-    """The metric as `evaluate` loads it: a score and a target a clip, or one a clip and label."""
-
     def _info(self) -> evaluate.MetricInfo:
-        """Inputs: `predictions` (scores) and `references` (1 or 0), a number a clip or a list of L a clip."""
+        """Inputs: `predictions` (scores) and `references` (1 or 0), a number per clip, or a list of L per clip."""
         return evaluate.MetricInfo(
             description="Step-wise average precision of clips ranked by score, averaged over labels.",
             citation="",
@@ -20,5 +18,4 @@ class AveragePrecision(ArrayMetric):
         )
 
     def _compute(self, predictions: list, references: list) -> dict[str, float | int | None]:
-        """The mean over labels, and how many have no score."""
         return over_labels("average_precision", average_precision, predictions, references)

@@ -1,4 +1,4 @@
-"""Lin's concordance correlation within each trial: how near do the points lie to the line of equality?"""
+"""Lin's concordance correlation within each trial: how close the points are to the line of equality."""
 
 import evaluate
 import numpy as np
@@ -8,10 +8,10 @@ from evaluation.masked import SIGNALS, centred, masked_mean, padded, summary
 
 
 def per_trial(predictions: np.ndarray, references: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Concordances (N,) of signals (N, T) over the frames that count; NaN where the reference is constant.
+    """Return concordances (N,) of signals (N, T) over the frames that count; NaN if the reference is constant.
 
     2 cov / (var + var + squared difference of the means), with variances over the number of frames. A constant
-    prediction agrees with nothing: 0.
+    prediction scores 0.
     """
     difference = masked_mean(predictions, mask) - masked_mean(references, mask)
     predictions, variance_predictions = centred(predictions, mask)
@@ -23,10 +23,8 @@ def per_trial(predictions: np.ndarray, references: np.ndarray, mask: np.ndarray)
 
 
 class Ccc(ArrayMetric):
-    """The metric as `evaluate` loads it: ragged lists, one a trial."""
-
     def _info(self) -> evaluate.MetricInfo:
-        """Inputs: `predictions`, `references` and `mask` (true where a frame counts), a list a trial."""
+        """Inputs: `predictions`, `references` and `mask` (true where a frame counts), one list per trial."""
         return evaluate.MetricInfo(
             description="Lin's concordance correlation within each trial, averaged over trials.",
             citation="Lin (1989). A concordance correlation coefficient to evaluate reproducibility. Biometrics 45.",
@@ -35,5 +33,4 @@ class Ccc(ArrayMetric):
         )
 
     def _compute(self, predictions: list, references: list, mask: list) -> dict[str, float | int | None]:
-        """The mean over trials, and how many have no score."""
         return summary("ccc", per_trial(*padded(predictions, references, mask)))

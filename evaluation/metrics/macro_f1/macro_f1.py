@@ -1,4 +1,4 @@
-"""Macro F1: the mean of the classes' F1, a rare class as much as a common one."""
+"""Macro F1: the mean F1 of the classes, each with the same weight."""
 
 import datasets
 import evaluate
@@ -8,10 +8,8 @@ from evaluation.confusion import one_score
 
 
 class MacroF1(ArrayMetric):
-    """The metric as `evaluate` loads it: the code of a class a row."""
-
     def _info(self) -> evaluate.MetricInfo:
-        """Inputs: `predictions` and `references`, whole numbers from 0."""
+        """Inputs: `predictions` and `references`, class codes (N,) from 0."""
         return evaluate.MetricInfo(
             description="F1 of each class, averaged over the classes that occur.",
             citation="",
@@ -20,5 +18,4 @@ class MacroF1(ArrayMetric):
         )
 
     def _compute(self, predictions: list, references: list) -> dict[str, float | int | None]:
-        """The score, the rows, and the classes that occur."""
         return one_score("macro_f1", predictions, references)

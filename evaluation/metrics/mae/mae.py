@@ -1,4 +1,4 @@
-"""Mean absolute error of a signal, a trial at a time, in the unit of the signal."""
+"""Mean absolute error of a signal per trial, in the unit of the signal."""
 
 import evaluate
 import numpy as np
@@ -8,15 +8,13 @@ from evaluation.masked import SIGNALS, masked_mean, padded, summary
 
 
 def per_trial(predictions: np.ndarray, references: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Errors (N,) of signals (N, T) over the frames that count; NaN for a trial without any."""
+    """Return errors (N,) of signals (N, T) over the frames that count; NaN for a trial without any."""
     return masked_mean(np.abs(np.where(mask, predictions, 0.0) - np.where(mask, references, 0.0)), mask)
 
 
 class Mae(ArrayMetric):
-    """The metric as `evaluate` loads it: ragged lists, one a trial."""
-
     def _info(self) -> evaluate.MetricInfo:
-        """Inputs: `predictions`, `references` and `mask` (true where a frame counts), a list a trial."""
+        """Inputs: `predictions`, `references` and `mask` (true where a frame counts), one list per trial."""
         return evaluate.MetricInfo(
             description="Mean absolute error within each trial, averaged over trials.",
             citation="",
@@ -25,5 +23,4 @@ class Mae(ArrayMetric):
         )
 
     def _compute(self, predictions: list, references: list, mask: list) -> dict[str, float | int | None]:
-        """The mean over trials, and how many have no score."""
         return summary("mae", per_trial(*padded(predictions, references, mask)))

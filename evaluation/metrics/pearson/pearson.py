@@ -1,4 +1,4 @@
-"""Pearson's correlation of two signals within each trial: do they rise and fall together?"""
+"""Pearson's correlation of two signals within each trial."""
 
 import evaluate
 import numpy as np
@@ -8,15 +8,13 @@ from evaluation.masked import SIGNALS, correlation, padded, summary
 
 
 def per_trial(predictions: np.ndarray, references: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Correlations (N,) of signals (N, T) over the frames that count; NaN where one of them is constant."""
+    """Return correlations (N,) of signals (N, T) over the frames that count; NaN if one of the two is constant."""
     return correlation(predictions, references, mask)
 
 
 class Pearson(ArrayMetric):
-    """The metric as `evaluate` loads it: ragged lists, one a trial."""
-
     def _info(self) -> evaluate.MetricInfo:
-        """Inputs: `predictions`, `references` and `mask` (true where a frame counts), a list a trial."""
+        """Inputs: `predictions`, `references` and `mask` (true where a frame counts), one list per trial."""
         return evaluate.MetricInfo(
             description="Pearson's correlation within each trial, averaged over trials.",
             citation="",
@@ -25,5 +23,4 @@ class Pearson(ArrayMetric):
         )
 
     def _compute(self, predictions: list, references: list, mask: list) -> dict[str, float | int | None]:
-        """The mean over trials, and how many have no score."""
         return summary("pearson", per_trial(*padded(predictions, references, mask)))

@@ -16,11 +16,14 @@ def per_trial(
     reference: str = "trial_mean",
     train_mean: float | np.ndarray | None = None,
 ) -> np.ndarray:
-    """1 - squared error / squared distance from a mean: (N,) of signals (N, T) over the frames that count.
+    """Return 1 - squared error / squared distance from a mean, (N,) of signals (N, T) over the frames that count.
 
-    `trial_mean` compares with the mean of the trial itself, which no model can know beforehand; `train_mean` with the
-    mean of the training targets, a number or one a trial (N,), in the unit of the signals. NaN where the references
-    never leave that mean.
+    NaN if the references never leave that mean.
+
+    Args:
+        reference: "trial_mean" for the mean of the trial itself, which no model can know beforehand; "train_mean" for
+            the mean of the training targets.
+        train_mean: one number, or one per trial (N,), in the unit of the signals.
     """
     check_reference(reference, train_mean)
     references = np.where(mask, references, 0.0).astype(np.float64)
@@ -33,21 +36,18 @@ def per_trial(
 
 
 def check_reference(reference: str, train_mean: float | np.ndarray | None) -> None:
-    """Refuse a mean that is not known, missing, or given in vain."""
     if reference not in REFERENCES:
-        raise ValueError(f"reference = {reference!r} is not known; it takes one of {', '.join(REFERENCES)}")
+        raise ValueError(f"reference={reference!r}: unknown. Must be one of {', '.join(REFERENCES)}.")
     if (reference == "train_mean") != (train_mean is not None):
         raise ValueError(
-            f"reference = {reference!r} with train_mean = {train_mean}: train_mean is needed by reference train_mean, "
-            "and by no other"
+            f"reference={reference!r}, train_mean={train_mean}: train_mean goes with reference 'train_mean', and only "
+            "with it. Set both or none."
         )
 
 
 class R2(ArrayMetric):
-    """The metric as `evaluate` loads it: ragged lists, one a trial."""
-
     def _info(self) -> evaluate.MetricInfo:
-        """Inputs: `predictions`, `references` and `mask` (true where a frame counts), a list a trial."""
+        """Inputs: `predictions`, `references` and `mask` (true where a frame counts), one list per trial."""
         return evaluate.MetricInfo(
             description="R squared within each trial, averaged over trials.",
             citation="",
@@ -63,6 +63,5 @@ class R2(ArrayMetric):
         reference: str = "trial_mean",
         train_mean: float | None = None,
     ) -> dict[str, float | int | None]:
-        """The mean over trials, how many have no score, and the mean that was compared with."""
         scores = per_trial(*padded(predictions, references, mask), reference=reference, train_mean=train_mean)
         return summary("r2", scores) | {"reference": reference}

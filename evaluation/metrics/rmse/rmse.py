@@ -1,4 +1,4 @@
-"""Root mean squared error of a signal, a trial at a time, in the unit of the signal."""
+"""Root mean squared error of a signal per trial, in the unit of the signal."""
 
 import evaluate
 import numpy as np
@@ -8,16 +8,14 @@ from evaluation.masked import SIGNALS, masked_mean, padded, summary
 
 
 def per_trial(predictions: np.ndarray, references: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Errors (N,) of signals (N, T) over the frames that count; NaN for a trial without any."""
+    """Return errors (N,) of signals (N, T) over the frames that count; NaN for a trial without any."""
     error = np.where(mask, predictions, 0.0) - np.where(mask, references, 0.0)
     return np.sqrt(masked_mean(error**2, mask))
 
 
 class Rmse(ArrayMetric):
-    """The metric as `evaluate` loads it: ragged lists, one a trial."""
-
     def _info(self) -> evaluate.MetricInfo:
-        """Inputs: `predictions`, `references` and `mask` (true where a frame counts), a list a trial."""
+        """Inputs: `predictions`, `references` and `mask` (true where a frame counts), one list per trial."""
         return evaluate.MetricInfo(
             description="Root mean squared error within each trial, averaged over trials.",
             citation="",
@@ -26,5 +24,4 @@ class Rmse(ArrayMetric):
         )
 
     def _compute(self, predictions: list, references: list, mask: list) -> dict[str, float | int | None]:
-        """The mean over trials, and how many have no score."""
         return summary("rmse", per_trial(*padded(predictions, references, mask)))

@@ -1,4 +1,4 @@
-"""Spearman's rank correlation of two signals within each trial: is one a rising function of the other?"""
+"""Spearman's rank correlation of two signals within each trial."""
 
 import evaluate
 import numpy as np
@@ -9,20 +9,19 @@ from evaluation.masked import SIGNALS, centred, correlation, padded, summary
 
 
 def per_trial(predictions: np.ndarray, references: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Correlations (N,) of the ranks of signals (N, T) over the frames that count; NaN where one is constant.
+    """Return correlations (N,) of the ranks of signals (N, T) over the frames that count; NaN if one is constant.
 
     Equal values share their mean rank.
     """
+    # Infinity ranks the frames that do not count last, so they do not shift the other ranks.
     ranks = [rankdata(np.where(mask, values, np.inf), axis=1) for values in (predictions, references)]
     varies = [centred(values, mask)[1] > 0 for values in (predictions, references)]
     return np.where(varies[0] & varies[1], correlation(*ranks, mask), np.nan)
 
 
 class Spearman(ArrayMetric):
-    """The metric as `evaluate` loads it: ragged lists, one a trial."""
-
     def _info(self) -> evaluate.MetricInfo:
-        """Inputs: `predictions`, `references` and `mask` (true where a frame counts), a list a trial."""
+        """Inputs: `predictions`, `references` and `mask` (true where a frame counts), one list per trial."""
         return evaluate.MetricInfo(
             description="Spearman's rank correlation within each trial, averaged over trials.",
             citation="",
@@ -31,5 +30,4 @@ class Spearman(ArrayMetric):
         )
 
     def _compute(self, predictions: list, references: list, mask: list) -> dict[str, float | int | None]:
-        """The mean over trials, and how many have no score."""
         return summary("spearman", per_trial(*padded(predictions, references, mask)))

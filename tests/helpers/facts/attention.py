@@ -16,24 +16,28 @@ SIZES = {"text": 384, "video": 512, "audio": 96, "back_audio": 64}
 
 
 def make_run(rows: int = 300, ablated: bool = True, constant: bool = False) -> tuple[dict[str, Any], pa.Table]:
-    """Return an assessment and its predictions, where the target is text times video, plus some text."""
+    """Return an assessment and its predictions; the target is text times video, plus a part of text."""
     random = np.random.default_rng(0)
     text, video, noise = random.normal(size=(3, rows + 400))
     targets = 5 + text * video + 0.3 * text + 0.3 * noise
     train, validation, test = slice(0, 200), slice(200, 400), slice(400, None)
     x = np.column_stack([text, video])
-    said = np.full(rows, 5.0) if constant else (targets - 0.3 * noise)[test]
+    predicted = np.full(rows, 5.0) if constant else (targets - 0.3 * noise)[test]
     baselines = {
         "mean": mean_baseline(targets[train], rows),
         "ridge on all": ridge(x[train], targets[train], x[validation], targets[validation], x[test]),
     }
-    ablations = {"text alone": 5 + 0.3 * text[test], "without text": np.full(rows, 5.0),
-                 "without video": 5 + 0.3 * text[test] + 4, "without audio": said + 1e-3 * noise[:rows]}  # fmt: skip
+    ablations = {
+        "text alone": 5 + 0.3 * text[test],
+        "without text": np.full(rows, 5.0),
+        "without video": 5 + 0.3 * text[test] + 4,
+        "without audio": predicted + 1e-3 * noise[:rows],
+    }
     present = {name: random.random(rows) < share for name, share in zip(MODALITIES, (1, 1, 0.9, 0.8), strict=True)}
     ids = [f"creative{row}" for row in range(rows)]
-    scores = assess(ids, targets[test], said, baselines, ablations if ablated else {}, present, "s", samples=200)
+    scores = assess(ids, targets[test], predicted, baselines, ablations if ablated else {}, present, "s", samples=200)
     results = AttentionResults(**vars(scores), note=None)
-    return asdict(results), pa.table({"id": ids, "target": targets[test], "prediction": said})
+    return asdict(results), pa.table({"id": ids, "target": targets[test], "prediction": predicted})
 
 
 def make_facts(test: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -14,30 +14,30 @@ CONFUSERS = (
 
 
 def score(mean: float | None, spread: float | None = 0.05, reason: str | None = None) -> dict[str, Any]:
-    """A score as an assessment records it."""
-    known = mean is not None and spread is not None
-    bounds = {"low": mean - spread, "high": mean + spread} if known else {"low": None, "high": None}
+    """Return a score as an assessment records it."""
+    has_bounds = mean is not None and spread is not None
+    bounds = {"low": mean - spread, "high": mean + spread} if has_bounds else {"low": None, "high": None}
     return {"mean": mean, **bounds, "undefined": 0, "reason": reason}
 
 
 def make_scores(level: float) -> dict[str, Any]:
-    """All scores of something that detects at a level between 0 and 1."""
+    """Return all scores of a detector of this level, between 0 and 1."""
     names = ("event_f1", "recall_at_1_per_hour", "f1", "precision", "average_precision", "recall",
              "recall_at_10_per_hour", "recall_at_60_per_hour", "roc_auc")  # fmt: skip
-    scores = {name: score(level * (0.7 + 0.05 * place)) for place, name in enumerate(names)}
+    scores = {name: score(level * (0.7 + 0.05 * number)) for number, name in enumerate(names)}
     return scores | {"d_prime": score(3 * level, 0.2), "false_alarms_per_hour": score(30 * (1 - level), 3.0)}
 
 
 def make_curve(random: np.random.Generator, steepness: float) -> dict[str, list[float]]:
-    """Precision and recall of 60 positives among 1,200 clips, whose scores lie so many deviations higher."""
+    """Return precision and recall of 60 positives in 1,200 clips; their scores are `steepness` deviations higher."""
     targets = np.arange(1200) < 60
     order = np.argsort(-(random.normal(size=1200) + steepness * targets))
-    found = np.cumsum(targets[order])
-    return {"recall": (found / 60).tolist(), "precision": (found / np.arange(1, 1201)).tolist()}
+    hits = np.cumsum(targets[order])
+    return {"recall": (hits / 60).tolist(), "precision": (hits / np.arange(1, 1201)).tolist()}
 
 
 def make_timeline(random: np.random.Generator, title: str, events: list[list[float]]) -> dict[str, Any]:
-    """A clip of 10 s, scored every half second; what is above 0.5 is detected."""
+    """Return a clip of 10 s, scored every half second; scores from 0.5 are detected."""
     seconds = np.arange(0.0, 9.5, 0.5)
     inside = np.array([any(start - 0.7 < time < end for start, end in events) for time in seconds])
     scores = np.clip(random.beta(2, 6, size=len(seconds)) + 0.6 * inside, 0, 1)
@@ -56,7 +56,7 @@ def make_timeline(random: np.random.Generator, title: str, events: list[list[flo
 
 
 def make_test(random: np.random.Generator) -> dict[str, Any]:
-    """The record of an assessment, with numbers that a real one could have."""
+    """Return the record of an assessment, with realistic numbers."""
     positives, negatives = random.beta(5, 2, size=60), random.beta(1.2, 9, size=1140)
     edges = np.linspace(0, 1, 41)
     alarms = sorted((int(count) for count in random.geometric(0.12, size=len(CONFUSERS))), reverse=True)
@@ -86,9 +86,9 @@ def make_test(random: np.random.Generator) -> dict[str, Any]:
             "negatives": np.histogram(negatives, edges)[0].tolist(),
         },
         "confusers": [
-            {"mid": f"/m/{place}", "name": name, "clips": 12 * count + 9, "clips_with_false_alarm": count // 2 + 1,
+            {"mid": f"/m/{number}", "name": name, "clips": 12 * count + 9, "clips_with_false_alarm": count // 2 + 1,
              "false_alarms": count}
-            for place, (name, count) in enumerate(zip(CONFUSERS, alarms, strict=True))
+            for number, (name, count) in enumerate(zip(CONFUSERS, alarms, strict=True))
         ],
         "timelines": [
             make_timeline(random, "best positive: dQw4w9WgXcQ, highest score 0.98", [[1.2, 2.1], [5.0, 8.3]]),
@@ -102,7 +102,7 @@ def make_test(random: np.random.Generator) -> dict[str, Any]:
 
 
 def make_training(random: np.random.Generator) -> dict[str, Any]:
-    """The record of a training of eight epochs."""
+    """Return the record of a training run of eight epochs."""
     epochs = range(8)
     log = [{"step": 10 * step, "loss": 0.7 * 0.93**step + 0.02 * float(random.random())} for step in range(1, 41)]
     log += [
@@ -147,10 +147,10 @@ def make_facts() -> dict[str, Any]:
     trim = [
         {
             "name": name,
-            "before": 40_000 // (place + 1) ** 2,
-            "after": (8_000 if place < 2 else 39_000) // (place + 1) ** 2,
+            "before": 40_000 // (number + 1) ** 2,
+            "after": (8_000 if number < 2 else 39_000) // (number + 1) ** 2,
         }
-        for place, name in enumerate(("Speech", "Music", *CONFUSERS[:9], "Yodeling"))
+        for number, name in enumerate(("Speech", "Music", *CONFUSERS[:9], "Yodeling"))
     ]
     return run_facts(
         task="detection",

@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter1d
 from evaluation.signal_baselines import BASELINES_WITHOUT_SOUND
 from evaluation.signals import ChannelResults, assess, longest_of_song
 from evaluation.trials import Trials
-from tasks.eda.card import channel_table
+from tasks.eda.results import score_table
 from tests.helpers.facts import SCRIPT, run_facts
 
 FRAMES = 120
@@ -25,23 +25,28 @@ def slow(generator: np.random.Generator, *shape: int) -> np.ndarray:
 
 
 def make_assessment(songs: int = 10, listeners: int = 6, coupling: float = 1.0, **changes: Any) -> ChannelResults:
-    """Assess a model that predicts `coupling` of what each song does to everyone's skin."""
+    """Assess a model that predicts the effect of each song exactly.
+
+    Args:
+        coupling: how much of this effect the targets contain.
+        changes: `constant`, a value to predict instead; `masked`, trials to mask; `noise`, its size in the targets.
+    """
     generator = np.random.default_rng(0)
-    of, who = np.repeat(np.arange(songs), listeners), np.tile(np.arange(listeners), songs)
+    song, listener = np.repeat(np.arange(songs), listeners), np.tile(np.arange(listeners), songs)
     effect = slow(generator, songs, FRAMES)
     predicted = effect if changes.get("constant") is None else np.full_like(effect, changes["constant"])
-    mask = np.ones((len(of), FRAMES), bool)
+    mask = np.ones((len(song), FRAMES), bool)
     mask[list(changes.get("masked", []))] = False
-    targets = coupling * effect[of] + changes.get("noise", 1.0) * slow(generator, len(of), FRAMES)
-    names = np.array([f"song {n}" for n in of])
-    model = Trials(predicted[of], targets, mask, names, np.array([f"{n}" for n in who]), 4.0, "uS")
+    targets = coupling * effect[song] + changes.get("noise", 1.0) * slow(generator, len(song), FRAMES)
+    names = np.array([f"song {n}" for n in song])
+    model = Trials(predicted[song], targets, mask, names, np.array([f"{n}" for n in listener]), 4.0, "uS")
     curve = np.linspace(0, 1, FRAMES)
     baselines = {name: np.broadcast_to(curve, targets.shape) for name in (*BASELINES_WITHOUT_SOUND, "ridge")}
-    by_song = longest_of_song(list(predicted[of]), names)
-    results = assess(model, baselines, np.zeros(len(of)), by_song, targets)
+    by_song = longest_of_song(list(predicted[song]), names)
+    results = assess(model, baselines, np.zeros(len(song)), by_song, targets)
     record = asdict(results)
-    json.dumps(record, allow_nan=False)  # no NaN reaches a record
-    table = channel_table({"unit": "uS", "trials": len(of)}, "raw", record)
+    json.dumps(record, allow_nan=False)  # raises if a NaN reaches the record
+    table = score_table({"unit": "uS", "trials": len(song), "channels": {"raw": record}}, "raw").markdown()
     assert "nan" not in table.lower()
     assert "None" not in table
     return results
@@ -81,12 +86,12 @@ def make_facts(**changes: Any) -> dict[str, Any]:
 
 
 def make_predictions(scores: list[float | None]) -> pa.Table:
-    """Return one row per trial, with frames that do not count and names that would break a page."""
+    """Return one row per trial, with masked frames and a song name that would break an HTML page."""
     return pa.Table.from_pylist(
         [
             {
                 "song_id": SCRIPT,
-                "listener": f"{place}",
+                "listener": f"{number}",
                 "channel": "raw",
                 "unit": "uS",
                 "frame_rate": 4.0,
@@ -94,6 +99,6 @@ def make_predictions(scores: list[float | None]) -> pa.Table:
                 "prediction": [0.0, 0.5, 0.5, 0.5, 1.0],
                 "detrended_pearson": score,
             }
-            for place, score in enumerate(scores)
+            for number, score in enumerate(scores)
         ]
     )

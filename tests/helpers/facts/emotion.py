@@ -18,32 +18,32 @@ SHARES = [0.13, 0.03, 0.02, 0.16, 0.48, 0.08, 0.1]
 
 
 def make_side(random: np.random.Generator, rows: int, texts: bool = True) -> Utterances:
-    """Utterances in dialogues of ten, whose word tells the emotion in half of them."""
+    """Return utterances in dialogues of ten; a word tells the emotion in half of them."""
     emotion = random.choice(7, rows, p=SHARES)
     word = np.where(random.random(rows) < 0.5, emotion, random.integers(0, 7, rows))
     ids = [f"dia{row // 10}_utt{row % 10}" for row in range(rows)]
-    said = [f"word{word[row]} and number{row % 97}" if texts else "" for row in range(rows)]
+    sentences = [f"word{word[row]} and number{row % 97}" if texts else "" for row in range(rows)]
     present = {"text": np.full(rows, texts), "video": random.random(rows) < 0.95}
     labels = {"emotion": emotion, "sentiment": OF_EMOTION[emotion]}
-    return Utterances(ids, [name.partition("_")[0] for name in ids], said, labels, present)
+    return Utterances(ids, [name.partition("_")[0] for name in ids], sentences, labels, present)
 
 
 def probabilities(
     random: np.random.Generator, side: Utterances, strength: float, never: tuple[int, ...] = ()
 ) -> dict[str, np.ndarray]:
-    """A softmax of noise in which the truth stands out so much; emotions `never` said."""
-    found = {}
+    """Return the softmax of noise plus `strength` for the truth; the emotions `never` are not predicted."""
+    by_head = {}
     for head, names in HEADS.items():
         logits = random.normal(size=(len(side.ids), len(names)))
         logits[np.arange(len(side.ids)), side.labels[head]] += strength
         if head == "emotion":
             logits[:, list(never)] = -9.0
-        found[head] = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    return found
+        by_head[head] = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return by_head
 
 
 def constant(side: Utterances) -> dict[str, np.ndarray]:
-    """What says neutral of everything."""
+    """Return probabilities of a model that always predicts neutral."""
     neutral = {"emotion": 4, "sentiment": 1}
     return {head: np.tile(np.eye(len(HEADS[head]))[code], (len(side.ids), 1)) for head, code in neutral.items()}
 

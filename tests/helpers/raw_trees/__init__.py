@@ -1,1 +1,1 @@
-"""Small raw trees of data sets, one module per data set, and the rows that are made from them."""
+"""Small raw trees, one module per data set, and the rows built from them."""

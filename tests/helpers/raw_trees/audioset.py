@@ -13,16 +13,14 @@ from hf_datasets.prepare import main
 from tests.helpers import prepared_data
 
 SPEECH, MUSIC, CRYING, CRY, WHIMPER = "/m/09x0r", "/m/04rlf", "/m/0463cq4", "/t/dd00002", "/m/07qz6j3"
-
-
-TONE = "/t/dd00138"  # a strong label that is neither a weak one nor in the ontology
-SECONDS = 2.0  # of the excerpts here
+TONE = "/t/dd00138"  # a strong label that is neither a weak label nor in the ontology
+SECONDS = 2.0  # length of the excerpts
 LABELS = {SPEECH: "Speech", CRYING: "Crying, sobbing", CRY: "Baby cry, infant cry", WHIMPER: "Whimper", MUSIC: "Music"}
 PART = "unbalanced_train_segments/unbalanced_train_segments_part00"
 
 
 def weak_table(rows: list[tuple[str, float, list[str]]]) -> str:
-    """Return a weak table in the official format, with true counts."""
+    """Return a weak table in the official format, with correct counts in its header."""
     labels = [mid for _, _, mids in rows for mid in mids]
     head = (
         f"# Segments csv\n# num_ytids={len(rows)}, num_segs={len(rows)}, num_unique_labels={len(set(labels))}, "
@@ -59,7 +57,7 @@ def write_wav(path: Path, seconds: float = SECONDS, rate: int = 8000, channels: 
     return path
 
 
-# Twelve clips whose fates are known: what becomes of each, by its id.
+# Clip id -> the defect that the builder must report, None for none.
 FATES = {
     "found_plain": None,
     "-found_dash": None,
@@ -74,20 +72,20 @@ FATES = {
     "no_sound_at": "clip_unreadable",
     "much_longer": "clip_too_long",
 }
-LOST = {"clip_missing", "clip_too_small", "clip_is_folder", "clip_unreadable", "clip_too_long"}
+LOST = {"clip_missing", "clip_too_small", "clip_is_folder", "clip_unreadable", "clip_too_long"}  # the row has no audio
 
 
 def rows_of(raw: Path, tmp_path: Path, **options) -> list[dict]:
-    """Return all rows of a tree, those for training first."""
+    """Return all rows of a tree, training rows first."""
     options.setdefault("raw_dir", raw / "metadata")
     options.setdefault("audio_root", raw / "audio")
     return prepared_data.rows_of(AudiosetBuilder(cache_dir=str(tmp_path / "cache"), **options))
 
 
 def by_id(rows: list[dict]) -> dict[str, dict]:
-    found = {row["clip_id"]: row for row in rows}
-    assert len(found) == len(rows)
-    return found
+    rows_by_id = {row["clip_id"]: row for row in rows}
+    assert len(rows_by_id) == len(rows)
+    return rows_by_id
 
 
 def kinds(row: dict) -> list[str]:

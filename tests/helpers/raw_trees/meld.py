@@ -35,14 +35,14 @@ def parse(*lines: dict) -> tuple[list, list[dict]]:
 
 
 def make_tree(folder: Path, clips: dict[str, object], lines: int = 1) -> Path:
-    """Write one short table of the test split, and clips by name: (pictures, sound) or bytes."""
-    place = folder / "output_repeated_splits_test"
-    place.mkdir(parents=True)
+    """Write a short table of the test split, and clips by name, each (pictures, sound) or bytes."""
+    clips_folder = folder / "output_repeated_splits_test"
+    clips_folder.mkdir(parents=True)
     (folder / "SYNTHETIC").write_text("")
     (folder / "test_sent_emo.csv").write_bytes(table_text([line(number) for number in range(lines)]).encode())
     for name, clip in clips.items():
         if isinstance(clip, bytes):
-            (place / name).write_bytes(clip)
+            (clips_folder / name).write_bytes(clip)
         else:
-            write_clip(place / name, *clip)
+            write_clip(clips_folder / name, *clip)
     return folder

@@ -1,10 +1,10 @@
-"""Pickles written by hand, operation by operation."""
+"""Hand-written pickles, for tests of unsafe or damaged input."""
 
 import struct
 
 
 class Runs:
-    """Pickled, it is a call."""
+    """An object that calls a function when it is unpickled."""
 
     def __init__(self, function, *arguments, state=None):
         self.call = (function, arguments) if state is None else (function, arguments, state)
@@ -18,7 +18,7 @@ def program(*parts: bytes | str) -> bytes:
 
 
 def in_columns(data: bytes) -> bytes:
-    """A pickle whose one embedding is what another pickle makes, among good ones."""
+    """Return the pickle of a valid table in which one embedding is replaced by another pickle."""
     start = b"\x80\x04}(\x8c\x02id](K\x01K\x02K\x03e\x8c\x01e](]G" + struct.pack(">d", 0.5) + b"a"
     return start + data[:-1] + b"]G" + struct.pack(">d", 0.5) + b"aeu."
 

@@ -1,4 +1,4 @@
-"""A small raw tree of TuneIn whose numbers say whose they are, its rows, and its batches."""
+"""A small raw tree of TuneIn whose values tell which creative they belong to, its rows and its batches."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ WIDTH = 8  # of the small trees' sounds
 
 
 def prepare(raw: Path, output: Path, *options: str) -> list[dict]:
-    """The rows of a raw tree, by way of the command."""
+    """Prepare a raw tree by the command, and return its rows."""
     prepare_main(["tunein", "--raw_dir", str(raw), "--output_dir", str(output), *options])
     return rows_of(output)
 
@@ -32,7 +32,7 @@ def missed(output: Path) -> list[list[str]]:
 
 
 def vector(name: str, kind: str, width: int = WIDTH) -> np.ndarray:
-    """An embedding that tells whose it is and of what."""
+    """Return an embedding whose value tells its creative and its modality."""
     return np.full((1, width), float(name) + MODALITIES.index(kind) / 8, np.float32)
 
 
@@ -63,8 +63,8 @@ class Tree:
     def write(self, folder: Path) -> Path:
         (folder / "audio_embeddings").mkdir(parents=True)
         for kind in ("text", "video"):
-            held = getattr(self, kind)
-            dump(folder / f"rf_{kind}_embeddings.pkl", {"creative_id": [*held], "embeddings": [*held.values()]}, 4)
+            table = getattr(self, kind)
+            dump(folder / f"rf_{kind}_embeddings.pkl", {"creative_id": [*table], "embeddings": [*table.values()]}, 4)
         for number, sounds in enumerate(self.sounds, start=1):
             dump(folder / "audio_embeddings" / f"embedding_batch_{number}.pkl", sounds, 4)
         head = "creative_id," if self.with_ids else ""
@@ -75,7 +75,7 @@ class Tree:
 
 
 def small_tree() -> Tree:
-    """Seven creatives in two batches, ids that are parts of others; text and video in orders of their own."""
+    """Return seven creatives in two batches; some ids are parts of others, text and video have different orders."""
     tree = Tree(["12", "112", "1", "1120", "5", "2", "7"], [["1120", "112", "5"], ["1", "7", "12", "2"]])
     tree.text = dict(sorted(tree.text.items()))
     tree.video = dict(reversed(tree.video.items()))
@@ -83,7 +83,7 @@ def small_tree() -> Tree:
 
 
 def assert_right(row: dict) -> None:
-    """Every embedding and the target of a row are those of its own id."""
+    """Assert that the embeddings and the target of a row belong to its id."""
     name = row["creative_id"]
     for kind in ("text", "video"):
         if row[f"has_{kind}"]:
@@ -99,14 +99,14 @@ def assert_right(row: dict) -> None:
 
 
 def read_batches(folder: Path) -> list[tuple[list[str], dict[str, np.ndarray]]]:
-    """Ids and tensors of every batch, in the order of the manifest."""
-    found = []
+    """Return ids and tensors of every batch, in the order of the manifest."""
+    batches = []
     for entry in json.loads((folder / "latest_embeddings" / "manifest.json").read_text())["batches"]:
         path = folder / "latest_embeddings" / entry["file"]
         with safetensors.safe_open(path, "numpy") as file:
             ids = json.loads(file.metadata()["creative_ids"])
-        found.append((ids, safetensors.numpy.load_file(path)))
-    return found
+        batches.append((ids, safetensors.numpy.load_file(path)))
+    return batches
 
 
 def split(tensors: dict[str, np.ndarray], kind: str) -> list[np.ndarray]:

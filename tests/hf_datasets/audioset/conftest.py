@@ -1,4 +1,4 @@
-"""Raw trees of AudioSet, and of somebody's own lists."""
+"""Fixtures: raw files of AudioSet, and of a user's own lists."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tests.helpers.raw_trees.audioset import CRY, FATES, MUSIC, PART, SPEECH, we
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
-    """`metadata` and `audio`: ten clips of the unbalanced table, one balanced, one of eval."""
+    """Write `metadata` and `audio`: ten unbalanced clips, one balanced clip, one eval clip (see FATES)."""
     root = tmp_path / "raw"
     metadata, audio = root / "metadata", root / "audio"
     write_tables(metadata)
@@ -38,7 +38,7 @@ def raw(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
-    """A folder of own sounds and lists of a bell that AudioSet does not know."""
+    """Write sounds and lists of a bell, a label that AudioSet does not have."""
     root = tmp_path / "own"
     for name in ("a/bell_1.wav", "a/bell_2.wav", "b/other_1.wav", "b/other_2.wav", "c/more.wav"):
         write_wav(root / "audio" / name)

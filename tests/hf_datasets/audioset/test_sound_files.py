@@ -1,4 +1,4 @@
-"""Sound files of clips: every naming scheme tells any id, of several files one is taken by a stated rule."""
+"""Sound files are matched to clips in every naming scheme, and ranked if a clip has several."""
 
 import os
 from pathlib import Path
@@ -25,17 +25,17 @@ SCHEMES = {
 
 
 def inventory(paths: list[str], sizes: list[int] | None = None) -> Inventory:
-    """An inventory as `list_sounds` gives it."""
+    """Return an inventory in the form of `list_sounds`."""
     sizes = sizes or [1000] * len(paths)
-    found = sorted((path.rpartition("/")[0] + "/" * ("/" in path), path.rpartition("/")[2]) for path in paths)
+    split_paths = sorted((path.rpartition("/")[0] + "/" * ("/" in path), path.rpartition("/")[2]) for path in paths)
     by_path = dict(zip(paths, sizes, strict=True))
-    folders = tuple(sorted({folder for folder, _ in found}))
+    folders = tuple(sorted({folder for folder, _ in split_paths}))
     return Inventory(
         "/sounds",
         folders,
-        np.array([folders.index(folder) for folder, _ in found], np.int32),
-        pa.array([name for _, name in found], pa.string()),
-        np.array([by_path[folder + name] for folder, name in found], np.int64),
+        np.array([folders.index(folder) for folder, _ in split_paths], np.int32),
+        pa.array([name for _, name in split_paths], pa.string()),
+        np.array([by_path[folder + name] for folder, name in split_paths], np.int64),
         RawFolder("/sounds", {}),
     )
 
@@ -51,11 +51,11 @@ def wanted(ids: list[str], start: float = 30.0, subset: str = "unbalanced_train"
 
 
 def matched(paths: list[str], clips: Wanted, sizes: list[int] | None = None) -> list[list[str]]:
-    """Paths of each clip's files, best first."""
+    """Return the paths of each clip's files, best first."""
     files = inventory(paths, sizes)
     matches = match_sounds(files, clips)
-    found = files.paths(matches.file).to_pylist()
-    return [[found[i] for i in np.flatnonzero(matches.row == row)] for row in range(len(clips.ids))]
+    matched_paths = files.paths(matches.file).to_pylist()
+    return [[matched_paths[i] for i in np.flatnonzero(matches.row == row)] for row in range(len(clips.ids))]
 
 
 @given(
@@ -64,20 +64,20 @@ def matched(paths: list[str], clips: Wanted, sizes: list[int] | None = None) -> 
     st.sampled_from(["wav", "flac", "ogg", "opus", "mp3", "WAV"]),
     st.integers(0, 40),
 )
-def test_any_id_is_told_in_every_scheme(ids, scheme, suffix, start):
+def test_any_id_is_recognized_in_every_naming_scheme(ids, scheme, suffix, start):
     names = [SCHEMES[scheme].format(id=i, start=start, end=start + 10, ms=start * 1000) for i in ids]
     paths = [f"some/{name}.{suffix}" for name in names]
     assert matched(paths, wanted(ids, float(start))) == [[path] for path in paths]
 
 
 @given(st.lists(IDS, min_size=2, max_size=20, unique=True), st.data())
-def test_a_clip_that_is_missing_changes_no_other(ids, data):
-    there = data.draw(st.lists(st.sampled_from(ids), unique=True))
-    found = matched([f"Y{i}.wav" for i in there] or ["Ynone.wav"], wanted(ids))
-    assert found == [[f"Y{i}.wav"] if i in there else [] for i in ids]
+def test_a_missing_file_does_not_affect_other_clips(ids, data):
+    present = data.draw(st.lists(st.sampled_from(ids), unique=True))
+    paths = matched([f"Y{i}.wav" for i in present] or ["Ynone.wav"], wanted(ids))
+    assert paths == [[f"Y{i}.wav"] if i in present else [] for i in ids]
 
 
-def test_a_file_of_another_excerpt_or_of_no_clip_is_not_claimed():
+def test_a_file_of_another_excerpt_or_of_no_clip_is_unclaimed():
     names = ["aaaaaaaaaaa_40.000_50.000.wav", "Yaaaaaaaaaa_40000.wav", "short.wav", "Ybbbbbbbbbbb.wav"]
     matches = match_sounds(inventory(names), wanted(["aaaaaaaaaaa"], 30.0))
     assert not len(matches.row)
@@ -85,7 +85,7 @@ def test_a_file_of_another_excerpt_or_of_no_clip_is_not_claimed():
     assert matched(["aaaaaaaaaaa_30_40.wav"], wanted(["aaaaaaaaaaa"], 30.4)) == [["aaaaaaaaaaa_30_40.wav"]]  # rounded
 
 
-def test_of_several_files_the_first_by_size_place_format_and_path_is_taken():
+def test_several_files_are_ranked_by_size_folder_format_and_path():
     home, other = "unbalanced_train_segments/unbalanced_train_segments_part00/", "eval_segments/"
     names = [
         f"{home}Yaaaaaaaaaaa.mp3",
@@ -110,13 +110,13 @@ def test_of_several_files_the_first_by_size_place_format_and_path_is_taken():
         ("elsewhere/", False),
     ],
 )
-def test_a_folder_of_another_subset_or_part_is_told(folder, misplaced):
+def test_a_file_in_the_folder_of_another_subset_or_part_is_misplaced(folder, misplaced):
     matches = match_sounds(inventory([f"{folder}Yaaaaaaaaaaa.wav"]), wanted(["aaaaaaaaaaa"], part=3))
     assert matches.misplaced.tolist() == [misplaced]
     assert matches.usable.all()
 
 
-def test_names_of_ones_own_files_are_ids_too():
+def test_the_name_of_a_users_own_file_is_its_id():
     clips = wanted(["my_own_file_200", "a bell"], start=float("nan"), subset="list")
     assert matched(["x/my_own_file_200.wav", "a bell.ogg", "my_own_file.wav"], clips) == [
         ["x/my_own_file_200.wav"],
@@ -124,7 +124,7 @@ def test_names_of_ones_own_files_are_ids_too():
     ]
 
 
-def test_a_file_that_a_list_names_is_taken_and_no_other():
+def test_a_clip_with_a_path_in_a_list_matches_only_that_path():
     paths = pa.array(["there/a.wav", "nowhere/b.wav", None], pa.string())
     clips = wanted(["a", "b", "c"], start=float("nan"), subset="list")
     clips = Wanted(clips.ids, clips.start_seconds, clips.subset, clips.part, paths)
@@ -142,14 +142,14 @@ def test_listing_sorts_follows_links_once_and_leaves_hidden_files_out(tmp_path: 
     (tmp_path / "a" / "Yfolder.wav").mkdir()
     os.symlink(tmp_path, tmp_path / "a" / "loop")
     os.symlink(tmp_path / "nothing", tmp_path / "b" / "broken.ogg")
-    found = list_sounds(str(tmp_path), "folder of sounds", "--audio_root")
-    paths = found.paths(np.arange(len(found))).to_pylist()
+    sounds = list_sounds(str(tmp_path), "folder of sounds", "--audio_root")
+    paths = sounds.paths(np.arange(len(sounds))).to_pylist()
     assert paths == ["top.mp3", "a/Yfolder.wav", "a/deep/Y2.flac", "b/Y1.wav", "b/broken.ogg"]
-    assert found.sizes.tolist() == [7, FOLDER, 14, 8, 0]
-    assert list(found.others.files) == ["a/notes.txt"]
+    assert sounds.sizes.tolist() == [7, FOLDER, 14, 8, 0]
+    assert list(sounds.other_files.files) == ["a/notes.txt"]
 
 
-def test_the_digest_is_of_names_and_sizes(tmp_path: Path):
+def test_the_digest_covers_names_and_sizes_but_not_the_location(tmp_path: Path):
     for folder in ("one", "two"):
         (tmp_path / folder / "a").mkdir(parents=True)
         (tmp_path / folder / "a" / "Y1.wav").write_bytes(b"123")
@@ -165,9 +165,8 @@ def test_the_digest_is_of_names_and_sizes(tmp_path: Path):
     assert digest("one") != first
 
 
-def test_a_wrong_folder_is_named(tmp_path: Path):
+@pytest.mark.parametrize("name", ["nowhere", "file"])
+def test_a_location_that_is_not_a_folder_is_refused(tmp_path: Path, name: str):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="--audio_root .*nowhere does not exist; give the folder of sounds"):
-        list_sounds(str(tmp_path / "nowhere"), "folder of sounds", "--audio_root")
-    with pytest.raises(ValueError, match="is a file; give the folder of sounds"):
-        list_sounds(str(tmp_path / "file"), "folder of sounds", "--audio_root")
+    with pytest.raises(ValueError, match=f"--audio_root=.*/{name}: .*folder of sounds"):
+        list_sounds(str(tmp_path / name), "folder of sounds", "--audio_root")

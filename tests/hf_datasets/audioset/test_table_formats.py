@@ -1,4 +1,4 @@
-"""AudioSet's tables: real ones are read to their announced counts, and what does not fit is named with its line."""
+"""AudioSet's tables are read completely, and malformed rows are reported with their line."""
 
 import lzma
 from pathlib import Path
@@ -29,15 +29,16 @@ def labels(tables: Path) -> Labels:
     return read_labels((tables / "class_labels_indices.csv").read_bytes(), "labels")
 
 
-def test_labels_are_in_the_order_of_published_models_and_found_by_name(labels):
+def test_labels_are_found_by_name_in_any_case_and_by_mid(labels):
     assert len(labels.mids) == 527
-    assert labels.mids[labels.names.index("Male speech, man speaking")] == "/m/05zppz"
-    assert labels.find("baby cry, infant cry") == labels.find("/t/dd00002") == "/t/dd00002"
-    with pytest.raises(ValueError, match=r"no label 'cry'; there are .*'Crying, sobbing', 'Baby cry, infant cry'"):
+    speech, cry = "Male speech, man speaking", TWO.names[1]
+    assert labels.mids[labels.names.index(speech)] == "/m/05zppz"
+    assert labels.find(cry.lower()) == labels.find("/t/dd00002") == "/t/dd00002"
+    with pytest.raises(ValueError, match=f"'cry'.*'{cry}'"):
         labels.find("cry")
 
 
-def test_the_strong_vocabulary_has_456_labels_of_which_382_are_weak_ones(tables, labels):
+def test_the_strong_vocabulary_has_456_labels_382_of_them_weak(tables, labels):
     strong = read_labels((tables / "mid_to_display_name.tsv").read_bytes(), "names")
     assert len(strong.mids) == 456
     assert len(set(strong.mids) & set(labels.mids)) == 382
@@ -47,7 +48,7 @@ def test_the_strong_vocabulary_has_456_labels_of_which_382_are_weak_ones(tables,
     ("name", "rows", "positives", "underscores"),
     [("balanced", 22_160, 52_882, 0.1428), ("eval", 20_371, 51_804, 0.1472)],
 )
-def test_the_official_tables_are_read_whole(tables, labels, name, rows, positives, underscores):
+def test_the_official_weak_tables_are_read_completely(tables, labels, name, rows, positives, underscores):
     table = read_weak(
         (tables / f"{name}_{'train_' if name == 'balanced' else ''}segments.csv").read_bytes(), labels, name
     )
@@ -62,7 +63,7 @@ def test_the_official_tables_are_read_whole(tables, labels, name, rows, positive
 
 
 @pytest.mark.slow
-def test_two_million_rows_are_read_whole(tables, labels):
+def test_the_unbalanced_table_is_read_completely(tables, labels):
     table = read_weak(
         lzma.decompress((tables / "unbalanced_train_segments.csv.xz").read_bytes()), labels, "unbalanced"
     )
@@ -74,7 +75,7 @@ def test_two_million_rows_are_read_whole(tables, labels):
     ("name", "rows", "clips"),
     [("bc_ov_train", 1703, 481), ("bc_nov_eval", 21, 11), ("gun_ov_train", 5178, 1757), ("bc_ov_framed", 259, 60)],
 )
-def test_strong_tables_are_read_whole(tables, name, rows, clips):
+def test_strong_tables_are_read_completely(tables, name, rows, clips):
     table = read_strong((tables / "strong" / f"{name}.tsv").read_bytes(), name)
     assert len(table) == rows
     assert len(set(zip(table["ytid"].to_pylist(), table["clip_start_ms"].to_pylist(), strict=True))) == clips
@@ -85,7 +86,7 @@ rows = st.tuples(IDS, st.integers(0, 500_000), st.integers(1, 10_000), st.sample
 
 
 @given(st.lists(rows, min_size=1, max_size=20, unique_by=lambda row: row[0]), st.sampled_from(["\n", "\r\n"]))
-def test_a_weak_table_comes_back_as_it_was_written(written, end):
+def test_a_weak_table_survives_a_round_trip(written, end):
     text = HEAD.format(len(written), len({c for r in written for c in r[3]}), sum(len(r[3]) for r in written))
     for ytid, start, length, codes in written:
         mids = ",".join(TWO.mids[code] for code in codes)
@@ -96,7 +97,7 @@ def test_a_weak_table_comes_back_as_it_was_written(written, end):
 
 
 @given(st.lists(st.tuples(IDS, st.integers(0, 10**6), st.booleans()), min_size=1, max_size=20))
-def test_a_strong_table_comes_back_as_it_was_written(written):
+def test_a_strong_table_survives_a_round_trip(written):
     text = "segment_id\tstart_time_seconds\tend_time_seconds\tlabel\tpresent\n"
     for ytid, start, present in written:
         text += f"{ytid}_{start}\t0.5\t1.25\t/t/dd00138\t{'PRESENT' if present else 'NOT_PRESENT'}\n"
@@ -105,7 +106,7 @@ def test_a_strong_table_comes_back_as_it_was_written(written):
     assert [tuple(row.values()) for row in table.to_pylist()] == expected
 
 
-def test_a_part_file_has_three_lines_of_the_word_empty():
+def test_a_part_file_begins_with_three_lines_empty():
     table = read_weak(b'empty\nempty\nempty\n--PJHxphWEs, 30.000, 40.000, "/m/09x0r,/t/dd00002"\n', TWO, "part")
     assert table.to_pylist() == [{"ytid": "--PJHxphWEs", "start_seconds": 30.0, "end_seconds": 40.0, "labels": [0, 1]}]
 
@@ -116,18 +117,18 @@ GOOD = '--PJHxphWEs, 30.000, 40.000, "/m/09x0r,/t/dd00002"\n'
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (HEAD.format(2, 2, 4) + GOOD, "announces num_ytids=2, its rows hold 1; fetch it again"),
-        (HEAD.format(1, 2, 3) + GOOD, "announces num_positive_labels=3, its rows hold 2"),
-        (HEAD.format(1, 2, 2), "no rows below its header"),
-        (GOOD, "no comment lines at its top"),
-        (HEAD.format(2, 2, 4) + GOOD + 'short, 1.0, 2.0, "/m/09x0r"\n', "line 5: 'short' is no id"),
-        (HEAD.format(1, 1, 1) + '--PJHxphWEs, 30.0, 30.0, "/m/09x0r"\n', "line 4: it lasts from 30.0 to 30.0 s"),
-        (HEAD.format(1, 1, 1) + '--PJHxphWEs, 30.0, 40.0, "/m/none"\n', "line 4: label '/m/none' is not in the vocab"),
-        (HEAD.format(1, 1, 1) + '--PJHxphWEs, x, 40.0, "/m/09x0r"\n', "rows are YTID, start, end"),
-        (HEAD.format(1, 1, 1) + "--PJHxphWEs, 30.0\n", "rows are YTID, start, end"),
+        (HEAD.format(2, 2, 4) + GOOD, r"num_ytids=2\b.*\b1\b"),
+        (HEAD.format(1, 2, 3) + GOOD, r"num_positive_labels=3\b.*\b2\b"),
+        (HEAD.format(1, 2, 2), "no rows"),
+        (GOOD, "no comment lines"),
+        (HEAD.format(2, 2, 4) + GOOD + 'short, 1.0, 2.0, "/m/09x0r"\n', "line 5: YTID='short'"),
+        (HEAD.format(1, 1, 1) + '--PJHxphWEs, 30.0, 30.0, "/m/09x0r"\n', "line 4: .*30.0 to 30.0 s"),
+        (HEAD.format(1, 1, 1) + '--PJHxphWEs, 30.0, 40.0, "/m/none"\n', "line 4: label='/m/none'"),
+        (HEAD.format(1, 1, 1) + '--PJHxphWEs, x, 40.0, "/m/09x0r"\n', "line 4: 'x'.*YTID"),
+        (HEAD.format(1, 1, 1) + "--PJHxphWEs, 30.0\n", "line 4: 2 cells.*YTID"),
     ],
 )
-def test_a_weak_table_that_does_not_fit_is_refused_with_its_line(text, message):
+def test_a_malformed_weak_table_is_refused_with_its_line(text, message):
     with pytest.raises(ValueError, match=f"segments.csv.*{message}"):
         read_weak(text.encode(), TWO, "segments.csv")
 
@@ -138,13 +139,13 @@ STRONG = "segment_id\tstart_time_seconds\tend_time_seconds\tlabel"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("segment_id\tonset\n", "the header is"),
-        (f"{STRONG}\n--EnKcYsPas_210000\t1\t0.5\t/m/x\n", "line 2: it lasts from 1.0 to 0.5 s"),
-        (f"{STRONG}\n--EnKcYsPas\t1\t2\t/m/x\n", "line 2: segment_id '--EnKcYsPas' is not"),
-        (f"{STRONG}\tpresent\n--EnKcYsPas_0\t1\t2\t/m/x\tMAYBE\n", "present is 'MAYBE'"),
-        (f"{STRONG}\n--EnKcYsPas_0\tone\t2\t/m/x\n", "strong.tsv line 2: 'one' is not a number"),
+        ("segment_id\tonset\n", r"\['segment_id', 'onset'\]"),
+        (f"{STRONG}\n--EnKcYsPas_210000\t1\t0.5\t/m/x\n", "line 2: .*1.0 to 0.5 s"),
+        (f"{STRONG}\n--EnKcYsPas\t1\t2\t/m/x\n", "line 2: segment_id='--EnKcYsPas'"),
+        (f"{STRONG}\tpresent\n--EnKcYsPas_0\t1\t2\t/m/x\tMAYBE\n", "present='MAYBE'"),
+        (f"{STRONG}\n--EnKcYsPas_0\tone\t2\t/m/x\n", "line 2: 'one'"),
     ],
 )
-def test_a_strong_table_that_does_not_fit_is_refused_with_its_line(text, message):
-    with pytest.raises(ValueError, match=message):
+def test_a_malformed_strong_table_is_refused_with_its_line(text, message):
+    with pytest.raises(ValueError, match=f"strong.tsv.*{message}"):
         read_strong(text.encode(), "strong.tsv")

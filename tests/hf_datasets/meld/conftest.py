@@ -1,4 +1,4 @@
-"""Raw trees of MELD."""
+"""Fixtures: raw trees of MELD."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tests.helpers.raw_trees.meld import build
 
 @pytest.fixture(scope="package")
 def damaged(tmp_path_factory) -> tuple[Path, MeldBuilder, dict[str, list[dict]]]:
-    """A tree with every kind of damage, and its rows by split."""
+    """Return a tree with every kind of damage, its builder, and its rows by split."""
     folder = tmp_path_factory.mktemp("damaged")
     synthesize(folder / "raw", num_train=48, num_dev=8, num_test=12)
     builder, rows = build(folder / "raw", folder / "cache", embed_clips=True)
@@ -21,6 +21,6 @@ def damaged(tmp_path_factory) -> tuple[Path, MeldBuilder, dict[str, list[dict]]]
 
 @pytest.fixture
 def tiny(tmp_path) -> Path:
-    """The root of an undamaged tree of four utterances a split."""
+    """Return the root of an undamaged tree with four utterances per split."""
     synthesize(tmp_path / "raw", num_train=4, num_dev=4, num_test=4, defects="none")
     return tmp_path / "raw" / "MELD.Raw"

@@ -1,4 +1,4 @@
-"""Prepared trees of TuneIn, and a store."""
+"""Prepared trees of TuneIn, an S3 server, and a reader of pickles."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.helpers.s3_server import serve_s3
 
 @pytest.fixture(scope="package")
 def built(tmp_path_factory) -> Path:
-    """The prepared small tree."""
+    """Return the folder of the prepared small tree."""
     folder = tmp_path_factory.mktemp("tunein")
     prepare(small_tree().write(folder / "raw"), folder / "prepared")
     return folder / "prepared"
@@ -23,7 +23,7 @@ def built(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="package")
 def damaged(tmp_path_factory) -> Path:
-    """A prepared tree with every kind of defect, of 300 creatives."""
+    """Return the folder of a prepared tree of 300 creatives with every kind of defect."""
     folder = tmp_path_factory.mktemp("damaged")
     synthesize(folder / "raw", num_creatives=300, seed=1, sound_width=WIDTH)
     prepare(folder / "raw", folder / "prepared")
@@ -41,7 +41,10 @@ def s3(monkeypatch):
 
 @pytest.fixture
 def read(tmp_path) -> Callable[[bytes], tuple[list[str], list[np.ndarray | str]]]:
-    """Ids and entries of a pickle {"id": ..., "e": ...}, read by the child: numbers (frames, width), or the defect."""
+    """Return a function that reads the ids and entries of a pickle {"id": ..., "e": ...} in the child process.
+
+    An entry is its numbers (frames, width) or the kind of its defect.
+    """
 
     def read(data: bytes, name: str = "x.pkl") -> tuple[list[str], list[np.ndarray | str]]:
         (tmp_path / "x.pkl").write_bytes(data)

@@ -1,4 +1,4 @@
-"""TuneIn from raw files to rows: modalities are joined by id, and nothing is lost without a word."""
+"""TuneIn from raw files to rows: modalities are joined by id, and every embedding is in a row or listed as missing."""
 
 import csv
 import gc
@@ -21,7 +21,7 @@ from tests.helpers.prepared_data import complaint
 from tests.helpers.raw_trees.tunein import WIDTH, assert_right, missed, prepare, rows_of, small_tree, vector
 
 
-def test_vectors_wait_on_the_disk_and_go_with_who_reads_the_tree(tmp_path, monkeypatch):
+def test_vectors_are_in_a_temporary_folder_that_is_deleted_with_the_builder(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     tree = small_tree()
     tree.text["5"] = np.zeros((1, 3), np.float32)  # of another width
@@ -32,68 +32,63 @@ def test_vectors_wait_on_the_disk_and_go_with_who_reads_the_tree(tmp_path, monke
         128 + 4 * 7 * WIDTH,
     ]
     (batch,) = (batch for batch in builder.tree.batches if "12" in batch.ids)
-    held = builder.tree.vectors["text"].take(batch.places["text"])
-    assert [found.tolist() for found in held] == [vector(name, "text")[0].tolist() for name in batch.ids]
+    vectors = builder.tree.vectors["text"].take(batch.starts["text"])
+    assert [numbers.tolist() for numbers in vectors] == [vector(name, "text")[0].tolist() for name in batch.ids]
     del builder, batch
     gc.collect()
     assert not folder.exists()
     (tmp_path / "raw" / "labels.csv").write_text("creative_id\n12\n")
-    with pytest.raises(ValueError, match="lacks the column"):
+    with pytest.raises(ValueError, match=f"labels.csv: .*'{TARGET}'"):
         TuneinBuilder(raw_dir=tmp_path / "raw", cache_dir=str(tmp_path / "cache"))
     assert not list(tmp_path.glob("feltsound-scratch-*/*/vectors-*"))
 
 
-def test_labels_without_ids_are_those_of_the_video_file_in_its_order(tmp_path):
+def test_labels_without_ids_are_in_the_order_of_the_video_file(tmp_path):
     tree = small_tree()
     tree.with_ids = False
     tree.targets = {name: tree.targets[name] for name in tree.video}
-    gone = list(tree.video)[2]
-    tree.targets[gone] = ""
+    unlabelled = list(tree.video)[2]
+    tree.targets[unlabelled] = ""
     rows = prepare(tree.write(tmp_path / "raw"), tmp_path / "out")
     assert len(rows) == 7
     for row in rows:
         assert_right(row)
-    assert [row["creative_id"] for row in rows if row["target"] is None] == [gone]
-    assert [gone, "target", "target_missing", ""] in missed(tmp_path / "out")
-    (tmp_path / "raw" / "labels.csv").write_text("attention_data_completed\n1\n2\n")
-    said = complaint(prepare_main, "tunein", "--raw_dir", tmp_path / "raw", "--output_dir", tmp_path / "x")
-    assert "no id column and 2 rows" in said
-    assert "which row is whose" in said
+    assert [row["creative_id"] for row in rows if row["target"] is None] == [unlabelled]
+    assert [unlabelled, "target", "target_missing", ""] in missed(tmp_path / "out")
+    labels = tmp_path / "raw" / "labels.csv"
+    labels.write_text("attention_data_completed\n1\n2\n")
+    message = complaint(prepare_main, "tunein", "--raw_dir", tmp_path / "raw", "--output_dir", tmp_path / "x")
+    assert re.search(rf"{re.escape(str(labels))}: .* 2 rows.* 7 .*'creative_id'", message)
 
 
-def test_every_kind_of_defect_is_found_and_every_embedding_is_in_a_row_or_in_the_list(damaged):
+def test_every_kind_of_defect_is_detected_and_every_embedding_is_in_a_row_or_in_the_list(damaged):
     rows = rows_of(damaged)
-    found = {defect["what"] for row in rows for defect in row["defects"]}
-    raw = {line.split(",")[2] for line in (damaged / "defects.csv").read_text().splitlines()[1:]} - found
-    assert found | raw | {"batch_unreadable", "batch_not_indexed", "name_not_utf8"} == set(TuneinBuilder.DEFECTS)
+    in_rows = {defect["what"] for row in rows for defect in row["defects"]}
+    in_no_row = {line.split(",")[2] for line in (damaged / "defects.csv").read_text().splitlines()[1:]} - in_rows
+    elsewhere = {"batch_unreadable", "batch_not_indexed", "name_not_utf8"}  # kinds that other tests make
+    assert in_rows | in_no_row | elsewhere == set(TuneinBuilder.DEFECTS)
     lines = missed(damaged)
-    named = {(name, kind) for name, kind, reason, _ in lines if reason not in ("duplicate_id",)}
+    listed = {(name, kind) for name, kind, reason, _ in lines if reason not in ("duplicate_id",)}
     for row in rows:
         for kind in MODALITIES:
             assert row[f"has_{kind}"] == (row[kind] is not None)
-            assert row[f"has_{kind}"] or (row["creative_id"], kind) in named
+            assert row[f"has_{kind}"] or (row["creative_id"], kind) in listed
     assert ["888888", "audio", "strangers_in_batch", "2"] in lines
-    assert [
-        "777777",
-        "text",
-        "undeclared_ids",
-        "",
-    ] in lines
+    assert ["777777", "text", "undeclared_ids", ""] in lines
     assert ["999999", "audio", "undeclared_ids", "1"] in lines
 
 
-def test_the_sample_has_the_dependence_that_it_says(damaged):
-    """Text and sound, by a sum and by a product that no linear model of both finds."""
-    from hf_datasets.tunein.synthesize import SHOWN, _direction
+def test_attention_depends_on_text_and_sound_through_a_sum_and_a_product(damaged):
+    from hf_datasets.tunein.synthesize import SIGNAL, _direction
 
-    told, targets = [], []
+    strengths, targets = [], []
     for row in rows_of(damaged):
         if row["has_text"] and row["has_audio"] and row["target"] is not None:
             frames = np.reshape(row["audio"], (row["audio_frames"], -1)).mean(axis=0)
-            text, heard = np.float64(row["text"]), frames.astype(float)
-            told.append([text @ _direction(1, 384) / SHOWN, heard @ _direction(1, WIDTH) / SHOWN])
+            text, audio = np.float64(row["text"]), frames.astype(float)
+            strengths.append([text @ _direction(1, 384) / SIGNAL, audio @ _direction(1, WIDTH) / SIGNAL])
             targets.append(row["target"])
-    t, s = np.array(told).T
+    t, s = np.array(strengths).T
     linear = np.stack([np.ones_like(t), t, s], axis=1)
     for columns, low, high in ((linear, 0.3, 0.6), (np.column_stack([linear, t * s]), 0.85, 1.0)):
         fitted = columns @ np.linalg.lstsq(columns, targets, rcond=None)[0]
@@ -101,7 +96,7 @@ def test_the_sample_has_the_dependence_that_it_says(damaged):
 
 
 @given(st.lists(st.from_regex(r"[A-Za-z0-9_-]{1,8}", fullmatch=True), max_size=20), st.sampled_from(LAYOUTS))
-def test_every_layout_of_the_index_gives_the_ids_back(ids, layout):
+def test_ids_are_read_from_every_layout_of_the_index(ids, layout):
     assert parse_ids(index_cell(ids, layout)) == ids
 
 
@@ -114,12 +109,12 @@ def test_every_layout_of_the_index_gives_the_ids_back(ids, layout):
         ('﻿index\n" 1 ; 12 "\n""\n"2"\n', {1: ["1", "12"], 2: [], 3: ["2"]}),
     ],
 )
-def test_the_index_is_read_in_all_its_forms(text, expected):
+def test_the_index_is_read_in_all_its_formats(text, expected):
     assert read_index(text.encode(), "sound_indexes.csv") == expected
 
 
-def test_an_index_that_was_cut_short_is_refused():
-    with pytest.raises(ValueError, match=r"sound_indexes.csv line 2: a list of ids was cut short"):
+def test_a_shortened_list_in_the_index_is_an_error():
+    with pytest.raises(ValueError, match=r"sound_indexes\.csv line 2: .*\.\.\."):
         read_index(b"index\n\"['1' '2' ... '9']\"\n", "sound_indexes.csv")
 
 
@@ -129,20 +124,20 @@ def test_an_id_is_the_same_in_every_type(value):
 
 
 @pytest.mark.parametrize(
-    "text, said",
+    "text, expected",
     [
-        ("creative_id,x\n1,2\n", "lacks the column 'attention_data_completed'"),
-        ("creative_id,attention_data_completed\n1,high\n", "labels.csv line 2: attention_data_completed is 'high'"),
-        ("creative_id,attention_data_completed\n,2\n", "labels.csv line 2 has no id"),
-        ("", "is empty"),
+        ("creative_id,x\n1,2\n", r"labels\.csv: .*'attention_data_completed'.*\['creative_id', 'x'\]"),
+        ("creative_id,attention_data_completed\n1,high\n", r"labels\.csv line 2: attention_data_completed='high': "),
+        ("creative_id,attention_data_completed\n,2\n", r"labels\.csv line 2: .*\bid\b"),
+        ("", r"labels\.csv: .*empty"),
     ],
 )
-def test_labels_that_cannot_be_read_are_an_error_that_says_where(text, said):
-    with pytest.raises(ValueError, match=re.escape(said)):
+def test_the_error_for_unreadable_labels_has_file_and_line(text, expected):
+    with pytest.raises(ValueError, match=expected):
         read_labels(text.encode(), "labels.csv", [])
 
 
-def test_a_sound_of_more_axes_is_frames_of_all_else_and_one_of_one_axis_is_a_frame(tmp_path):
+def test_the_first_axis_of_a_sound_is_frames_and_a_sound_with_one_axis_is_one_frame(tmp_path):
     tree = small_tree()
     tree.sounds[0]["audio"][0] = np.repeat(vector("1120", "audio"), 2, axis=0).reshape(2, 2, WIDTH // 2)
     tree.sounds[0]["backaudio"][0] = vector("1120", "back_audio")[0]
@@ -154,18 +149,19 @@ def test_a_sound_of_more_axes_is_frames_of_all_else_and_one_of_one_axis_is_a_fra
     assert rows["5"]["video"] == vector("5", "video")[0].tolist()
 
 
-def test_files_that_are_no_dict_of_lists_are_an_error_that_names_them(tmp_path):
+def test_the_error_for_a_file_that_is_not_a_dict_of_lists_names_it(tmp_path):
     raw = small_tree().write(tmp_path / "raw")
-    for value, said in ((["x"], "holds list"), ({"creative_id": ["1"], "embeddings": []}, "have [1, 0] entries")):
-        dump(raw / "rf_text_embeddings.pkl", value, 4)
-        assert said in complaint(prepare_main, "tunein", "--raw_dir", raw, "--output_dir", tmp_path / "out")
-    (raw / "rf_text_embeddings.pkl").unlink()
-    assert "holds no rf_text_embeddings.pkl" in complaint(
-        prepare_main, "tunein", "--raw_dir", raw, "--output_dir", tmp_path / "out"
-    )
+    path = raw / "rf_text_embeddings.pkl"
+    for value, expected in ((["x"], r"\blist\b"), ({"creative_id": ["1"], "embeddings": []}, r"\[1, 0\]")):
+        dump(path, value, 4)
+        message = complaint(prepare_main, "tunein", "--raw_dir", raw, "--output_dir", tmp_path / "out")
+        assert re.search(f"{re.escape(str(path))}: .*{expected}", message)
+    path.unlink()
+    message = complaint(prepare_main, "tunein", "--raw_dir", raw, "--output_dir", tmp_path / "out")
+    assert f"{raw}: no {path.name}" in message
 
 
-def test_a_tree_in_pickles_of_each_protocol_gives_the_same_rows(built, tmp_path):
+def test_pickles_of_every_protocol_give_the_same_rows(built, tmp_path):
     raw = small_tree().write(tmp_path / "raw")
     for protocol in (0, 2, 5):
         for path in raw.rglob("*.pkl"):
@@ -175,7 +171,7 @@ def test_a_tree_in_pickles_of_each_protocol_gives_the_same_rows(built, tmp_path)
 
 
 def odd_columns() -> dict[str, dict]:
-    """Batches of sounds that cannot be used as a whole, by what is odd in them."""
+    """Return batches of sounds that cannot be used, by their problem."""
     frames = [np.ones((1, WIDTH), np.float32)] * 4
     return {
         "no axes": {"id": np.array("1"), "audio": np.array(1.0), "backaudio": np.array(1.0)},
@@ -185,18 +181,19 @@ def odd_columns() -> dict[str, dict]:
 
 
 @pytest.mark.parametrize("name", odd_columns())
-def test_a_batch_that_cannot_be_used_is_counted_and_the_others_are_rows(name, tmp_path):
+def test_an_unreadable_batch_is_a_defect_and_the_other_batches_are_used(name, tmp_path):
     raw = small_tree().write(tmp_path / "raw")
     dump(raw / "audio_embeddings" / "embedding_batch_1.pkl", odd_columns()[name], 4)
-    said = complaint(prepare_main, "tunein", "--raw_dir", raw, "--output_dir", tmp_path / "out")
-    assert "embedding_batch_1.pkl" in said
-    rows = {row["creative_id"]: row for row in prepare(raw, tmp_path / "kept", "--keep_unreadable")}
+    message = complaint(prepare_main, "tunein", "--raw_dir", raw, "--output_dir", tmp_path / "out")
+    assert "embedding_batch_1.pkl" in message
+    output = tmp_path / "with unreadable"
+    rows = {row["creative_id"]: row for row in prepare(raw, output, "--keep_unreadable")}
     assert {name for name, row in rows.items() if row["has_audio"]} == {"1", "7", "12", "2"}
-    unreadable = [line[0] for line in missed(tmp_path / "kept") if line[2] == "batch_unreadable"]
+    unreadable = [line[0] for line in missed(output) if line[2] == "batch_unreadable"]
     assert sorted(unreadable) == sorted(["1120", "112", "5"] * 2)
 
 
-def test_one_odd_id_is_escaped_and_counted_and_all_else_is_a_row(tmp_path):
+def test_odd_ids_are_escaped_and_listed_and_do_not_affect_other_rows(tmp_path):
     tree = small_tree()
     odd = {b"\xff": r"\xff", "\udce9": r"\udce9", 10**5000: hex(10**5000), "c1\nx  y'z": "c1\nx  y'z"}
     for name in odd:
@@ -217,7 +214,7 @@ def test_one_odd_id_is_escaped_and_counted_and_all_else_is_a_row(tmp_path):
     assert "strangers_in_batch,4.0" in (tmp_path / "out" / "defects.csv").read_text().replace(",,", ",")
 
 
-def test_an_entry_of_texts_is_not_numbers_and_all_else_is_a_row(tmp_path):
+def test_an_entry_of_texts_is_a_defect_and_does_not_affect_other_rows(tmp_path):
     tree = small_tree()
     texts = ["x" * 1_000_000] + [""] * 4000
     tree.sounds[0]["audio"][1] = texts
@@ -229,7 +226,7 @@ def test_an_entry_of_texts_is_not_numbers_and_all_else_is_a_row(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "read, text, said",
+    "read, text, expected",
     [
         (read_labels, "creative_id,creative_id,attention_data_completed\n1,2,3\n", "'creative_id'"),
         (read_labels, "creative_id,attention_data_completed,attention_data_completed\n1,2,3\n", f"'{TARGET}'"),
@@ -237,6 +234,6 @@ def test_an_entry_of_texts_is_not_numbers_and_all_else_is_a_row(tmp_path):
         (lambda *arguments: read_index(*arguments[:2]), "index,index\n1,2\n", "'index'"),
     ],
 )
-def test_a_table_with_a_column_twice_or_a_number_with_an_underscore_is_refused(read, text, said):
-    with pytest.raises(ValueError, match=re.escape(said)):
+def test_the_error_for_a_repeated_column_or_a_number_with_an_underscore_names_it(read, text, expected):
+    with pytest.raises(ValueError, match=re.escape(expected)):
         read(text.encode(), "labels.csv", [])

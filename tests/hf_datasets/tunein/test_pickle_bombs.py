@@ -1,4 +1,4 @@
-"""Small pickles that ask for much memory or time: each ends within the limits of its file."""
+"""Small pickles that ask for a lot of memory or time are refused within the limits of their file."""
 
 import copy
 import io
@@ -20,11 +20,14 @@ from tests.helpers.raw_trees.pickle_programs import Runs, in_columns, program, t
 
 
 def laughs(depth: int, begin: bytes, end: bytes) -> bytes:
-    """Leaves a container of two of a container of two of ... on the stack, each pickled once; () is the innermost."""
+    """Return a program for `depth` nested containers ("billion laughs").
+
+    Each container has the next inner one twice, from the memo; the innermost one is ().
+    """
     parts = [b")\x940"]
     for level in range(depth):
-        kept = b"h" + bytes([level])
-        parts.append(begin + kept + (b"K\x01" if end == b"d" else b"") + kept + end + b"\x940")
+        inner = b"h" + bytes([level])  # from the memo
+        parts.append(begin + inner + (b"K\x01" if end == b"d" else b"") + inner + end + b"\x940")
     return b"".join(parts) + b"h" + bytes([depth])
 
 
@@ -53,7 +56,7 @@ def array_of(shape: tuple, content: bytes, code: str = "f4") -> bytes:
 HUGE = struct.pack("<Q", 1 << 62)
 
 
-def of_one_hash(number: int) -> bytes:
+def int_of_one_hash(number: int) -> bytes:
     return b"\x8a\x0f" + ((number + (1 << 52)) * (2**61 - 1)).to_bytes(15, "little") + b"N"
 
 
@@ -66,7 +69,7 @@ STORAGE = torch.zeros(1 << 18).untyped_storage().__reduce__()[1][0]
 
 
 def calls_with_one(function: bytes, content: bytes) -> bytes:
-    """A list of 3000 results of a function, each of the same bytes."""
+    """Return a program for a list of 3000 results of a function, each called with the same bytes."""
     start = b"B", U4(len(content)), content, b"r", U4(1), b"0c", function, b"\nr", U4(2)
     return program(*start, b"0](", b"h\x02h\x01\x85R" * 3000, b"e")
 
@@ -76,7 +79,7 @@ def complex_of_one_hash(i: int) -> bytes:
 
 
 def pair_of_one_hash(i: int) -> bytes:
-    """Tuples of two ints whose hash is the same: the second undoes what the first does to it."""
+    """Return a tuple of two ints. All have the same hash: the second int cancels the effect of the first."""
     mask, p1, p2, p5 = (1 << 64) - 1, 11400714785074694791, 14029467366897019727, 2870177450012600261
 
     def rotate(x: int) -> int:
@@ -92,7 +95,7 @@ def pair_of_one_hash(i: int) -> bytes:
 
 
 def overlapping_zip() -> bytes:
-    """An archive of torch whose storages are all the same bytes of the file."""
+    """Return an archive of torch whose 300 storages are the same bytes of the file."""
     tensors = io.BytesIO()
     torch.save({"id": [1] * 300, "e": [torch.zeros(1 << 18) for _ in range(300)]}, tensors)
     bomb = io.BytesIO()
@@ -124,9 +127,9 @@ BOMBS = {
     "BINUNICODE8": lambda: program(b"\x8d" + HUGE),
     "BINBYTES": lambda: program(b"B\xff\xff\xff\xff"),
     "BINSTRING": lambda: program(b"T\xff\xff\xff\x7f"),
-    "BINSTRING of less than nothing": lambda: program(b"T\xff\xff\xff\xff"),
+    "BINSTRING of negative length": lambda: program(b"T\xff\xff\xff\xff"),
     "LONG4": lambda: program(b"\x8b\xff\xff\xff\x7f"),
-    "LONG4 of less than nothing": lambda: program(b"\x8b\xff\xff\xff\xff"),
+    "LONG4 of negative length": lambda: program(b"\x8b\xff\xff\xff\xff"),
     "FRAME": lambda: program(b"\x95" + HUGE),
     "digits": lambda: program(b"L" + b"9" * 2_000_000 + b"L\n"),
     "memo index by PUT": lambda: program(b"]p" + b"9" * 5000 + b"\n"),
@@ -140,9 +143,9 @@ BOMBS = {
     "a dict in itself": lambda: program(b"}\x94K\x01h\x00s"),
     "depth": lambda: program(b"]" * 500_000 + b"a" * 499_999),
     "sets of one byte": lambda: program(b"\x8f" * 3_000_000),
-    "ints of one hash": lambda: program(b"}(", *map(of_one_hash, range(5000)), b"u"),
+    "ints of one hash": lambda: program(b"}(", *map(int_of_one_hash, range(5000)), b"u"),
     "array of a huge shape": lambda: array_of((1 << 40,), b"1234"),
-    "array of a huge shape of nothing": lambda: array_of((1 << 40,), b"", "S0"),
+    "array of a huge shape of empty items": lambda: array_of((1 << 40,), b"", "S0"),
     "array of a negative shape": lambda: array_of((-1, -1), b"1234"),
     "array of too many axes": lambda: array_of((1,) * 100, b"1234"),
     "array of a shape that overflows": lambda: array_of((1 << 40, 1 << 40), b""),
@@ -216,18 +219,17 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 
 def read_bombs(paths: list[Path]) -> tuple[list[str], int]:
-    """The answer to each file by one child after the other; and the KiB that the largest one had."""
+    """Read files in child processes, and return the answer to each and the most memory of a child in KiB."""
     command = [sys.executable, "-c", CHILD, *map(str, paths)]
     lines = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY).stdout.splitlines()
     return lines[:-1], int(lines[-1])
 
 
 @pytest.mark.slow
-def test_bombs_take_neither_memory_nor_time(tmp_path):
-    """Each ends by itself, as a file and as an entry among good ones, in memory that goes with its size."""
+def test_bombs_are_refused_within_the_memory_limit(tmp_path):
     paths = [tmp_path / "good.pkl"]
     paths[0].write_bytes(pickle.dumps({"id": [1], "e": [[0.5]]}))
-    (_, usual) = read_bombs(paths)
+    (_, baseline) = read_bombs(paths)  # KiB
     zips, largest = [], 0
     for number, (name, make) in enumerate(BOMBS.items()):
         data = make()
@@ -239,6 +241,6 @@ def test_bombs_take_neither_memory_nor_time(tmp_path):
     assert lines[0] == json.dumps([""])
     for path, line in zip(paths[1:], lines[1:], strict=True):
         assert line.startswith(f"{path}: ") or json.loads(line)[1] in ("not_numbers", "empty_embedding"), line
-    assert 1024 * (most - usual) < most_bytes(largest)
+    assert 1024 * (most - baseline) < most_bytes(largest)
     for path, line in zip(zips, read_bombs(zips)[0], strict=True):
         assert line.startswith(f"{path}: "), line

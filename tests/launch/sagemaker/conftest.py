@@ -1,4 +1,4 @@
-"""The code that a job gets, and AWS on this machine."""
+"""Fixtures: the packed code of a job, and a local AWS."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,14 +13,13 @@ from tests.helpers.s3_server import FakeS3, serve_s3
 
 @pytest.fixture(scope="module")
 def code() -> Code:
-    """This repository, packed."""
     return pack_code(REPOSITORY)
 
 
 @pytest.fixture
 def aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeS3]:
-    """AWS on this machine with a bucket; moto records requests in the folder that the process is in."""
-    monkeypatch.chdir(tmp_path)
+    """A local AWS with the bucket `lab`."""
+    monkeypatch.chdir(tmp_path)  # moto writes its recording of requests to the working directory
     monkeypatch.setattr(sagemaker_follow, "PAUSE", 0.01)
     with serve_s3() as s3:
         s3.boto.create_bucket(Bucket="lab")

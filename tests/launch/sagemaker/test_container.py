@@ -1,4 +1,4 @@
-"""A job trains in a container of our own."""
+"""Jobs in a local imitation of SageMaker's container."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ from tests.helpers.sagemaker_jobs import metrics, read_metrics, words
 
 
 @pytest.mark.slow
-def test_a_job_trains_and_after_an_interruption_goes_on_to_the_same_model(
+def test_a_job_trains_and_an_interrupted_job_resumes_to_the_same_model(
     tmp_path: Path, aws: FakeS3, code: Code
 ) -> None:
     sample = REPOSITORY / "hf_datasets/pmemo"
@@ -48,21 +48,21 @@ def test_a_job_trains_and_after_an_interruption_goes_on_to_the_same_model(
     assert json.loads((model / "metrics.json").read_text())["training"]["steps"] == 2
     assert not (base / "output/failure").exists()
 
-    found = read_metrics(metrics(request), done.stdout.splitlines())
-    told = json.loads((model / "metrics.json").read_text())["training"]["log"]
-    assert len(found["loss"]) == len(found["eval_loss"]) == len(found["eval_pearson"]) == 2
-    assert found.keys() == {definition["Name"] for definition in metrics(request)}
-    validated = [entry["eval_pearson"] for entry in told if "eval_pearson" in entry]
-    assert [float(value) for value in found["eval_pearson"]] == pytest.approx(validated, rel=1e-3)
+    logged = read_metrics(metrics(request), done.stdout.splitlines())
+    log = json.loads((model / "metrics.json").read_text())["training"]["log"]
+    assert len(logged["loss"]) == len(logged["eval_loss"]) == len(logged["eval_pearson"]) == 2
+    assert logged.keys() == {definition["Name"] for definition in metrics(request)}
+    validations = [entry["eval_pearson"] for entry in log if "eval_pearson" in entry]
+    assert [float(value) for value in logged["eval_pearson"]] == pytest.approx(validations, rel=1e-3)
 
-    brought = fetch_model(connect("us-east-1"), job, described(request))
-    assert load_file(brought / "model.safetensors").keys() == load_file(model / "model.safetensors").keys()
+    downloaded = fetch_model(connect("us-east-1"), job, describe(request))
+    assert load_file(downloaded / "model.safetensors").keys() == load_file(model / "model.safetensors").keys()
 
-    # As an interruption in the second step leaves it.
+    # Remove the files that an interruption in the second step would not have written.
     weights = load_file(model / "model.safetensors")
     shutil.rmtree(folder / "checkpoint-2")
-    for left in ("metrics.json", "model.safetensors", "report.html"):
-        (folder / left).unlink()
+    for name in ("metrics.json", "model.safetensors", "report.html"):
+        (folder / name).unlink()
     again = start(request, aws.boto, base, keep_checkpoints=True)
     assert again.returncode == 0, again.stderr[-3000:]
     assert "--resume_from_checkpoint true" in again.stdout
@@ -72,20 +72,19 @@ def test_a_job_trains_and_after_an_interruption_goes_on_to_the_same_model(
 
 
 def submitted(job: Job, code: Code) -> dict[str, Any]:
-    """Send a job to moto; its request."""
+    """Send a job to moto, and return its request."""
     request = build_request(job, code)
     check_request(request)
     sagemaker_follow.submit(connect(job.region), job, code, request)
     return request
 
 
-def described(request: dict[str, Any]) -> dict[str, Any]:
-    """What SageMaker says of a job in the end."""
+def describe(request: dict[str, Any]) -> dict[str, Any]:
     return connect("us-east-1").sagemaker.describe_training_job(TrainingJobName=request["TrainingJobName"])
 
 
 @pytest.mark.slow
-def test_a_job_that_fails_says_why_where_sagemaker_looks(tmp_path: Path, aws: FakeS3, code: Code) -> None:
+def test_a_failed_job_writes_its_reason_to_the_failure_file(tmp_path: Path, aws: FakeS3, code: Code) -> None:
     request = submitted(parse_job(words("--dataset", "someone/nothing", "--environment", "HF_HUB_OFFLINE=1")), code)
     base = tmp_path / "opt/ml"
     done = start(request, aws.boto, base)
@@ -98,8 +97,8 @@ def test_a_job_that_fails_says_why_where_sagemaker_looks(tmp_path: Path, aws: Fa
 
 
 @pytest.mark.slow
-def test_sigterm_reaches_the_processes_below_the_launcher(tmp_path: Path) -> None:
-    """A spot machine is announced to go by SIGTERM, which `accelerate launch` would keep for itself."""
+def test_sigterm_reaches_the_processes_of_the_launcher(tmp_path: Path) -> None:
+    # SIGTERM announces the end of a spot instance. `accelerate launch` does not pass it on.
     below = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     launcher = f"import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', {below!r}]))"
     entry = (
@@ -113,14 +112,14 @@ def test_sigterm_reaches_the_processes_below_the_launcher(tmp_path: Path) -> Non
     process.terminate()
     out, _ = process.communicate(timeout=600)
     assert out.splitlines()[-1] == "143"
-    deadline = time.monotonic() + 600  # the signal is sent to all at once; the last may end a little later
+    deadline = time.monotonic() + 600  # the last process may end a little later than the others
     while is_running(int((tmp_path / "pid").read_text())):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
 def is_running(process: int) -> bool:
-    """Whether a process works on; one that ended and waits to be buried does not."""
+    """Return whether a process is running, and not just a zombie."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The entry script in a container starts and resumes the training."""
+"""The entry script in the container builds the right command, and reports failures."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from launch.sagemaker import entry as sagemaker_entry
 
 
 def container(tmp_path: Path, **other: str) -> dict[str, str]:
-    """The toolkit's variables."""
+    """Return the environment variables that SageMaker's toolkit sets."""
     return {
         "SAGEMAKER_BASE_DIR": str(tmp_path),
         "SM_MODEL_DIR": str(tmp_path / "model"),
@@ -21,7 +21,7 @@ def container(tmp_path: Path, **other: str) -> dict[str, str]:
     }
 
 
-def test_the_entry_starts_one_process_a_gpu_on_every_machine(tmp_path: Path) -> None:
+def test_the_entry_starts_one_process_per_gpu_on_every_machine(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints/x"
     command = sagemaker_entry.train_command(container(tmp_path), folder)
     assert "--cpu" in command
@@ -41,7 +41,7 @@ def test_the_entry_starts_one_process_a_gpu_on_every_machine(tmp_path: Path) -> 
     assert not sagemaker_entry.is_first(container(tmp_path, **hosts))
 
 
-def test_the_entry_goes_on_where_there_are_checkpoints_and_takes_the_data_channel(tmp_path: Path) -> None:
+def test_the_entry_resumes_from_checkpoints_and_uses_the_data_channel(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints/x"
     (folder / "checkpoint-1").mkdir(parents=True)
     command = sagemaker_entry.train_command(container(tmp_path, SM_CHANNEL_TRAINING="/data"), folder)
@@ -49,7 +49,7 @@ def test_the_entry_goes_on_where_there_are_checkpoints_and_takes_the_data_channe
     assert command[command.index("--dataset") + 1] == "/data"
 
 
-def test_a_run_that_an_earlier_attempt_finished_is_delivered_without_its_checkpoints(tmp_path: Path) -> None:
+def test_a_finished_run_of_an_earlier_attempt_is_delivered_without_checkpoints(tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints/x"
     (folder / "checkpoint-1").mkdir(parents=True)
     (folder / "metrics.json").write_text("{}")
@@ -58,14 +58,14 @@ def test_a_run_that_an_earlier_attempt_finished_is_delivered_without_its_checkpo
 
 
 @pytest.mark.parametrize(
-    "said, reason",
+    "lines, reason",
     [
-        (["Traceback", "  File", "KeyError: 3", "run_train.py: no such folder", ""], "run_train.py: no such folder"),
+        (["Traceback", "  File", "KeyError: 3", "run_train.py: not found", ""], "run_train.py: not found"),
         (["configs/x.json: unknown key 'a'", "subprocess.CalledProcessError: ..."], "configs/x.json: unknown key 'a'"),
         (["Traceback", "torch.OutOfMemoryError: no memory", "  more"], "torch.OutOfMemoryError: no memory"),
         (["Killed"], "Killed"),
         ([], "no message"),
     ],
 )  # fmt: skip
-def test_a_failure_is_the_line_that_says_why(said: list[str], reason: str) -> None:
-    assert sagemaker_entry.reason(said) == reason
+def test_the_failure_reason_is_the_line_with_the_error(lines: list[str], reason: str) -> None:
+    assert sagemaker_entry.reason(lines) == reason

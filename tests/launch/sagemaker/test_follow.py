@@ -1,4 +1,4 @@
-"""A job is sent, followed and fetched over HTTP; moto plays AWS."""
+"""Starting and following a job and downloading its model, over HTTP with moto as AWS."""
 
 import base64
 import dataclasses
@@ -21,7 +21,7 @@ from tests.helpers.sagemaker_jobs import TRAIN_LINE, archive_of, member, words
 
 
 def recorder(s3: FakeS3, action: str) -> bytes:
-    """Ask moto's recorder for something."""
+    """Call moto's recorder."""
     verb = "GET" if action == "download-recording" else "POST"
     url = f"{s3.boto.meta.endpoint_url}/moto-api/recorder/{action}"
     with urllib.request.urlopen(urllib.request.Request(url, method=verb)) as answer:
@@ -29,13 +29,13 @@ def recorder(s3: FakeS3, action: str) -> bytes:
 
 
 def sent_to_sagemaker(s3: FakeS3, action: str) -> list[dict[str, Any]]:
-    """The bodies of all requests of one kind since recording began."""
+    """Return the bodies of all recorded requests for an action."""
     entries = [json.loads(line) for line in recorder(s3, "download-recording").splitlines()]
-    wanted = [e for e in entries if e["headers"].get("X-Amz-Target", "").endswith(f".{action}")]
-    return [json.loads(base64.b64decode(e["body"]) if e["body_encoded"] else e["body"]) for e in wanted]
+    entries = [e for e in entries if e["headers"].get("X-Amz-Target", "").endswith(f".{action}")]
+    return [json.loads(base64.b64decode(e["body"]) if e["body_encoded"] else e["body"]) for e in entries]
 
 
-def test_the_request_arrives_as_it_was_printed_and_the_code_once(
+def test_the_sent_request_equals_the_printed_one_and_code_is_uploaded_once(
     aws: FakeS3, code: Code, capsys: pytest.CaptureFixture[str]
 ) -> None:
     aws.put("s3://lab/prepared/pmemo/README.md", b"card")
@@ -58,30 +58,30 @@ def test_the_request_arrives_as_it_was_printed_and_the_code_once(
 
 
 @pytest.mark.parametrize(
-    "more, told",
+    "more, parts",
     [
-        (["--bucket", "nobody-has-this"], "--bucket nobody-has-this: there is no such bucket; create it in us-east-1"),
-        (["--channel", "training=s3://lab/none"], "--channel training: nothing lies below s3://lab/none/"),
-        # `data2` begins like `data`, but lies beside it.
-        (["--channel", "training=s3://lab/data"], "--channel training: nothing lies below s3://lab/data/"),
-        (["--region", "eu-west-1"], "--bucket lab is in us-east-1, the job in eu-west-1"),
+        (["--bucket", "nobody-has-this"], ["--bucket=nobody-has-this: ", "us-east-1"]),
+        (["--channel", "training=s3://lab/none"], ["--channel=training: ", "s3://lab/none/"]),
+        # There is s3://lab/data2/, whose name begins with the prefix.
+        (["--channel", "training=s3://lab/data"], ["--channel=training: ", "s3://lab/data/"]),
+        (["--region", "eu-west-1"], ["--bucket=lab: ", "us-east-1", "eu-west-1"]),
     ],
 )
-def test_nothing_is_uploaded_for_a_job_that_would_fail(more: list[str], told: str, aws: FakeS3) -> None:
+def test_nothing_is_uploaded_for_a_job_that_would_fail(more: list[str], parts: list[str], aws: FakeS3) -> None:
     aws.put("s3://lab/data2/x", b"x")
-    with pytest.raises(ValueError, match=re.escape(told)):
+    with pytest.raises(ValueError, match=".*".join(map(re.escape, parts))):
         run_sagemaker.main(words(*more))
     assert not aws.proxy.count("^PUT ")
     assert not aws.proxy.count("^POST ")
 
 
-def test_a_refusal_of_aws_is_one_line(aws: FakeS3) -> None:
+def test_an_error_of_aws_is_one_line(aws: FakeS3) -> None:
     aws.proxy.rules.append(Rule("^HEAD /lab/feltsound/", Status(403)))
-    with pytest.raises(ValueError, match="AWS refused: .*403.*HeadObject"):
+    with pytest.raises(ValueError, match="^AWS [^\n]*403[^\n]*HeadObject[^\n]*$"):
         run_sagemaker.main(words())
 
 
-def test_waiting_prints_status_and_logs_and_brings_the_model(
+def test_waiting_prints_status_and_logs_and_downloads_the_model(
     aws: FakeS3, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs = connect("us-east-1").logs
@@ -90,7 +90,7 @@ def test_waiting_prints_status_and_logs_and_brings_the_model(
     for stream, lines in {
         "a-job/algo-1-1": ["first", TRAIN_LINE],
         "a-job/algo-2-1": ["second"],
-        "a-job-2/algo-1-1": ["of another job"],
+        "a-job-2/algo-1-1": ["other job"],
     }.items():
         logs.create_log_stream(logGroupName=sagemaker_follow.LOG_GROUP, logStreamName=stream)
         events = [{"timestamp": now + i, "message": line} for i, line in enumerate(lines)]
@@ -102,17 +102,16 @@ def test_waiting_prints_status_and_logs_and_brings_the_model(
     assert "a-job Completed: " in out
     assert out.index("first\n") < out.index(TRAIN_LINE) < out.index("second\n")
     assert out.count("first") == 1
-    assert "of another job" not in out
-    assert "model and scores: outputs/a-job" in out
+    assert "other job" not in out
+    assert "outputs/a-job" in out
     assert (tmp_path / "outputs/a-job/metrics.json").read_text() == "{}"
 
 
-def test_a_job_is_followed_from_status_to_status(aws: FakeS3, capsys: pytest.CaptureFixture[str]) -> None:
-    """moto's jobs are over at once, so this one's descriptions are made up."""
+def test_each_change_of_status_is_printed_until_the_job_ends(aws: FakeS3, capsys: pytest.CaptureFixture[str]) -> None:
     clients = connect("us-east-1")
     steps = iter(["InProgress: Starting", "InProgress: Starting", "InProgress: Training", "Failed: Failed"])
 
-    class Told:
+    class Descriptions:  # in place of moto, whose jobs end at once
         @staticmethod
         def describe_training_job(TrainingJobName: str) -> dict[str, str]:
             status, _, secondary = next(steps).partition(": ")
@@ -122,11 +121,11 @@ def test_a_job_is_followed_from_status_to_status(aws: FakeS3, capsys: pytest.Cap
                 "FailureReason": "exit status 1: no GPU",
             }
 
-    found = follow(dataclasses.replace(clients, sagemaker=Told()), "a-job")
+    description = follow(dataclasses.replace(clients, sagemaker=Descriptions()), "a-job")
     assert capsys.readouterr().out.splitlines() == [
         "a-job InProgress: Starting",
         "a-job InProgress: Training",
         "a-job Failed: Failed",
     ]
-    with pytest.raises(ValueError, match="a-job failed: exit status 1: no GPU"):
-        fetch_model(clients, parse_job(words()), found)
+    with pytest.raises(ValueError, match="^a-job: failed: exit status 1: no GPU$"):
+        fetch_model(clients, parse_job(words()), description)

@@ -1,4 +1,4 @@
-"""A command line becomes the request that it asks for, or a message that says what is wrong."""
+"""A command line of run_sagemaker.py gives the right request, or an error that names the option."""
 
 import json
 import os
@@ -35,16 +35,16 @@ from training.command_line import type_hints
 from training.settings import RunArguments
 from training.trainer_arguments import RunTrainingArguments
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize("missing", ["--role", "--bucket", "--instance_type", "--image_uri"])
-def test_what_nobody_can_guess_must_be_given(missing: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_required_option_is_named(missing: str, capsys: pytest.CaptureFixture[str]) -> None:
     line = words()
     place = line.index(missing)
     with pytest.raises(SystemExit):
         parse_job(line[:place] + line[place + 2 :])
-    assert f"the following arguments are required: {missing}" in capsys.readouterr().err
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f": {missing}")
 
 
 def test_a_missing_region_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,42 +53,42 @@ def test_a_missing_region_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     line = words()
     place = line.index("--region")
-    with pytest.raises(ValueError, match="no region: give --region"):
+    with pytest.raises(ValueError, match="^--region: .*AWS_DEFAULT_REGION"):
         parse_job(line[:place] + line[place + 2 :])
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
     assert parse_job(line[:place] + line[place + 2 :]).region == "eu-west-1"
 
 
-def test_a_config_from_elsewhere_or_with_a_secret_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_config_outside_the_repository_or_with_a_secret_is_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = tmp_path / "mine.json"
     config.write_text('{"run_name": "AKIAIOSFODNN7EXAMPLE"}')
-    with pytest.raises(ValueError, match="is not in .*, which is what a job gets; copy it into configs/"):
+    with pytest.raises(ValueError, match=rf"{config}: .*configs/"):
         parse_job(words(config=str(config)))
     for module in (sagemaker_job, sagemaker_options):
         monkeypatch.setattr(module, "REPOSITORY", tmp_path)
-    with pytest.raises(ValueError, match="run_name: the value looks like a secret") as refusal:
+    with pytest.raises(ValueError, match="run_name: .*secret") as error:
         parse_job(words(config=str(config)))
-    assert "AKIA" not in str(refusal.value)
-    with pytest.raises(ValueError, match="no such config file"):
+    assert "AKIA" not in str(error.value)
+    with pytest.raises(ValueError, match=r"none\.json: "):
         parse_job(words(config=str(tmp_path / "none.json")))
 
 
-def test_files_of_this_machine_are_refused_and_those_of_the_repository_taken(tmp_path: Path, code: Code) -> None:
+def test_only_files_that_are_part_of_the_code_are_accepted(tmp_path: Path, code: Code) -> None:
     model = tmp_path / "model"
     model.mkdir()
     job = parse_job(words("--model_name_or_path", str(model)))
-    with pytest.raises(
-        ValueError, match="model_name_or_path = .* is no part of the code, and a job would not find it"
-    ):
+    with pytest.raises(ValueError, match=f"model_name_or_path='{model}': "):
         check_reaches_container(job, code)
-    with pytest.raises(ValueError, match="dataset = 'hf_datasets/pmemoo' is no part of the code"):
+    with pytest.raises(ValueError, match="dataset='hf_datasets/pmemoo': "):
         check_reaches_container(parse_job(words("--dataset", "hf_datasets/pmemoo")), code)
     check_reaches_container(parse_job(words("--dataset", "someone/on-the-hub")), code)
     check_reaches_container(parse_job(words(config=str(REPOSITORY / "configs/meld_sample.json"))), code)
     check_reaches_container(parse_job(words("--model_name_or_path", "/opt/ml/input/data/model")), code)
 
 
-def test_prepared_data_that_stays_here_does_not_silently_become_the_sample(
+def test_local_prepared_data_is_not_silently_replaced_by_the_sample(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "hf_datasets/pmemo").mkdir(parents=True)
@@ -100,13 +100,13 @@ def test_prepared_data_that_stays_here_does_not_silently_become_the_sample(
         monkeypatch.setattr(module, "REPOSITORY", tmp_path)
     code = Code(b"", frozenset({"hf_datasets/pmemo/README.md"}))
     config = str(tmp_path / "configs/eda_tcn.json")
-    with pytest.raises(ValueError, match="holds prepared data, which does not travel with the code"):
+    with pytest.raises(ValueError, match="dataset='hf_datasets/pmemo': .*--dataset_config sample"):
         check_reaches_container(parse_job(words(config=config)), code)
     check_reaches_container(parse_job(words("--dataset_config", "sample", config=config)), code)
     check_reaches_container(parse_job(words("--channel", "training=s3://lab/pmemo", config=config)), code)
 
 
-def test_no_option_of_a_job_is_called_like_a_key_of_a_run() -> None:
+def test_options_of_a_job_and_keys_of_a_run_have_different_names() -> None:
     options = {action.dest for action in make_parser()._actions} - {"help"}
     for task in TASKS:
         assert (
@@ -115,10 +115,10 @@ def test_no_option_of_a_job_is_called_like_a_key_of_a_run() -> None:
         )
 
 
-# What is sent
+# Requests
 
 
-def test_a_request_says_all_that_was_asked(capsys: pytest.CaptureFixture[str], code: Code) -> None:
+def test_every_option_reaches_the_request(capsys: pytest.CaptureFixture[str], code: Code) -> None:
     run_sagemaker.main(
         words(
             "--spot", "--max_run", "3600", "--max_wait", "7200", "--channel", "training=s3://lab/prepared/pmemo",
@@ -180,7 +180,7 @@ def test_a_request_says_all_that_was_asked(capsys: pytest.CaptureFixture[str], c
     }
 
 
-def test_what_was_not_asked_for_is_not_sent() -> None:
+def test_optional_parts_of_the_request_are_left_out_by_default() -> None:
     request = request_of()
     assert not request.keys() & {"InputDataConfig", "VpcConfig", "CheckpointConfig", "RetryStrategy"}
     assert request["StoppingCondition"] == {"MaxRuntimeInSeconds": 86400}
@@ -189,7 +189,7 @@ def test_what_was_not_asked_for_is_not_sent() -> None:
     assert request_of("--checkpoints", "s3://lab/c")["CheckpointConfig"]["S3Uri"] == "s3://lab/c"
 
 
-def test_a_job_without_a_name_gets_that_of_its_config_and_the_time() -> None:
+def test_the_default_name_of_a_job_is_its_config_and_the_time() -> None:
     line = words()
     place = line.index("--job_name")
     name = parse_job(line[:place] + line[place + 2 :]).name
@@ -197,7 +197,7 @@ def test_a_job_without_a_name_gets_that_of_its_config_and_the_time() -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_metric_definitions_fit_the_limit_and_find_the_scores_of_every_task(task: str) -> None:
+def test_metric_definitions_match_the_scores_of_every_task_within_the_limit(task: str) -> None:
     definitions = metric_definitions(load_task(task))
     assert len(definitions) <= 40
     found = read_metrics(definitions, [TRAIN_LINE])
@@ -208,7 +208,7 @@ def test_metric_definitions_fit_the_limit_and_find_the_scores_of_every_task(task
     assert read_metrics(definitions, ["{'loss': 'nan'}"]) == {}
 
 
-def test_scores_are_told_from_those_whose_names_end_alike() -> None:
+def test_metric_definitions_do_not_match_longer_names() -> None:
     found = read_metrics(metric_definitions(load_task("eda")), [EVAL_LINE])
     assert found == {
         "eval_loss": ["1.065"],
@@ -219,17 +219,15 @@ def test_scores_are_told_from_those_whose_names_end_alike() -> None:
     }
 
 
-def test_the_policies_and_the_cell_of_the_readme_are_what_they_say_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    section = (
-        (REPOSITORY / "README.md").read_text(encoding="utf-8").split("## Train on SageMaker\n")[1].split("\n## ")[0]
-    )
-    policy, cors = (json.loads(text) for text in re.findall(r"```json\n(.*?)```", section, re.DOTALL))
+def test_the_documented_policies_and_notebook_cell_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (REPOSITORY / "docs/sagemaker.md").read_text(encoding="utf-8")
+    policy, cors = (json.loads(text) for text in re.findall(r"```json\n(.*?)```", page, re.DOTALL))
     assert policy["Version"] == "2012-10-17"
     assert cors[0]["AllowedMethods"] == ["PUT", "POST"]
-    (cell,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    (cell,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     sent: list[list[str]] = []
     monkeypatch.setattr(run_sagemaker, "main", sent.append)
     exec(cell)
     check_request(build_request(parse_job([*sent[0], "--region", "us-east-1"]), Code(b"", frozenset())))
-    (command,) = re.findall(r"python (run_sagemaker.py .*?)\n```", section, re.DOTALL)
+    (command,) = re.findall(r"python (run_sagemaker.py .*?)\n```", page, re.DOTALL)
     parse_job([*command.replace("\\\n", " ").split()[1:], "--region", "us-east-1"])

@@ -1,4 +1,4 @@
-"""The page, the card and the table of a model of attention: whole, escaped, and honest whatever the data are."""
+"""Report, card, tables and figures of a model of attention on ordinary and on odd data."""
 
 import ast
 import json
@@ -14,12 +14,11 @@ import transformers
 import yaml
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-from tasks.attention.card import modalities_line, model_card, results_table, verdict_line
 from tasks.attention.plots import WORST, plot_compared, plot_predicted, plot_removals, plot_residuals
-from tasks.attention.report import report_files
+from tasks.attention.results import modalities, results_table, score_table
 from tests.helpers.facts import SCRIPT
 from tests.helpers.facts.attention import MODALITIES, SIZES, make_facts, make_run
-from tests.helpers.pages import assert_no_missing_value, without_images
+from tests.helpers.pages import assert_no_missing_value, model_card, report_files
 
 
 @pytest.fixture(scope="module")
@@ -34,47 +33,18 @@ def predictions() -> pa.Table:
     return make_run()[1]
 
 
-def test_the_page_has_all_that_an_honest_report_holds(facts: dict[str, Any], predictions: pa.Table) -> None:
-    test = facts["test"]
-    text = without_images(report_files(facts, {"seed": 0}, predictions)["report.html"])
-    for said in (
-        "<b>Verdict: better than mean and ridge on all</b>",
-        "<td>mean</td><td>undefined (all predictions are equal)</td>",
-        "<td>ridge on all</td>",
-        "<td>text alone</td>",
-        "<td>without video</td>",
-        "<th>MAE (s)</th>",
-        "<th>model&#x27;s gain in R2</th>",
-        "<b>Modalities that matter: video (R2",
-        "; text (R2",
-        "Not shown to matter: audio (R2",
-        "Not asked: back_audio.",
-        f"Scored: 300 rows, all of this side: of them {test['lacking']['audio']} without audio",
-        "Measured, in s: mean ",
-        "the best on validation by spearman",
-        "The test side was scored once",
-        "intervals over creatives",
-        "<th>without (back audio)</th>",
-        "<td>61</td>",
-        "<td>no label</td><td>7</td>",
-        "<td>empty list of audio</td><td>3</td>",
-        "ab" * 32,
-    ):
-        assert said in text, said
-
-
-def test_a_constant_model_is_not_better_and_the_pages_say_why_scores_are_missing() -> None:
+def test_a_constant_model_is_not_better_and_its_undefined_scores_have_a_reason() -> None:
     record, predicted = make_run(constant=True)
     facts = make_facts(record)
-    line = verdict_line(record)
-    assert line.startswith("**Verdict: not shown to be better than mean and ridge on all** (R2 ")
-    page, card = report_files(facts, {}, predicted)["report.html"], model_card(facts)
-    for text in (without_images(page), card, results_table(record)):
-        assert "undefined (all predictions are equal)" in text
+    assert [who for who in record["baselines"] if who in record["verdict"]["verdict"]] == ["mean", "ridge on all"]
+    model = score_table(record).rows[0]
+    assert model[1] == model[2] == f"undefined ({record['scores']['spearman']['reason']})"
+    card = model_card(facts)
+    for text in (report_files(facts, {}, predicted)["report.html"], card, results_table(record)):
         assert_no_missing_value(text)
     names = [result.metric_name for result in model_index_to_eval_results(
         yaml.safe_load(card.split("---\n")[1])["model-index"])[1]]  # fmt: skip
-    assert names == ["R2", "MAE (s)", "RMSE (s)"]  # what is not defined has no number to give
+    assert names == ["R2", "MAE (s)", "RMSE (s)"]  # an undefined score has no number to give
 
 
 def test_the_card_has_all_scores_and_no_creative(facts: dict[str, Any]) -> None:
@@ -88,10 +58,7 @@ def test_the_card_has_all_scores_and_no_creative(facts: dict[str, Any]) -> None:
                                       "low": round(score["low"], 4), "high": round(score["high"], 4)}  # fmt: skip
     assert "multimodal" in front["tags"]
     assert "creative7" not in card
-    assert "Left out: no label 7." in card
-    assert "Train: 200 creatives, 0 without (text)" in card
-    for baseline in facts["test"]["baselines"]:
-        assert f"| {baseline} |" in card
+    assert [row[0] for row in score_table(facts["test"]).rows[1:3]] == list(facts["test"]["baselines"])
 
 
 def test_the_code_of_the_card_runs_and_gives_a_mask_for_every_embedding(
@@ -124,28 +91,29 @@ def test_the_code_of_the_card_runs_and_gives_a_mask_for_every_embedding(
     assert capsys.readouterr().out == "[0.0]\n"
 
 
-def test_without_ablations_the_pages_say_what_was_not_asked() -> None:
+def test_without_ablations_there_is_no_statement_on_modalities() -> None:
     record, predicted = make_run(ablated=False)
     files = report_files(make_facts(record), {}, predicted)
-    assert "Which modalities matter was not asked" in files["report.html"]
+    assert record["modalities"]["by"] == {}
+    assert not any(name in modalities(record) for name in MODALITIES)
     assert "figure_removals.png" not in files
     assert plot_removals(record) is None
 
 
-def test_a_model_of_one_modality_and_a_side_that_it_knows_are_named_as_such(facts: dict[str, Any]) -> None:
+def test_a_model_of_one_modality_has_no_fusion_and_a_note_comes_before_the_verdict(facts: dict[str, Any]) -> None:
     model = facts["model"] | {"modalities": ["text"], "embedding_sizes": {"text": 384}}
-    test = facts["test"] | {"note": "The model was fitted on creatives that are scored here."}
+    test = facts["test"] | {"note": "note=1"}
     card = model_card(facts | {"model": model, "test": test})
     assert "multimodal" not in yaml.safe_load(card.split("---\n")[1])["tags"]
     assert "fusion:" not in card
-    assert card.index("was fitted on creatives") < card.index("Verdict: ")
+    assert card.index("note=1") < card.index("Verdict")
 
 
 def test_one_creative_has_a_page_without_intervals() -> None:
     record, predicted = make_run(rows=1)
-    page = without_images(report_files(make_facts(record), {}, predicted)["report.html"])
-    assert "not shown to be better than mean and ridge on all (creatives: 1, fewer than 6)" in page
-    assert "undefined (all targets are equal)" in page
+    page = report_files(make_facts(record), {}, predicted)["report.html"]
+    assert [cell for row in score_table(record).rows for cell in row if "[" in cell] == []
+    assert record["scores"]["r2"]["mean"] is None
     assert_no_missing_value(page)
 
 
@@ -161,7 +129,7 @@ def test_names_are_text_wherever_they_come_from(predictions: pa.Table) -> None:
 
 
 def test_what_matters_by_hand() -> None:
-    """0.1 [0.05, 0.15] lies above 0, -0.01 [-0.02, 0.01] does not, and what has no interval says why."""
+    """0.1 [0.05, 0.15] is above 0, -0.01 [-0.02, 0.01] does not, and a difference without an interval has a reason."""
     lost = {"mean": 0.1, "low": 0.05, "high": 0.15, "undefined": 0, "reason": None}
     kept = lost | {"mean": -0.01, "low": -0.02, "high": 0.01}
     same = lost | {"mean": 0.0, "low": None, "high": None, "reason": "all resamples give 0"}
@@ -171,11 +139,11 @@ def test_what_matters_by_hand() -> None:
         "modalities": {"matter": ["a"], "not_shown": ["b"], "not_judged": ["c"], "by": {"a": ["r2"], "b": []},
                        "removals": {"a": "without a", "b": "without b", "c": None}, "score": "r2"},
     }  # fmt: skip
-    assert modalities_line(test) == (
-        "**Modalities that matter: a (R2 0.100 [0.050, 0.150] and Spearman 0.100 [0.050, 0.150] lost without it).** "
-        "Not shown to matter: b (R2 -0.010 [-0.020, 0.010] and Spearman 0.000 (no interval: all resamples give 0) "
-        "lost without it). Not asked: c."
-    )
+    matters, *rest = modalities(test).split("**")[1:]
+    assert re.findall(r"-?\d\.\d{3}", matters) == ["0.100", "0.050", "0.150"] * 2
+    assert re.findall(r"-?\d\.\d{3}", rest[0]) == ["-0.010", "-0.020", "0.010", "0.000"]
+    assert "all resamples give 0" in rest[0]
+    assert [name for name in "abc" if re.search(rf"\b{name}\b", rest[0])] == ["b", "c"]
 
 
 def test_figures_show_the_numbers_of_the_record(facts: dict[str, Any], predictions: pa.Table) -> None:

@@ -1,4 +1,4 @@
-"""Windows become a batch of any extractor's tensors, with labels, numbers and, where wished, mixtures and masks."""
+"""The collator turns windows into a batch of any extractor's tensors, with labels, numbers, mixup and masks."""
 
 import doctest
 
@@ -23,20 +23,20 @@ def extractors() -> dict:
 
 
 def items(labels: list[float], first_seed: int = 0) -> list[dict]:
-    """Windows as `AudioSetWindows` gives them, of quiet noise."""
+    """Make windows of quiet noise in the format of `AudioSetWindows`."""
     return [
         {
-            "audio": noise(1, seed=place)[:, 0], "sampling_rate": RATE, "label": label, "item": 10 + place,
-            "requested": 20 + place, "seed": first_seed + place, "clip_id": "-a_b", "start_seconds": 1.5,
+            "audio": noise(1, seed=index)[:, 0], "sampling_rate": RATE, "label": label, "item": 10 + index,
+            "requested": 20 + index, "seed": first_seed + index, "clip_id": "-a_b", "start_seconds": 1.5,
         }
-        for place, label in enumerate(labels)
+        for index, label in enumerate(labels)
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "name, features", [("ours", {"input_features": (3, 51, 64), "attention_mask": (3, 51)}), ("ast", None)]
 )
-def test_a_batch_is_what_the_extractor_gives_with_labels_and_numbers(name, features):
+def test_batch_holds_extractor_outputs_labels_and_numbers(name, features):
     extractor = extractors()[name]
     windows = items([1.0, 0.0, 0.0])
     batch = DetectionCollator(extractor)(windows)
@@ -51,7 +51,7 @@ def test_a_batch_is_what_the_extractor_gives_with_labels_and_numbers(name, featu
 
 
 @pytest.mark.parametrize("name", ["ours", "ast"])
-def test_a_batch_is_a_function_of_its_windows(name):
+def test_batch_depends_only_on_its_windows(name):
     augmentation = Augmentation(mixup_probability=0.5, spec_time_mask_frames=10, spec_frequency_mask_bins=5)
     collate, plain = DetectionCollator(extractors()[name], augmentation), DetectionCollator(extractors()[name])
     first = collate(items([1.0, 0.0] * 4))
@@ -63,25 +63,25 @@ def test_a_batch_is_a_function_of_its_windows(name):
 
 
 @pytest.mark.parametrize("rule", ["max", "linear"])
-def test_who_was_mixed_with_a_positive_is_not_mined(rule):
+def test_windows_mixed_with_a_positive_are_marked(rule):
     windows = items([1.0] + [0.0] * 7)
     augmentation = Augmentation(mixup_probability=0.5, mixup_rule=rule)
     collate = DetectionCollator(extractors()["ours"], augmentation)
-    unmined = 0
+    marked = 0
     for first_seed in range(0, 200, 10):
-        for place, window in enumerate(windows):
-            window["seed"] = first_seed + place
+        for index, window in enumerate(windows):
+            window["seed"] = first_seed + index
         batch = collate(windows)
-        others = augmentation.mixed_with(batch["seed"].tolist())
-        np.testing.assert_array_equal(batch["mixed"], others == 0)
-        np.testing.assert_array_equal(batch["labels"][1:, 0] > 0, others[1:] == 0)
+        partners = augmentation.mixup_partners(batch["seed"].tolist())
+        np.testing.assert_array_equal(batch["mixed"], partners == 0)
+        np.testing.assert_array_equal(batch["labels"][1:, 0] > 0, partners[1:] == 0)
         assert batch["item"].tolist() == list(range(10, 18))
         assert batch["requested"].tolist() == list(range(20, 28))
-        unmined += int(batch["mixed"].sum())
-    assert unmined > 0
+        marked += int(batch["mixed"].sum())
+    assert marked > 0
 
 
-def test_what_is_not_training_is_not_augmented():
+def test_evaluation_windows_are_not_augmented():
     everything = Augmentation(mixup_probability=1.0, spec_time_mask_frames=10, spec_frequency_mask_bins=5)
     windows = [
         {"audio": window["audio"], "label": window["label"], "readable": window["label"] > 0, "seed": -1}
@@ -94,21 +94,21 @@ def test_what_is_not_training_is_not_augmented():
     assert plain["mixed"].tolist() == [False, False]
 
 
-def test_masks_need_features_over_time():
+def test_masks_need_three_dimensional_features():
     extractor = Wav2Vec2FeatureExtractor(sampling_rate=RATE)
     batch = DetectionCollator(extractor, Augmentation(mixup_probability=1.0))(items([1.0, 0.0]))
     assert batch["input_values"].shape == (2, RATE)
-    with pytest.raises(ValueError, match=r"this extractor gives \(2, 16000\); set both 0"):
+    with pytest.raises(ValueError, match=r"spec_time_mask_frames=4, .*\(2, 16000\)"):
         DetectionCollator(extractor, Augmentation(spec_time_mask_frames=4))(items([1.0, 0.0]))
 
 
-def test_a_rate_that_is_not_the_extractors_is_refused():
+def test_rate_other_than_the_extractors_is_rejected():
     windows = [window | {"sampling_rate": 32000} for window in items([1.0])]
-    with pytest.raises(ValueError, match="windows are of 32000 Hz, and the extractor takes 16000 Hz"):
+    with pytest.raises(ValueError, match="sampling_rate=32000: .*16000 Hz"):
         DetectionCollator(extractors()["ours"])(windows)
 
 
-def test_the_example_of_the_docstring_is_true():
+def test_docstring_example_runs():
     names = {"np": np, "AudioFeatureExtractor": AudioFeatureExtractor, "DetectionCollator": DetectionCollator}
     example = doctest.DocTestParser().get_doctest(DetectionCollator.__doc__, names, "DetectionCollator", None, 0)
     assert len(example.examples) == 7

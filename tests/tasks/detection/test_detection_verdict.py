@@ -1,5 +1,6 @@
 """The verdict on detectors at both extremes: few clips show nothing, and a perfect one is not called chance."""
 
+import re
 from dataclasses import asdict
 
 import numpy as np
@@ -7,9 +8,9 @@ import pyarrow as pa
 import pytest
 
 from media.audioset import Labels
-from tasks.detection.card import verdict_line
 from tasks.detection.eval_windows import ClipWindows
 from tasks.detection.pools import EvalClips
+from tasks.detection.results import verdict, verdict_of
 from tasks.detection.scores import ClipResults, ClipScores, assess
 from tests.helpers.toy_clips import POSITIVES, RATE, toy_clips
 
@@ -32,11 +33,12 @@ def assessed(
     return assess(model, model, {"loudness": (loud, loud)}, "f1", table, LABELS, "validation")[0]
 
 
-def verdict(results: ClipResults) -> str:
-    return verdict_line({**asdict(results), "target": []}).partition(" (")[0].removeprefix("**Verdict: ").strip("*")
+def verdict_on(results: ClipResults) -> str:
+    return verdict_of(asdict(results))
 
 
-UNBEATEN = "not shown to be better than chance and loudness"
+BEATEN = "better than chance and loudness"
+UNBEATEN = f"not shown to be {BEATEN}"
 UP, DOWN = list(np.linspace(0.9, 0.6, 8)), list(np.linspace(0.4, 0.1, 12))
 MIXED = [-30.0, -20.0] * 10
 
@@ -61,7 +63,7 @@ MIXED = [-30.0, -20.0] * 10
     ids=["perfect", "both perfect", "worst", "constant", "all constant", "one positive", "two by two", "five by five"],
 )
 def test_verdicts_at_both_extremes(positives: int, scores: list, loudness: list, expected: str) -> None:
-    assert verdict(assessed(positives, scores, loudness)) == expected
+    assert verdict_on(assessed(positives, scores, loudness)) == expected
 
 
 def test_a_perfect_ranking_of_few_recordings_is_not_shown_to_be_better_than_chance() -> None:
@@ -71,15 +73,16 @@ def test_a_perfect_ranking_of_few_recordings_is_not_shown_to_be_better_than_chan
     assert few.scores["average_precision"].mean == 1
     assert few.permutation_p["chance"] == pytest.approx(1 / 6)
     assert few.permutation_p["loudness"] >= 1 / 16
-    assert verdict(few) == UNBEATEN
-    assert verdict(assessed(10, UP + DOWN, MIXED, list("abcdefghijklmnopqrst"))) == "better than chance and loudness"
+    assert verdict_on(few) == UNBEATEN
+    many = assessed(10, UP + DOWN, MIXED, list("abcdefghijklmnopqrst"))
+    assert verdict_on(many) == BEATEN
 
 
 def test_p_is_recorded_where_resamples_agree_and_only_there() -> None:
     perfect = assessed(5, UP[:5] + DOWN[:5], MIXED[:10])
     assert perfect.scores["average_precision"].mean == 1
     assert perfect.permutation_p["chance"] == pytest.approx(1 / 252)
-    assert "chance 0.500, permutation p 0.004" in verdict_line(asdict(perfect))
+    assert re.search(r"\b0\.500, [a-z ]+ 0\.004\b", verdict(asdict(perfect)).text)
     assert assessed(8, DOWN[:8] + UP + DOWN[8:], MIXED).permutation_p == {}
     assert assessed(1, UP + DOWN, MIXED).permutation_p == {}
 
@@ -87,4 +90,4 @@ def test_p_is_recorded_where_resamples_agree_and_only_there() -> None:
 def test_a_record_of_an_older_version_keeps_its_verdict() -> None:
     record = asdict(assessed(8, UP + DOWN, MIXED))
     del record["permutation_p"], record["gains"]
-    assert verdict_line(record).startswith(f"**Verdict: {UNBEATEN}**")
+    assert verdict_of(record) == UNBEATEN

@@ -1,4 +1,4 @@
-"""Clips of one group are never on two sides of a split."""
+"""Clips of one group are always in the same split."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -23,13 +23,13 @@ CLIPS = st.lists(
 
 def rows_of(clips: list[tuple[bool, str | None, str]]) -> list[dict]:
     return [
-        clip(f"clip{place:07}", [BABY if target else RAIN], subset=subset, group=group and f"{subset[0]}{group}")
-        for place, (target, group, subset) in enumerate(clips)
+        clip(f"clip{index:07}", [BABY if target else RAIN], subset=subset, group=group and f"{subset[0]}{group}")
+        for index, (target, group, subset) in enumerate(clips)
     ]
 
 
 @given(CLIPS, st.integers(0, 9), st.sampled_from([0.1, 0.5]))
-def test_a_group_is_on_one_side(clips: list, seed: int, fraction: float) -> None:
+def test_group_is_in_one_split(clips: list, seed: int, fraction: float) -> None:
     rows = rows_of(clips)
     pools = pools_of(rows, validation_fraction=fraction, validation_seed=seed)
     sides = {side: set(of.rows.tolist()) for side, of in pools.sides.items()} | {
@@ -39,21 +39,21 @@ def test_a_group_is_on_one_side(clips: list, seed: int, fraction: float) -> None
     assert sum(len(of) for of in sides.values()) == len(rows)
     assert not groups["train"] & groups["validation"]
     assert not (groups["train"] | groups["validation"]) & groups["test"]
-    for kind in (BABY, RAIN):
-        candidates = {r["group"] or r["clip_id"] for r in rows if r["labels"] == [kind] and r["subset"] != "eval"}
+    for label in (BABY, RAIN):
+        candidates = {r["group"] or r["clip_id"] for r in rows if r["labels"] == [label] and r["subset"] != "eval"}
         if len(candidates) > 1:
             assert candidates & groups["validation"]
 
 
-def test_a_group_that_is_tested_and_trained_on_is_refused() -> None:
+def test_group_in_eval_and_training_is_rejected() -> None:
     rows = [clip("a", [BABY], group="her"), clip("b", [RAIN]), clip("c", [BABY], subset="eval", group="her")]
     with pytest.raises(ValueError, match="group='her'"):
         pools_of(rows)
-    pools_of([rows[0], rows[1], rows[2] | {"audio": None, "audio_seconds": None}])  # it is not tested on
+    pools_of([rows[0], rows[1], rows[2] | {"audio": None, "audio_seconds": None}])  # without audio it is not tested on
 
 
 def sides_of(rows: list[dict], **options) -> ClipPools:
-    """Pools whose sides are checked and whose batches are planned, as in a run."""
+    """Return pools after the checks of a run."""
     pools = pools_of(rows, **options)
     sides = {side: SimpleNamespace(clips=clips) for side, clips in pools.sides.items()}
     check_sides(sides, options["validation_fraction"])
@@ -65,21 +65,27 @@ EVAL = [clip("e", [BABY], subset="eval"), clip("f", [RAIN], subset="eval")]
 
 
 @pytest.mark.parametrize(("fraction", "side"), [(0.01, "validation"), (0.99, "training")])
-def test_a_target_of_one_group_is_not_answered_with_another_seed(fraction: float, side: str) -> None:
-    rows = [clip(f"a{place}", [BABY], group="her") for place in range(4)]
-    rows += [clip(f"b{place}", [RAIN]) for place in range(9)] + EVAL
-    problem = "has no clip with the target.*with any seed" if side == "validation" else "in one group only"
+def test_target_in_one_group_asks_for_more_groups_not_another_seed(fraction: float, side: str) -> None:
+    rows = [clip(f"a{index}", [BABY], group="her") for index in range(4)]
+    rows += [clip(f"b{index}", [RAIN]) for index in range(9)] + EVAL
+    key, remedy = (
+        ("validation_fraction=0.01: ", "at least two groups")
+        if side == "validation"
+        else ("positive_share=0.25: ", "more groups")
+    )
     for seed in range(3):
-        with pytest.raises(ValueError, match=problem) as error:
+        with pytest.raises(ValueError, match=f"{key}.*{remedy}") as error:
             sides_of(rows, validation_fraction=fraction, validation_seed=seed)
-        assert "change validation_seed" not in str(error.value)
+        assert "validation_seed" not in str(error.value)
         assert "another target" not in str(error.value)
 
 
-def test_positives_that_are_all_in_validation_are_answered_with_its_keys() -> None:
-    rows = [clip(f"a{place}", [BABY], group=f"person {place}") for place in range(2)]
-    rows += [clip(f"b{place}", [RAIN]) for place in range(99)] + EVAL
-    with pytest.raises(ValueError, match="All 2 groups with the target are in validation. Lower validation_fraction"):
+def test_positives_only_in_validation_name_its_keys() -> None:
+    rows = [clip(f"a{index}", [BABY], group=f"person {index}") for index in range(2)]
+    rows += [clip(f"b{index}", [RAIN]) for index in range(99)] + EVAL
+    with pytest.raises(
+        ValueError, match="positive_share=0.25: .*All 2 groups.*validation_fraction, .*validation_seed"
+    ):
         sides_of(rows, validation_fraction=0.97, validation_seed=1)
     pools = sides_of(rows, validation_fraction=0.1, validation_seed=1)
     assert pools.target_groups == (1, 1)
@@ -88,19 +94,19 @@ def test_positives_that_are_all_in_validation_are_answered_with_its_keys() -> No
 @pytest.mark.parametrize(
     ("rows", "fraction", "message"),
     [
-        (EVAL[:1], 0.5, "eval: the test side has no clip without the target"),
-        (EVAL[1:], 0.5, "eval: the test side has no clip with the target"),
-        (EVAL, 0.0, "validation_fraction=0: the validation side"),
+        (EVAL[:1], 0.5, "eval: .* test split .*without"),
+        (EVAL[1:], 0.5, "eval: .* test split .*with the"),
+        (EVAL, 0.0, "validation_fraction=0: .* validation split"),
     ],
 )
-def test_a_side_that_lacks_a_kind_names_what_gives_it(rows: list[dict], fraction: float, message: str) -> None:
-    both = [clip(f"a{place}", [BABY]) for place in range(9)] + [clip(f"b{place}", [RAIN]) for place in range(9)]
+def test_split_without_a_class_names_the_key(rows: list[dict], fraction: float, message: str) -> None:
+    both = [clip(f"a{index}", [BABY]) for index in range(9)] + [clip(f"b{index}", [RAIN]) for index in range(9)]
     with pytest.raises(ValueError, match=message):
         sides_of(both + rows, validation_fraction=fraction)
 
 
-def test_without_groups_each_clip_is_one() -> None:
-    table = table_of([clip(f"clip{place}", [BABY]) for place in range(20)])
+def test_without_groups_each_clip_is_its_own_group() -> None:
+    table = table_of([clip(f"clip{index}", [BABY]) for index in range(20)])
     assert groups_of(table) is None
     assert groups_of(table.drop_columns(["group"])) is None
     with_group, without = (
@@ -109,4 +115,4 @@ def test_without_groups_each_clip_is_one() -> None:
     )
     np.testing.assert_array_equal(with_group.sides["validation"].rows, without.sides["validation"].rows)
     named = table.set_column(table.column_names.index("group"), "group", pa.array([None] * 19 + ["x"]))
-    assert groups_of(named).to_pylist() == [*(f"clip{place}" for place in range(19)), "x"]
+    assert groups_of(named).to_pylist() == [*(f"clip{index}" for index in range(19)), "x"]

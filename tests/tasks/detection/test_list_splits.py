@@ -1,4 +1,4 @@
-"""Clips that a table or an own list puts into eval are tested on and never trained on, in every mix of both."""
+"""Clips in eval by a table or a user list are only tested on, for every combination of tables and lists."""
 
 import itertools
 import json
@@ -14,10 +14,10 @@ from tasks.detection.pools import ClipPools, PoolSettings, build_pools
 from tasks.detection.sampler import SamplerSettings, TwoTierBatchSampler
 from tests.helpers.raw_trees.audioset import CRY, MUSIC, SPEECH, strong_table, weak_table, write_tables, write_wav
 
-CLIPS = {"cry": CRY, "say": SPEECH, "hum": MUSIC}  # first letters of an id, and the sound in it
+CLIPS = {"cry": CRY, "say": SPEECH, "hum": MUSIC}  # prefix of a clip id, and its sound
 SIDES = ("train", "eval")
-FORMS = ("weak", "strong", "mixed")  # of tables and of lists; mixed ones have clips of both
-LISTS = {"pos": ["cry"], "neg": ["say", "hum"]}  # lists of events, and the clips in them
+FORMS = ("weak", "strong", "mixed")  # of tables and lists; mixed: with clips of both
+LISTS = {"pos": ["cry"], "neg": ["say", "hum"]}  # event lists, and the clips in them
 SETTINGS = PoolSettings(target=[CRY], related=[], positives="both", head_trim="none", validation_fraction=0.0)
 
 
@@ -30,9 +30,9 @@ def ids_of(kinds: list[str], side: str, form: str) -> list[str]:
 
 
 def write_official(folder: Path, form: str) -> dict[str, set[str]]:
-    """Official tables of both sides, with weak rows, strong rows or both; the ids of each side."""
+    """Write official tables of both splits with weak rows, strong rows or both; returns the ids of each split."""
     write_tables(folder)
-    found = {}
+    ids_by_split = {}
     for side in SIDES:
         ids = ids_of(list(CLIPS), side, "official")
         weak, strong = (ids, []) if form == "weak" else ([], ids) if form == "strong" else (ids, ids[::2])
@@ -42,12 +42,12 @@ def write_official(folder: Path, form: str) -> dict[str, set[str]]:
         if strong:
             events = [(f"{name}_30000", 0.25, 1.0, CLIPS[name[:3]]) for name in strong]
             (folder / f"audioset_{side}_strong.tsv").write_text(strong_table(events))
-        found[side] = set(ids)
-    return found
+        ids_by_split[side] = set(ids)
+    return ids_by_split
 
 
 def write_lists(folder: Path, side: str, form: str) -> tuple[dict[str, list[Path]], set[str]]:
-    """Own lists of one side as options of the builder, and the ids in them."""
+    """Write user lists of one split; returns the builder's options and the ids in the lists."""
     folder.mkdir(parents=True, exist_ok=True)
     options: dict[str, list[Path]] = {}
     ids: set[str] = set()
@@ -65,17 +65,19 @@ def write_lists(folder: Path, side: str, form: str) -> tuple[dict[str, list[Path
     return options, ids
 
 
-def pools_from_lists(root: Path, official: str, own: dict[str, str]) -> tuple[ClipPools, dict[str, set[str]], list]:
-    """Prepare tables and lists; the pools of their clips, the ids that each side should have, and the rows."""
-    wanted = write_official(root, official) if official else {side: set() for side in SIDES}
+def pools_from_lists(
+    root: Path, official: str, user_lists: dict[str, str]
+) -> tuple[ClipPools, dict[str, set[str]], list]:
+    """Prepare tables and lists; returns the pools, the expected ids of each split, and the rows."""
+    expected = write_official(root, official) if official else {side: set() for side in SIDES}
     options: dict[str, list[Path]] = {}
     for side in SIDES:
-        if own[side]:
-            added, ids = write_lists(root / "lists", side, own[side])
+        if user_lists[side]:
+            added, ids = write_lists(root / "lists", side, user_lists[side])
             options = {name: options.get(name, []) + added.get(name, []) for name in options | added}
-            wanted[side] |= ids
+            expected[side] |= ids
     root.mkdir(exist_ok=True)
-    for name in set().union(*wanted.values()):
+    for name in set().union(*expected.values()):
         write_wav(root / "audio" / f"{name}.wav")
     builder = AudiosetBuilder(root, root / "audio", [CRY], cache_dir=str(root / "cache"), **options)
     tables = [
@@ -83,26 +85,26 @@ def pools_from_lists(root: Path, official: str, own: dict[str, str]) -> tuple[Cl
     ]
     rows = [row for table in tables for row in table.to_pylist()]
     vocabulary = ontology_from_labels(json.loads(labels_json(builder.tree.labels, builder.tree.ontology)))
-    return build_pools(pa.concat_tables(tables), *vocabulary, SETTINGS, 1.0), wanted, rows
+    return build_pools(pa.concat_tables(tables), *vocabulary, SETTINGS, 1.0), expected, rows
 
 
 @pytest.mark.parametrize(
     ("official", "train", "evaluated"), [mix for mix in itertools.product(("", *FORMS), repeat=3) if any(mix)]
 )
-def test_the_split_of_a_table_or_list_decides_what_is_drawn_and_what_is_scored(tmp_path, official, train, evaluated):
-    pools, wanted, rows = pools_from_lists(tmp_path / "raw", official, {"train": train, "eval": evaluated})
-    assert {row["clip_id"] for row in rows} == wanted["train"] | wanted["eval"]
-    assert all((row["subset"] == "eval") == (row["clip_id"] in wanted["eval"]) for row in rows)
+def test_split_of_a_table_or_list_decides_between_drawing_and_scoring(tmp_path, official, train, evaluated):
+    pools, expected, rows = pools_from_lists(tmp_path / "raw", official, {"train": train, "eval": evaluated})
+    assert {row["clip_id"] for row in rows} == expected["train"] | expected["eval"]
+    assert all((row["subset"] == "eval") == (row["clip_id"] in expected["eval"]) for row in rows)
     assert all(row["audio"] and not row["defects"] for row in rows)
     tested = pools.sides["test"]
-    assert {rows[row]["clip_id"] for row in tested.rows} == wanted["eval"]
-    assert tested.targets.sum() == sum(name.startswith("cry") for name in wanted["eval"])
+    assert {rows[row]["clip_id"] for row in tested.rows} == expected["eval"]
+    assert tested.targets.sum() == sum(name.startswith("cry") for name in expected["eval"])
     drawable = {kind: {rows[row]["clip_id"] for row in pools.items.clip[pools.items.kind == kind]} for kind in Kind}
-    cries = {name for name in wanted["train"] if name.startswith("cry")}
+    cries = {name for name in expected["train"] if name.startswith("cry")}
     assert drawable[Kind.POSITIVE] == cries
-    assert drawable[Kind.WEAK] == wanted["train"] - cries
-    if wanted["train"]:
+    assert drawable[Kind.WEAK] == expected["train"] - cries
+    if expected["train"]:
         settings = SamplerSettings() if len(pools.strong.items) else SamplerSettings(strong_share=0)
         sampler = TwoTierBatchSampler.from_pools(pools, settings, 8, seed=0)
         drawn = {rows[pools.items.clip[item]]["clip_id"] for batch in sampler for item, _ in batch}
-        assert cries <= drawn <= wanted["train"]
+        assert cries <= drawn <= expected["train"]

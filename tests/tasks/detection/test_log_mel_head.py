@@ -1,4 +1,4 @@
-"""The head of the model, trained on log-mel: what it can learn, what it cannot, and where it is reported."""
+"""The model's head trained on log-mel: what it can learn, what it cannot, and where it is reported."""
 
 import random
 from pathlib import Path
@@ -16,7 +16,7 @@ from modeling.configuration_encoder import HEADS
 from modeling.modeling_encoder import EncoderForAudioClassification
 from tasks.detection import baselines
 from tasks.detection.data import DetectionData
-from tasks.detection.evaluate import rival_scores
+from tasks.detection.evaluate import baseline_scores
 from tasks.detection.items import Kind
 from tasks.detection.log_mel_head import fit_head, log_mel_frames
 from tasks.detection.scores import ClipScores
@@ -28,11 +28,11 @@ from training.trainer_arguments import RunTrainingArguments
 SECONDS = 0.4
 EXTRACTOR = EfficientAtFeatureExtractor(sampling_rate=RATE, hop_length=40, max_frequency=1900.0)
 WINDOWS, PARTS, BANDS, TARGET_BAND = 1024, 3, 16, 5
-HEARD = {"mfcc_regression", "encoder_regression", "logmel_head"}
+FITTED = {"mfcc_regression", "encoder_regression", "logmel_head"}
 
 
-def made_up(seed: int, louder: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Frames (N, 1 + K, F) of noise, and a quarter of them with the target, in which one band is louder by this."""
+def synthetic_frames(seed: int, louder: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return noise frames (N, 1 + K, F) and targets; one band is louder by this in a quarter of the windows."""
     frames = torch.from_numpy(np.random.default_rng(seed).normal(-1, 0.2, (WINDOWS, PARTS, BANDS))).float()
     targets = torch.arange(WINDOWS) % 4 == 0
     frames[targets, :, TARGET_BAND] += louder
@@ -60,31 +60,31 @@ def test_frames_have_the_layout_of_embeddings(seconds: float) -> None:
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_a_target_that_log_mel_tells_is_found_and_another_is_not(name: str) -> None:
+def test_head_learns_a_target_that_log_mel_shows_and_no_other(name: str) -> None:
     for louder, lowest, highest in ((1.5, 0.995, 1.0), (0.0, 0.4, 0.6)):
-        predict = fit_head(*made_up(0, louder), head(name), seed=0)
-        frames, targets = made_up(1, louder)
+        predict = fit_head(*synthetic_frames(0, louder), head(name), seed=0)
+        frames, targets = synthetic_frames(1, louder)
         with torch.inference_mode():
             logits = predict(frames).numpy()
         assert logits.shape == (WINDOWS, 1 + PARTS)
         assert lowest <= roc_auc(logits[:, 0], targets.numpy()) <= highest
-        of_first_part = roc_auc(logits[:, 1], targets.numpy())
-        assert of_first_part >= 0.95 if louder else 0.4 <= of_first_part <= 0.6
+        first_part = roc_auc(logits[:, 1], targets.numpy())
+        assert first_part >= 0.95 if louder else 0.4 <= first_part <= 0.6
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_a_head_follows_from_its_seed_and_leaves_the_random_state_of_the_run(name: str) -> None:
-    frames, targets = made_up(0, 0.2)
-    found = []
-    for of_the_run, seed in ((1, 0), (2, 0), (2, 1)):
-        torch.manual_seed(of_the_run)
+def test_head_depends_only_on_its_seed_and_keeps_global_random_state(name: str) -> None:
+    frames, targets = synthetic_frames(0, 0.2)
+    logits = []
+    for run_seed, seed in ((1, 0), (2, 0), (2, 1)):
+        torch.manual_seed(run_seed)
         before = random_states()
         predict = fit_head(frames, targets, head(name), seed)
         assert random_states() == before
         with torch.inference_mode():
-            found.append(predict(frames))
-    assert torch.equal(found[0], found[1])
-    assert not torch.equal(found[0], found[2])
+            logits.append(predict(frames))
+    assert torch.equal(logits[0], logits[1])
+    assert not torch.equal(logits[0], logits[2])
 
 
 @pytest.fixture
@@ -96,34 +96,34 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DetectionData:
     return DetectionData(rows, None, pools, None, windows, {"test": toy_side()}, EXTRACTOR, 0.2, "f1")
 
 
-def rivals_of(model: torch.nn.Module, data: DetectionData) -> tuple[dict[str, ClipScores], dict[str, str]]:
+def baselines_of(model: torch.nn.Module, data: DetectionData) -> tuple[dict[str, ClipScores], dict[str, str]]:
     args = RunTrainingArguments(output_dir="nowhere", use_cpu=True, report_to="none", metric_for_best_model="loss")
     trainer = SimpleNamespace(
         args=args, accelerator=Accelerator(cpu=True), model=model, is_world_process_zero=lambda: True
     )
     side = data.sides["test"]
-    ours = ClipScores.of(side, np.zeros((len(side), 1)), None, np.ones(len(side), bool))
-    rivals, left_out = rival_scores(trainer, data, {"test": ours})
-    return {name: of["test"] for name, of in rivals.items()}, left_out
+    model_scores = ClipScores.of(side, np.zeros((len(side), 1)), None, np.ones(len(side), bool))
+    scores, left_out = baseline_scores(trainer, data, {"test": model_scores})
+    return {name: of["test"] for name, of in scores.items()}, left_out
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_an_encoder_is_compared_with_its_head_on_log_mel(name: str, data: DetectionData) -> None:
+def test_encoder_is_compared_with_its_head_on_log_mel(name: str, data: DetectionData) -> None:
     config = EncoderConfig(encoder_config=tiny_encoder().config.to_diff_dict(), head=name, num_labels=1)
     model = EncoderForAudioClassification(config).eval()
     before = random_states()[1:]
-    rivals, left_out = rivals_of(model, data)
-    assert random_states()[1:] == before  # numpy's and torch's
-    assert rivals.keys() == {"loudness"} | HEARD
+    scores, left_out = baselines_of(model, data)
+    assert random_states()[1:] == before  # of NumPy and torch
+    assert scores.keys() == {"loudness"} | FITTED
     assert left_out == {}
-    found = rivals["logmel_head"]
-    assert average_precision(found.clip_scores, found.targets) == 1.0  # positives have a pitch of their own
-    assert found.frames.shape == (len(data.sides["test"]), 2)
-    assert 0 <= found.frames.min() <= found.frames.max() <= 1
+    log_mel = scores["logmel_head"]
+    assert average_precision(log_mel.clip_scores, log_mel.targets) == 1.0  # positives have their own pitch
+    assert log_mel.frames.shape == (len(data.sides["test"]), 2)
+    assert 0 <= log_mel.frames.min() <= log_mel.frames.max() <= 1
     data.pools.items.kind[:POSITIVES] = Kind.STRONG
-    assert rivals_of(model, data)[1].keys() == HEARD  # nothing to learn from
+    assert baselines_of(model, data)[1].keys() == FITTED  # no positives to fit on
 
 
-def test_a_model_without_an_encoder_is_not(data: DetectionData) -> None:
+def test_model_without_encoder_has_no_log_mel_baseline(data: DetectionData) -> None:
     model = TcnForAudioClassification(TcnConfig(input_size=8, num_blocks=1, num_channels=4, id2label={0: "cry"}))
-    assert rivals_of(model, data)[0].keys() == {"loudness", "mfcc_regression"}
+    assert baselines_of(model, data)[0].keys() == {"loudness", "mfcc_regression"}

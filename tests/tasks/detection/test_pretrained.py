@@ -1,4 +1,4 @@
-"""Windows by their stored embeddings: the numbers of windows that are embedded alone, computed once."""
+"""Stored embeddings of windows: equal to those of single windows, computed once, and recomputed after changes."""
 
 import builtins
 import dataclasses
@@ -25,7 +25,7 @@ from tasks.detection.collator import DetectionCollator
 from tasks.detection.data import DetectionData
 from tasks.detection.embedded import embed_batch, embed_side, embedded_side, embedded_training
 from tasks.detection.items import Items
-from tasks.detection.pretrained import cached, encoder_model_settings, encoder_of, frozen_encoder
+from tasks.detection.pretrained import cache_embeddings, encoder_model_settings, encoder_of, frozen_encoder
 from tasks.detection.sampler import SamplerSettings, TwoTierBatchSampler
 from tasks.detection.settings import EncoderSettings
 from tasks.detection.task import TASK
@@ -42,7 +42,7 @@ from training.trainer_arguments import RunTrainingArguments
 SECONDS = 0.5
 VIEWS = 2
 EXTRACTOR = EfficientAtFeatureExtractor(sampling_rate=RATE, hop_length=40, max_frequency=1900.0)
-VARIED = Augmentation(gain_db=6, background_probability=0.5, spec_time_mask_frames=8, spec_frequency_mask_bins=8)
+AUGMENTED = Augmentation(gain_db=6, background_probability=0.5, spec_time_mask_frames=8, spec_frequency_mask_bins=8)
 CONFIG = str(REPOSITORY / "configs/baby_cry_pretrained.json")
 TINY = WITHOUT_THE_HUB["baby_cry_pretrained"]
 
@@ -56,9 +56,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="module")
 def model() -> EncoderForAudioClassification:
     encoder = tiny_encoder()
-    made = EncoderForAudioClassification(EncoderConfig(encoder_config=encoder.config.to_diff_dict(), num_labels=1))
-    made.encoder.load_state_dict(encoder.state_dict())
-    return made.eval()
+    classifier = EncoderForAudioClassification(
+        EncoderConfig(encoder_config=encoder.config.to_diff_dict(), num_labels=1)
+    )
+    classifier.encoder.load_state_dict(encoder.state_dict())
+    return classifier.eval()
 
 
 def toy_windows(augmentation: Augmentation | None = None, broken: tuple[int, ...] = ()) -> AudioSetWindows:
@@ -66,38 +68,40 @@ def toy_windows(augmentation: Augmentation | None = None, broken: tuple[int, ...
     return AudioSetWindows(rows, pools.items.take(np.arange(0, len(pools.items), 4)), SECONDS, RATE, augmentation)
 
 
-def heard_alone(
+def embed_single(
     model: EncoderForAudioClassification, windows: AudioSetWindows, item: int, seed: int
 ) -> tuple[np.ndarray, int]:
-    """The embeddings of one window, and the item that was served."""
-    found = windows[item, seed]
-    features = EXTRACTOR(found["audio"], sampling_rate=RATE)["input_features"]
+    """Return the embeddings of one window, and the item that was served."""
+    window = windows[item, seed]
+    features = EXTRACTOR(window["audio"], sampling_rate=RATE)["input_features"]
     if windows.augmentation is not None:
-        features = windows.augmentation.masked(features, [seed])
+        features = windows.augmentation.mask_features(features, [seed])
     with torch.inference_mode():
-        return model.embed(features)[0].numpy(), found["item"]
+        return model.embed(features)[0].numpy(), window["item"]
 
 
-@pytest.mark.parametrize("augmentation", [None, VARIED], ids=["plain", "varied"])
-def test_stored_is_alone_rounded_to_half_precision(model, augmentation: Augmentation | None) -> None:
+@pytest.mark.parametrize("augmentation", [None, AUGMENTED], ids=["plain", "augmented"])
+def test_stored_embeddings_are_single_window_embeddings_in_half_precision(
+    model, augmentation: Augmentation | None
+) -> None:
     windows = toy_windows(augmentation)
     stored = embedded_training(windows, VIEWS, model, EXTRACTOR)
     seeds = np.random.default_rng(0).integers(2**63, size=(len(windows), VIEWS))
     for item in range(len(windows)):
         views = []
         for view in range(VIEWS):
-            found = stored[item, VIEWS * 1000 + view]
-            alone, served = heard_alone(model, windows, item, int(seeds[item, view]))
-            assert found["embeddings"].dtype == np.float16
-            assert np.array_equal(found["embeddings"], alone.astype(np.float16))
-            assert (found["item"], found["requested"]) == (served, item)
-            assert found["label"] == windows[item, 0]["label"]
-            views.append(found["embeddings"])
+            window = stored[item, VIEWS * 1000 + view]
+            alone, served = embed_single(model, windows, item, int(seeds[item, view]))
+            assert window["embeddings"].dtype == np.float16
+            assert np.array_equal(window["embeddings"], alone.astype(np.float16))
+            assert (window["item"], window["requested"]) == (served, item)
+            assert window["label"] == windows[item, 0]["label"]
+            views.append(window["embeddings"])
         assert augmentation is None or not np.array_equal(*views)
     assert stored.files_of(0) == []
 
 
-def test_alone_is_as_in_a_batch(model) -> None:
+def test_embeddings_do_not_depend_on_the_batch(model) -> None:
     windows = toy_windows()
     sounds = [windows[item]["audio"] for item in range(len(windows))]
     with torch.inference_mode():
@@ -106,23 +110,23 @@ def test_alone_is_as_in_a_batch(model) -> None:
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
-def test_a_file_that_fails_is_replaced_as_it_is_without_the_store(model) -> None:
+def test_bad_file_is_replaced_as_without_stored_embeddings(model) -> None:
     windows = toy_windows(broken=(0,))
     stored = embedded_training(windows, 1, model, EXTRACTOR)
     seed = int(np.random.default_rng(0).integers(2**63, size=(len(windows), 1))[0, 0])
-    alone, served = heard_alone(model, windows, 0, seed)
-    found = stored[0, 7]
+    alone, served = embed_single(model, windows, 0, seed)
+    window = stored[0, 7]
     assert served != 0
-    assert (found["item"], found["requested"], found["label"]) == (served, 0, 1.0)
-    assert np.array_equal(found["embeddings"], alone.astype(np.float16))
+    assert (window["item"], window["requested"], window["label"]) == (served, 0, 1.0)
+    assert np.array_equal(window["embeddings"], alone.astype(np.float16))
 
 
-def test_windows_of_a_side_keep_their_labels(model) -> None:
+def test_embedded_split_keeps_labels(model) -> None:
     side = toy_side(broken=(0,))
     stored = embedded_side(side, model, EXTRACTOR)
     for window in range(len(side)):
-        expected, found = side[window], stored[window]
-        assert (found["label"], found["readable"], found["seed"]) == (expected["label"], expected["readable"], -1)
+        expected, actual = side[window], stored[window]
+        assert (actual["label"], actual["readable"], actual["seed"]) == (expected["label"], expected["readable"], -1)
     assert not all(stored[window]["readable"] for window in range(len(side)))
     batch = DetectionCollator(EXTRACTOR)([stored[0], stored[1]])
     assert batch["embeddings"].dtype == torch.float32
@@ -130,26 +134,26 @@ def test_windows_of_a_side_keep_their_labels(model) -> None:
     assert batch["labels"].tolist() == [[stored[0]["label"]], [stored[1]["label"]]]
 
 
-def test_what_is_stored_is_found_again_until_something_changes(model, cache: Path, monkeypatch) -> None:
+def test_stored_embeddings_are_reused_until_something_changes(model, cache: Path, monkeypatch) -> None:
     def stores() -> int:
         return len(list(cache.iterdir()))
 
-    embedded_training(toy_windows(VARIED), VIEWS, model, EXTRACTOR)
+    embedded_training(toy_windows(AUGMENTED), VIEWS, model, EXTRACTOR)
     assert stores() == 1
     with monkeypatch.context() as patch:
-        patch.setattr(type(model), "embed", lambda *given: pytest.fail("was computed again"))
-        embedded_training(toy_windows(VARIED), VIEWS, model, EXTRACTOR)
+        patch.setattr(type(model), "embed", lambda *args: pytest.fail("computed again"))
+        embedded_training(toy_windows(AUGMENTED), VIEWS, model, EXTRACTOR)
     assert stores() == 1
     other = tiny_encoder(seed=1)
     changed = EncoderForAudioClassification(model.config)
     changed.encoder.load_state_dict(other.state_dict())
     for number, (windows, views, encoder) in enumerate(
         [
-            (toy_windows(VARIED), VIEWS + 1, model),
-            (toy_windows(dataclasses.replace(VARIED, gain_db=3.0)), VIEWS, model),
+            (toy_windows(AUGMENTED), VIEWS + 1, model),
+            (toy_windows(dataclasses.replace(AUGMENTED, gain_db=3.0)), VIEWS, model),
             (toy_windows(), VIEWS, model),
-            (toy_windows(VARIED, broken=(0,)), VIEWS, model),
-            (toy_windows(VARIED), VIEWS, changed.eval()),
+            (toy_windows(AUGMENTED, broken=(0,)), VIEWS, model),
+            (toy_windows(AUGMENTED), VIEWS, changed.eval()),
         ],
         start=2,
     ):
@@ -157,27 +161,27 @@ def test_what_is_stored_is_found_again_until_something_changes(model, cache: Pat
         assert stores() == number
 
 
-def toy_files(place: str) -> tuple[datasets.Dataset, Items, dict[str, bytes]]:
-    """Rows that name the files of the toy clips in a folder or bucket, items of them, and the files by name."""
+def toy_files(folder: str) -> tuple[datasets.Dataset, Items, dict[str, bytes]]:
+    """Return rows with the toy clips as files in a folder or bucket, items of them, and the files by name."""
     rows, pools = toy_clips()
     sounds = {f"{row:04d}.wav": sound["bytes"] for row, sound in enumerate(rows["audio"])}
     field = rows.features.arrow_schema.field("audio")
-    paths = pa.array([f"{place}/{name}" for name in sounds])
-    elsewhere = pa.StructArray.from_arrays([pa.nulls(len(sounds), pa.binary()), paths], fields=[*field.type])
-    rows = datasets.Dataset(rows.data.table.set_column(1, field, elsewhere))
+    paths = pa.array([f"{folder}/{name}" for name in sounds])
+    audio = pa.StructArray.from_arrays([pa.nulls(len(sounds), pa.binary()), paths], fields=[*field.type])
+    rows = datasets.Dataset(rows.data.table.set_column(1, field, audio))
     return rows, pools.items.take(np.arange(0, len(sounds), 4)), sounds
 
 
 @pytest.fixture
 def clips_on_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A store with the sound of each toy clip, and a function that gives windows of them as a new run reads them."""
+    """Yield a store with the toy clips, and a function that makes windows as a new run would read them."""
     rows, items, sounds = toy_files("s3://clips/audio")
     monkeypatch.setattr(storage_downloads, "FIRST_PAUSE", 0.01)
-    made = []
+    managers = []
 
     def windows() -> AudioSetWindows:
-        made.append(S3FileManager(min_free_bytes=0))
-        S3FileManager.adopt(made[-1])
+        managers.append(S3FileManager(min_free_bytes=0))
+        S3FileManager.adopt(managers[-1])
         return AudioSetWindows(rows, items, SECONDS, RATE)
 
     before = S3FileManager.live()
@@ -185,14 +189,12 @@ def clips_on_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         for name, sound in sounds.items():
             s3.put(f"s3://clips/audio/{name}", sound)
         yield s3, windows
-        for manager in made:
+        for manager in managers:
             manager.close()
     S3FileManager.adopt(before)
 
 
-def test_remote_sounds_are_embedded_again_once_they_change(
-    model, clips_on_s3, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_changed_remote_files_are_embedded_again(model, clips_on_s3, monkeypatch: pytest.MonkeyPatch) -> None:
     s3, windows = clips_on_s3
     first = embedded_training(windows(), 1, model, EXTRACTOR)
     count = len(first)
@@ -205,12 +207,12 @@ def test_remote_sounds_are_embedded_again_once_they_change(
     )
     s3.proxy.forget()
     with monkeypatch.context() as patch:
-        patch.setattr(type(model), "embed", lambda *given: pytest.fail("was computed again"))
+        patch.setattr(type(model), "embed", lambda *args: pytest.fail("computed again"))
         again = embedded_training(windows(), 1, model, EXTRACTOR)
     assert s3.proxy.count() == 1
     assert again.embeddings == first.embeddings
     running = windows()
-    heard = running[0]["audio"]  # an older copy is at hand
+    old_audio = running[0]["audio"]  # puts an older copy into the local cache
     s3.put("s3://clips/audio/0000.wav", s3.contents("s3://clips/audio")["0001.wav"])
     changed = embedded_training(running, 1, model, EXTRACTOR)
     fresh = embedded_training(windows(), 1, model, EXTRACTOR)
@@ -218,10 +220,10 @@ def test_remote_sounds_are_embedded_again_once_they_change(
         same = np.array_equal(changed[item]["embeddings"], first[item]["embeddings"])
         assert same == (item > 0)
         assert np.array_equal(changed[item]["embeddings"], fresh[item]["embeddings"])
-    assert not np.array_equal(windows()[0]["audio"], heard)
+    assert not np.array_equal(windows()[0]["audio"], old_audio)
 
 
-def test_an_outage_is_not_stored_as_another_sound(model, cache: Path, clips_on_s3) -> None:
+def test_network_failure_does_not_store_a_substitute(model, cache: Path, clips_on_s3) -> None:
     s3, windows = clips_on_s3
     s3.proxy.rules.append(Rule("^GET /clips/audio/0000.wav", Status(503)))
     with pytest.raises(OSError, match="audio/0000.wav"):
@@ -231,8 +233,8 @@ def test_an_outage_is_not_stored_as_another_sound(model, cache: Path, clips_on_s
     assert [stored[item]["item"] for item in range(len(stored))] == [*range(len(stored))]
 
 
-def test_local_sounds_are_embedded_again_once_they_change(model, tmp_path: Path) -> None:
-    """Also if size and time of change are those of before, as after `rsync -t`."""
+def test_changed_local_files_are_embedded_again(model, tmp_path: Path) -> None:
+    """Also with unchanged size and modification time, as after `rsync -t`."""
     rows, items, sounds = toy_files(str(tmp_path))
     for name, sound in sounds.items():
         (tmp_path / name).write_bytes(sound)
@@ -246,18 +248,16 @@ def test_local_sounds_are_embedded_again_once_they_change(model, tmp_path: Path)
         assert np.array_equal(first[item]["embeddings"], second[item]["embeddings"]) == (item > 0)
 
 
-def test_a_file_that_cannot_be_opened_is_not_stored_as_another_sound(
-    model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreadable_file_does_not_store_a_substitute(model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, items, sounds = toy_files(str(tmp_path))
     for name, sound in sounds.items():
         (tmp_path / name).write_bytes(sound)
-    whole = builtins.open
+    real_open = builtins.open
 
-    def refuse(file: Any, *given: Any, **named: Any) -> Any:
+    def refuse(file: Any, *args: Any, **kwargs: Any) -> Any:
         if str(file).endswith("0000.wav"):
             raise PermissionError(errno.EACCES, "Permission denied")
-        return whole(file, *given, **named)
+        return real_open(file, *args, **kwargs)
 
     windows = AudioSetWindows(rows, items, SECONDS, RATE)
     with monkeypatch.context() as patch:
@@ -268,13 +268,13 @@ def test_a_file_that_cannot_be_opened_is_not_stored_as_another_sound(
     assert [stored[item]["item"] for item in range(len(stored))] == [*range(len(stored))]
 
 
-def test_a_batch_of_several_windows_is_stored_alike(model) -> None:
+def test_batched_embeddings_match_single_ones(model) -> None:
     side = toy_side()
     records = embed_side(side, model, EXTRACTOR)
     several = embed_batch(side.windows, [(0, 0), (1, 1), (2, 2)], model, EXTRACTOR)
-    for place in range(3):
-        assert records[place]["served"] == several[place]["served"]
-        np.testing.assert_allclose(records[place]["embeddings"], several[place]["embeddings"], rtol=2e-3, atol=1e-4)
+    for index in range(3):
+        assert records[index]["served"] == several[index]["served"]
+        np.testing.assert_allclose(records[index]["embeddings"], several[index]["embeddings"], rtol=2e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -286,17 +286,17 @@ def test_a_batch_of_several_windows_is_stored_alike(model) -> None:
         ("bf16_full_eval", ["--bf16_full_eval", "true", "--use_cpu", "true"]),
     ],
 )
-def test_settings_that_do_not_fit_the_encoder_are_refused(key: str, rest: list[str]) -> None:
+def test_settings_that_do_not_fit_the_encoder_are_rejected(key: str, rest: list[str]) -> None:
     with pytest.raises(ValueError, match=key):
         TASK.features(parse_run([CONFIG, *TINY, *rest]))
 
 
 @pytest.mark.parametrize("key", ["clip_seconds", "hop_seconds"])
-def test_a_saved_model_keeps_its_windows(key: str, model, tmp_path: Path) -> None:
+def test_saved_model_keeps_its_windows(key: str, model, tmp_path: Path) -> None:
     config = EncoderConfig(encoder_config=model.config.encoder_config.to_dict(), num_labels=1)
     EncoderForAudioClassification(config).save_pretrained(tmp_path)
-    kept = config.encoder_config.to_dict()
-    same = {"clip_seconds": str(kept["window_seconds"]), "hop_seconds": str(kept["hop_seconds"])}
+    saved = config.encoder_config.to_dict()
+    same = {"clip_seconds": str(saved["window_seconds"]), "hop_seconds": str(saved["hop_seconds"])}
 
     def settings(values: dict[str, str]) -> dict[str, Any]:
         rest = [part for name, value in values.items() for part in (f"--{name}", value)]
@@ -313,7 +313,7 @@ def test_a_saved_model_keeps_its_windows(key: str, model, tmp_path: Path) -> Non
         settings(same | {key: "0.7"})
 
 
-def test_a_model_without_its_encoder_is_refused(tmp_path: Path) -> None:
+def test_config_without_an_encoder_is_rejected(tmp_path: Path) -> None:
     config = json.loads(Path(CONFIG).read_text())
     del config["encoder"]
     (tmp_path / "run.json").write_text(json.dumps(config))
@@ -325,26 +325,26 @@ def test_a_model_without_its_encoder_is_refused(tmp_path: Path) -> None:
     ("key", "value"),
     [("encoder.layer", "3"), ("encoder.name", "1"), ("encoder_views", "0"), ("learning_rates.head", "0")],
 )
-def test_settings_of_the_encoder_are_checked_by_name(key: str, value: str) -> None:
+def test_invalid_encoder_settings_are_rejected(key: str, value: str) -> None:
     with pytest.raises(SystemExit, match=key):
         parse_run([CONFIG, f"--{key}", value])
 
 
-def test_learning_rates_are_those_of_the_parts(model) -> None:
+def test_parts_have_their_learning_rates(model) -> None:
     run = parse_run([CONFIG, *TINY, "--learning_rates.encoder", "1e-5"])
     config = EncoderConfig(encoder_config=model.config.encoder_config.to_diff_dict(), num_labels=1, finetune="last_n")
-    made = EncoderForAudioClassification(config)
-    groups = groups_of_parts(made.parts(), run.settings.encoder.learning_rates, run.training)
+    model = EncoderForAudioClassification(config)
+    groups = groups_of_parts(model.parts(), run.settings.encoder.learning_rates, run.training)
     rates = {group["name"]: group["lr"] for group in groups}
     assert rates == {"encoder": 1e-5, "head": run.training.learning_rate}
     trained = [parameter for group in groups for parameter in group["params"]]
-    assert len(trained) == sum(parameter.requires_grad for parameter in made.parameters())
+    assert len(trained) == sum(parameter.requires_grad for parameter in model.parameters())
     with pytest.raises(ValueError, match="encoders"):
-        groups_of_parts(made.parts(), {"encoders": 1e-5}, run.training)
+        groups_of_parts(model.parts(), {"encoders": 1e-5}, run.training)
 
 
-class NotesRates(TrainerCallback):
-    """The learning rates of each step by the name of the part."""
+class RateRecorder(TrainerCallback):
+    """Records the learning rates of each step by part."""
 
     def __init__(self) -> None:
         self.rates: list[dict[str, float]] = []
@@ -354,9 +354,7 @@ class NotesRates(TrainerCallback):
 
 
 @pytest.mark.parametrize(("finetune", "trained"), [("none", 0), ("last_n", 2), ("full", 17)])
-def test_a_run_trains_the_parts_that_it_is_to_train_at_their_rates(
-    model, finetune: str, trained: int, tmp_path: Path
-) -> None:
+def test_run_trains_the_selected_parts_at_their_rates(model, finetune: str, trained: int, tmp_path: Path) -> None:
     rows, pools = toy_clips()
     config = EncoderConfig(
         encoder_config=model.config.encoder_config.to_diff_dict(), num_labels=1, finetune=finetune, finetune_layers=2
@@ -370,7 +368,7 @@ def test_a_run_trains_the_parts_that_it_is_to_train_at_their_rates(
         load_best_model_at_end=False, disable_tqdm=True, prefetch_batches=0,
         metric_for_best_model="loss", greater_is_better=False,
     )  # fmt: skip
-    notes = NotesRates()
+    recorder = RateRecorder()
     trainer = TargetSoundTrainer(
         model=tuned,
         args=args,
@@ -383,10 +381,10 @@ def test_a_run_trains_the_parts_that_it_is_to_train_at_their_rates(
         pools=pools,
         mining=None,
         learning_rates={"encoder": 1e-4} if trained else {},
-        callbacks=[notes],
+        callbacks=[recorder],
     )
     trainer.train()
-    assert notes.rates == 3 * [({"encoder": 1e-4} if trained else {}) | {"head": 0.01}]
+    assert recorder.rates == 3 * [({"encoder": 1e-4} if trained else {}) | {"head": 0.01}]
     changed = {name for name, value in tuned.state_dict().items() if not torch.equal(value, before[name])}
     layers = {int(name.split(".")[3]) for name in changed if name.startswith("encoder.efficientat.features.")}
     assert layers == set(range(17 - trained, 17))
@@ -395,12 +393,12 @@ def test_a_run_trains_the_parts_that_it_is_to_train_at_their_rates(
     assert all(name.startswith(("encoder.efficientat.features.", "head.")) for name in changed)
 
 
-def test_an_encoder_is_read_once() -> None:
+def test_encoder_is_loaded_once() -> None:
     settings = parse_run([CONFIG, *TINY]).settings.encoder
     assert encoder_of(settings) is encoder_of(settings)
 
 
-def test_the_frozen_encoder_of_a_trained_one_is_the_published_one() -> None:
+def test_frozen_encoder_has_the_published_weights() -> None:
     settings = parse_run([CONFIG, *TINY]).settings.encoder
     published = encoder_of(settings)
     config = EncoderConfig(encoder_config=published.model.config.to_diff_dict(), num_labels=1, finetune="full")
@@ -411,15 +409,15 @@ def test_the_frozen_encoder_of_a_trained_one_is_the_published_one() -> None:
     assert any(not torch.equal(a, b) for a, b in zip(trained.parameters(), frozen.parameters(), strict=False))
 
 
-def test_only_a_frozen_encoder_is_cached(model) -> None:
+def test_only_embeddings_of_a_frozen_encoder_are_cached(model) -> None:
     rows, pools = toy_clips()
     windows = AudioSetWindows(rows, pools.items, SECONDS, RATE, Augmentation(mixup_probability=0.5))
     data = DetectionData(rows, None, pools, None, windows, {"validation": toy_side()}, EXTRACTOR, SECONDS, "f1")
     with pytest.raises(ValueError, match="mixup_probability"):
-        cached(data, model)
+        cache_embeddings(data, model)
     config = EncoderConfig(encoder_config=model.config.encoder_config.to_diff_dict(), num_labels=1, finetune="full")
-    assert cached(data, EncoderForAudioClassification(config)) is data
+    assert cache_embeddings(data, EncoderForAudioClassification(config)) is data
     plain = dataclasses.replace(data, train=toy_windows(), encoder=EncoderSettings(encoder_views=VIEWS))
-    found = cached(plain, model)
-    assert found.train.embeddings.views == VIEWS
-    assert set(found.sides["validation"][0]) == {"embeddings", "label", "readable", "seed"}
+    embedded = cache_embeddings(plain, model)
+    assert embedded.train.embeddings.views == VIEWS
+    assert set(embedded.sides["validation"][0]) == {"embeddings", "label", "readable", "seed"}

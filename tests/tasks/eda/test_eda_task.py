@@ -1,4 +1,4 @@
-"""The EDA task on the committed sample: alignment, scaling and what is left out."""
+"""Test the eda task on the committed sample: alignment, splits, scaling, caching and excluded trials."""
 
 import json
 from dataclasses import asdict
@@ -31,28 +31,28 @@ from training.task import Run
 
 @pytest.fixture(scope="module")
 def rows() -> Dataset:
-    """The first songs of the positive control."""
+    """Return the first 12 songs of the positive control."""
     return load_dataset(str(REPOSITORY / "hf_datasets/pmemo"), "sample", split="train").select(range(12))
 
 
 def make_run(*settings: str) -> Run[EdaTaskSettings]:
-    """A run of the task with some settings, on twelve songs."""
+    """Return a run with fractions that suit twelve songs."""
     return parse_run(["configs/eda_tcn.json", "--test_fraction", "0.3", "--validation_fraction", "0.2", *settings])
 
 
 def prepare(rows: Dataset, *settings: str) -> tuple[Run[EdaTaskSettings], AudioFeatureExtractor, EdaData]:
-    """A run and its data."""
+    """Return a run, its extractor and its data."""
     run = make_run(*settings)
     extractor = TASK.features(run)
     return run, extractor, TASK.prepare(rows, extractor, run)
 
 
-def defect(what: str) -> dict[str, Any]:
-    """A row's note that something is wrong with it."""
-    return {"listener": None, "what": what, "how_much": None, "unit": "", "detail": ""}
+def defect(name: str) -> dict[str, Any]:
+    """Return an entry of the column `defects`."""
+    return {"listener": None, "what": name, "how_much": None, "unit": "", "detail": ""}
 
 
-def test_no_song_is_on_two_sides(rows: Dataset) -> None:
+def test_no_song_is_in_two_splits(rows: Dataset) -> None:
     *_, data = prepare(rows)
     songs = {side: set(data.sides[side].song_ids) for side in ("train", "validation", "test")}
     assert all(songs.values())
@@ -61,7 +61,7 @@ def test_no_song_is_on_two_sides(rows: Dataset) -> None:
     assert not songs["validation"] & songs["test"]
 
 
-def test_sound_and_skin_have_one_length_and_labels_go_back_to_microsiemens(rows: Dataset) -> None:
+def test_features_and_labels_have_the_same_length_and_labels_convert_back_to_microsiemens(rows: Dataset) -> None:
     run, _, data = prepare(rows)
     recorded = {
         (row["song_id"], trial["listener"]): (trial["eda"], row["eda_rate"]) for row in rows for trial in row["trials"]
@@ -78,89 +78,89 @@ def test_sound_and_skin_have_one_length_and_labels_go_back_to_microsiemens(rows:
         np.testing.assert_allclose(values[scored], expected.values[: len(scored)][scored], atol=1e-5)
 
 
-def test_features_of_a_song_are_made_once_for_all_its_listeners(rows: Dataset) -> None:
+def test_listeners_of_a_song_share_its_features(rows: Dataset) -> None:
     *_, data = prepare(rows)
     assert len(data.tables.songs) == len(rows) < len(data.tables.trials)
     side = data.sides["all"]
-    first, second = (index for index in range(2))
-    assert side.song_ids[first] == side.song_ids[second]
-    assert np.shares_memory(side[first]["input_features"], side[second]["input_features"])
+    assert side.song_ids[0] == side.song_ids[1]
+    assert np.shares_memory(side[0]["input_features"], side[1]["input_features"])
 
 
-def test_training_windows_are_random_and_follow_from_their_seed(rows: Dataset) -> None:
+def test_training_windows_are_random_and_reproducible_from_their_seed(rows: Dataset) -> None:
     *_, data = prepare(rows, "--window_seconds", "5")
     starts = {data.train[0, seed]["labels"][:, 0].tobytes() for seed in range(20)}
     assert len(starts) > 5
     assert all(len(data.train[0, seed]["labels"]) == 20 for seed in range(20))
     assert data.train[0, 7]["labels"].tobytes() == data.train[0, 7]["labels"].tobytes()
-    assert len(data.train[0]["labels"]) > 20  # whole trials in evaluation
+    assert len(data.train[0]["labels"]) > 20  # without a seed: the whole trial
 
 
-def test_scaling_is_fitted_on_training_trials_alone(rows: Dataset) -> None:
+def test_the_target_scaling_is_fitted_on_training_trials_only(rows: Dataset) -> None:
     *_, data = prepare(rows, "--normalisation_scope", "global")
     labels = np.concatenate(data.train.labels)
     scored = labels[labels != IGNORE_LABEL]
     assert scored.mean() == pytest.approx(0, abs=0.02)
     assert scored.std() == pytest.approx(1, abs=0.02)
-    other = np.concatenate(data.sides["test"].labels)
-    assert other[other != IGNORE_LABEL].std() != pytest.approx(1, abs=1e-4)
+    test_labels = np.concatenate(data.sides["test"].labels)
+    assert test_labels[test_labels != IGNORE_LABEL].std() != pytest.approx(1, abs=1e-4)
 
 
-def test_the_input_scaling_is_that_of_the_training_songs(rows: Dataset) -> None:
+def test_the_input_scaling_comes_from_the_training_songs(rows: Dataset) -> None:
     run, extractor, data = prepare(rows)
     model = build_model(run, TASK.model_settings(data, extractor, run))
     TASK.initialise(model, data, new=True, resumed=False)
     frames = {song: data.train.input_features[i] for i, song in enumerate(data.train.song_ids)}
     mean = np.concatenate(list(frames.values())).mean(axis=0)
-    np.testing.assert_allclose(model.base_model.input_mean.numpy(), mean, atol=0.5)  # uncropped songs: a frame more
+    # Not equal, because items are cropped to their target and the scaling uses whole songs, a frame longer.
+    np.testing.assert_allclose(model.base_model.input_mean.numpy(), mean, atol=0.5)
 
 
-def test_a_song_that_cannot_be_read_is_left_out_and_counted(rows: Dataset) -> None:
-    broken = rows.map(
+def test_an_unreadable_song_is_excluded_and_counted(rows: Dataset) -> None:
+    defective = rows.map(
         lambda row, i: {"defects": row["defects"] + [defect("unreadable_audio")] * (i == 3)}, with_indices=True
     )
-    *_, data = prepare(broken)
+    *_, data = prepare(defective)
     assert data.record()["songs_left_out"] == {"unreadable_audio": 1}
     assert len(data.tables.songs) == len(rows) - 1
     assert rows[3]["song_id"] not in data.sides["all"].song_ids
 
 
-def test_every_trial_of_the_data_is_counted_somewhere(rows: Dataset) -> None:
-    """Songs without sound take their trials with them, songs without trials are songs too."""
-    spoilt = rows.map(
+def test_all_songs_and_trials_are_counted(rows: Dataset) -> None:
+    # One song without audio, whose trials are excluded with it, and one song without trials.
+    defective = rows.map(
         lambda row, i: {
             "defects": row["defects"] + [defect("audio_missing")] * (i == 2),
             "trials": [] if i == 4 else row["trials"],
         },
         with_indices=True,
     )
-    *_, data = prepare(spoilt, "--split_by", "random_pairs")
+    *_, data = prepare(defective, "--split_by", "random_pairs")
     record = data.record()
     assert record["songs_left_out"] == {"audio_missing": 1, "no_trial": 1}
     assert record["trials_rejected"]["song_left_out"] == len(rows[2]["trials"])
     assert record["trials"] == sum(record["trials_rejected"].values()) + len(data.sides["all"])
 
 
-def test_rejected_trials_are_named_by_reason(rows: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Named and used trials are all trials of the data, and of many the first ones are named."""
-    spoilt = rows.map(
+def test_rejected_trials_are_named_by_reason_up_to_a_limit(rows: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    # One song without audio, and a flat signal in the first trial of every song.
+    defective = rows.map(
         lambda row, i: {
             "defects": row["defects"] + [defect("audio_missing")] * (i == 2),
             "trials": [trial | {"eda": [1.0] * len(trial["eda"])} for trial in row["trials"][:1]] + row["trials"][1:],
         },
         with_indices=True,
     )
-    *_, data = prepare(spoilt, "--split_by", "random_pairs")
+    *_, data = prepare(defective, "--split_by", "random_pairs")
     record = data.record()
-    everyone = [f"{row['song_id']}/{trial['listener']}/{trial['trial']}" for row in rows for trial in row["trials"]]
+    all_trials = [f"{row['song_id']}/{trial['listener']}/{trial['trial']}" for row in rows for trial in row["trials"]]
     named = [name for names in record["rejected_trials"].values() for name in names]
-    assert sorted([*named, *data.split.trials]) == sorted(everyone)
+    assert sorted([*named, *data.split.trials]) == sorted(all_trials)
     assert {reason: len(names) for reason, names in record["rejected_trials"].items()} == record["trials_rejected"]
     assert len(named) > len(rows)
     monkeypatch.setattr(items, "TRIALS_NAMED", 2)
-    few = prepare(spoilt, "--split_by", "random_pairs")[-1].record()
-    assert few["trials_rejected"] == record["trials_rejected"]
-    assert few["rejected_trials"] == {reason: names[:2] for reason, names in record["rejected_trials"].items()}
+    limited = prepare(defective, "--split_by", "random_pairs")[-1].record()
+    assert limited["trials_rejected"] == record["trials_rejected"]
+    assert limited["rejected_trials"] == {reason: names[:2] for reason, names in record["rejected_trials"].items()}
 
 
 def test_the_cache_depends_on_the_versions_of_tables_and_libraries(
@@ -179,8 +179,8 @@ def test_the_cache_depends_on_the_versions_of_tables_and_libraries(
     assert not fingerprints() & before
 
 
-def test_tables_are_those_of_their_version(rows: Dataset) -> None:
-    """A change of these numbers needs another TABLES_VERSION."""
+def test_tables_have_the_numbers_of_their_version(rows: Dataset) -> None:
+    # If a change alters these numbers, raise TABLES_VERSION, so that old caches are not used.
     songs = items.make_features(rows[:2], items.extractor_settings(AudioFeatureExtractor()), made_by={})
     trials = items.process_trials(rows[:1], [0], asdict(EdaSettings(discard_seconds=2.0)), made_by={})
     features, descriptors = (np.concatenate(songs[name]) for name in ("input_features", "descriptors"))
@@ -192,31 +192,31 @@ def test_tables_are_those_of_their_version(rows: Dataset) -> None:
     assert (len(features), len(labels), np.isfinite(labels).sum()) == (239, 684, 636)
 
 
-def test_a_song_is_decoded_once_for_features_and_descriptors(rows: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_song_is_decoded_once(rows: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = []
 
-    def count(source: bytes, *arguments: Any, **keywords: Any) -> tuple[np.ndarray, int]:
+    def count_reads(source: bytes, *arguments: Any, **keywords: Any) -> tuple[np.ndarray, int]:
         decoded.append(source)
         return read_audio(source, *arguments, **keywords)
 
-    monkeypatch.setattr(items, "read_audio", count)
+    monkeypatch.setattr(items, "read_audio", count_reads)
     batch, extractor = rows[:2], AudioFeatureExtractor(sampling_rate=16000)
-    made = items.make_features(batch, items.extractor_settings(extractor), made_by={})
+    tables = items.make_features(batch, items.extractor_settings(extractor), made_by={})
     assert decoded == [audio["bytes"] for audio in batch["audio"]]
-    for source, features, descriptors in zip(decoded, made["input_features"], made["descriptors"], strict=True):
+    for source, features, descriptors in zip(decoded, tables["input_features"], tables["descriptors"], strict=True):
         expected = extractor(read_audio(source, 16000)[0], sampling_rate=16000)["input_features"][0]
         np.testing.assert_allclose(features, expected, atol=1e-4)
         assert np.array_equal(descriptors, describe(read_audio(source, SAMPLING_RATE)[0], 4.0))
 
 
-def test_nothing_usable_is_an_error_that_says_why(rows: Dataset) -> None:
-    with pytest.raises(ValueError, match="no usable trial .*too_short"):
+def test_an_error_gives_the_reasons_if_no_trial_is_usable(rows: Dataset) -> None:
+    with pytest.raises(ValueError, match="1 song: .*trials_rejected=.*too_short"):
         prepare(rows.select(range(1)), "--min_seconds", "500")
 
 
 @pytest.mark.parametrize("target", ["raw", "tonic", "phasic", "both", "difference"])
 @pytest.mark.parametrize("scope", ["global", "listener", "trial"])
-def test_every_target_and_scope_makes_finite_batches_with_a_unit(rows: Dataset, target: str, scope: str) -> None:
+def test_every_target_and_scope_gives_finite_batches_with_a_unit(rows: Dataset, target: str, scope: str) -> None:
     run, extractor, data = prepare(rows.select(range(6)), "--eda_target", target, "--normalisation_scope", scope)
     batch = SignalCollator()([data.train[0, 1], data.train[1, 2]])
     assert all(torch.isfinite(tensor).all() for tensor in batch.values())
@@ -227,22 +227,22 @@ def test_every_target_and_scope_makes_finite_batches_with_a_unit(rows: Dataset, 
 
 
 @pytest.mark.parametrize("split_by", ["listener", "song_listener"])
-def test_statistics_of_unseen_listeners_are_refused_with_the_settings(split_by: str) -> None:
-    with pytest.raises(SystemExit, match="Use normalisation_scope global or trial"):
+def test_listener_scaling_is_rejected_for_unseen_test_listeners(split_by: str) -> None:
+    with pytest.raises(SystemExit, match=f"normalisation_scope=listener: .*split_by={split_by}"):
         make_run("--split_by", split_by, "--normalisation_scope", "listener")
 
 
-def test_a_causal_run_is_causal_from_sound_to_skin(rows: Dataset) -> None:
+def test_a_causal_run_has_a_causal_model_and_extractor(rows: Dataset) -> None:
     run, extractor, data = prepare(rows, "--causal", "true")
     model = build_model(run, TASK.model_settings(data, extractor, run))
     assert model.config.causal
     assert extractor.pooling == "past"
-    with pytest.raises(ValueError, match="model_config.causal follows from the data"):
+    with pytest.raises(ValueError, match="model_config.causal"):
         run = make_run("--causal", "true", "--model_config.causal", "false")
         build_model(run, TASK.model_settings(data, extractor, run))
 
 
-def test_features_are_served_from_the_cache_until_a_setting_changes(rows: Dataset) -> None:
+def test_features_are_cached_until_a_feature_setting_changes(rows: Dataset) -> None:
     def fingerprint(*settings: str) -> str:
         return prepare(rows, *settings)[2].tables.songs._fingerprint
 
@@ -254,7 +254,7 @@ def test_features_are_served_from_the_cache_until_a_setting_changes(rows: Datase
     ("offset", "expected"),
     [(0.0, [1, 2, 3, 4]), (0.5, [np.nan, 1, 2, 3, 4]), (-1.0, [3, 4]), (1.0, [np.nan, np.nan, 1, 2, 3, 4])],
 )
-def test_sample_zero_is_the_start_of_the_sound(offset: float, expected: list[float]) -> None:
+def test_sample_zero_is_the_start_of_the_audio(offset: float, expected: list[float]) -> None:
     np.testing.assert_array_equal(align_to_audio(np.array([1, 2, 3, 4.0]), 2.0, offset), expected)
 
 
@@ -264,17 +264,17 @@ def test_the_record_is_json(rows: Dataset, tmp_path: Path) -> None:
     assert record["trials"] == sum(record["trials_rejected"].values()) + len(data.sides["all"])
 
 
-def test_the_control_of_exchanged_sounds_trains_on_wrong_ones_and_is_scored_on_right_ones(rows: Dataset) -> None:
+def test_the_control_exchanges_audio_in_training_only(rows: Dataset) -> None:
     *_, plain = prepare(rows)
     *_, control = prepare(rows, "--shuffle_songs", "true")
     sounds = dict(zip(plain.train.song_ids, plain.train.input_features, strict=True))
     for song, sound, labels in zip(
         control.train.song_ids, control.train.input_features, control.train.labels, strict=True
     ):
-        shared = min(len(sound), len(sounds[song]))
-        assert not np.array_equal(sound[:shared], sounds[song][:shared])
+        frames = min(len(sound), len(sounds[song]))
+        assert not np.array_equal(sound[:frames], sounds[song][:frames])
         assert any(np.array_equal(sound, other[: len(sound)]) for other in sounds.values())
         assert len(sound) == len(labels)
     assert all(map(np.array_equal, plain.sides["test"].input_features, control.sides["test"].input_features))
     assert plain.record()["control"] is None
-    assert "this is a control" in control.record()["control"]
+    assert "control" in control.record()["control"]

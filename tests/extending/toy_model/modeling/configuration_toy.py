@@ -10,8 +10,8 @@ class ToyConfig(SignalConfig):
         input_size: features per frame (F).
         output_size: predicted channels per frame.
         num_channels: channels of the convolution (C).
-        kernel_size: frames that the convolution sees; odd.
-        dropout: probability in [0, 1) that a number is set to zero in training.
+        kernel_size: width of the convolution in frames; odd.
+        dropout: dropout probability in [0, 1).
     """
 
     model_type = "toy"  # the value of a config's key `model_type`
@@ -25,10 +25,10 @@ class ToyConfig(SignalConfig):
 
     @property
     def weights(self) -> int:
-        """About how many numbers the model has; too many are refused."""
+        """Approximate number of weights; configs with too many are rejected."""
         return self.num_channels * (self.kernel_size * self.input_size + self.output_size)
 
     @property
     def receptive_field(self) -> int:
-        """The frames of input that one output frame depends on, itself included."""
+        """Number of input frames that one output frame depends on."""
         return self.kernel_size

@@ -1,7 +1,7 @@
-"""A toy model: one convolution over time, for a signal frame by frame or for the labels of a clip.
+"""A toy model: one convolution over time, for signals (per frame) or for the labels of a clip.
 
-`modeling/__init__.py` registers it by one line, `from .modeling_toy import ToyForAudioClassification, ...`.
-A saved model takes this file along, so it may import only from its own folder, and only by `from .file import Name`.
+One line in `modeling/__init__.py` registers it: `from .modeling_toy import ToyForAudioClassification, ...`. A saved
+model contains a copy of this file, so it may import only from its own folder, and only by `from .file import Name`.
 """
 
 # B batch, T frames, F features, C channels
@@ -16,7 +16,7 @@ from .modeling_signal import SignalBackbone, SignalRegressionModel
 
 
 class ToyModel(SignalBackbone):
-    """The part that both models share: scaled features (B, T, F) to states (B, T, C)."""
+    """The backbone of both models: scaled features (B, T, F) to states (B, T, C)."""
 
     config_class = ToyConfig
     base_model_prefix = "toy"
@@ -30,7 +30,7 @@ class ToyModel(SignalBackbone):
     def layers_forward(
         self, x: torch.Tensor, valid: torch.Tensor | None, hidden_states: list[torch.Tensor] | None
     ) -> torch.Tensor:
-        """Compute the states; x is zero in padding, and so must the states be."""
+        """Compute the states; they must be zero in padding, as x is."""
         x = F.dropout(F.relu(self.conv(x)), self.config.dropout, self.training)
         x = mask_frames(x, valid)
         if hidden_states is not None:
@@ -49,7 +49,7 @@ class ToyForSignalRegression(SignalRegressionModel):
 
 
 class ToyForAudioClassification(AudioClassificationModel):
-    """Name the sounds of a clip."""
+    """Predict the labels of a clip."""
 
     config_class = ToyConfig
     base_model_prefix = "toy"

@@ -1,1 +1,1 @@
-"""A toy data set: tones, and a rating of how loud each is."""
+"""A toy data set of tones with loudness ratings."""

@@ -28,8 +28,8 @@ FEATURES = Features(
 class ToytonesBuilder(Builder):
     """One row per tone: the bytes of its sound, and its rating."""
 
-    DESCRIPTION = "Tones, and how loud they are."
-    RAW_DIR = "the folder that holds tones.csv"
+    DESCRIPTION = "Tones with loudness ratings."
+    RAW_DIR = "the folder with tones.csv"
     features = FEATURES
     SHARD_INPUTS = 32  # tones per Parquet file
     ROW = "tone"
@@ -40,16 +40,16 @@ class ToytonesBuilder(Builder):
         return read_tree(raw_dir)
 
     def _split_generators(self, dl_manager: datasets.DownloadManager | None) -> list[datasets.SplitGenerator]:
-        # `prepare` cuts the list into shards, and repeats the other values for each of them
+        # `prepare` divides the list into shards and repeats the other values for each shard.
         inputs = {"tones": self.tree.tones, "root": self.tree.root, "synthetic": self.tree.synthetic}
         return [datasets.SplitGenerator("train", gen_kwargs=inputs)]
 
-    @staticmethod  # so that `prepare` can send it to its processes without the builder
+    @staticmethod  # so that `prepare` can pickle it for its processes without the builder
     def _generate_tables(
         tones: list[dict[str, str]], root: RawFolder, synthetic: bool
     ) -> Iterator[tuple[Key, pa.Table]]:
         for i, tone in enumerate(tones):
-            defects: list[dict] = []  # a bad sound is reported here; its row stays
+            defects: list[dict] = []  # an unreadable sound is reported here, and the row is kept
             audio, _ = read_sound(root, f"{tone['tone_id']}.wav", defects)
             row = {"tone_id": tone["tone_id"], "audio": audio, "loudness": float(tone["loudness"])}
             row |= {"defects": defects, "synthetic": synthetic}

@@ -1,4 +1,4 @@
-"""Read the raw files of the toy tones, all but the sounds: a builder reads those row by row."""
+"""Read the raw files of the toy tones, except the sounds, which a builder reads row by row."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,21 +11,21 @@ TABLE = "tones.csv"
 
 @dataclass(frozen=True)
 class RawTree:
-    """The raw files. Every builder needs `defects`, `size` and `digest`; the rest is up to this one."""
+    """The raw files. Every builder needs `defects`, `size` and `digest`; the other fields are specific to this one."""
 
     root: RawFolder
     tones: list[dict[str, str]]  # rows of the table
     synthetic: bool
-    defects: list[dict]  # of no single row
-    digest: str  # of all raw files, so that changed files make a new data set
+    defects: list[dict]  # defects that belong to no row
+    digest: str  # of all raw files, so that changed files lead to a new data set
     size: int  # bytes
 
 
 def read_tree(raw_dir: str | Path) -> RawTree:
     """Read the table and list the sounds, in a folder or on S3."""
-    root = RawFolder.open(raw_dir, f"folder that holds {TABLE}")
+    root = RawFolder.open(raw_dir, f"folder with {TABLE}")
     if TABLE not in root.files:
-        raise ValueError(f"--raw_dir {raw_dir} has no {TABLE}. Give the folder that holds it.")
+        raise ValueError(f"raw_dir={raw_dir}: has no {TABLE}. Give the folder that contains it.")
     defects: list[dict] = []
     tones = read_table(root, TABLE, ("tone_id", "loudness"), defects)
     return RawTree(root, tones, SYNTHETIC_MARKER in root.files, defects, *root.digest(root.files))

@@ -1,4 +1,4 @@
-"""Make raw files without any recording. `prepare toytones --rebuild_samples` makes the config `sample` of them."""
+"""Make synthetic raw files. `prepare toytones --rebuild_samples` builds the config `sample` from them."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ RATE = 22050  # Hz
 
 
 def synthesize(folder: Path, tones: int) -> str:
-    """Write tones whose ratings follow their levels, and return how they were made."""
+    """Write tones whose ratings follow their levels, and return a description of the data."""
     generator, rows = np.random.default_rng(0), ["tone_id,loudness"]
     for number in range(tones):
         loudness, pitch = generator.uniform(), generator.uniform(200, 400)  # Hz
@@ -18,5 +18,5 @@ def synthesize(folder: Path, tones: int) -> str:
         soundfile.write(folder / f"tone{number}.wav", tone, RATE)
         rows.append(f"tone{number},{loudness + generator.normal(0, 0.02):.4f}")
     (folder / "tones.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    (folder / "SYNTHETIC").touch()  # this name marks raw files as synthetic
+    (folder / "SYNTHETIC").touch()  # a file of this name marks raw files as synthetic
     return f"{tones} synthetic tones"

@@ -1,1 +1,1 @@
-"""A toy task: predict how loud a tone is."""
+"""A toy task: predict the loudness of a tone."""

@@ -9,9 +9,9 @@ from training.settings import TaskSettings
 
 @dataclass(frozen=True)
 class ToySettings(TaskSettings):
-    """The keys of a config, in groups. This task has only those that divide the data."""
+    """The keys of a config, in groups. This task has only those of the split."""
 
-    validation_metrics: ClassVar = {"rmse": False, "loss": False}  # less is better
+    validation_metrics: ClassVar = {"rmse": False, "loss": False}  # metric -> whether higher is better
     split: SplitSettings
 
 

@@ -1,4 +1,4 @@
-"""What `run_study.py` shows of several runs: the mean error over the tones of all of their tests."""
+"""The table of `run_study.py`: the mean error over the tones of the tests of all runs."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,5 +21,5 @@ def rows_of_setting(runs: Sequence[FinishedRun], reference: Sequence[FinishedRun
     yield row | {"by_seed": by_seed(runs, [e.mean() for e in errors]), "difference": None, "effects": None}
 
 
-NOTE = "Brackets hold 95 % intervals over tones."
+NOTE = "Brackets: 95 % intervals over tones."
 TABLES = StudyTables(("target", "tones"), NOTE, scores_of_run, pq.read_table, rows_of_setting)

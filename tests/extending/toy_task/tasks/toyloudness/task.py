@@ -1,8 +1,7 @@
-"""Predict how loud a tone is, from 0 to 1: a toy task, which one line in `tasks/__init__.py` registers."""
+"""A toy task: predict the loudness of a tone, from 0 to 1. One line in `tasks/__init__.py` registers it."""
 
 import argparse
 import csv
-import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,9 @@ from evaluation.splits import SIDES, Split, split_trials
 from evaluation.validation import validation_scores
 from media.audio import read_audio
 from modeling import SIGNAL_MODELS
-from reporting.card import SYNTHETIC_NOTICE
+from reporting.card import CardMetadata
+from reporting.sections import Notice, Section, Table
+from reporting.texts import SHARED
 from tasks.toyloudness import study
 from tasks.toyloudness.settings import ToySettings
 from training.build import build_extractor
@@ -35,11 +36,11 @@ class ToyResults:
 
     tones: int
     rmse: float
-    baselines: dict[str, float]  # "chance": the RMSE of the mean rating, the best guess of a model that uses no audio
+    baselines: dict[str, float]  # "chance": the RMSE of the mean rating, the best guess without audio
 
 
 class Tones(Dataset):
-    """Tones as items. Training asks for (index, seed); the seed is for items that are drawn at random."""
+    """Tones as items. Training requests (index, seed); the seed is for data sets with random items."""
 
     def __init__(self, rows: Sequence[dict[str, Any]], extractor: Any) -> None:
         self.ids = [row["tone_id"] for row in rows]
@@ -56,8 +57,6 @@ class Tones(Dataset):
 
 @dataclass(frozen=True)
 class ToyData:
-    """A data set, divided."""
-
     split: Split
     parts: dict[str, Tones]
 
@@ -70,11 +69,11 @@ class ToyData:
         return self.parts["validation"]
 
     def record(self) -> dict[str, Any]:
-        return {}  # metrics.json says no more of the data than of those of every task
+        return {}  # nothing in addition to the record of every task
 
     def validation_metrics(self, output: EvalPrediction) -> dict[str, float]:
         predictions, labels = (np.reshape(values, (1, -1)) for values in (output.predictions, output.label_ids))
-        mask = np.ones(labels.shape, bool)  # all tones are one trial of the module
+        mask = np.ones(labels.shape, bool)  # the module scores trials; here all tones are one trial
         return validation_scores(["rmse"], predictions=predictions, references=labels, mask=mask)
 
 
@@ -95,18 +94,18 @@ class ToyTask(Task[ToySettings, ToyData]):
     def prepare(
         self, rows: datasets.Dataset, extractor: Any, run: Run[ToySettings], saved: dict[str, Any] | None = None
     ) -> ToyData:
-        usable = [row for row in rows.to_list() if not row["defects"]]  # such as a sound that cannot be read
+        usable = [row for row in rows.to_list() if not row["defects"]]  # without unreadable sounds
         ids = [row["tone_id"] for row in usable]
         nobody = [""] * len(ids)  # tones have no listeners and no artists
         split = split_trials(ids, nobody, ids, nobody, run.settings.split)
         parts = {part: [usable[i] for i in split.indices(part)] for part in SIDES} | {"all": usable}
-        return ToyData(split, {part: Tones(some, extractor) for part, some in parts.items()})
+        return ToyData(split, {part: Tones(rows_of_part, extractor) for part, rows_of_part in parts.items()})
 
     def model_settings(self, data: ToyData, extractor: Any, run: Run[ToySettings]) -> dict[str, Any]:
         return {"input_size": extractor.feature_size, "output_size": 1}
 
     def initialise(self, model: Any, data: ToyData, new: bool, resumed: bool) -> None:
-        if new:  # no feature shall outweigh the others
+        if new:  # scale the features so that none outweighs the others
             spectra = torch.cat(data.train.spectra)
             model.set_input_scaling(spectra.mean(0), spectra.std(0) + 1e-3)
 
@@ -126,36 +125,39 @@ class ToyTask(Task[ToySettings, ToyData]):
     def predict(self, model: Any, extractor: Any, files: Sequence[Path], arguments: argparse.Namespace) -> Predicted:
         with torch.inference_mode():
             inputs = {str(file): spectrum(file, extractor)[None].to(model.device) for file in files}
-            found = [(file, model(features).predictions.item()) for file, features in inputs.items()]
+            predicted = [(file, model(features).predictions.item()) for file, features in inputs.items()]
         with open(arguments.output, "w", newline="", encoding="utf-8") as table:
-            rows = [("file", "loudness", OF_SYNTHETIC_DATA), *((*row, "true") for row in found)]
+            rows = [("file", "loudness", OF_SYNTHETIC_DATA), *((*row, "true") for row in predicted)]
             csv.writer(table).writerows(row[: 3 if arguments.synthetic else 2] for row in rows)
-        return Predicted(found, [], "loudness")
+        return Predicted(predicted, [], "loudness")
 
     def results_table(self, results: dict[str, Any]) -> str:
-        head = f"| {results['tones']} tones | RMSE |\n|---|---|"
-        return f"{head}\n| model | {results['rmse']:.3f} |\n| chance | {results['baselines']['chance']:.3f} |"
+        return score_table(results).markdown()
 
     def conclusion(self, results: dict[str, Any]) -> str:
         return f"RMSE {results['rmse']:.3f}; chance: {results['baselines']['chance']:.3f}"
 
-    def model_card(self, facts: dict[str, Any]) -> str:
-        return f"---\nlicense: other\n---\n{self.summary(facts)}\n"
+    def sections(self, facts: dict[str, Any], predictions: pa.Table | None) -> list[Section]:
+        notices = [Notice(SHARED("synthetic_notice"))] if facts["data"]["synthetic"] else []
+        rows = [] if predictions is None else predictions.to_pylist()
+        tones = [[tone["tone_id"], f"{tone['target']:.2f}", f"{tone['prediction']:.2f}"] for tone in rows]
+        return [
+            Section("", notices),
+            Section("Scores", [score_table(facts["test"])]),
+            Section("Tones", [Table(["tone", "rating", "prediction"], tones)], in_card=False),
+        ]
 
-    def report_files(
-        self, facts: dict[str, Any], config: dict[str, Any], predictions: pa.Table
-    ) -> dict[str, str | bytes]:
-        tones = [f"{t['tone_id']}: {t['target']:.2f}, {t['prediction']:.2f}" for t in predictions.to_pylist()]
-        text = "\n".join([self.summary(facts), "", "tone: rating, prediction", *tones])
-        return {"report.html": f"<!doctype html>\n<title>Loudness</title>\n<pre>{html.escape(text)}</pre>\n"}
+    def card_metadata(self, facts: dict[str, Any]) -> CardMetadata:
+        return CardMetadata(["loudness"])
 
-    def summary(self, facts: dict[str, Any]) -> str:
-        notice = SYNTHETIC_NOTICE if facts["data"]["synthetic"] else ""
-        return f"# {facts['name']}: how loud a tone is\n\n{notice}\n\n{self.results_table(facts['test'])}"
+
+def score_table(results: dict[str, Any]) -> Table:
+    rows = [["model", f"{results['rmse']:.3f}"], ["chance", f"{results['baselines']['chance']:.3f}"]]
+    return Table([f"{results['tones']} tones", "RMSE"], rows)
 
 
 def spectrum(sound: Path | bytes, extractor: Any) -> torch.Tensor:
-    """Return the features of a sound, averaged over time: one frame (1, F), which is all that the model sees."""
+    """Return the features of a sound, averaged over time to one frame (1, F)."""
     samples, rate = read_audio(sound, extractor.sampling_rate)
     return extractor(samples, sampling_rate=rate, return_tensors="pt")["input_features"][0].mean(0, keepdim=True)
 

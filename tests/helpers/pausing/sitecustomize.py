@@ -1,4 +1,4 @@
-"""Python imports this in each process of a program that runs in the environment of `tests.helpers.programs.held`."""
+"""Python imports this at the start of each process in the environment of `tests.helpers.programs.paused_after`."""
 
 import os
 import time
@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 replace = os.replace
-name, count, seconds = os.environ["HOLD"].split()
+name, count, seconds = os.environ["PAUSE_AFTER"].split()
 finished: list[Any] = []
 
 
 def replace_or_wait(old: Any, new: Any, **options: Any) -> None:
-    """As `os.replace`; a file that is one too many is complete under its old name for a while."""
+    """Replace a file, but pause first if `count` files of this name are finished already."""
     if fnmatch(Path(new).name, name):
         if len(finished) == int(count):
             time.sleep(float(seconds))

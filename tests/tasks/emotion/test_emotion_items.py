@@ -1,4 +1,4 @@
-"""Utterances as training items: inputs, batches, and masks for what a row lacks."""
+"""Test the items of the emotion task: inputs, batches, and masks for missing modalities."""
 
 from pathlib import Path
 
@@ -17,9 +17,13 @@ from training.collators import PaddingCollator
 MASKS = {name: mask for name, (_, mask) in INPUTS.items()}
 
 
-def there(item: dict[str, torch.Tensor]) -> dict[str, bool]:
-    """Which modalities an item has."""
+def present_modalities(item: dict[str, torch.Tensor]) -> dict[str, bool]:
+    """Return whether the item has each modality, by its mask."""
     return {name: bool(item[mask].any()) for name, mask in MASKS.items() if mask in item}
+
+
+def missing_modalities(item: dict[str, torch.Tensor]) -> list[str]:
+    return [name for name, present in present_modalities(item).items() if not present]
 
 
 def test_an_item_has_no_batch_dimension(rows: datasets.Dataset, processor: FusionProcessor) -> None:
@@ -33,16 +37,16 @@ def test_an_item_has_no_batch_dimension(rows: datasets.Dataset, processor: Fusio
     assert 4 < tokens < 32
     assert frames > 10
     assert not item["undecodable"]
-    assert all(there(item).values())
+    assert all(present_modalities(item).values())
 
 
-def test_a_seed_beside_the_index_changes_nothing(rows: datasets.Dataset, processor: FusionProcessor) -> None:
+def test_the_seed_of_an_index_has_no_effect(rows: datasets.Dataset, processor: FusionProcessor) -> None:
     dataset = dataset_of(rows, processor)
     for name, value in dataset[3, 12345].items():
         assert torch.equal(value, dataset[3][name]), name
 
 
-def test_a_batch_is_padded_to_its_longest_and_padding_changes_no_answer(
+def test_batches_are_padded_and_padding_does_not_change_predictions(
     rows: datasets.Dataset, processor: FusionProcessor
 ) -> None:
     dataset, model = dataset_of(rows, processor), tiny_model(fusion="attention")
@@ -50,22 +54,22 @@ def test_a_batch_is_padded_to_its_longest_and_padding_changes_no_answer(
     batch = collate(items)
     longest = max(len(item["input_ids"]) for item in items)
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (8, longest)
-    for place, item in enumerate(items):
-        length = len(item["input_ids"])
-        assert torch.equal(batch["input_ids"][place, :length], item["input_ids"])
-        assert (batch["input_ids"][place, length:] == 7).all()
-        assert not batch["attention_mask"][place, length:].any()
-        heard = len(item["features_mask"])
-        assert torch.equal(batch["input_features"][place, :heard], item["input_features"])
-        assert not batch["input_features"][place, heard:].any()
-        assert not batch["features_mask"][place, heard:].any()
+    for index, item in enumerate(items):
+        tokens, frames = len(item["input_ids"]), len(item["features_mask"])
+        assert torch.equal(batch["input_ids"][index, :tokens], item["input_ids"])
+        assert (batch["input_ids"][index, tokens:] == 7).all()
+        assert not batch["attention_mask"][index, tokens:].any()
+        assert torch.equal(batch["input_features"][index, :frames], item["input_features"])
+        assert not batch["input_features"][index, frames:].any()
+        assert not batch["features_mask"][index, frames:].any()
+    # The items differ in both lengths, so there is padding to test.
     assert len({len(item["input_ids"]) for item in items}) > 1
-    assert len({len(i["features_mask"]) for i in items}) > 1
+    assert len({len(item["features_mask"]) for item in items}) > 1
     alone = torch.cat([logits_of(model, collate([item])) for item in items])
     torch.testing.assert_close(logits_of(model, batch), alone, atol=1e-5, rtol=1e-5)
 
 
-# What is not there
+# Missing modalities
 
 
 @pytest.mark.parametrize(
@@ -79,13 +83,13 @@ def test_a_batch_is_padded_to_its_longest_and_padding_changes_no_answer(
         ({"clip": {"bytes": b"this is no clip" * 50, "path": None}}, ("text",), True),
         ({"clip": {"bytes": b"", "path": None}}, ("text",), True),
         ({"clip": {"bytes": None, "path": "/nowhere/dia0_utt0.mp4"}}, ("text",), True),
-        # what a row says to be unusable, as a clip of minutes for a row of seconds, is not even opened
+        # A clip that the row declares unusable, for example because its length is wrong, is not opened.
         ({"clip": {"bytes": b"x", "path": None}, "has_video": False, "has_audio": False}, ("text",), False),
         ({"text": None, "has_text": False, "clip": None, "has_video": False, "has_audio": False}, (), False),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else None,
 )
-def test_what_a_row_lacks_is_a_mask_of_zeros_and_no_row_is_dropped(
+def test_a_missing_modality_has_a_mask_of_zeros_and_no_row_is_dropped(
     rows: datasets.Dataset,
     processor: FusionProcessor,
     cells: dict,
@@ -95,7 +99,7 @@ def test_what_a_row_lacks_is_a_mask_of_zeros_and_no_row_is_dropped(
 ) -> None:
     dataset = dataset_of(changed(rows, 3, **cells), processor)
     item = dataset[3]
-    assert {name for name, found in there(item).items() if found} == set(has)
+    assert {name for name, present in present_modalities(item).items() if present} == set(has)
     assert bool(item["undecodable"]) is undecodable
     assert (rows[3]["utterance_id"] in caplog.text) is undecodable
     batch = PaddingCollator(0)([dataset[index] for index in range(len(rows))])
@@ -104,41 +108,42 @@ def test_what_a_row_lacks_is_a_mask_of_zeros_and_no_row_is_dropped(
     assert logits_of(tiny_model(), batch).isfinite().all()
 
 
-def test_a_clip_without_the_sound_or_the_picture_that_its_row_promises_is_undecodable(
+def test_a_clip_without_a_stream_that_its_row_claims_is_undecodable(
     rows: datasets.Dataset, processor: FusionProcessor, tmp_path: Path
 ) -> None:
     random = np.random.default_rng(0)
-    pictures, sound = show(random, "joy", 0.5), sing(random, "joy", 0.5)
-    parts = {"mute": (pictures, None), "blind": (None, sound), "no_frame": (pictures[:0], sound)}
-    for (name, clip), lacks in zip(parts.items(), ("audio", "video", "video"), strict=True):
+    frames, sound = show(random, "joy", 0.5), sing(random, "joy", 0.5)
+    streams = {"without_audio": (frames, None), "without_video": (None, sound), "without_frames": (frames[:0], sound)}
+    for (name, clip), missing in zip(streams.items(), ("audio", "video", "video"), strict=True):
         write_clip(tmp_path / f"{name}.mp4", *clip)
         cells = {"clip": {"bytes": None, "path": str(tmp_path / f"{name}.mp4")}}
         item = dataset_of(changed(rows, 1, **cells), processor)[1]
         assert item["undecodable"]
-        assert [one for one, found in there(item).items() if not found] == [lacks]
-        item = dataset_of(changed(rows, 1, **cells, **{f"has_{lacks}": False}), processor)[1]
+        assert missing_modalities(item) == [missing]
+        item = dataset_of(changed(rows, 1, **cells, **{f"has_{missing}": False}), processor)[1]
         assert not item["undecodable"]
-        assert [one for one, found in there(item).items() if not found] == [lacks]
+        assert missing_modalities(item) == [missing]
 
 
 @pytest.mark.parametrize("hidden", MODALITIES)
-def test_a_hidden_modality_is_as_if_it_were_not_there(
+def test_a_hidden_modality_equals_a_missing_one(
     rows: datasets.Dataset, processor: FusionProcessor, hidden: str
 ) -> None:
     item = dataset_of(rows, processor, hidden=frozenset({hidden}))[0]
-    assert [name for name, found in there(item).items() if not found] == [hidden]
+    assert missing_modalities(item) == [hidden]
     assert not item["undecodable"]
     lacking = changed(rows, 0, **{f"has_{hidden}": False})
-    batches = [PaddingCollator(0)([one]) for one in (item, dataset_of(lacking, processor)[0])]
+    hidden_batch = PaddingCollator(0)([item])
+    lacking_batch = PaddingCollator(0)([dataset_of(lacking, processor)[0]])
     model = tiny_model(learned_absent=True)
-    assert torch.equal(logits_of(model, batches[0]), logits_of(model, batches[1]))
-    whole = PaddingCollator(0)([dataset_of(rows, processor)[0]])
-    assert not torch.allclose(logits_of(model, whole), logits_of(model, batches[0]))
+    assert torch.equal(logits_of(model, hidden_batch), logits_of(model, lacking_batch))
+    complete_batch = PaddingCollator(0)([dataset_of(rows, processor)[0]])
+    assert not torch.allclose(logits_of(model, complete_batch), logits_of(model, hidden_batch))
 
 
-def test_files_are_named_only_where_they_will_be_read(rows: datasets.Dataset, processor: FusionProcessor) -> None:
-    far = changed(rows, 0, clip={"bytes": None, "path": "s3://bucket/dia0_utt0.mp4"})
-    assert dataset_of(far, processor).files_of((0, 5)) == ["s3://bucket/dia0_utt0.mp4"]
-    assert dataset_of(far, processor).files_of(1) == []  # its bytes are in the row
-    assert dataset_of(far, processor, modalities=("text",)).files_of(0) == []
-    assert dataset_of(far, processor, cached=far).files_of(0) == []
+def test_only_files_that_will_be_read_are_prefetched(rows: datasets.Dataset, processor: FusionProcessor) -> None:
+    remote = changed(rows, 0, clip={"bytes": None, "path": "s3://bucket/dia0_utt0.mp4"})
+    assert dataset_of(remote, processor).files_of((0, 5)) == ["s3://bucket/dia0_utt0.mp4"]
+    assert dataset_of(remote, processor).files_of(1) == []  # the bytes are in the row
+    assert dataset_of(remote, processor, modalities=("text",)).files_of(0) == []
+    assert dataset_of(remote, processor, cached=remote).files_of(0) == []
