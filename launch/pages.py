@@ -76,12 +76,15 @@ def renew_pages(folder: Path) -> list[Path]:
             f"{folder}: contains scores by run_eval.py but no model, so it has no card. Give a run's folder."
         )
     task = load_task(facts["task"])
-    pages: dict[str, str | bytes] = {"README.md": card_of(task, facts)}
-    if (folder / "predictions.parquet").is_file():
-        config = json.loads((folder / "run_config.json").read_text(encoding="utf-8"))
-        pages = run_pages(task, facts, config, pq.read_table(folder / "predictions.parquet"))
-    write_pages(folder, pages)
+    write_pages(folder, pages := _pages_of(task, facts, folder))
     return [folder / file for file in pages]
+
+
+def _pages_of(task: Task, facts: dict[str, Any], folder: Path) -> dict[str, str | bytes]:
+    if not (folder / "predictions.parquet").is_file():
+        return {"README.md": card_of(task, facts)}
+    config = json.loads((folder / "run_config.json").read_text(encoding="utf-8"))
+    return run_pages(task, facts, config, pq.read_table(folder / "predictions.parquet"))
 
 
 def main(argv: list[str]) -> None:

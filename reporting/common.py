@@ -6,7 +6,7 @@ from typing import Any
 
 from reporting.cells import cell, flat, number
 from reporting.plots import plot_learning
-from reporting.sections import Notice, Part, Picture, Section, Table
+from reporting.sections import Notice, Part, Picture, Section, Table, escape
 from reporting.texts import SHARED
 
 SUBSTITUTIONS_SHOWN = 20
@@ -27,13 +27,13 @@ def warnings(facts: dict[str, Any], items: str) -> list[Notice]:
     elif base and base["test_trials_it_was_trained_on"]:
         texts.append(SHARED("base_known", base=base, items=items))
     if facts["test"].get("note"):
-        texts.append(SHARED("policy", text=facts["test"]["note"]))
+        texts.append(escape(facts["test"]["note"]))
     return [Notice(text) for text in texts]
 
 
 def opening(facts: dict[str, Any], about: str) -> str:
     """Return which split of which data set was scored."""
-    return SHARED("opening", facts={"side": None, **facts}, about=about)
+    return SHARED("opening", facts=facts, about=about)
 
 
 def training_section(facts: dict[str, Any], losses: str, more: Sequence[Part] = ()) -> Section:
@@ -47,7 +47,7 @@ def training_section(facts: dict[str, Any], losses: str, more: Sequence[Part] = 
     return Section(
         "Training",
         [
-            SHARED("training", facts={"threads": None, **facts}),
+            SHARED("training", facts=facts),
             *([SHARED("undecodable", times=training["undecodable"])] if training.get("undecodable") else []),
             SHARED("scored_once"),
             learning_picture(training, losses),
@@ -77,7 +77,7 @@ def limits(*texts: str) -> Section:
 
 
 def versions_in_card(facts: dict[str, Any]) -> Section:
-    return Section("Versions", [SHARED("versions", facts={"threads": None, **facts})], in_page=False)
+    return Section("Versions", [SHARED("versions", facts=facts)], in_page=False)
 
 
 def substitutions(clips: Sequence[dict[str, Any]] | None) -> list[Part]:
@@ -105,24 +105,19 @@ def split_table(data: dict[str, Any]) -> Table:
 def data_in_card(facts: dict[str, Any]) -> Section:
     """Return data set, splits, policies and licence for the card."""
     data = facts["data"]
-    policies = [SHARED("policy", text=policy) for policy in data.get("policies", [])]
+    policies = [escape(policy) for policy in data.get("policies", [])]
     parts = [
         SHARED("data_in_card", facts=facts),
         *policies,
-        SHARED("left_out", data=left_out(data)),
+        SHARED("left_out", data=data),
         SHARED("licence"),
     ]
     return Section("Data", parts, in_page=False)
 
 
-def left_out(data: dict[str, Any]) -> dict[str, Any]:
-    """Return the counts of rows left out and of notes on rows, empty if the task records none."""
-    return {"left_out": data.get("left_out"), "notes": data.get("notes")}
-
-
 def policies_and_notes(data: dict[str, Any]) -> list[Part]:
     """Return how incomplete rows were treated, and how many there are by reason."""
-    parts: list[Part] = [SHARED("policy", text=policy) for policy in data.get("policies", [])]
+    parts: list[Part] = [escape(policy) for policy in data.get("policies", [])]
     for key, heading in (("left_out", "left out"), ("notes", "note on rows")):
         rows = [[reason, number(count)] for reason, count in sorted(data.get(key, {}).items())]
         parts.append(Table([heading, "rows"], rows))

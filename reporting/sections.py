@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -69,7 +68,8 @@ class Folded:
     text: str
 
 
-class Heading(NamedTuple):
+@dataclass(frozen=True)
+class Heading:
     """A heading inside a section."""
 
     text: str

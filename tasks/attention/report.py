@@ -36,14 +36,14 @@ def sections(facts: dict[str, Any], predictions: pa.Table | None) -> list[Sectio
     compared = Picture("compared", TEXTS("compared_caption"), lambda: plot_compared(test))
     removals = Picture("removals", TEXTS("removals_caption"), lambda: plot_removals(test), NOT_ABLATED)
     return [
-        Section("", warnings(facts, "creatives")),
-        Section("", [TEXTS("purpose", facts=facts, modalities=names)] if trained else []),
         Section(
             "",
             [
+                *warnings(facts, "creatives"),
+                *([TEXTS("purpose", facts=facts, modalities=names)] if trained else []),
                 opening(facts, TEXTS.line("about", test=test)),
                 verdict(test),
-                SHARED("rows_scored", test={"undecodable": 0, **test}),
+                SHARED("rows_scored", test=test),
             ],
         ),
         Section(
@@ -51,11 +51,11 @@ def sections(facts: dict[str, Any], predictions: pa.Table | None) -> list[Sectio
             [
                 score_table(test),
                 TEXTS("scores_explained"),
-                TEXTS("rule", rule=test["verdict"]["rule"]),
+                SHARED("rule", rule=test["verdict"]["rule"]),
                 compared,
             ],
         ),
-        Section("Modalities", [modalities(test), TEXTS("rule", rule=test["modalities"]["rule"]), removals]),
+        Section("Modalities", [modalities(test), SHARED("rule", rule=test["modalities"]["rule"]), removals]),
         predicted_section(test, predictions),
         *([training_section(facts, "")] if trained else []),
         data_in_page(facts),
@@ -128,5 +128,5 @@ def predicted_section(test: dict[str, Any], predictions: pa.Table | None) -> Sec
 def data_in_page(facts: dict[str, Any]) -> Section:
     """Return the splits, and how incomplete rows were treated."""
     data = facts["data"]
-    parts = [TEXTS("recorded", facts=facts), split_table(data), *policies_and_notes(data)]
+    parts = [SHARED("recorded", facts=facts, noun="creative"), split_table(data), *policies_and_notes(data)]
     return Section("Data", [*parts, SHARED("files", data=data)], in_card=False)

@@ -17,7 +17,7 @@ IN_UNIT = ("mae", "rmse")
 
 def results_table(test: dict[str, Any]) -> str:
     """Return the verdict, the scores and the remarks on them in Markdown, for the terminal."""
-    rows = SHARED("rows_scored", test={"undecodable": 0, **test})
+    rows = SHARED("rows_scored", test=test)
     return joined([verdict(test), score_table(test), modalities(test), rows, TEXTS("levels", test=test)])
 
 

@@ -42,9 +42,15 @@ def sections(facts: dict[str, Any]) -> list[Section]:
     trained = "training" in facts
     threshold = test["threshold"]["value"]
     return [
-        Section("", warnings(facts, "clips")),
-        Section("", [TEXTS("purpose", facts=facts)] if trained else []),
-        Section("", [opening(facts, TEXTS.line("about", test=test)), verdict(test)]),
+        Section(
+            "",
+            [
+                *warnings(facts, "clips"),
+                *([TEXTS("purpose", facts=facts)] if trained else []),
+                opening(facts, TEXTS.line("about", test=test)),
+                verdict(test),
+            ],
+        ),
         Section(
             "Scores",
             [
@@ -136,7 +142,7 @@ def data_in_page(facts: dict[str, Any]) -> Section:
     clips = [[kind.replace("_", " "), number(count)] for kind, count in flat(data["clips"]).items()]
     rules = [[rule["rule"], number(rule["clips"])] for rule in data["rules"]]
     parts: list[Part] = [
-        TEXTS("recorded", facts=facts),
+        SHARED("recorded", facts=facts, noun="clip"),
         split_table(data),
         Table(["clips, and windows that can be drawn", "number"], clips),
         Table(["rule, in the order of application", "clips left out"], rules),

@@ -33,15 +33,21 @@ def sections(facts: dict[str, Any], predictions: pa.Table | None) -> list[Sectio
     test, channels = facts["test"], facts["test"]["channels"]
     trained = "training" in facts
     return [
-        Section("", warnings(facts, "trials")),
-        Section("", [TEXTS("purpose", facts=facts)] if trained else []),
-        Section("", [opening(facts, TEXTS.line("about", test=test)), *(verdict(test, name) for name in channels)]),
+        Section(
+            "",
+            [
+                *warnings(facts, "trials"),
+                *([TEXTS("purpose", facts=facts)] if trained else []),
+                opening(facts, TEXTS.line("about", test=test)),
+                *(verdict(test, name) for name in channels),
+            ],
+        ),
         Section(
             "Scores",
             [
                 *(part for name in channels for part in scores(test, name)),
                 TEXTS("scores_explained"),
-                TEXTS("rule", rule=next(iter(channels.values()))["verdict"]["rule"]),
+                SHARED("rule", rule=next(iter(channels.values()))["verdict"]["rule"]),
                 *(score_picture(test, name) for name in channels),
             ],
         ),

@@ -46,14 +46,14 @@ def sections(facts: dict[str, Any]) -> list[Section]:
     calibration = Picture("calibration", TEXTS("calibration_caption"), lambda: plot_calibration(heads))
     losses = "The loss is that of all heads together."
     return [
-        Section("", warnings(facts, "utterances")),
-        Section("", [TEXTS("purpose", facts=facts)] if trained else []),
         Section(
             "",
             [
+                *warnings(facts, "utterances"),
+                *([TEXTS("purpose", facts=facts)] if trained else []),
                 opening(facts, TEXTS.line("about", test=test)),
                 *(verdict(test, head) for head in heads),
-                SHARED("rows_scored", test={"undecodable": 0, **test}),
+                SHARED("rows_scored", test=test),
             ],
         ),
         Section(
@@ -61,7 +61,7 @@ def sections(facts: dict[str, Any]) -> list[Section]:
             [
                 *(score_table(test, head) for head in heads),
                 TEXTS("scores_explained"),
-                TEXTS("rule", rule=first_rule(test)),
+                SHARED("rule", rule=first_rule(test)),
                 ablations,
             ],
         ),
@@ -131,7 +131,7 @@ def card_sections(facts: dict[str, Any]) -> list[Section]:
 def data_in_page(facts: dict[str, Any]) -> Section:
     """Return the splits, their classes, and how incomplete rows were treated."""
     data = facts["data"]
-    parts: list[Part] = [TEXTS("recorded", facts=facts), split_table(data)]
+    parts: list[Part] = [SHARED("recorded", facts=facts, noun="utterance"), split_table(data)]
     for head, found in facts["test"]["heads"].items():
         counts = zip(found["classes"], found["counts"]["train"], found["counts"]["test"], strict=True)
         rows = [[f"{index}", name, number(train), number(test)] for index, (name, train, test) in enumerate(counts)]

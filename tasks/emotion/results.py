@@ -129,7 +129,7 @@ def remarks(test: dict[str, Any]) -> list[str]:
     """Return what a reader needs to know about the tables of all heads."""
     return [
         *([test["note"]] if test.get("note") else []),
-        SHARED("rows_scored", test={"undecodable": 0, **test}),
+        SHARED("rows_scored", test=test),
         *([TEXTS("repeated", repeated=test["repeated_texts"])] if test["repeated_texts"] else []),
         *([TEXTS("consistency", consistency=test["consistency"])] if test["consistency"] else []),
         TEXTS("calibration", heads=test["heads"]),

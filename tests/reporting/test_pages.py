@@ -59,6 +59,16 @@ def test_sections_have_distinct_anchors_and_the_contents_list_all(task: str) -> 
 
 
 @pytest.mark.parametrize("task", TASKS)
+def test_records_without_threads_have_pages(task: str) -> None:
+    """As written before the number of threads was recorded."""
+    facts, predictions = made_up_run(task)
+    del facts["threads"]
+    for text in (report_files(facts, {}, predictions)["report.html"], model_card(facts)):
+        assert text.count("torch 2.12") == 1
+        assert not re.search(r"\b1 thread\b", text)
+
+
+@pytest.mark.parametrize("task", TASKS)
 def test_a_page_loads_nothing_and_has_no_script(task: str) -> None:
     facts, predictions = made_up_run(task)
     page = report_files(facts, {"key": SCRIPT}, predictions)["report.html"]
